@@ -1,0 +1,185 @@
+"""Where methods meet their names.
+
+A method is a small function or class in one file. It joins the system by one line::
+
+    @register.advantage("median_centred", paper="MC-GRPO, 2025", entries=[134])
+    def median_centred(reward): ...
+
+and is chosen by one word of the config. Files are imported only when their plug point is asked for, so
+`import distrl` stays cheap and a user's own file (config key `imports`) joins the same way.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from distrl.base.errors import ConfigError, unknown
+
+T = TypeVar("T")
+
+#: plug point -> the modules that register into it; packages are searched file by file.
+HOMES: dict[str, list[str]] = {
+    "algorithm": ["distrl.algorithms"],
+    "torso": ["distrl.models"],
+    "wrapper": ["distrl.envs"],
+    "advantage": ["distrl.functional"],
+    "returns": ["distrl.functional"],
+    "objective": ["distrl.functional"],
+    "callback": ["distrl.runtime"],
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method. `line` is its first docstring line; `entries` are the numbers of the papers it implements."""
+
+    name: str
+    plug_point: str
+    target: Any = field(repr=False)
+    paper: str = ""
+    entries: tuple[int, ...] = ()
+    tests: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> str:
+        return (inspect.getdoc(self.target) or "").split("\n")[0]
+
+
+class Registry:
+    """Plug points and what is plugged into them. `register.PLUG_POINT(name, ...)` is a decorator."""
+
+    def __init__(self) -> None:
+        self._methods: dict[str, dict[str, Method]] = {}
+
+    def __getattr__(self, plug_point: str) -> Callable[..., Callable[[T], T]]:
+        if plug_point.startswith("_"):
+            raise AttributeError(plug_point)
+
+        def named(
+            name: str, *, paper: str = "", entries: Sequence[int] = (), tests: Sequence[str] = ()
+        ) -> Callable[[T], T]:
+            def add(target: T) -> T:
+                methods = self._methods.setdefault(plug_point, {})
+                old = methods.get(name)
+                if old is not None and _place(old.target) != _place(target):
+                    raise ConfigError(
+                        f"{plug_point} {name!r} is registered twice: by {_place(old.target)} and {_place(target)}.",
+                        "Rename one of them.",
+                    )
+                methods[name] = Method(name, plug_point, target, paper, tuple(entries), tuple(tests))
+                return target
+
+            return add
+
+        return named
+
+    def get(self, plug_point: str, name: str) -> Any:
+        """The method `name`; `module:Class` names anything importable.
+
+        Raises:
+            ConfigError: No such method; the nearest name is suggested.
+        """
+        if ":" in name:
+            return resolve(name)
+        self.load(plug_point, name)
+        methods = self._methods.get(plug_point, {})
+        if name not in methods:
+            self.load(plug_point)
+            methods = self._methods.get(plug_point, {})
+        if name not in methods:
+            raise ConfigError(unknown(plug_point, name, methods))
+        return methods[name].target
+
+    def methods(self, plug_point: str | None = None) -> list[Method]:
+        """Every registered method, by plug point and name."""
+        for point in [plug_point] if plug_point else list(HOMES):
+            self.load(point)
+        points = [plug_point] if plug_point else sorted(self._methods)
+        return [method for point in points for _, method in sorted(self._methods.get(point, {}).items())]
+
+    def load(self, plug_point: str, name: str | None = None) -> None:
+        """Import the homes of a plug point: only the file called `name` where there is one, else all of them."""
+        for home in HOMES.get(plug_point, []):
+            if name is not None:
+                if importlib.util.find_spec(home) and importlib.util.find_spec(f"{home}.{name}"):
+                    importlib.import_module(f"{home}.{name}")
+                continue
+            package = importlib.import_module(home)
+            for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+                importlib.import_module(f"{home}.{module.name}")
+
+
+def _place(target: Any) -> str:
+    return f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', target)}"
+
+
+def resolve(path: str) -> Any:
+    """The object that `module:attribute` names.
+
+    Raises:
+        ConfigError: The module cannot be found, or lacks the attribute.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        target: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and not module_name.startswith(error.name):
+            raise  # the user's module exists, and one of its own imports is missing: show the traceback
+        raise ConfigError(
+            f"no module {module_name!r} for {path!r}.", "Install it, or name its file under `imports:`."
+        ) from None
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            raise ConfigError(f"module {module_name!r} has no {part!r}: {unknown('name', part, vars(target))[:300]}")
+        target = getattr(target, part)
+    return target
+
+
+def import_user_code(imports: Sequence[str]) -> None:
+    """Import what the config key `imports` names: modules, or paths of Python files. Done in every process.
+
+    A file is imported under its own stem, so that `module:Class` can name what it defines.
+
+    Raises:
+        ConfigError: A file or module that is not there.
+    """
+    for entry in imports:
+        if not entry.endswith(".py"):
+            resolve_module(entry)
+            continue
+        path = Path(entry)
+        if not path.is_file():
+            raise ConfigError(f"imports: no file {entry!r}.", "Give a path relative to where you start distrl.")
+        name = path.stem
+        loaded = sys.modules.get(name)
+        if loaded is not None and Path(getattr(loaded, "__file__", "") or "").resolve() == path.resolve():
+            continue
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+
+
+def resolve_module(name: str) -> Any:
+    """Import a module by name, with a clear error when it is not there."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and not name.startswith(error.name):
+            raise
+        raise ConfigError(
+            f"imports: no module {name!r}.", "Install it, or give the path of its file (ending in .py)."
+        ) from None
+
+
+register = Registry()
