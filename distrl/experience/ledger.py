@@ -1,0 +1,126 @@
+"""The ledger: every unit that was ever started is somewhere, and the numbers must add up.
+
+    started  = finished + cut + running
+    finished = consumed + evicted + lost + voided + waiting
+
+*cut*: ended before it was whole (its sampler died, or the run was stopped). *evicted*: too old to be consumed.
+*lost*: finished, but its data is gone. *voided*: belongs to updates that a resume took back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from distrl.experience.fragment import Unit
+
+COUNTS = ("started", "finished", "cut", "consumed", "evicted", "lost", "voided")
+
+
+class Ledger:
+    """Counts per fate, and the sets of units that are still on their way.
+
+    >>> ledger = Ledger()
+    >>> ledger.start(Unit(0, 0)); ledger.finish(Unit(0, 0)); ledger.consume([Unit(0, 0)])
+    >>> ledger.check(); ledger.read()["consumed"]
+    1
+    """
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(COUNTS, 0)
+        self.env_steps = 0
+        self.staleness_max = 0
+        self.running: set[Unit] = set()
+        self.waiting: set[Unit] = set()
+        #: next sequence number that each stream has not consumed or otherwise ended: a unit below it cannot come again
+        self._ended_below: dict[int, int] = {}
+        self._ended_above: dict[int, set[int]] = {}
+
+    def start(self, unit: Unit) -> None:
+        if unit in self.running or unit in self.waiting or self.ended(unit):
+            raise ValueError(f"{unit} was started before")
+        self.running.add(unit)
+        self.counts["started"] += 1
+
+    def cut(self, unit: Unit) -> None:
+        """The unit will not become whole; the same unit may be started again."""
+        self.running.remove(unit)
+        self.counts["cut"] += 1
+
+    def finish(self, unit: Unit) -> None:
+        self.running.remove(unit)
+        self.waiting.add(unit)
+        self.counts["finished"] += 1
+
+    def consume(self, units: Iterable[Unit], env_steps: int = 0, staleness: int = 0) -> None:
+        """An update used these units; a unit that was used before is refused."""
+        for unit in units:
+            self._end(unit, "consumed")
+        self.env_steps += env_steps
+        self.staleness_max = max(self.staleness_max, staleness)
+
+    def evict(self, unit: Unit) -> None:
+        self._end(unit, "evicted")
+
+    def lose(self, unit: Unit) -> None:
+        self._end(unit, "lost")
+
+    def void(self, unit: Unit) -> None:
+        self._end(unit, "voided")
+
+    def ended(self, unit: Unit) -> bool:
+        return unit.seq < self._ended_below.get(unit.stream, 0) or unit.seq in self._ended_above.get(unit.stream, ())
+
+    def _end(self, unit: Unit, fate: str) -> None:
+        if unit not in self.waiting:
+            raise ValueError(f"{unit} is not waiting, so it cannot be {fate}")
+        self.waiting.remove(unit)
+        self.counts[fate] += 1
+        above = self._ended_above.setdefault(unit.stream, set())
+        above.add(unit.seq)
+        below = self._ended_below.get(unit.stream, 0)
+        while below in above:
+            above.remove(below)
+            below += 1
+        self._ended_below[unit.stream] = below
+
+    def check(self) -> None:
+        """Raise if the numbers do not add up."""
+        counts = self.counts
+        started = counts["finished"] + counts["cut"] + len(self.running)
+        finished = sum(counts[fate] for fate in ("consumed", "evicted", "lost", "voided")) + len(self.waiting)
+        if counts["started"] != started or counts["finished"] != finished:
+            raise AssertionError(f"ledger does not balance: {self.read()}")
+
+    def read(self) -> dict[str, int]:
+        """The numbers, for people."""
+        return {
+            **self.counts,
+            "running": len(self.running),
+            "waiting": len(self.waiting),
+            "env_steps": self.env_steps,
+            "staleness_max": self.staleness_max,
+        }
+
+    def to_state(self) -> dict[str, Any]:
+        """The ledger as a checkpoint keeps it: what is running now will have been cut when it is read again."""
+        return {
+            "counts": {**self.counts, "cut": self.counts["cut"] + len(self.running)},
+            "env_steps": self.env_steps,
+            "staleness_max": self.staleness_max,
+            "waiting": [list(unit) for unit in sorted(self.waiting)],
+            "ended_below": [[stream, seq] for stream, seq in sorted(self._ended_below.items())],
+            "ended_above": [[stream, sorted(seqs)] for stream, seqs in sorted(self._ended_above.items()) if seqs],
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Ledger:
+        ledger = cls()
+        ledger.counts.update(state["counts"])
+        ledger.env_steps = state["env_steps"]
+        ledger.staleness_max = state["staleness_max"]
+        ledger.waiting = {Unit(*pair) for pair in state["waiting"]}
+        ledger._ended_below = {stream: seq for stream, seq in state["ended_below"]}
+        ledger._ended_above = {stream: set(seqs) for stream, seqs in state["ended_above"]}
+        ledger.check()
+        return ledger

@@ -1,0 +1,123 @@
+"""Weights as one byte buffer with a table: the form in which they are published, stored and hashed.
+
+Every tensor starts at a multiple of 64 bytes, tied tensors are stored once, and a checksum covers table and bytes.
+Samplers copy out of the buffer and drop the reference, so a version can be freed as soon as nobody needs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distrl.base.errors import CheckpointError
+
+ALIGNMENT = 64  # bytes: one cache line, and what vector units like
+
+
+def aligned(size: int) -> int:
+    """The next multiple of the alignment.
+
+    >>> aligned(1), aligned(64), aligned(65)
+    (64, 64, 128)
+    """
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One named array: where it lies in the buffer. Tied names share an offset."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A published version.
+
+    Attributes:
+        version: Number of updates that made it; the first weights are version 0.
+        table: Where each named array lies.
+        buffer: The bytes, uint8 (size,).
+    """
+
+    version: int
+    table: tuple[Entry, ...]
+    buffer: np.ndarray
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray], version: int) -> Weights:
+        """Pack named arrays; arrays that share memory (tied tensors) are stored once.
+
+        >>> w = np.arange(3.0)
+        >>> weights = Weights.of({"a": w, "tied": w, "b": np.ones(2, np.float32)}, version=5)
+        >>> weights.arrays()["tied"].tolist(), weights.buffer.size
+        ([0.0, 1.0, 2.0], 128)
+        """
+        entries: list[Entry] = []
+        sources: list[tuple[int, np.ndarray]] = []
+        placed: dict[tuple[int, tuple[int, ...], str], int] = {}
+        end = 0
+        for name, array in arrays.items():
+            array = np.ascontiguousarray(array).reshape(array.shape)
+            key = (array.__array_interface__["data"][0], array.shape, array.dtype.str)
+            offset = placed.get(key)
+            if offset is None:
+                offset = placed[key] = end
+                sources.append((offset, array))
+                end += aligned(array.nbytes)
+            entries.append(Entry(name, array.dtype.str, tuple(array.shape), offset))
+        buffer = np.zeros(end, np.uint8)
+        for offset, array in sources:
+            buffer[offset : offset + array.nbytes] = array.reshape(-1).view(np.uint8)
+        return cls(version, tuple(entries), buffer)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The named arrays, as views into the buffer."""
+        return {
+            entry.name: self.buffer[entry.offset : entry.offset + entry.size].view(entry.dtype).reshape(entry.shape)
+            for entry in self.table
+        }
+
+    def checksum(self) -> str:
+        """A hash of names, shapes and bytes; the version is not part of it."""
+        return hashlib.sha256(_table_json(self.table).encode() + self.buffer.tobytes()).hexdigest()
+
+    def to_state(self) -> dict[str, Any]:
+        """A plain state for `base.pack`, with its checksum."""
+        return {
+            "version": self.version,
+            "table": _table_json(self.table),
+            "buffer": self.buffer,
+            "checksum": self.checksum(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Weights:
+        """The inverse of `to_state`.
+
+        Raises:
+            CheckpointError: The bytes do not match their checksum.
+        """
+        table = tuple(
+            Entry(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in json.loads(state["table"])
+        )
+        weights = cls(int(state["version"]), table, np.asarray(state["buffer"], np.uint8))
+        if weights.checksum() != state["checksum"]:
+            raise CheckpointError(f"weights of version {weights.version} do not match their checksum.")
+        return weights
+
+
+def _table_json(table: tuple[Entry, ...]) -> str:
+    return json.dumps([[entry.name, entry.dtype, list(entry.shape), entry.offset] for entry in table])
