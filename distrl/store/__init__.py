@@ -1,0 +1,1 @@
+"""What lies between samplers and learner."""

@@ -1,0 +1,121 @@
+"""The queue between samplers and learner: admission, batches, and the staleness contract.
+
+It holds the metas and opaque data handles of finished fragments; the data itself stays where it is.
+
+*Admission*: a stream may be at most `max_staleness + 1` fragments ahead of what the learner has consumed, counted live,
+so work is rarely thrown away. *Contract*: a unit is consumed only if learner version - unit version <= max_staleness;
+an older one is evicted.
+
+With `ordered=True` (deterministic mode, and whenever max_staleness is 0) batch u is fragment u of every stream, in
+stream order. Otherwise a batch is the first `streams` fragments to arrive, so that a slow stream holds up nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from distrl.experience.fragment import FragmentMeta, Unit
+from distrl.experience.ledger import Ledger
+
+
+@dataclass
+class Waiting:
+    """A finished fragment: its meta, and a handle of its data (an object reference on Ray, the data itself in-process)."""
+
+    meta: FragmentMeta
+    data: Any
+
+
+class Queue:
+    """Finished fragments on their way to the learner.
+
+    Args:
+        streams: Number of streams of the run; a batch has as many fragments.
+        max_staleness: k of the contract, in versions.
+        ordered: Batches by sequence number instead of by arrival.
+        ledger: Told of every fate.
+    """
+
+    def __init__(self, streams: int, max_staleness: int, ordered: bool, ledger: Ledger):
+        self.streams = streams
+        self.max_staleness = max_staleness
+        self.ordered = ordered
+        self.ledger = ledger
+        self.next_seq = [0] * streams  # the fragment that each stream makes next
+        self._waiting: dict[Unit, Waiting] = {}  # in order of arrival
+        self._ahead = [0] * streams  # running or waiting fragments per stream
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def admit(self, stream: int, updates_started: int) -> Unit | None:
+        """The next unit that `stream` may start now, or None while it is far enough ahead.
+
+        Args:
+            updates_started: How many batches have been handed to the learner (ordered mode: the next one is this batch).
+        """
+        seq = self.next_seq[stream]
+        if self.ordered:
+            allowed = seq <= updates_started + self.max_staleness
+        else:
+            allowed = self._ahead[stream] <= self.max_staleness
+        return Unit(seq, stream) if allowed else None
+
+    def start(self, unit: Unit) -> None:
+        """`unit` is being made."""
+        self.ledger.start(unit)
+        self._ahead[unit.stream] += 1
+        self.next_seq[unit.stream] = unit.seq + 1
+
+    def cut(self, unit: Unit) -> None:
+        """`unit` will not become whole: its stream makes it again."""
+        self.ledger.cut(unit)
+        self._ahead[unit.stream] -= 1
+        self.next_seq[unit.stream] = min(self.next_seq[unit.stream], unit.seq)
+
+    def put(self, meta: FragmentMeta, data: Any) -> None:
+        """`meta.unit` is whole."""
+        self.ledger.finish(meta.unit)
+        self._waiting[meta.unit] = Waiting(meta, data)
+
+    def take(self, version: int, updates_started: int) -> list[Waiting] | None:
+        """The next batch for a learner at `version`, or None while it is not complete.
+
+        Fragments older than the contract allows are evicted first; by admission that happens only after streams were
+        re-homed or a run was resumed.
+        """
+        for unit, waiting in list(self._waiting.items()):
+            if version - waiting.meta.version > self.max_staleness:
+                self.drop(unit, "evict")
+        if self.ordered:
+            units = [Unit(updates_started, stream) for stream in range(self.streams)]
+            if not all(unit in self._waiting for unit in units):
+                return None
+        else:
+            if len(self._waiting) < self.streams:
+                return None
+            units = sorted(list(self._waiting)[: self.streams])
+        batch = [self._waiting.pop(unit) for unit in units]
+        staleness = max(version - waiting.meta.version for waiting in batch)
+        self.ledger.consume(units, sum(waiting.meta.env_steps for waiting in batch), staleness)
+        for unit in units:
+            self._ahead[unit.stream] -= 1
+        return batch
+
+    def drop(self, unit: Unit, fate: str) -> None:
+        """A waiting fragment ends unused: `evict`, `lose` or `void`."""
+        del self._waiting[unit]
+        self._ahead[unit.stream] -= 1
+        getattr(self.ledger, fate)(unit)
+
+    def waiting(self) -> list[Waiting]:
+        """Everything that waits, oldest first (for checkpoints)."""
+        return list(self._waiting.values())
+
+    def restore(self, next_seq: list[int], waiting: list[Waiting]) -> None:
+        """Continue from a checkpoint; the ledger was restored by its owner."""
+        self.next_seq = list(next_seq)
+        for item in waiting:
+            self._waiting[item.meta.unit] = item
+            self._ahead[item.meta.unit.stream] += 1
