@@ -1,0 +1,150 @@
+"""`RunConfig`: everything that defines a run, and the checks between its sections."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from distrl.base.errors import ConfigError
+from distrl.config.schedule import Schedule, looks_like_schedule
+from distrl.config.section import Section, plain
+from distrl.config.sections import (
+    CheckpointConfig,
+    EnvConfig,
+    EvalConfig,
+    LearnerConfig,
+    LoggingConfig,
+    ModelConfig,
+    RayConfig,
+    SamplersConfig,
+    StopConfig,
+    StoreConfig,
+)
+
+
+class RunConfig(Section):
+    """A whole run. Built by `load_config`, which turns every mistake into a one-line `ConfigError`."""
+
+    name: str
+    """Name of the run, and of its folder below `runs/`: letters, digits, `.`, `_`, `-`."""
+    seed: int = Field(0, ge=0)
+    """Where all random numbers of the run come from. Report at least 3 seeds."""
+    backend: Literal["ray", "serial"] = "ray"
+    """`ray`: samplers, learner and evaluator are processes of a cluster. `serial`: all in this process; breakpoints work."""
+    deterministic: bool = False
+    """Bit-equal results for every back end and number of samplers, and after kill and resume; costs speed."""
+    imports: list[str] = []
+    """Modules or Python files with your own environments, wrappers, torsos, algorithms; imported in every process."""
+    callbacks: list[str] = []
+    """Objects told about updates, episodes, checkpoints and the end: `module:Class` or a registered name."""
+    init_from: str | None = None
+    """Checkpoint whose weights and normalizers the run begins with; counters, optimizer and schedules begin anew."""
+    env: EnvConfig
+    model: ModelConfig = ModelConfig()
+    algorithm: dict[str, Any]
+    samplers: SamplersConfig = SamplersConfig()
+    learner: LearnerConfig = LearnerConfig()
+    store: StoreConfig = StoreConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    stop: StopConfig
+    logging: LoggingConfig = LoggingConfig()
+    ray: RayConfig = RayConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _folder_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?", value):
+            raise ConfigError(
+                f"name is {value!r}; expected a folder name: 1-100 letters, digits, '.', '_' or '-', "
+                "beginning with a letter or digit, not ending in '.'.",
+                f"For example: name: {_folder_like(value)}.",
+            )
+        return value
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _check_algorithm_keys(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        keys = plain(value, "algorithm")
+        if not isinstance(keys.get("name"), str) or not keys["name"]:
+            problem = f"is {keys['name']!r}; expected the name of an algorithm" if "name" in keys else "is missing"
+            raise ConfigError(f"algorithm.name {problem}.", "For example: algorithm.name=ppo.")
+        for key, child in keys.items():
+            if looks_like_schedule(child):
+                try:
+                    Schedule.parse(child)
+                except ValueError as error:
+                    raise ConfigError(f"algorithm.{key}: {error}.") from None
+        return keys
+
+    @model_validator(mode="after")
+    def _check_samplers(self) -> RunConfig:
+        if self.samplers.count > self.env.streams:
+            raise ConfigError(
+                f"samplers.count {self.samplers.count} is more than env.streams {self.env.streams}: "
+                "more samplers than streams.",
+                f"Set samplers.count to at most {self.env.streams}, or env.streams higher "
+                f"(it must divide env.num_envs {self.env.num_envs}).",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_serial(self) -> RunConfig:
+        if self.backend == "serial" and self.learner.processes > 1:
+            raise ConfigError(
+                f"backend serial has one process, but learner.processes is {self.learner.processes}.",
+                "Use backend=ray, or learner.processes=1 (learner.shards keeps the arithmetic).",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_deterministic(self) -> RunConfig:
+        if not self.deterministic:
+            return self
+        if self.env.backend != "gymnasium":
+            raise ConfigError(
+                f"deterministic: true with env.backend {self.env.backend}: it has no exact snapshots, "
+                "so a resumed run could not continue bit by bit.",
+                "Use env.backend=gymnasium, or deterministic=false.",
+            )
+        if self.env.snapshot == "off":
+            raise ConfigError(
+                "deterministic: true with env.snapshot off: without snapshots a resumed run cannot continue bit by bit.",
+                "Use env.snapshot=auto, or deterministic=false.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_schedules(self) -> RunConfig:
+        for key, value in self.algorithm.items():
+            if looks_like_schedule(value):
+                check_schedule(f"algorithm.{key}", Schedule.parse(value), self.stop.env_steps)
+        return self
+
+
+def check_schedule(where: str, schedule: Schedule, env_steps: int | None) -> None:
+    """A schedule over the run needs to know how long the run is.
+
+    Raises:
+        ConfigError: It spans the run, and `stop.env_steps` is not set or ends before the move begins.
+    """
+    if schedule.over is not None:
+        return
+    if env_steps is None:
+        raise ConfigError(
+            f"{where} has a schedule over: run, but stop.env_steps is not set.",
+            "Set stop.env_steps, or give `over` as a number of environment steps.",
+        )
+    if schedule.after >= env_steps:
+        raise ConfigError(
+            f"{where} has a schedule after: {schedule.after}, but stop.env_steps is {env_steps}: it would never begin.",
+            f"Set `after` below {env_steps}.",
+        )
+
+
+def _folder_like(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:100] or "my-run"
