@@ -27,7 +27,7 @@ class AlgorithmConfig(Section):
     learning_rate: Scheduled[float] = Field(3e-4, ge=0)
     """Step size of the optimizer. Too large diverges, too small crawls. Usual: 1e-4 to 1e-3, falling to 0."""
     gamma: Scheduled[float] = Field(0.99, ge=0, le=1)
-    """Discount: rewards 1/(1-gamma) steps ahead still count. Lower learns faster and sees less far. Usual: 0.9-0.999."""
+    """Discount: rewards 1/(1-gamma) steps ahead still count. Lower: faster, shorter-sighted. Usual: 0.9-0.999."""
     rollout_steps: int = Field(32, ge=1)
     """Time steps of each environment in one batch. Longer: less bias, larger batches, fewer updates. Usual: 5-2048."""
     max_grad_norm: float | None = Field(0.5, gt=0)

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from distrl.base.errors import ConfigError, nearest
-from distrl.config import yaml
 from distrl.config.algorithm import known_keys
 from distrl.config.messages import nearest_key, translate
 from distrl.config.schema import RunConfig
+from distrl.config.yaml_text import dump, parse
 
 #: What `--resume` may change: how long, where and how fast a run goes, and what is shown; never what is computed.
 RESUMABLE = (
@@ -56,7 +56,7 @@ def read_source(source: str | Path | Mapping[str, Any] | RunConfig) -> dict[str,
         return source.model_dump(exclude_unset=True)
     if isinstance(source, Mapping):
         return copy.deepcopy(dict(source))
-    raw = yaml.parse(_read_text(Path(source)), str(source))
+    raw = parse(_read_text(Path(source)), str(source))
     if raw is None:
         raise ConfigError(f"{source} is empty.", "See examples/ for whole configs, or run `distrl init ENV_ID`.")
     if not isinstance(raw, dict):
@@ -103,16 +103,14 @@ def apply_override(raw: dict[str, Any], word: str) -> None:
             child = inner[section] = {}
         if not isinstance(child, dict):
             place = ".".join(sections[:depth])
-            raise ConfigError(
-                f"override {word!r}: {place} is {child!r}, which has no keys.", f"Set {place} as a whole."
-            )
+            raise ConfigError(f"override {word!r}: {place} is {child!r}, not keys and values.", f"Set {place}=...")
         inner = child
-    inner[leaf] = yaml.parse(text, f"override {word!r}")
+    inner[leaf] = parse(text, f"override {word!r}")
 
 
 def dump_config(config: RunConfig) -> str:
     """The whole config as YAML, defaults written out; loads back equal."""
-    return yaml.dump(config.model_dump(mode="json"))
+    return dump(config.model_dump(mode="json"))
 
 
 def changed_keys(old: RunConfig, new: RunConfig) -> list[str]:

@@ -90,7 +90,7 @@ def dotted(location: Sequence[str | int]) -> str:
 
 def unknown_key(where: str, keys: Sequence[str]) -> ConfigError:
     """The message for a key that does not exist, with the nearest one that does, in any section."""
-    section, _, key = where.rpartition(".")
+    section = where.rpartition(".")[0]
     guess = nearest_key(where, keys)
     if guess:
         return ConfigError(f"unknown key {where!r}: did you mean {guess}?")

@@ -120,12 +120,11 @@ class Schedule:
         if shape not in get_args(Shape):
             raise ValueError(f"schedule shape is {shape!r}; allowed: {', '.join(get_args(Shape))}")
         over = value.get("over", "run")
+        expected = "`run` or a number of environment steps, at least 1"
         return cls(
             start=_number("from", value["from"]),
             end=_number("to", value["to"]),
-            over=None
-            if over == "run"
-            else _steps("over", over, 1, "`run` or a number of environment steps, at least 1"),
+            over=None if over == "run" else _steps("over", over, 1, expected),
             shape=shape,
             after=_steps("after", value.get("after", 0), 0, "a number of environment steps, at least 0"),
         )

@@ -32,7 +32,7 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0)
     """Where all random numbers of the run come from. Report at least 3 seeds."""
     backend: Literal["ray", "serial"] = "ray"
-    """`ray`: samplers, learner and evaluator are processes of a cluster. `serial`: all in this process; breakpoints work."""
+    """`ray`: samplers, learner and evaluator are processes of a cluster. `serial`: all in this one; breakpoints work."""
     deterministic: bool = False
     """Bit-equal results for every back end and number of samplers, and after kill and resume; costs speed."""
     imports: list[str] = []
@@ -113,7 +113,7 @@ class RunConfig(Section):
             )
         if self.env.snapshot == "off":
             raise ConfigError(
-                "deterministic: true with env.snapshot off: without snapshots a resumed run cannot continue bit by bit.",
+                "deterministic: true with env.snapshot off: a resumed run could not continue bit by bit.",
                 "Use env.snapshot=auto, or deterministic=false.",
             )
         return self

@@ -1,4 +1,4 @@
-"""What all config models share: unknown keys refused, unchangeable, finite numbers, documented by attribute docstrings."""
+"""What all config models share: unknown keys refused, frozen, finite numbers, described by attribute docstrings."""
 
 from __future__ import annotations
 

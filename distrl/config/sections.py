@@ -13,6 +13,9 @@ from distrl.config.section import Section, plain
 #: Neither more streams nor more samplers than this help small environments; the default for `env.streams`.
 DEFAULT_STREAMS = 8
 
+#: Default of a number that a validator works out from the other keys; typed so that readers see the number.
+DERIVED: Any = None
+
 
 class EnvConfig(Section):
     """Which environments the run learns from, and how observations reach the policy."""
@@ -24,17 +27,17 @@ class EnvConfig(Section):
     num_envs: int = Field(8, ge=1)
     """Environments in parallel. More give larger, less correlated batches and faster forward passes, and fewer updates
     per environment step. Usual: 1-64."""
-    streams: int = Field(None, ge=1)
+    streams: int = Field(DERIVED, ge=1)
     """Seed lines that the environments are split into; it bounds the useful samplers and must divide `num_envs`.
     Default: the largest divisor of `num_envs` up to 8. Usual: 1-16."""
     backend: Literal["gymnasium", "vector", "envpool"] = "gymnasium"
-    """Who steps the environments. `gymnasium`: our loop over single ones, exact and resumable. `vector`: the native vector
-    version that the environment brings. `envpool`: EnvPool. The last two are fast, burn a step at resets and have
-    no snapshots."""
+    """Who steps the environments. `gymnasium`: our loop over single ones, exact and resumable. `vector`: the native
+    vector version that the environment brings. `envpool`: EnvPool. The last two are fast, burn a step at resets and
+    have no snapshots."""
     wrappers: list[str | dict[str, Any]] = []
     """Wrappers around each environment, innermost first: a registered name, `module:Class`, or `{NAME: {kwargs}}`."""
     frame_stack: int = Field(1, ge=1)
-    """Observations stacked along the first axis (new leading axis). Lets a feed-forward policy see motion. Usual: 1, Atari 4."""
+    """Newest observations stacked on a new leading axis, so that a feed-forward policy sees motion. Usual: 1, Atari 4."""
     normalize_obs: bool = False
     """Scale observations to zero mean and unit variance with running statistics. Helps where scales differ (MuJoCo)."""
     normalize_reward: bool = False
@@ -139,7 +142,7 @@ class SamplersConfig(Section):
     """The processes that step environments."""
 
     count: int = Field(1, ge=1)
-    """Samplers. More use more cores and change no result's distribution; at most `env.streams`. Usual: 1 per free core."""
+    """Samplers, at most `env.streams`. More use more cores and change speed, never the batch. Usual: 1 per free core."""
     threads: int = Field(1, ge=1)
     """Threads of each sampler's forward pass. Small networks are fastest with 1."""
     cpus: float | None = Field(None, ge=0)
@@ -200,7 +203,7 @@ class EvalConfig(Section):
     """Environment steps between evaluations; 0 means never. Usual: 20-100 evaluations a run."""
     episodes: int = Field(10, ge=1)
     """Episodes of an evaluation. More give a steadier number. Usual: 10-100."""
-    num_envs: int = Field(None, ge=1)
+    num_envs: int = Field(DERIVED, ge=1)
     """Environments of the evaluator. Default: one for each episode, at most 16."""
     deterministic: bool = True
     """Take the most likely action instead of a sampled one."""

@@ -1,0 +1,154 @@
+"""Write docs/config.md from the models: `python -m distrl.config.reference [FILE]`."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from distrl.base.files import write_atomic
+from distrl.base.registry import register
+from distrl.config.algorithm import AlgorithmConfig
+from distrl.config.schedule import Schedule, _ScheduleOrNumber
+from distrl.config.schema import RunConfig
+
+INTRODUCTION = """\
+# Config reference
+
+Made from the models by `python -m distrl.config.reference`; edit the models, not this page.
+
+A run is one YAML file; `distrl train FILE key=value ...` overrides any key by its dotted name. Values are YAML 1.2
+(`1e-3` is a number, `off` is a word), whole numbers may be written `1e5`, and a mistake is answered with one line.
+
+## Schedules
+
+A key marked *may be scheduled* takes a number, or a number that changes over the run:
+
+    learning_rate: {from: 1e-3, to: 0, over: run}
+
+| key | default | meaning |
+|--|--|--|
+| `from`, `to` | | first and last value |
+| `over` | `run` | environment steps that the change takes; `run` is until `stop.env_steps` |
+| `shape` | `linear` | `linear`, `cosine` (slow at both ends), `exponential` (equal factors in equal times) |
+| `after` | 0 | environment steps before the change begins |
+
+The value is set at each update, from the environment steps consumed before it.
+"""
+
+RESUME = """\
+## What a resumed run may change
+
+`stop.*`, `samplers.*`, `learner.device`, `learner.threads`, `learner.processes`, `learner.compile`,
+`learner.prefetch`, `logging.*`, `checkpoint.*`, `ray.*`, `backend`. Any other change is named and refused.
+A schedule `over: run` follows a changed `stop.env_steps`.
+"""
+
+#: Defaults that validators work out from other keys.
+DERIVED_DEFAULTS = {"streams": "derived", "num_envs": "derived"}
+
+
+def render(algorithms: Sequence[type[AlgorithmConfig]] = ()) -> str:
+    """The reference page.
+
+    Args:
+        algorithms: Config models whose own keys get a table each.
+    """
+    parts = [INTRODUCTION, "## Top level\n\n" + table(RunConfig, sections=False)]
+    for name, info in RunConfig.model_fields.items():
+        model = info.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            parts.append(f"## {name}\n\n{_first_line(model)}\n\n{table(model)}")
+        elif name == "algorithm":
+            parts.append(f"## algorithm\n\n{_first_line(AlgorithmConfig)}\n\n{table(AlgorithmConfig)}")
+            parts.extend(_own_keys(algorithm) for algorithm in algorithms)
+    return "\n".join([*parts, RESUME])
+
+
+def table(model: type[BaseModel], sections: bool = True, skip: Sequence[str] = ()) -> str:
+    """One model's keys as a Markdown table; `sections=False` leaves nested models out."""
+    lines = ["| key | type | default | meaning |", "|--|--|--|--|"]
+    for name, info in model.model_fields.items():
+        nested = isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+        if name in skip or ((nested or name == "algorithm") and not sections):
+            continue
+        meaning = " ".join((info.description or "").split())
+        cells = (f"`{name}`", type_text(info), default_text(name, info), meaning)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def type_text(info: FieldInfo) -> str:
+    """A field's type in words."""
+    scheduled = any(isinstance(mark, _ScheduleOrNumber) for mark in info.metadata)
+    return _words(info.annotation) + (", may be scheduled" if scheduled else "")
+
+
+def _words(annotation: Any) -> str:
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{option}`" for option in inside)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_words(kind) for kind in inside)
+    if origin is list:
+        return f"list of {_words(inside[0])}"
+    if origin is dict or annotation is dict:
+        return "keys and values"
+    names = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def default_text(name: str, info: FieldInfo) -> str:
+    """A field's default as one would type it."""
+    if info.is_required():
+        return "required"
+    if info.default is None and info.annotation is int:
+        return DERIVED_DEFAULTS.get(name, "derived")
+    return f"`{_yaml_text(info.get_default(call_default_factory=True))}`"
+
+
+def _yaml_text(value: Any) -> str:
+    if isinstance(value, Schedule):
+        return "{" + ", ".join(f"{key}: {_yaml_text(child)}" for key, child in value.to_dict().items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml_text, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _own_keys(algorithm: type[AlgorithmConfig]) -> str:
+    """An algorithm's keys: those it adds, and the common ones whose defaults it changes."""
+    common = AlgorithmConfig.model_fields
+    same = [
+        name
+        for name, info in algorithm.model_fields.items()
+        if name == "name" or (name in common and info.default == common[name].default)
+    ]
+    name = algorithm.model_fields["name"].default
+    title = name if isinstance(name, str) else algorithm.__qualname__.split(".")[0]
+    return f"### algorithm: {title}\n\n{_first_line(algorithm)}\n\n{table(algorithm, skip=same)}"
+
+
+def _first_line(model: type) -> str:
+    return (model.__doc__ or "").strip().split("\n")[0]
+
+
+def algorithm_configs() -> list[type[AlgorithmConfig]]:
+    """The `Config` models of all registered algorithms, by name; imports them."""
+    configs = [getattr(method.target, "Config", None) for method in register.methods("algorithm")]
+    return [config for config in dict.fromkeys(configs) if config is not None]
+
+
+def main(path: str = "docs/config.md") -> None:
+    """Write the page, with the keys of every registered algorithm."""
+    write_atomic(Path(path), render(algorithm_configs()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])
