@@ -1,0 +1,212 @@
+"""What every room needs to know about a gymnasium space: arrays, one-line descriptions, support, equality, JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from gymnasium import Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+
+from distrl.base.columns import tree_leaves
+from distrl.base.errors import CheckpointError, EnvError
+
+
+def zeros(space: Space[Any], *lead: int) -> Any:
+    """A tree of zero arrays shaped (*lead, ...) that can hold `lead` elements of a space, in the space's own dtypes.
+
+    >>> zeros(Dict(a=Discrete(3), b=Box(0, 255, (2, 2), np.uint8)), 5)["b"].shape
+    (5, 2, 2)
+    """
+    if isinstance(space, Dict):
+        return {name: zeros(child, *lead) for name, child in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(zeros(child, *lead) for child in space.spaces)
+    return np.zeros((*lead, *leaf_shape(space)), leaf_dtype(space))
+
+
+def leaf_shape(space: Space[Any]) -> tuple[int, ...]:
+    """The shape of one element of a leaf space; () for Discrete."""
+    return () if isinstance(space, Discrete) else tuple(space.shape or ())
+
+
+def leaf_dtype(space: Space[Any]) -> np.dtype[Any]:
+    """The dtype that we store a leaf space's elements in."""
+    return np.dtype(np.int64) if isinstance(space, Discrete) else np.dtype(space.dtype)
+
+
+def nbytes(space: Space[Any]) -> int:
+    """Bytes of one element, stored.
+
+    >>> nbytes(Box(0, 255, (84, 84, 4), np.uint8))
+    28224
+    """
+    return sum(leaf.nbytes for leaf in tree_leaves(zeros(space)))
+
+
+def describe(space: Space[Any]) -> str:
+    """A space in one line.
+
+    >>> describe(Dict(arm=Box(-1, 1, (3,)), hand=Discrete(4, start=1)))
+    'Dict(arm: Box(3,) float32 in [-1, 1], hand: Discrete 1..4)'
+    """
+    if isinstance(space, Dict):
+        return f"Dict({', '.join(f'{name}: {describe(child)}' for name, child in space.spaces.items())})"
+    if isinstance(space, Tuple):
+        return f"Tuple({', '.join(describe(child) for child in space.spaces)})"
+    if isinstance(space, Box):
+        shape = "(" + ", ".join(map(str, space.shape)) + ("," if len(space.shape) == 1 else "") + ")"
+        return f"Box{shape} {space.dtype} in [{_bound(space.low, min)}, {_bound(space.high, max)}]"
+    if isinstance(space, Discrete):
+        return f"Discrete {int(space.start)}..{int(space.start) + int(space.n) - 1}"
+    if isinstance(space, MultiDiscrete):
+        return f"MultiDiscrete {space.nvec.tolist()}"
+    if isinstance(space, MultiBinary):
+        return f"MultiBinary {space.n}"
+    return type(space).__name__
+
+
+def _bound(values: np.ndarray, pick: Any) -> str:
+    return f"{float(pick(values.min(), values.max())):g}" if values.size else "-"
+
+
+def unsupported(space: Any, role: str) -> str | None:
+    """Why a space cannot be used, or None. `role` is "observation" or "action"."""
+    if not isinstance(space, Space):
+        return f"the {role} space is {space!r}, not a gymnasium.Space."
+    if isinstance(space, Dict | Tuple):
+        children = list(space.spaces.values()) if isinstance(space, Dict) else list(space.spaces)
+        if not children:
+            return f"the {role} space {describe(space)} is empty."
+        return next((reason for child in children if (reason := unsupported(child, role))), None)
+    if isinstance(space, Discrete | MultiBinary):
+        return None
+    if isinstance(space, MultiDiscrete):
+        if space.nvec.ndim != 1:
+            return (
+                f"the {role} space MultiDiscrete has a {space.nvec.ndim}-dimensional nvec; one dimension is supported."
+            )
+        return None
+    if isinstance(space, Box):
+        if space.low.size == 0:
+            return f"the {role} space {describe(space)} has no elements."
+        if space.dtype.kind not in "fiub":
+            return f"the {role} space {describe(space)} has dtype {space.dtype}; numbers are supported."
+        return None
+    return (
+        f"{role} space {type(space).__name__} is not supported; "
+        "Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of them are."
+    )
+
+
+def require_supported(observation_space: Any, action_space: Any, name: str) -> None:
+    """Refuse an environment whose spaces we cannot store.
+
+    Raises:
+        EnvError: A space of another kind, or an empty one.
+    """
+    for role, space in (("observation", observation_space), ("action", action_space)):
+        if reason := unsupported(space, role):
+            raise EnvError(f"{name}: {reason}", "Convert it in a wrapper (config key env.wrappers).")
+
+
+def difference(ours: Space[Any], theirs: Space[Any]) -> str | None:
+    """Where two spaces differ in a way that matters to a policy, or None. Bounds of observations do not matter."""
+    if type(ours) is not type(theirs):
+        return f"{describe(ours)} against {describe(theirs)}"
+    if isinstance(ours, Dict):
+        if list(ours.spaces) != list(theirs.spaces):  # type: ignore[attr-defined]
+            return f"keys {list(ours.spaces)} against {list(theirs.spaces)}"  # type: ignore[attr-defined]
+        pairs = [(ours.spaces[name], theirs.spaces[name]) for name in ours.spaces]  # type: ignore[attr-defined]
+    elif isinstance(ours, Tuple):
+        if len(ours.spaces) != len(theirs.spaces):  # type: ignore[attr-defined]
+            return f"{len(ours.spaces)} parts against {len(theirs.spaces)}"  # type: ignore[attr-defined]
+        pairs = list(zip(ours.spaces, theirs.spaces, strict=True))  # type: ignore[attr-defined]
+    elif isinstance(ours, Box):
+        same = ours.shape == theirs.shape and ours.dtype == theirs.dtype
+        return None if same else f"{describe(ours)} against {describe(theirs)}"
+    else:
+        return None if ours == theirs else f"{describe(ours)} against {describe(theirs)}"
+    return next((found for mine, other in pairs if (found := difference(mine, other))), None)
+
+
+def require_same(saved: Space[Any], current: Space[Any], role: str) -> None:
+    """Refuse a policy that was made for other spaces.
+
+    Raises:
+        CheckpointError: The spaces differ; both are described.
+    """
+    if found := difference(saved, current):
+        raise CheckpointError(
+            f"the checkpoint's {role} space does not fit the environment's: {found}.",
+            "Use the environment, wrappers and frame_stack that the checkpoint was trained with.",
+        )
+
+
+def space_to_json(space: Space[Any]) -> dict[str, Any]:
+    """A space as plain JSON values; `space_from_json` is the inverse.
+
+    >>> space_from_json(space_to_json(Box(-np.inf, 1, (2,)))) == Box(-np.inf, 1, (2,))
+    True
+    """
+    if isinstance(space, Dict):
+        return {"type": "Dict", "spaces": [[name, space_to_json(child)] for name, child in space.spaces.items()]}
+    if isinstance(space, Tuple):
+        return {"type": "Tuple", "spaces": [space_to_json(child) for child in space.spaces]}
+    if isinstance(space, Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, MultiBinary):
+        return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else [int(n) for n in space.n]}
+    if isinstance(space, MultiDiscrete):
+        start = np.asarray(space.start).tolist()
+        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": start, "dtype": str(space.dtype)}
+    if isinstance(space, Box):
+        bounds = {"low": _numbers(space.low), "high": _numbers(space.high)}
+        return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
+    raise EnvError(
+        f"cannot write a {type(space).__name__} space.", "Convert it in a wrapper (config key env.wrappers)."
+    )
+
+
+def space_from_json(data: dict[str, Any]) -> Space[Any]:
+    """The space that `space_to_json` wrote.
+
+    Raises:
+        CheckpointError: A kind of space that this version does not know.
+    """
+    kind = data.get("type")
+    if kind == "Dict":
+        return Dict({name: space_from_json(child) for name, child in data["spaces"]})
+    if kind == "Tuple":
+        return Tuple([space_from_json(child) for child in data["spaces"]])
+    if kind == "Discrete":
+        return Discrete(data["n"], start=data["start"])
+    if kind == "MultiBinary":
+        return MultiBinary(data["n"])
+    if kind == "MultiDiscrete":
+        return MultiDiscrete(data["nvec"], dtype=np.dtype(data["dtype"]).type, start=data["start"])
+    if kind == "Box":
+        dtype, shape = np.dtype(data["dtype"]), tuple(data["shape"])
+        low, high = (np.broadcast_to(np.array(_floats(data[k])), shape).astype(dtype) for k in ("low", "high"))
+        return Box(low, high, shape, dtype.type)
+    raise CheckpointError(f"unknown space {kind!r} in a checkpoint.")
+
+
+def _numbers(bounds: np.ndarray) -> Any:
+    """Bounds as nested lists, or one number where all are equal; JSON knows no infinity, so it is a word."""
+    if bounds.size and (bounds == bounds.flat[0]).all():
+        bounds = bounds.flat[0]
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(child) for child in value]
+        return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+
+    return plain(bounds.tolist())
+
+
+def _floats(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_floats(child) for child in value]
+    return float(value) if isinstance(value, str) else value
