@@ -1,0 +1,161 @@
+"""The terminal: a live display, plain lines, or silence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+from rich.cells import cell_len
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from distrl.monitor.view import View, clock
+
+Look = Callable[[], View]
+# Pictures per second of the live display. It shares the interpreter with the learner, so not many.
+REFRESH_PER_SECOND = 2
+# Seconds between two plain lines.
+PLAIN_SECONDS = 5.0
+
+
+class Console(Protocol):
+    """Where a person looks."""
+
+    seconds: float
+
+    def tick(self) -> None:
+        """Called about every `seconds` by the training loop."""
+
+    def line(self, text: str) -> None:
+        """Print a line at once."""
+
+    def table(self, title: str, rows: list[tuple[str, str]]) -> None:
+        """Print a table."""
+
+    def close(self) -> None:
+        """Give the terminal back; a second call does nothing."""
+
+
+def make_console(kind: str, look: Look) -> Console:
+    """The console for a config's word.
+
+    Args:
+        kind: `auto` (live in a terminal, else plain), `rich`, `plain` or `quiet`.
+        look: Makes the picture of this moment.
+    """
+    if kind == "auto":
+        # Continuous integration and a dumb terminal may have a tty, but nobody to watch a bar move.
+        live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and "CI" not in os.environ
+        kind = "rich" if live else "plain"
+    return {"rich": LiveConsole, "plain": PlainConsole, "quiet": QuietConsole}[kind](look)
+
+
+class QuietConsole:
+    """Prints nothing."""
+
+    seconds = float("inf")
+
+    def __init__(self, look: Look):
+        del look
+
+    def tick(self) -> None:
+        """Nothing."""
+
+    def line(self, text: str) -> None:
+        """Nothing."""
+
+    def table(self, title: str, rows: list[tuple[str, str]]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class PlainConsole:
+    """One line every few seconds, for pipes and logs."""
+
+    seconds = PLAIN_SECONDS
+
+    def __init__(self, look: Look):
+        self._look = look
+
+    def tick(self) -> None:
+        """Print where the run is."""
+        self.line(self._look().one_line())
+
+    def line(self, text: str) -> None:
+        """Print a line at once, so that a pipe sees it now."""
+        print(text, flush=True)
+
+    def table(self, title: str, rows: list[tuple[str, str]]) -> None:
+        """Print names and values in two columns."""
+        width = max((len(name) for name, _ in rows), default=0)
+        self.line("\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)]))
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class LiveConsole:
+    """A progress bar with a few lines under it, redrawn in place; other prints scroll above it."""
+
+    seconds = float("inf")
+
+    def __init__(self, look: Look, console: RichConsole | None = None):
+        self._console = console or RichConsole()
+        self._live = Live(
+            _Picture(look), console=self._console, refresh_per_second=REFRESH_PER_SECOND, vertical_overflow="crop"
+        )
+        self._live.start()
+
+    def tick(self) -> None:
+        """Nothing: the display redraws itself."""
+
+    def line(self, text: str) -> None:
+        """Print above the display."""
+        self._console.print(Text(text))
+
+    def table(self, title: str, rows: list[tuple[str, str]]) -> None:
+        """Print names and values."""
+        table = Table(title=title, show_header=False, title_justify="left")
+        for name, value in rows:
+            table.add_row(name, Text(value))
+        self._console.print(table)
+
+    def close(self) -> None:
+        """Draw once more and give the cursor back."""
+        self._live.stop()
+
+
+class _Picture:
+    """Asks for a new view whenever it is drawn."""
+
+    def __init__(self, look: Look):
+        self._look = look
+
+    def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
+        view = self._look()
+        yield _bar(view, options.max_width)
+        for row in view.rows():
+            yield Text(row, no_wrap=True, overflow="ellipsis")
+
+
+def _bar(view: View, width: int) -> Table | Text:
+    progress, eta = view.progress(), view.eta()
+    elapsed = clock(view.wall_s) + (f" < {clock(eta)}" if eta is not None else "")
+    if progress is None:
+        return Text(f"{view.env_steps:,} steps  {elapsed}", no_wrap=True, overflow="ellipsis")
+    fraction, words = progress
+    right = f"{fraction:4.0%}  {words}  {elapsed}"
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(
+        ProgressBar(total=1.0, completed=fraction, width=max(width - cell_len(right) - 2, 8)),
+        Text(right, no_wrap=True, overflow="ellipsis"),
+    )
+    return grid

@@ -1,0 +1,141 @@
+"""Files of lines: appended and flushed at once, cut back on resume, silent after one warning when the disk is full."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distrl.base.errors import ResourceError
+from distrl.base.files import to_json, write_atomic
+
+Report = Callable[[str], None]
+
+
+class Sink:
+    """Something written to disk that may fail without hurting the run.
+
+    Args:
+        name: How the warning calls it.
+        report: Gets the warning, once.
+    """
+
+    def __init__(self, name: str, report: Report):
+        self.name = name
+        self.alive = True
+        self._report = report
+
+    def attempt(self, action: Callable[[], Any]) -> None:
+        """Do `action`; the first failure of the disk closes this sink for the rest of the run."""
+        if not self.alive:
+            return
+        try:
+            action()
+        except (OSError, ResourceError) as error:
+            self.alive = False
+            self._report(f"{self.name} is no longer written: {_reason(error)}. Training goes on without it.")
+
+
+class LineFile(Sink):
+    """A text file that grows by whole lines.
+
+    Args:
+        path: The file; created when missing, its torn last line (a crash while writing) ended or cut.
+        report: Gets one warning if the disk fails.
+        keep: If given, only earlier lines for which it holds stay; the file is rewritten atomically.
+    """
+
+    def __init__(self, path: Path, report: Report, keep: Callable[[dict[str, Any]], bool] | None = None):
+        super().__init__(path.name, report)
+        self._path = path
+        self._handle = -1
+        if keep is not None:
+            self.attempt(lambda: _rewrite(path, keep))
+        self.attempt(self._open)
+
+    def write(self, line: str) -> None:
+        """Append one line; it is in the operating system's hands when this returns."""
+        self.attempt(lambda: self._write(line))
+
+    def write_json(self, value: dict[str, Any]) -> None:
+        """Append one JSON object."""
+        self.write(json_line(value))
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self.alive = False
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _open(self) -> None:
+        self._handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        if _is_torn(self._path):
+            os.write(self._handle, b"\n")
+
+    def _write(self, line: str) -> None:
+        data = line.encode() + b"\n"
+        # A disk that fills up takes a part of the line first and refuses the rest.
+        while data:
+            data = data[os.write(self._handle, data) :]
+
+
+def json_line(value: dict[str, Any]) -> str:
+    """One JSON object in one line; NaN and infinities become null, which JSON can carry.
+
+    >>> json_line({"loss/value": float("nan"), "update": 3})
+    '{"loss/value": null, "update": 3}'
+    """
+    try:
+        return to_json(value, allow_nan=False)
+    except ValueError:
+        return to_json(_without_nan(json.loads(to_json(value))))
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The objects of a metrics.jsonl or events.jsonl; a torn line is left out."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            value = json.loads(line)
+        except ValueError:  # a torn line, or not text at all
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
+def _rewrite(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    if path.exists():
+        write_atomic(path, "".join(json_line(value) + "\n" for value in read_lines(path) if keep(value)))
+
+
+def _is_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _reason(error: OSError | ResourceError) -> str:
+    if isinstance(error, ResourceError):
+        return error.problem.rstrip(".")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    return error.strerror or str(error)

@@ -1,0 +1,247 @@
+"""The one object the training loop talks to when it wants to be seen."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import yaml
+
+from distrl.monitor.console import make_console
+from distrl.monitor.lines import LineFile
+from distrl.monitor.options import Options, ResumePoint
+from distrl.monitor.system import System
+from distrl.monitor.view import Goal, Speed, View, facts_text, flatten
+from distrl.monitor.window import Window
+
+# A window between two flushes lives in memory, so even a patient user gets a flush once a minute.
+LONGEST_WINDOW = 60.0
+# Kinds of events that a person at the terminal should see pass; the others are in log.txt and events.jsonl.
+IMPORTANT = frozenset({"start", "resume", "stop", "target", "best", "interrupt", "warning", "error"})
+_ALARMS = ("lost", "fail", "dead", "died", "hang", "restart", "non_finite", "refused")
+
+
+class Monitor:
+    """Curves, events and the terminal of one attempt of one run.
+
+    Args:
+        run_dir: The run folder; must exist.
+        config_text: The resolved config as YAML.
+        options: What to write, where and how often.
+        attempt: Number of this attempt, from 1.
+        total_steps: Environment steps the run will take, or None.
+        resume_at: Where this attempt goes on; points of earlier attempts beyond it are removed.
+        total_updates: For a progress bar when there is no `total_steps`.
+        target_return: For a progress bar when there is neither.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config_text: str,
+        options: Options,
+        attempt: int,
+        total_steps: int | None = None,
+        resume_at: ResumePoint | None = None,
+        *,
+        total_updates: int | None = None,
+        target_return: float | None = None,
+    ):
+        # A second attempt without a checkpoint begins anew: nothing of the first one counts.
+        resume_at = resume_at or (ResumePoint(0, 0) if attempt > 1 else None)
+        begin = resume_at or ResumePoint(0, 0)
+        self._name, self._attempt, self._config_text = run_dir.name, attempt, config_text
+        self._env_steps, self._update = begin.env_steps, begin.update
+        self._goal = Goal(total_steps, total_updates, target_return)
+        self._latest: dict[str, float] = {}
+        self._facts: dict[str, Any] = {}
+        self._last_event = ""
+        self._window, self._system = Window(), System()
+        self._lock = threading.RLock()  # events may come from another thread than updates
+        self._closed = False
+        now = monotonic()
+        self._zero = now - begin.wall_s
+        self._speed = Speed(now, self._env_steps, self._update)
+        self._flushed = (now, self._env_steps, self._update)
+        self._every = min(options.every_seconds, LONGEST_WINDOW)
+        self._next_flush = now + self._every
+
+        self._console = make_console(options.console, self.view)
+        # The first line comes after a second: a run that stands still is seen at once.
+        self._next_tick = now + min(self._console.seconds, 1.0)
+        self._next = min(self._next_flush, self._next_tick)
+        atexit.register(self._console.close)  # a crash must not leave the terminal without a cursor
+        self._log = LineFile(run_dir / "log.txt", self._complain)
+        self._events = LineFile(run_dir / "events.jsonl", self._complain)
+        self._metrics = LineFile(
+            run_dir / "metrics.jsonl", self._complain, keep=lambda line: line.get("update", 0) <= begin.update
+        )
+        self._board = self._make_board(run_dir, options, resume_at)
+
+    def update(self, record: Mapping[str, float], env_steps: int, update: int) -> None:
+        """Take the numbers of one update, of ended episodes or of an evaluation.
+
+        Args:
+            record: Value per full tag; copied.
+            env_steps: The x value of these numbers.
+            update: Updates made.
+        """
+        now = monotonic()
+        self._window.add(record, env_steps, update, now - self._zero)
+        self._latest.update(record)
+        if update >= self._update:
+            self._env_steps, self._update = env_steps, update
+        if now >= self._next:
+            self._tick(now)
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Write down that something happened: events.jsonl, log.txt, TensorBoard, and the terminal if it matters."""
+        with self._lock:
+            text = f"{kind} {facts_text(facts)}".strip()
+            self._last_event = f"{datetime.now():%H:%M:%S} {text}"
+            self._events.write_json(
+                {
+                    "time": time.time(),
+                    "attempt": self._attempt,
+                    "update": self._update,
+                    "env_steps": self._env_steps,
+                    "kind": kind,
+                    "facts": facts,
+                }
+            )
+            self._write_log(text)
+            if self._board:
+                self._board.text("events", f"`{text}`", self._env_steps)
+            if kind in IMPORTANT or any(alarm in kind for alarm in _ALARMS):
+                self._console.line(text)
+
+    def status(self, **facts: Any) -> None:
+        """Facts for the live display: numbers and words, and mappings of shares in [0, 1] (phases)."""
+        self._facts = {**self._facts, **facts}
+
+    def warn(self, text: str) -> None:
+        """Tell the user about something that is not an error."""
+        self.event("warning", text=text)
+
+    def flush(self) -> None:
+        """Write what has been gathered; a checkpoint calls this, so that its curve is on disk too."""
+        with self._lock:
+            self._flush(monotonic())
+
+    def view(self) -> View:
+        """The run at this moment; safe to call from another thread."""
+        speed = self._speed.read()
+        return View(
+            self._env_steps, self._update, monotonic() - self._zero, *speed,
+            latest=self._latest, facts=self._facts, last_event=self._last_event, goal=self._goal,
+        )  # fmt: skip
+
+    def close(self, summary: Mapping[str, Any] | None = None) -> None:
+        """Flush, show the summary, and close every file; a second call does nothing.
+
+        Args:
+            summary: What `summary.json` holds; None when the attempt was cut short.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._flush(monotonic())
+            self._write_log(self.view().one_line())
+            self._console.close()
+            atexit.unregister(self._console.close)
+            if summary is not None:
+                self._write_summary(summary)
+            for sink in (self._board, self._metrics, self._events, self._log):
+                if sink:
+                    sink.close()
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _make_board(self, run_dir: Path, options: Options, resume_at: ResumePoint | None) -> Any:
+        if not options.tensorboard:
+            return None
+        from distrl.monitor.tensorboard import TensorBoard  # a fifth of a second, only where it is wanted
+
+        resume_env_steps = resume_at.env_steps if resume_at else None
+        board = TensorBoard(run_dir / "tb", self._attempt, self._complain, resume_env_steps)
+        board.text("config", f"```yaml\n{self._config_text.strip()}\n```", self._env_steps)
+        board.flush()
+        return board
+
+    def _tick(self, now: float) -> None:
+        with self._lock:
+            self._speed.mark(now, self._env_steps, self._update)
+            if now >= self._next_tick:
+                self._next_tick = now + self._console.seconds
+                self._console.tick()
+            if now >= self._next_flush:
+                self._flush(now)
+            # The live display reads the speed mark, so it is renewed a few times a second.
+            self._next = min(self._next_flush, self._next_tick, now + 0.25)
+
+    def _flush(self, now: float) -> None:
+        self._next_flush = now + self._every
+        points = self._window.take()
+        if not points:
+            return
+        values = points[-1].values
+        own = {**self._rates(now), "time/wall_s": now - self._zero, **self._system.read()}
+        # What the loop measured itself is nearer to the truth.
+        values.update({tag: value for tag, value in own.items() if tag not in values})
+        for point in points:
+            place = {"env_steps": point.env_steps, "update": point.update, "wall_s": round(point.wall_s, 3)}
+            self._metrics.write_json({**place, **point.values})
+            if self._board:
+                self._board.scalars(point.values, point.env_steps)
+        if self._board:
+            self._board.flush()
+        self._write_log(self.view().one_line())
+
+    def _rates(self, now: float) -> dict[str, float]:
+        begin, env_steps, update = self._flushed
+        self._flushed = (now, self._env_steps, self._update)
+        seconds = now - begin
+        if seconds < 1e-3 or self._update == update:
+            return {}
+        return {
+            "throughput/env_steps_per_s": (self._env_steps - env_steps) / seconds,
+            "throughput/updates_per_s": (self._update - update) / seconds,
+        }
+
+    def _write_summary(self, summary: Mapping[str, Any]) -> None:
+        flat = flatten(summary)
+        rows = [(name, f"{value:,.6g}" if isinstance(value, float) else f"{value}") for name, value in flat.items()]
+        self._console.table(f"{self._name}: done", rows)
+        for name, value in rows:
+            self._write_log(f"summary {name} {value}")
+        if self._board:
+            numbers = {f"summary/{name}": float(value) for name, value in flat.items() if _is_number(value)}
+            self._board.scalars(numbers, self._env_steps)
+            self._board.hparams(flatten(yaml.safe_load(self._config_text) or {}), numbers, self._name)
+
+    def _write_log(self, text: str) -> None:
+        self._log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}")
+
+    def _complain(self, text: str) -> None:
+        # A sink can fail while this object is still being made, or while it writes a warning about another sink.
+        self._console.line(f"warning: {text}")
+        log = getattr(self, "_log", None)
+        if log is not None:
+            self._write_log(f"warning {text}")
+        logging.getLogger("distrl").debug("sink closed: %s", text)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,119 @@
+"""The tags a run writes: their groups, their meaning, and how several values become one point.
+
+`docs/monitoring.md` shows the same two tables; a test compares them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+GROUPS: dict[str, str] = {
+    "return": "undiscounted return of training episodes, raw reward",
+    "length": "steps of training episodes",
+    "eval": "evaluation episodes, on environments of their own",
+    "loss": "terms of the loss, as the optimizer sees them",
+    "policy": "the policy and how the update changed it",
+    "throughput": "how fast the run goes",
+    "staleness": "age of consumed experience, in weight versions",
+    "time": "where wall time goes",
+    "system": "this process and its machine",
+}
+
+TAGS: dict[str, str] = {
+    "return/mean": "mean over the episodes that ended since the last point",
+    "return/mean_last_20": "mean over the last 20 episodes",
+    "length/mean": "mean over the episodes that ended since the last point",
+    "eval/return_mean": "mean over the evaluation's episodes",
+    "eval/return_std": "standard deviation over the evaluation's episodes",
+    "eval/length_mean": "mean over the evaluation's episodes",
+    "loss/policy": "the surrogate objective, negated",
+    "loss/value": "the critic's loss",
+    "loss/total": "what is differentiated",
+    "loss/grad_norm": "norm of the gradient before clipping",
+    "policy/entropy": "mean entropy in nats",
+    "policy/kl": "mean divergence from the behavior policy, in nats",
+    "policy/clip_fraction": "share of rows whose ratio was clipped",
+    "policy/explained_variance": "of the returns, by the critic",
+    "policy/learning_rate": "the optimizer's step size now",
+    "throughput/env_steps_per_s": "consumed environment steps per second since the last point",
+    "throughput/updates_per_s": "updates per second since the last point",
+    "staleness/mean": "mean over consumed units",
+    "staleness/max": "largest over consumed units",
+    "time/wall_s": "seconds of training, earlier attempts included",
+    "system/rss_mib": "resident memory of the learner's process",
+    "system/cpu_percent": "CPU of the learner's process; 100 is one core",
+    "system/available_mib": "memory the machine can still give",
+}
+
+# The last part of a tag whose newest value is the one to show: schedules and running totals.
+_NEWEST = frozenset(
+    {
+        "learning_rate",
+        "entropy_coef",
+        "clip",
+        "clip_range",
+        "kl_coef",
+        "kl_limit",
+        "temperature",
+        "exploration",
+        "progress",
+        "total",
+        "wall_s",
+        "mean_last_20",
+    }
+)
+
+Reduce = Callable[[Sequence[float]], float]
+
+
+def group(tag: str) -> str:
+    """The part before the first slash.
+
+    >>> group("loss/value")
+    'loss'
+    """
+    return tag.partition("/")[0]
+
+
+def is_documented(tag: str) -> bool:
+    """Whether the tag lies in one of the documented groups."""
+    return "/" in tag and group(tag) in GROUPS
+
+
+def reducer(tag: str) -> Reduce:
+    """How the values of one tag between two flushes become one point.
+
+    Names with the word `max` or `min` keep the extreme, schedules and totals the newest, all others the mean.
+
+    >>> reducer("staleness/max")([1.0, 4.0, 2.0])
+    4.0
+    >>> reducer("policy/learning_rate")([3e-4, 2e-4])
+    0.0002
+    >>> reducer("loss/value")([1.0, 2.0])
+    1.5
+    """
+    name = tag.rpartition("/")[2]
+    if tag != "loss/total" and name in _NEWEST:
+        return _newest
+    if "max" in name.split("_"):
+        return _largest
+    if "min" in name.split("_"):
+        return _smallest
+    return _mean
+
+
+def _newest(values: Sequence[float]) -> float:
+    return values[-1]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _largest(values: Sequence[float]) -> float:
+    return math.nan if any(math.isnan(value) for value in values) else max(values)
+
+
+def _smallest(values: Sequence[float]) -> float:
+    return math.nan if any(math.isnan(value) for value in values) else min(values)
