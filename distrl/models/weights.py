@@ -1,0 +1,41 @@
+"""Modules to published weights and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from distrl.base.errors import CheckpointError
+from distrl.experience.weights import Weights
+
+
+def pack_weights(module: nn.Module, version: int) -> Weights:
+    """The parameters and buffers of a module (normalizer statistics among them) as a published version.
+
+    The bytes are a copy: the module may go on learning.
+    """
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in module.state_dict().items()}
+    return Weights.of(arrays, version)
+
+
+def load_weights(module: nn.Module, weights: Weights) -> None:
+    """Copy a version into a module, in place; the weights may be freed afterwards.
+
+    Raises:
+        CheckpointError: The weights belong to another module: names or shapes differ.
+    """
+    arrays = weights.arrays()
+    own = module.state_dict()
+    lacking, foreign = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
+    wrong = [name for name in own if name in arrays and tuple(own[name].shape) != arrays[name].shape]
+    if lacking or foreign or wrong:
+        raise CheckpointError(
+            f"weights of version {weights.version} do not fit the network:"
+            f" lacking {lacking}, foreign {foreign}, other shapes {_shapes(wrong, own, arrays)}.",
+            "Use the model and environment settings that the weights were made with.",
+        )
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def _shapes(names: list[str], own: dict, arrays: dict) -> list[str]:
+    return [f"{name} {tuple(own[name].shape)} != {arrays[name].shape}" for name in names]
