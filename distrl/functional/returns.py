@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from distrl.base.registry import register
+from distrl.functional.objectives import truncated_importance_weight
 from distrl.functional.scan import reverse_scan
 
 _SLOW_REFERENCE = "tests/functional/test_returns_against_reference.py"
@@ -67,7 +68,7 @@ def gae(
     Returns:
         advantage (T, B), and the value target advantage + value (T, B).
     """
-    discount, keep = _discounts(reward, terminated, truncated, gamma)
+    discount, keep = discounts(reward, terminated, truncated, gamma)
     delta = reward + discount * next_value - value
     advantage = reverse_scan(delta, keep * lam)
     return advantage, advantage + value
@@ -84,7 +85,7 @@ def lambda_returns(
     gamma: float | Tensor,
     lam: float | Tensor,
 ) -> Tensor:
-    """The lambda-return: geometric mixture of all n-step returns. Sutton and Barto 2018, eq. 12.20.
+    """The lambda-return: geometric mixture of all n-step returns. Sutton and Barto 2018, 12.8.
 
     G_t = r_t + gamma ((1 - lam) V_{t+1} + lam G_{t+1}); what is left of the weights at the end of an episode or of
     the fragment goes to the longest return. `value` is not used: it keeps the arguments of all estimators alike.
@@ -92,8 +93,8 @@ def lambda_returns(
     Returns:
         (T, B) targets for V(obs_t).
     """
-    discount, keep = _discounts(reward, terminated, truncated, gamma)
-    whole = _cut_rows(terminated, truncated)
+    discount, keep = discounts(reward, terminated, truncated, gamma)
+    whole = cut_rows(terminated, truncated)
     share = torch.where(whole, torch.ones_like(reward), torch.ones_like(reward) - lam)
     return reverse_scan(reward + discount * share * next_value, keep * lam)
 
@@ -147,10 +148,10 @@ def n_step_returns(
         raise ValueError(f"n-step returns need n >= 1, got {n}.")
     if n >= len(reward):
         return discounted_returns(reward, value, next_value, terminated, truncated, gamma)
-    discount, keep = _discounts(reward, terminated, truncated, gamma)
+    discount, keep = discounts(reward, terminated, truncated, gamma)
     target = reward + discount * next_value
     # a step that is cut keeps its one-step target; every other one takes its successor's return of one step less
-    stop = reward + torch.where(_cut_rows(terminated, truncated), discount * next_value, 0.0)
+    stop = reward + torch.where(cut_rows(terminated, truncated), discount * next_value, 0.0)
     for _ in range(n - 1):
         longer = stop.clone()
         longer[:-1] += keep[:-1] * target[1:]
@@ -201,23 +202,22 @@ def vtrace(
         c_bar: Clips the traces: decides how fast it is reached.
         pg_rho_bar: Clips the weight in the advantage; None takes rho_bar.
     """
-    discount, keep = _discounts(reward, terminated, truncated, gamma)
-    ratio = log_ratio.exp()
-    rho = ratio.clamp(max=rho_bar)
+    discount, keep = discounts(reward, terminated, truncated, gamma)
+    rho = truncated_importance_weight(log_ratio, rho_bar)
     delta = rho * (reward + discount * next_value - value)
-    vs = value + reverse_scan(delta, keep * lam * ratio.clamp(max=c_bar))
-    next_vs = torch.where(_cut_rows(terminated, truncated), next_value, torch.cat((vs[1:], next_value[-1:])))
-    pg_rho = rho if pg_rho_bar is None else ratio.clamp(max=pg_rho_bar)
+    vs = value + reverse_scan(delta, keep * lam * truncated_importance_weight(log_ratio, c_bar))
+    next_vs = torch.where(cut_rows(terminated, truncated), next_value, torch.cat((vs[1:], next_value[-1:])))
+    pg_rho = rho if pg_rho_bar is None else truncated_importance_weight(log_ratio, pg_rho_bar)
     return VTrace(vs, pg_rho * (reward + discount * next_vs - value), rho)
 
 
-def _discounts(reward: Tensor, terminated: Tensor, truncated: Tensor, gamma: float | Tensor) -> tuple[Tensor, Tensor]:
+def discounts(reward: Tensor, terminated: Tensor, truncated: Tensor, gamma: float | Tensor) -> tuple[Tensor, Tensor]:
     """gamma (1 - terminated), the discount of a bootstrap, and gamma (1 - done), that of a trace. Both (T, B)."""
     discount = (~terminated).to(reward.dtype) * gamma
     return discount, discount * (~truncated)
 
 
-def _cut_rows(terminated: Tensor, truncated: Tensor) -> Tensor:
+def cut_rows(terminated: Tensor, truncated: Tensor) -> Tensor:
     """Steps whose successor in the tensor is not theirs: ends of episodes, and the last row. (T, B) bool."""
     cut = terminated | truncated
     cut[-1:] = True

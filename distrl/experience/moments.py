@@ -1,0 +1,84 @@
+"""Mean and variance of all values seen so far, merged batch by batch in float64. Chan, Golub and LeVeque 1979.
+
+Samplers send the moments of each fragment; the learner alone merges them, in (sequence, stream) order, so that the
+statistics do not depend on which sampler was faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+#: Weight of the prior (mean 0, variance 1) that running moments start from.
+PRIOR_COUNT = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Count, mean and sum of squared distances from the mean.
+
+    Attributes:
+        count: Number of values; a float, because the prior weighs less than one value.
+        mean: (...) float64, one per feature.
+        m2: (...) float64, sum of (x - mean)^2.
+    """
+
+    count: float
+    mean: np.ndarray
+    m2: np.ndarray
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...] = ()) -> Moments:
+        """Where running moments start: mean 0 and variance 1, with the weight of 0.0001 values.
+
+        The shape may be left out: merging broadcasts it to that of the first batch.
+        """
+        return cls(PRIOR_COUNT, np.zeros(shape), np.full(shape, PRIOR_COUNT))
+
+    @classmethod
+    def of(cls, array: np.ndarray, mask: np.ndarray | None = None, axis: Literal[0] | None = 0) -> Moments:
+        """Moments of one batch.
+
+        Args:
+            array: (N, ...), any real dtype. With a mask any number of leading axes, as many as the mask has.
+            mask: bool, of the shape of the leading axes; only rows where it holds are counted.
+            axis: 0: every feature has its own moments. None: all elements are values of one feature.
+
+        Returns:
+            Moments of shape (...), or of shape () for axis None; count 0 and zeros where nothing is counted.
+        """
+        rows = np.asarray(array) if mask is None else np.asarray(array)[np.asarray(mask, bool)]
+        if axis is None:
+            rows = rows.reshape(-1)
+        if len(rows) == 0:
+            return cls(0.0, np.zeros(rows.shape[1:]), np.zeros(rows.shape[1:]))
+        mean = rows.mean(axis=0, dtype=np.float64)
+        return cls(float(len(rows)), np.asarray(mean), np.asarray(np.square(rows - mean).sum(axis=0)))
+
+    def merge(self, other: Moments) -> Moments:
+        """Moments of both sets of values together. Equal calls in equal order give bit-equal results."""
+        count = self.count + other.count
+        if other.count == 0 or count == 0:
+            return self
+        distance = other.mean - self.mean
+        mean = self.mean + distance * (other.count / count)
+        m2 = self.m2 + other.m2 + np.square(distance) * (self.count * other.count / count)
+        return Moments(count, np.asarray(mean), np.asarray(m2))
+
+    @property
+    def var(self) -> np.ndarray:
+        """(...) variance with denominator `count`; ones where nothing was counted, which scales nothing."""
+        return np.asarray(self.m2 / self.count) if self.count > 0 else np.ones_like(self.mean)
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain dict for checkpoints and messages."""
+        return {"count": self.count, "mean": self.mean.copy(), "m2": self.m2.copy()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Moments:
+        """The moments that `to_state` wrote, bit-equal."""
+        mean, m2 = (np.array(state[key], dtype=np.float64) for key in ("mean", "m2"))
+        return cls(float(state["count"]), mean, m2)

@@ -1,0 +1,78 @@
+"""Statistics of masked batches. A mask is bool of the same shape as the values; None counts everything.
+
+They describe one tensor as it lies on one process. A learner that splits a minibatch into shards computes them on the
+whole batch first, so every shard sees the same numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over the elements where `mask` holds; the mean over nothing is 0. Scalar, differentiable.
+
+    Masked elements have no influence even if they are not finite.
+
+    >>> masked_mean(torch.tensor([1.0, 3.0, float("nan")]), torch.tensor([True, True, False]))
+    tensor(2.)
+    """
+    if mask is None:
+        return x.mean() if x.numel() else x.sum()
+    return x.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def masked_normalize(x: Tensor, mask: Tensor | None = None, eps: float = 1e-8) -> Tensor:
+    """(x - mean) / (std + eps) over the elements where `mask` holds, 0 elsewhere. Same shape.
+
+    The standard deviation has the unbiased denominator n - 1. Where it tells nothing (below 1e-8, or fewer than two
+    elements) the values are centered and not divided, so that equal advantages become zeros and not noise.
+    """
+    if mask is None:
+        if x.numel() < 2:
+            return torch.zeros_like(x)
+        std, mean = torch.std_mean(x)
+        centered = x - mean
+    else:
+        centered = (x - masked_mean(x, mask)).masked_fill(~mask, 0.0)
+        std = (centered.square().sum() / (mask.sum() - 1).clamp(min=1)).sqrt()
+    # tensors throughout, no `if`: a comparison on the host would wait for an accelerator
+    return centered / torch.where(std < 1e-8, torch.ones_like(std), std + eps)
+
+
+def explained_variance(value: Tensor, returns: Tensor, mask: Tensor | None = None) -> Tensor:
+    """1 - var(returns - value) / var(returns): 1 is a perfect critic, 0 a constant one, below 0 a harmful one.
+
+    Returns:
+        Scalar; 0 where the returns do not vary, for then there is nothing to explain.
+    """
+    total = _variance(returns, mask)
+    explained = 1.0 - _variance(returns - value, mask) / total
+    return torch.where(total > 0, explained, torch.zeros_like(total))
+
+
+def approx_kl(log_ratio: Tensor) -> Tensor:
+    """Per-element estimate of KL(old || new) from samples of old: ratio - 1 - log ratio. Schulman 2020, "k3".
+
+    Unbiased and never negative. The name of the argument is log new - log old.
+    """
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def effective_sample_size(log_weight: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(sum w)^2 / sum w^2 of importance weights w, given their logarithms. Kong 1992.
+
+    Between 1 (one sample carries everything) and the number of samples (all weights equal); 0 for no samples.
+    Weights are scaled by their maximum first, so large logarithms do not overflow.
+    """
+    kept = log_weight if mask is None else log_weight[mask]
+    if kept.numel() == 0:
+        return log_weight.new_zeros(())
+    weight = (kept - kept.max()).exp()
+    return weight.sum().square() / weight.square().sum()
+
+
+def _variance(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean squared distance from the mean (denominator n)."""
+    return masked_mean((x - masked_mean(x, mask)).square(), mask)
