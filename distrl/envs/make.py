@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -41,8 +41,7 @@ def make_env(env_config: Any, **extra: Any) -> gymnasium.Env[Any, Any]:
 
     Args:
         env_config: An object with `id` (gymnasium id, `module:Class` or callable) and optionally `kwargs`,
-            `wrappers` (each a name, a mapping with `name` and keyword arguments, or an object with `name` and
-            `kwargs`), `frame_stack` and `max_episode_steps`.
+            `wrappers` (each a name or {NAME: {kwargs}}, innermost first), `frame_stack` and `max_episode_steps`.
         extra: Further keyword arguments for the environment, such as `render_mode`.
 
     Raises:
@@ -50,9 +49,9 @@ def make_env(env_config: Any, **extra: Any) -> gymnasium.Env[Any, Any]:
         EnvError: The environment cannot be built, or is not a `gymnasium.Env`.
     """
     env = _build(env_config, {**(getattr(env_config, "kwargs", None) or {}), **extra})
-    for entry in getattr(env_config, "wrappers", None) or ():
-        name, kwargs = _wrapper(entry)
-        env = _guarded(f"wrapper {name!r}", partial(register.get("wrapper", name), env, **kwargs))
+    for name, kwargs in _wrapper_calls(env_config):
+        with building(f"wrapper {name!r}"):
+            env = register.get("wrapper", name)(env, **kwargs)
     stack = getattr(env_config, "frame_stack", None) or 1
     if stack > 1:
         from distrl.envs.wrappers import FrameStack
@@ -65,7 +64,7 @@ def make_vector(env_config: Any, num_envs: int, seed_of: SeedOf) -> VectorEnv:
     """`num_envs` environments behind the face of `VectorEnv`, by the config's `backend`.
 
     Args:
-        env_config: As for `make_env`, with `backend`: gymnasium (default), native or envpool.
+        env_config: As for `make_env`, with `backend`: gymnasium (default), vector or envpool.
         num_envs: B.
         seed_of: (environment index, episode number) -> seed.
 
@@ -78,7 +77,7 @@ def make_vector(env_config: Any, num_envs: int, seed_of: SeedOf) -> VectorEnv:
         from distrl.envs.gymnasium_loop import LoopVectorEnv
 
         return LoopVectorEnv(lambda: make_env(env_config), num_envs, seed_of, env_name(env_config))
-    if backend == "native":
+    if backend == "vector":
         from distrl.envs.native_vector import NativeVectorEnv
 
         return NativeVectorEnv(env_config, num_envs, seed_of)
@@ -86,7 +85,7 @@ def make_vector(env_config: Any, num_envs: int, seed_of: SeedOf) -> VectorEnv:
         from distrl.envs.envpool_backend import EnvPoolVectorEnv
 
         return EnvPoolVectorEnv(env_config, num_envs, seed_of)
-    raise ConfigError(unknown("env.backend", str(backend), ["gymnasium", "native", "envpool"]))
+    raise ConfigError(unknown("env.backend", str(backend), ["gymnasium", "vector", "envpool"]))
 
 
 def _build(env_config: Any, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
@@ -96,12 +95,13 @@ def _build(env_config: Any, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
         # the passive checker costs more than a small environment's step; `distrl doctor` checks instead
         options = {"max_episode_steps": limit} if limit else {}
         arguments: dict[str, Any] = {"disable_env_checker": True, **options, **kwargs}
-        env = _guarded(f"environment {name!r}", partial(gymnasium.make, target, **arguments))
-        return _require_env(env, name)
+        with building(f"environment {name!r}"):
+            return _require_env(gymnasium.make(target, **arguments), name)
     factory = resolve(target) if isinstance(target, str) else target
     if not callable(factory):
         raise ConfigError(f"env.id {name!r} names {factory!r}, which cannot be called.", "Name a class or a function.")
-    env = _require_env(_guarded(f"environment {name!r}", partial(factory, **kwargs)), name)
+    with building(f"environment {name!r}"):
+        env = _require_env(factory(**kwargs), name)
     return TimeLimit(env, limit) if limit else env
 
 
@@ -120,24 +120,22 @@ def _require_env(env: Any, name: str) -> gymnasium.Env[Any, Any]:
     )
 
 
-def _wrapper(entry: Any) -> tuple[str, dict[str, Any]]:
-    if isinstance(entry, str):
-        return entry, {}
-    if isinstance(entry, Mapping):
-        kwargs = dict(entry)
-        name = kwargs.pop("name", None)
-        return str(name), {**kwargs.pop("kwargs", {}), **kwargs}
-    return entry.name, dict(getattr(entry, "kwargs", None) or {})
+def _wrapper_calls(env_config: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Wrappers as (name, keyword arguments), innermost first; a config's entry is NAME or {NAME: {kwargs}}."""
+    entries = getattr(env_config, "wrappers", None) or ()
+    pairs = [(entry, {}) if isinstance(entry, str) else next(iter(entry.items())) for entry in entries]
+    return [(name, dict(kwargs or {})) for name, kwargs in pairs]
 
 
-def _guarded(what: str, build: Callable[[], Any]) -> Any:
-    """Run a constructor; what goes wrong becomes a message."""
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """Turn what goes wrong while something is constructed into a message. `what`: such as "environment 'X-v1'"."""
     try:
-        return build()
+        yield
     except UserError:
         raise
-    except gym_error.UnregisteredEnv as error:
-        raise _unknown_id(what, error) from None
+    except gym_error.UnregisteredEnv:
+        raise _unknown_id(what) from None
     except (gym_error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise _missing(what, error) from error
     except TypeError as error:
@@ -148,7 +146,7 @@ def _guarded(what: str, build: Callable[[], Any]) -> Any:
         raise EnvError(f"{what} cannot be built: {type(error).__name__}: {error}.") from error
 
 
-def _unknown_id(what: str, error: Exception) -> ConfigError:
+def _unknown_id(what: str) -> ConfigError:
     name = what.split("'")[1]
     namespace = name.split(":")[-1].split("/")[0]
     if namespace in _NAMESPACES and "/" in name:
