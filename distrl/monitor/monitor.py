@@ -137,9 +137,10 @@ class Monitor:
 
     def view(self) -> View:
         """The run at this moment; safe to call from another thread."""
-        speed = self._speed.read()
+        now = monotonic()
+        speed = self._speed.read(now)
         return View(
-            self._env_steps, self._update, monotonic() - self._zero, *speed,
+            self._env_steps, self._update, now - self._zero, *speed,
             latest=self._latest, facts=self._facts, last_event=self._last_event, goal=self._goal,
         )  # fmt: skip
 

@@ -34,10 +34,10 @@ class Speed:
         while len(self._marks) > 2 and now - self._marks[1][0] > SPEED_WINDOW:
             self._marks.popleft()
 
-    def read(self) -> tuple[float, float]:
-        """Steps per second, updates per second."""
-        (begin, steps, updates), (end, last_steps, last_updates) = self._marks[0], self._marks[-1]
-        seconds = max(end - begin, 1e-9)
+    def read(self, now: float) -> tuple[float, float]:
+        """Steps per second, updates per second; they sink while the run stands still."""
+        (begin, steps, updates), (_, last_steps, last_updates) = self._marks[0], self._marks[-1]
+        seconds = max(now - begin, 1e-9)
         return (last_steps - steps) / seconds, (last_updates - updates) / seconds
 
 

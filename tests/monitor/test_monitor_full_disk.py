@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from distrl.monitor.lines import read_lines
+from distrl.monitor.options import ResumePoint
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """After `full_disk()`, every write to a line file takes four bytes and then finds no space."""
+    real, calls = os.write, []
+
+    def fill() -> None:
+        def write(handle: int, data: bytes) -> int:
+            calls.append(handle)
+            if len(calls) % 2:
+                return real(handle, data[:4])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("distrl.monitor.lines.os.write", write)
+
+    return fill
+
+
+def test_a_full_disk_silences_the_files_and_not_the_training(make, run_dir: Path, capsys, full_disk):
+    monitor = make(console="plain")
+    monitor.update({"loss/value": 1.0}, 10, 1)
+    monitor.flush()
+    full_disk()
+    for update in range(2, 6):
+        monitor.update({"loss/value": 1.0}, update * 10, update)
+        monitor.event("checkpoint", update=update)
+        monitor.flush()
+    shown = capsys.readouterr().out
+    for name in ("metrics.jsonl", "events.jsonl", "log.txt"):
+        assert shown.count(f"{name} is no longer written: the disk is full") == 1
+    assert [line["update"] for line in read_lines(run_dir / "metrics.jsonl")] == [1]
+
+
+def test_tensorboard_goes_silent_too(make, capsys):
+    monitor = make(console="plain")
+
+    def refuse(data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monitor._board._records.write = refuse
+    for update in range(1, 4):
+        monitor.update({"loss/value": 1.0}, update, update)
+        monitor.flush()
+    monitor.close({"seed": 0})
+    assert capsys.readouterr().out.count("TensorBoard is no longer written: the disk is full") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_truly_full_device(make, run_dir: Path, capsys):
+    (run_dir / "events.jsonl").symlink_to("/dev/full")
+    monitor = make(console="plain")
+    monitor.event("checkpoint")
+    monitor.event("checkpoint")
+    assert capsys.readouterr().out.count("events.jsonl is no longer written: the disk is full") == 1
+
+
+def test_a_resume_on_a_full_disk_keeps_the_old_lines(make, run_dir: Path, capsys, monkeypatch):
+    first = make(1)
+    first.update({"loss/value": 1.0}, 10, 1)
+    first.close()
+    before = (run_dir / "metrics.jsonl").read_bytes()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("distrl.base.files.os.fsync", refuse)
+    second = make(2, console="plain", resume_at=ResumePoint(0, 0))
+    second.update({"loss/value": 2.0}, 10, 1)
+    second.close()
+    assert "metrics.jsonl is no longer written: disk full" in capsys.readouterr().out
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
