@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Moments:
     m2: np.ndarray
 
     @classmethod
-    def empty(cls, shape: tuple[int, ...] = ()) -> Moments:
+    def prior(cls, shape: tuple[int, ...] = ()) -> Moments:
         """Where running moments start: mean 0 and variance 1, with the weight of 0.0001 values.
 
         The shape may be left out: merging broadcasts it to that of the first batch.
@@ -39,20 +39,22 @@ class Moments:
         return cls(PRIOR_COUNT, np.zeros(shape), np.full(shape, PRIOR_COUNT))
 
     @classmethod
-    def of(cls, array: np.ndarray, mask: np.ndarray | None = None, axis: Literal[0] | None = 0) -> Moments:
+    def of(cls, array: np.ndarray, mask: np.ndarray | None = None, leading: int = 2) -> Moments:
         """Moments of one batch.
 
         Args:
-            array: (N, ...), any real dtype. With a mask any number of leading axes, as many as the mask has.
+            array: (T, B, ...), any real dtype; each of the trailing features has its own moments.
             mask: bool, of the shape of the leading axes; only rows where it holds are counted.
-            axis: 0: every feature has its own moments. None: all elements are values of one feature.
+            leading: How many leading axes run over samples; with a mask, as many as it has.
 
         Returns:
-            Moments of shape (...), or of shape () for axis None; count 0 and zeros where nothing is counted.
+            Moments of shape (...); count 0 and zeros where nothing is counted.
         """
-        rows = np.asarray(array) if mask is None else np.asarray(array)[np.asarray(mask, bool)]
-        if axis is None:
-            rows = rows.reshape(-1)
+        array = np.asarray(array)
+        if mask is None:
+            rows = array.reshape(-1, *array.shape[leading:])
+        else:
+            rows = array[np.asarray(mask, bool)]
         if len(rows) == 0:
             return cls(0.0, np.zeros(rows.shape[1:]), np.zeros(rows.shape[1:]))
         mean = rows.mean(axis=0, dtype=np.float64)
