@@ -16,9 +16,10 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from distrl.base.errors import ConfigError, unknown
@@ -143,10 +144,19 @@ def resolve(path: str) -> Any:
     return target
 
 
-def import_user_code(imports: Sequence[str]) -> None:
+def user_sources(imports: Sequence[str]) -> dict[str, str]:
+    """The text of every Python file that `imports` names: what processes on other machines get."""
+    return {entry: Path(entry).read_text() for entry in imports if entry.endswith(".py") and Path(entry).is_file()}
+
+
+def import_user_code(imports: Sequence[str], sources: Mapping[str, str] | None = None) -> None:
     """Import what the config key `imports` names: modules, or paths of Python files. Done in every process.
 
     A file is imported under its own stem, so that `module:Class` can name what it defines.
+
+    Args:
+        imports: The config's list.
+        sources: Texts of files that may be missing here.
 
     Raises:
         ConfigError: A file or module that is not there.
@@ -155,19 +165,16 @@ def import_user_code(imports: Sequence[str]) -> None:
         if not entry.endswith(".py"):
             resolve_module(entry)
             continue
-        path = Path(entry)
-        if not path.is_file():
-            raise ConfigError(f"imports: no file {entry!r}.", "Give a path relative to where you start distrl.")
-        name = path.stem
-        loaded = sys.modules.get(name)
-        if loaded is not None and Path(getattr(loaded, "__file__", "") or "").resolve() == path.resolve():
+        path, name = Path(entry), Path(entry).stem
+        if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path.resolve()):
             continue
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
+        text = path.read_text() if path.is_file() else (sources or {}).get(entry)
+        if text is None:
+            raise ConfigError(f"imports: no file {entry!r}.", "Give a path relative to where you start distrl.")
+        module = ModuleType(name)
+        module.__file__ = str(path.resolve())
         sys.modules[name] = module
-        spec.loader.exec_module(module)
+        exec(compile(text, module.__file__, "exec"), module.__dict__)
 
 
 def resolve_module(name: str) -> Any:

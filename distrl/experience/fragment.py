@@ -65,12 +65,13 @@ class FragmentData:
 
     Attributes:
         rollout: Columns (T, B, ...), see `experience.rollout`.
-        obs_moments: Moments of the raw observations, a tree like the observation space; None where not normalized.
+        obs_moments: Moments of the raw observations (D,), in the order of the policy's normalizer; None where not
+            normalized.
         return_moments: Moments of the running discounted return; None where rewards are not normalized.
     """
 
     rollout: Columns
-    obs_moments: Any = None
+    obs_moments: Moments | None = None
     return_moments: Moments | None = None
 
 
@@ -89,3 +90,42 @@ class CollectRequest:
     version: int
     snapshot: Any = None
     home: bool = False
+
+
+def _moments_state(moments: Moments | None) -> dict[str, Any] | None:
+    return None if moments is None else moments.to_state()
+
+
+def _moments(state: dict[str, Any] | None) -> Moments | None:
+    return None if state is None else Moments.from_state(state)
+
+
+def fragment_to_state(meta: FragmentMeta, data: FragmentData) -> dict[str, Any]:
+    """A waiting fragment as a checkpoint keeps it. Its snapshot is kept with its stream, not here."""
+    return {
+        "unit": tuple(meta.unit),
+        "version": meta.version,
+        "env_steps": meta.env_steps,
+        "episodes": [(e.stream, e.env, e.episode, e.return_, e.length) for e in meta.episodes],
+        "nbytes": meta.nbytes,
+        "sampler": meta.sampler,
+        "rollout": data.rollout,
+        "obs_moments": _moments_state(data.obs_moments),
+        "return_moments": _moments_state(data.return_moments),
+    }
+
+
+def fragment_from_state(state: dict[str, Any]) -> tuple[FragmentMeta, FragmentData]:
+    """The inverse of `fragment_to_state`."""
+    meta = FragmentMeta(
+        unit=Unit(*state["unit"]),
+        version=state["version"],
+        env_steps=state["env_steps"],
+        episodes=[EpisodeReport(*fields) for fields in state["episodes"]],
+        nbytes=state["nbytes"],
+        sampler=state["sampler"],
+    )
+    data = FragmentData(
+        state["rollout"], _moments(state["obs_moments"]), _moments(state["return_moments"])
+    )
+    return meta, data

@@ -44,6 +44,7 @@ class Queue:
         self.ledger = ledger
         self.next_seq = [0] * streams  # the fragment that each stream makes next
         self._waiting: dict[Unit, Waiting] = {}  # in order of arrival
+        self.learning: list[Waiting] = []  # the batch that the learner has; consumed once its update is done
         self._ahead = [0] * streams  # running or waiting fragments per stream
 
     def __len__(self) -> int:
@@ -96,11 +97,17 @@ class Queue:
             if len(self._waiting) < self.streams:
                 return None
             units = sorted(list(self._waiting)[: self.streams])
-        batch = [self._waiting.pop(unit) for unit in units]
-        staleness = max(version - waiting.meta.version for waiting in batch)
-        self.ledger.consume(units, sum(waiting.meta.env_steps for waiting in batch), staleness)
+        self.learning = [self._waiting.pop(unit) for unit in units]
         for unit in units:
             self._ahead[unit.stream] -= 1
+        return self.learning
+
+    def consumed(self, version: int) -> list[Waiting]:
+        """The update on the batch that was taken at `version` is done."""
+        batch, self.learning = self.learning, []
+        staleness = max(version - waiting.meta.version for waiting in batch)
+        env_steps = sum(waiting.meta.env_steps for waiting in batch)
+        self.ledger.consume([waiting.meta.unit for waiting in batch], env_steps, staleness)
         return batch
 
     def drop(self, unit: Unit, fate: str) -> None:
@@ -110,8 +117,8 @@ class Queue:
         getattr(self.ledger, fate)(unit)
 
     def waiting(self) -> list[Waiting]:
-        """Everything that waits, oldest first (for checkpoints)."""
-        return list(self._waiting.values())
+        """Everything that is whole and not consumed, oldest first (for checkpoints)."""
+        return [*self.learning, *self._waiting.values()]
 
     def restore(self, next_seq: list[int], waiting: list[Waiting]) -> None:
         """Continue from a checkpoint; the ledger was restored by its owner."""

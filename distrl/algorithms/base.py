@@ -1,0 +1,344 @@
+"""What every algorithm has: parameters in one flat vector, an optimizer, and the on-policy update.
+
+An on-policy file writes `prepare` (once per batch, with the weights before the update) and `loss` (per minibatch); an
+off-policy file overrides `update`. Neither knows of processes, fragments or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distrl.algorithms.shards import Shards
+from distrl.base.columns import Columns, tree_leaves, tree_map
+from distrl.base.errors import NonFiniteError
+from distrl.config.algorithm import AlgorithmConfig
+from distrl.functional.returns import next_values
+from distrl.functional.statistics import explained_variance
+from distrl.models.actor_critic import ActorCritic
+from distrl.models.flat import flatten_parameters
+
+#: columns of a rollout that are indexed (T, B): what a minibatch is cut from
+SEQUENCE_STATE = ("state",)
+#: columns that no loss needs row by row
+PER_ROLLOUT = ("last_obs", "final_obs", "final_index", "version")
+
+
+@dataclass
+class Update:
+    """What an update says of itself.
+
+    Attributes:
+        metrics: Numbers for the curves, by tag.
+        priorities: New priorities of replayed units (off-policy).
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    priorities: Any = None
+
+
+class Minibatch(Columns):
+    """One shard's rows, and the number of valid rows in the whole minibatch.
+
+    A loss writes `batch.mean(x)`; added over the shards, that is the mean over the minibatch's valid rows.
+    """
+
+    __slots__ = ("count",)
+    count: float
+
+    @classmethod
+    def of(cls, columns: Columns, count: float) -> Minibatch:
+        batch = cls(**columns.to_dict())
+        object.__setattr__(batch, "count", max(count, 1.0))  # a mean over nothing is zero
+        return batch
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Sum of x over this shard's valid rows / number of valid rows in the whole minibatch."""
+        valid = self.get("valid")
+        return (x if valid is None else x * valid).sum() / self.count
+
+
+class Algorithm:
+    """Base of all algorithms.
+
+    Args:
+        config: The algorithm's own config, schedules unresolved.
+        model: Policy and critic; moved to `device`.
+        device: Where the update runs.
+        shards: Logical shards of every minibatch.
+        bf16: Run the loss under bfloat16 autocast.
+        compile: Pass the loss through `torch.compile`.
+    """
+
+    Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
+    #: True where the algorithm corrects for stale data, so that `max_staleness` > 0 needs no warning
+    off_policy_correction: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        config: Any,
+        model: ActorCritic,
+        *,
+        device: str | torch.device = "cpu",
+        shards: Shards | None = None,
+        bf16: bool = False,
+        compile: bool = False,
+    ):
+        self.schedules = config
+        self.config: Any = config  # with every schedule resolved, once `resolve` was called
+        self.device = torch.device(device)
+        self.model = model.to(self.device)
+        self.policy = model.policy
+        self.flat = flatten_parameters(model)
+        self.parameter = nn.Parameter(self.flat.data)  # the whole vector, as optimizers want it
+        self.parameter.grad = self.flat.grad
+        self.shards = shards or Shards()
+        self.bf16 = bf16
+        self.optimizer = self.make_optimizer()
+        self._loss: Callable[[Any], tuple[Tensor, dict[str, Tensor]]] = self.loss
+        if compile:
+            self._loss = torch.compile(self.loss, dynamic=False)
+
+    # ---- what an algorithm's file writes -----------------------------------------------------------------------
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Adam over the flat parameter vector (one fused kernel)."""
+        return torch.optim.Adam([self.parameter], lr=1.0, eps=self.adam_eps, fused=True)
+
+    adam_eps: ClassVar[float] = 1e-5
+
+    def prepare(self, rollout: Columns) -> Columns:
+        """Add the columns that the loss needs, once per batch, with the weights before the update."""
+        raise NotImplementedError(f"{type(self).__name__} must define prepare() or update()")
+
+    def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one shard (to be minimized) and its additive parts by name."""
+        raise NotImplementedError(f"{type(self).__name__} must define loss() or update()")
+
+    def prepare_minibatch(self, batch: Columns) -> Columns:
+        """Statistics over a whole minibatch, before it is split into shards (advantage normalization)."""
+        return batch
+
+    def stop_epochs(self, metrics: Mapping[str, float]) -> bool:
+        """End the epochs of this batch early?"""
+        return False
+
+    # ---- the on-policy update ----------------------------------------------------------------------------------
+
+    def update(self, rollout: Columns, rng: np.random.Generator) -> Update:
+        """`prepare` once, then epochs x minibatches of `loss`, with one optimizer step each.
+
+        Args:
+            rollout: (T, B) columns on this device.
+            rng: Shuffles the minibatches.
+
+        Raises:
+            NonFiniteError: A loss or gradient is NaN or infinite; the weights are those before the update.
+        """
+        before = self._remember()
+        self._set_learning_rate()
+        with torch.no_grad():
+            rows = self.training_rows(self.prepare(rollout))
+        norms, parts = [], {}
+        steps = 0
+        for _ in range(int(getattr(self.config, "epochs", 1))):
+            for index in self.minibatches(rows, rng):
+                norm, parts = self.step(rows, index)
+                norms.append(norm)
+                steps += 1
+            if self.stop_epochs(parts):
+                break
+        norm_total = torch.stack(norms)
+        if not bool(torch.isfinite(norm_total).all()):
+            self._restore(before)
+            raise NonFiniteError(self._cause(rows), "The weights are those before this update; lower learning_rate.")
+        metrics = {f"loss/{name}": float(value) for name, value in parts.items()}
+        metrics["loss/grad_norm"] = float(norm_total.mean())
+        metrics["policy/minibatches"] = float(steps)
+        return Update(metrics)
+
+    def training_rows(self, rollout: Columns) -> Columns:
+        """Rows that minibatches are cut from: steps (T*B, ...), or whole sequences (T, B, ...) for recurrent policies."""
+        rollout = rollout.without(*PER_ROLLOUT)
+        if self.policy.recurrent:
+            return rollout
+        return rollout.without(*SEQUENCE_STATE).map(lambda leaf: leaf.flatten(0, 1))
+
+    def minibatches(self, rows: Columns, rng: np.random.Generator) -> Iterator[Tensor]:
+        """Shuffled index sets that cover every row once (environments, for recurrent policies)."""
+        total = rows.reward.shape[1] if self.policy.recurrent else len(rows.reward)
+        count = min(int(getattr(self.config, "minibatches", 1)), total)
+        if count == 1:
+            yield torch.arange(total, device=self.device)
+            return
+        order = torch.from_numpy(rng.permutation(total)).to(self.device)
+        yield from torch.tensor_split(order, count)
+
+    def select(self, rows: Columns, index: Tensor) -> Columns:
+        """The rows of an index set."""
+        if not self.policy.recurrent:
+            return rows[index]
+        state = tree_map(lambda leaf: leaf[index], rows.state)
+        return rows.without(*SEQUENCE_STATE).map(lambda leaf: leaf[:, index]).with_(state=state)
+
+    def step(self, rows: Columns, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """One optimizer step on the rows `index`. Returns gradient norm (before clipping) and the loss's parts."""
+        batch = self.prepare_minibatch(self.select(rows, index))
+        _, parts = self.gradient(batch, self._loss)
+        norm = self.clip_gradient()
+        self.optimizer.step()
+        return norm, parts
+
+    def gradient(
+        self, batch: Columns, loss: Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Fill `flat.grad` with the gradient of `loss` over all shards of `batch`; returns the loss and its parts."""
+        valid = batch.get("valid")
+        count = float(valid.sum()) if valid is not None else float(batch.reward.numel())
+        flat = self.flat
+        if self.shards.count == 1:
+            flat.zero_grad()
+            total, parts = self._forward(Minibatch.of(batch, count), loss)
+            total.backward()
+            return total.detach(), {name: part.detach() for name, part in parts.items()}
+        vectors, names = [], []
+        width = batch.reward.shape[-1]  # rows, or environments of sequences
+        for index in self.shards.split(torch.arange(width, device=self.device)):
+            flat.zero_grad()
+            total, parts = self._forward(Minibatch.of(self.select(batch, index), count), loss)
+            total.backward()
+            names = list(parts)
+            values = torch.stack([total.detach(), *(part.detach() for part in parts.values())])
+            vectors.append(torch.cat([flat.grad, values]))
+        summed = self.shards.sum(vectors)
+        flat.grad.copy_(summed[: flat.grad.numel()])
+        values = summed[flat.grad.numel() :]
+        return values[0], dict(zip(names, values[1:], strict=True))
+
+    def _forward(self, batch: Minibatch, loss: Callable[[Any], Any]) -> Any:
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+        with autocast:
+            return loss(batch)
+
+    def clip_gradient(self) -> Tensor:
+        """Scale the gradient to norm `max_grad_norm` at most; returns the norm before."""
+        norm = torch.linalg.vector_norm(self.flat.grad)
+        if self.config.max_grad_norm is not None:
+            self.flat.grad.mul_((self.config.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
+        return norm
+
+    # ---- policy and critic on rollouts and minibatches -----------------------------------------------------------
+
+    def evaluate(self, batch: Columns) -> tuple[Tensor, Tensor]:
+        """Distribution parameters (..., P) and values (...) of a minibatch or rollout, with gradients."""
+        if self.policy.recurrent:
+            params, value, _ = self.model.unroll(batch.obs, batch.state, batch.first)
+            return params, value
+        return self.model.evaluate(batch.obs)
+
+    def values(self, rollout: Columns) -> tuple[Tensor, Tensor]:
+        """V(obs) and the value that each step bootstraps from, both (T, B)."""
+        if self.policy.recurrent:
+            return self._recurrent_values(rollout)
+        steps, envs = rollout.reward.shape
+        parts = [tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs), rollout.last_obs]
+        if len(rollout.final_index):
+            parts.append(rollout.final_obs)
+        value = self.model.value(tree_map(lambda *leaves: torch.cat(leaves), *parts)).float()
+        inside, last, final = value.split([steps * envs, envs, len(value) - (steps + 1) * envs])
+        inside = inside.view(steps, envs)
+        return inside, next_values(inside, last, final, rollout.final_index)
+
+    def _recurrent_values(self, rollout: Columns) -> tuple[Tensor, Tensor]:
+        """As `values`; a final observation is judged from the hidden state after the step it ended on."""
+        _, value, states = self.model.unroll(rollout.obs, rollout.state, rollout.first)
+        after = tree_map(lambda leaf: leaf[-1], states)
+        ended = (rollout.terminated | rollout.truncated)[-1]
+        last = self.model.value(rollout.last_obs, after, ended)
+        final = value.new_zeros(0)
+        if len(rollout.final_index):
+            t, b = rollout.final_index.unbind(1)
+            final = self.model.value(rollout.final_obs, tree_map(lambda leaf: leaf[t, b], states))
+        return value, next_values(value, last, final, rollout.final_index)
+
+    @torch.no_grad()
+    def diagnose(self, rollout: Columns) -> dict[str, float]:
+        """How far the policy moved on this batch, and what the critic explains: for the curves, not for learning."""
+        params, value = self.evaluate(rollout) if self.policy.recurrent else self._evaluate_steps(rollout)
+        actions, mask, valid = self.policy.actions, rollout.get("mask"), rollout.get("valid")
+        batch = Minibatch.of(rollout, float(valid.sum()) if valid is not None else float(rollout.reward.numel()))
+        log_ratio = actions.logp(params, rollout.action, mask) - rollout.logp
+        metrics = {
+            "policy/kl": float(batch.mean(actions.kl(rollout.params, params, mask))),
+            "policy/entropy": float(batch.mean(actions.entropy(params, mask))),
+            "policy/max_ratio": float(log_ratio.abs().max().exp()),
+        }
+        prepared = self.prepare(rollout)
+        if "returns" in prepared:
+            metrics["policy/explained_variance"] = float(explained_variance(value, prepared.returns, valid))
+        return metrics
+
+    def _evaluate_steps(self, rollout: Columns) -> tuple[Tensor, Tensor]:
+        shape = rollout.reward.shape
+        params, value = self.model.evaluate(tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs))
+        return params.unflatten(0, shape), value.unflatten(0, shape)
+
+    # ---- state ---------------------------------------------------------------------------------------------------
+
+    def resolve(self, env_steps: int, total: int | None) -> None:
+        """Set every schedule to its value at `env_steps`."""
+        self.config = self.schedules.at(env_steps, total)
+
+    def _set_learning_rate(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = float(self.config.learning_rate)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next update depends on, besides config and batch: a state for `base.pack`."""
+        optimizer = self.optimizer.state_dict()["state"]
+        return {
+            "model": {name: value.clone() for name, value in self.model.state_dict().items()},
+            "optimizer": {
+                str(key): {name: value.clone() if isinstance(value, Tensor) else value for name, value in slot.items()}
+                for key, slot in optimizer.items()
+            },
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.model.load_state_dict({name: torch.as_tensor(value) for name, value in state["model"].items()})
+        groups = self.optimizer.state_dict()["param_groups"]
+        slots = {
+            int(key): {
+                name: torch.tensor(value) if isinstance(value, np.ndarray) else value for name, value in slot.items()
+            }
+            for key, slot in state["optimizer"].items()
+        }
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+
+    def _remember(self) -> tuple[Tensor, dict[str, Tensor]]:
+        slots = self.optimizer.state.get(self.parameter, {})
+        return self.flat.data.clone(), {name: value.clone() for name, value in slots.items()}
+
+    def _restore(self, before: tuple[Tensor, dict[str, Tensor]]) -> None:
+        data, slots = before
+        self.flat.data.copy_(data)
+        for name, value in slots.items():
+            self.optimizer.state[self.parameter][name].copy_(value)
+        if not slots:
+            self.optimizer.state.clear()
+
+    def _cause(self, rows: Columns) -> str:
+        """Name the first column or parameter that is not finite."""
+        for name, column in rows.items():
+            for leaf in tree_leaves(column):
+                if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
+                    bad = int((~torch.isfinite(leaf)).sum())
+                    return f"the batch's {name!r} holds {bad} non-finite values of {leaf.numel()}."
+        return "a loss or gradient became non-finite although the batch is finite (diverged)."

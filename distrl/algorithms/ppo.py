@@ -1,0 +1,93 @@
+"""Proximal policy optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import Field
+from torch import Tensor
+
+from distrl.algorithms.base import Algorithm, Minibatch
+from distrl.base.columns import Columns
+from distrl.base.registry import register
+from distrl.config.algorithm import AlgorithmConfig
+from distrl.config.schedule import Scheduled
+from distrl.functional.objectives import clipped_surrogate, clipped_value_loss, value_loss
+from distrl.functional.returns import gae
+from distrl.functional.statistics import approx_kl, masked_normalize
+
+
+class PPOConfig(AlgorithmConfig):
+    """Every detail of PPO that matters, each with its own switch."""
+
+    clip: Scheduled[float] = Field(0.2, ge=0)
+    """Eq. 7's epsilon. Larger moves faster and breaks sooner. Usual: 0.1-0.3."""
+    epochs: int = Field(4, ge=1)
+    """Passes over each batch. More reuse, more drift from the behavior policy. Usual: 3-20."""
+    minibatches: int = Field(4, ge=1)
+    """Optimizer steps per epoch. Usual: 1-32."""
+    lam: Scheduled[float] = Field(0.95, ge=0, le=1)
+    """GAE's lambda. Lower: less variance, more bias. Usual: 0.8-0.98."""
+    entropy: Scheduled[float] = Field(0.0, ge=0)
+    """Weight of the entropy bonus. More explores longer. Usual: 0-0.02."""
+    critic: Scheduled[float] = Field(0.5, ge=0)
+    """Weight of the value loss. Usual: 0.25-1."""
+    normalize_advantage: bool = True
+    """Center and scale advantages in each minibatch."""
+    clip_value: float | None = Field(None, gt=0)
+    """Clip the value's change to this. Off by default: no proven gain."""
+    dual_clip: float | None = Field(None, gt=1)
+    """Bound the objective of bad actions at dual_clip * advantage, for stale data. Usual: 3."""
+    target_kl: float | None = Field(None, gt=0)
+    """End the epochs of a batch once the policy has moved 1.5 times this far. Usual: 0.01-0.03."""
+
+
+@register.algorithm(
+    "ppo",
+    paper="Proximal Policy Optimization Algorithms, Schulman et al. 2017",
+    entries=[17],
+    tests=["tests/algorithms/test_ppo.py"],
+)
+class PPO(Algorithm):
+    """Proximal policy optimization. Schulman et al. 2017, eq. 7; advantages from GAE, Schulman et al. 2016, eq. 16."""
+
+    Config = PPOConfig
+
+    def prepare(self, rollout: Columns) -> Columns:
+        value, next_value = self.values(rollout)
+        advantage, returns = gae(
+            rollout.reward, value, next_value, rollout.terminated, rollout.truncated, self.config.gamma, self.config.lam
+        )
+        return rollout.with_(advantage=advantage, returns=returns, value=value)
+
+    def prepare_minibatch(self, batch: Columns) -> Columns:
+        if not self.config.normalize_advantage:
+            return batch
+        return batch.with_(advantage=masked_normalize(batch.advantage, batch.get("valid")))
+
+    def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        params, value = self.evaluate(batch)
+        actions, mask = self.policy.actions, batch.get("mask")
+        log_ratio = actions.logp(params, batch.action, mask) - batch.logp
+        actor = -batch.mean(self.surrogate(log_ratio.exp(), batch.advantage))
+        critic = batch.mean(self.critic_loss(value, batch))
+        total = actor + self.config.critic * critic
+        parts = {"actor": actor, "critic": critic}
+        if self.config.entropy:
+            parts["entropy"] = entropy = batch.mean(actions.entropy(params, mask))
+            total = total - self.config.entropy * entropy
+        if self.config.target_kl is not None:
+            parts["kl"] = batch.mean(approx_kl(log_ratio.detach()))
+        return total, parts
+
+    def surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        """eq. 7, to be maximized."""
+        return clipped_surrogate(ratio, advantage, self.config.clip, self.config.dual_clip)
+
+    def critic_loss(self, value: Tensor, batch: Minibatch) -> Tensor:
+        if self.config.clip_value is None:
+            return value_loss(value, batch.returns)
+        return clipped_value_loss(value, batch.value, batch.returns, self.config.clip_value)
+
+    def stop_epochs(self, metrics: Mapping[str, float]) -> bool:
+        return self.config.target_kl is not None and float(metrics["kl"]) > 1.5 * self.config.target_kl

@@ -1,0 +1,1 @@
+"""Trained policies at work: evaluate, load, export."""

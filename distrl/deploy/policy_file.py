@@ -1,0 +1,103 @@
+"""The policy file: everything that acting needs, and nothing else. One safetensors file, never a pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distrl.base.errors import CheckpointError
+from distrl.base.files import to_json
+from distrl.base.pack import load_state, save_state
+from distrl.config.load import load_config
+from distrl.config.schema import RunConfig
+from distrl.envs.spaces import space_from_json, space_to_json
+from distrl.experience.weights import Weights
+from distrl.models.actor_critic import ActorCritic, build_actor_critic
+from distrl.models.weights import load_weights
+
+POLICY_FILE = "policy.safetensors"
+
+
+@dataclass
+class SavedPolicy:
+    """A policy with what it needs to be built again.
+
+    Attributes:
+        config: The run's config.
+        observation_space, action_space: Of one environment, wrappers and frame stack included.
+        weights: Networks and normalizer.
+        facts: Where it comes from: run name, update, env_steps, evaluation.
+    """
+
+    config: RunConfig
+    observation_space: Any
+    action_space: Any
+    weights: Weights
+    facts: dict[str, Any]
+
+    def save(self, path: str | Path) -> None:
+        """Write atomically."""
+        save_state(
+            path,
+            {
+                "format": "distrl-policy-1",
+                "config": to_json(self.config.model_dump(mode="json")),
+                "observation_space": to_json(space_to_json(self.observation_space)),
+                "action_space": to_json(space_to_json(self.action_space)),
+                "weights": self.weights.to_state(),
+                "facts": to_json(self.facts),
+            },
+        )
+
+    @classmethod
+    def read(cls, path: str | Path) -> SavedPolicy:
+        """Read a policy file, or the policy of a checkpoint folder.
+
+        Raises:
+            CheckpointError: Not there, or not a policy.
+        """
+        path = find_policy(path)
+        state = load_state(path)
+        if not isinstance(state, dict) or state.get("format") != "distrl-policy-1":
+            raise CheckpointError(f"{path} is not a policy written by this version of distrl.")
+        return cls(
+            config=load_config(json.loads(state["config"])),
+            observation_space=space_from_json(json.loads(state["observation_space"])),
+            action_space=space_from_json(json.loads(state["action_space"])),
+            weights=Weights.from_state(state["weights"]),
+            facts=json.loads(state["facts"]),
+        )
+
+    def build(self) -> ActorCritic:
+        """The model, with its weights."""
+        config = self.config
+        model = build_actor_critic(
+            self.observation_space,
+            self.action_space,
+            config.model,
+            normalize_obs=config.env.normalize_obs,
+            clip_obs=config.env.clip_obs,
+            seed=config.seed,
+        )
+        load_weights(model, self.weights)
+        return model.eval()
+
+
+def find_policy(path: str | Path) -> Path:
+    """The policy file that a path means: itself, a checkpoint folder's, or a run folder's best or newest.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    newest = sorted((path / "checkpoints").glob("update_*"), reverse=True)
+    for folder in (path, path / "best", *newest):
+        if (folder / POLICY_FILE).is_file():
+            return folder / POLICY_FILE
+    raise CheckpointError(
+        f"no policy in {path}.", "Give a run folder, a checkpoint folder (runs/NAME/best) or a policy.safetensors."
+    )

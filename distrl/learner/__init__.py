@@ -1,0 +1,1 @@
+"""The learner turns batches into new weights."""

@@ -1,0 +1,1 @@
+"""The loop, its back ends, checkpoints and run folders. The only room that imports ray."""

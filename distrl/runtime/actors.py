@@ -1,0 +1,102 @@
+"""The Ray actors: thin shells around the same classes that run in-process.
+
+Exceptions come back as values (`Failure`), so that the loop tells an environment that raised from an actor that died.
+Results are direct returns of calls that the loop made: what an actor `ray.put`s would die with it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+
+from distrl.algorithms.shards import Shards
+from distrl.experience.fragment import CollectRequest, FragmentData
+from distrl.experience.weights import Weights
+from distrl.learner.group import GroupShards, join_group, leave_group
+from distrl.learner.learner import Progress
+from distrl.models.weights import load_weights
+from distrl.runtime.build import Plan, pick_device, set_threads
+from distrl.runtime.events import Failure
+
+
+class SamplerActor:
+    """Hosts an `EnvSampler`."""
+
+    def __init__(self, plan: Plan, index: int):
+        plan.enter_process()
+        set_threads(plan.config.samplers.threads)
+        # A returned fragment has been copied to shared memory before the next call begins, so buffers can be reused.
+        self.sampler = plan.build_sampler(index, reuse_buffers=True)
+
+    def ready(self) -> tuple[int, str]:
+        """Process id and node, once the sampler stands."""
+        return os.getpid(), ray.get_runtime_context().get_node_id()
+
+    def collect(self, requests: list[CollectRequest], weights: Weights) -> tuple[Any, ...]:
+        """Metas first, then one return value per fragment, so that data and metas travel apart."""
+        try:
+            fragments = self.sampler.collect(requests, weights)
+        except Exception as error:
+            return (Failure.of(error), *([None] * len(requests)))
+        return ([meta for meta, _ in fragments], *(data for _, data in fragments))
+
+
+class LearnerActor:
+    """Hosts a `Learner`, alone or as one process of a data-parallel group."""
+
+    def __init__(self, plan: Plan, rank: int, rendezvous: str):
+        import torch
+
+        plan.enter_process()
+        config = plan.config.learner
+        set_threads(config.threads)
+        shards: Shards | None = None
+        if config.processes > 1:
+            join_group(rendezvous, rank, config.processes, torch.device(pick_device(config.device)))
+            shards = GroupShards(config.shards, rank, config.processes)
+        self.learner = plan.build_learner(shards=shards)
+
+    def ready(self) -> int:
+        return os.getpid()
+
+    def update(self, progress: Progress, *fragments: FragmentData) -> tuple[Any, Any]:
+        """Report and weights."""
+        try:
+            return self.learner.update(fragments, progress)
+        except Exception as error:
+            return Failure.of(error), None
+
+    def publish(self, version: int) -> Weights:
+        return self.learner.weights(version)
+
+    def state(self) -> dict[str, Any]:
+        return self.learner.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.learner.load_state(state)
+
+    def warm_start(self, weights: Weights) -> None:
+        self.learner.warm_start(weights)
+
+    def leave(self) -> None:
+        leave_group()
+
+
+class EvaluatorActor:
+    """Hosts an `Evaluator`."""
+
+    def __init__(self, plan: Plan):
+        plan.enter_process()
+        set_threads(1)
+        self.settings = plan.config.eval
+        self.evaluator = plan.build_evaluator()
+        self.model = plan.build_model()
+
+    def evaluate(self, weights: Weights) -> Any:
+        try:
+            load_weights(self.model, weights)
+            return self.evaluator.evaluate(self.model, self.settings.episodes, self.settings.deterministic)
+        except Exception as error:
+            return Failure.of(error)

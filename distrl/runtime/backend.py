@@ -1,0 +1,64 @@
+"""The face of a back end: where samplers, learner and evaluator run.
+
+The loop hands out orders and waits for events; it never touches data. Handles (`weights`, `data`) are opaque to it:
+the objects themselves in-process, object references on Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from distrl.experience.fragment import CollectRequest, FragmentData
+from distrl.experience.weights import Weights
+from distrl.learner.learner import Progress
+from distrl.runtime.events import Event
+
+
+class Backend(Protocol):
+    """What the loop needs of a back end."""
+
+    #: True where samplers, learner and evaluator really run at the same time
+    concurrent: bool
+
+    def start(self, samplers: int) -> None:
+        """Start the learner and `samplers` samplers; each announces itself with `SamplerReady`."""
+
+    def collect(self, sampler: int, requests: list[CollectRequest], weights: Any) -> None:
+        """Order fragments from a sampler. Answer: `Collected`, `SamplerFailed` or `SamplerLost`."""
+
+    def update(self, data: Sequence[Any], progress: Progress) -> None:
+        """Order an update. Answer: `Updated` or `LearnerFailed`."""
+
+    def evaluate(self, weights: Any, env_steps: int, update: int) -> None:
+        """Order an evaluation. Answer: `Evaluated` or `EvalFailed`."""
+
+    def wait(self, timeout: float) -> list[Event]:
+        """Events since the last call; waits up to `timeout` seconds for the first."""
+
+    def replace_sampler(self, sampler: int) -> None:
+        """Start a new process in place of a lost one."""
+
+    def learner_state(self) -> dict[str, Any]:
+        """The learner's full state; only between updates."""
+
+    def load_learner(self, state: dict[str, Any]) -> None:
+        """Continue from a state."""
+
+    def warm_start(self, weights: Weights) -> None:
+        """Begin with given weights (config key init_from)."""
+
+    def publish(self, version: int) -> Any:
+        """A handle of the learner's present weights as `version`."""
+
+    def put_weights(self, weights: Weights) -> Any:
+        """A handle of given weights (from a checkpoint)."""
+
+    def put_data(self, data: FragmentData) -> Any:
+        """A handle of given data (from a checkpoint)."""
+
+    def fetch(self, handle: Any) -> Any:
+        """What a handle stands for."""
+
+    def close(self) -> None:
+        """End every process that was started here."""

@@ -1,0 +1,188 @@
+"""From a config to working parts. Every process of a run builds its own part from the same `Plan`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distrl.algorithms.base import Algorithm
+from distrl.algorithms.shards import Shards
+from distrl.base.errors import ConfigError
+from distrl.base.phases import Phases
+from distrl.base.registry import import_user_code, register, user_sources
+from distrl.base.seeds import seed_for
+from distrl.config.algorithm import check_algorithm, fill_algorithm
+from distrl.config.schema import RunConfig
+from distrl.deploy.evaluate import Evaluator
+from distrl.envs.make import make_env, make_vector
+from distrl.envs.spaces import require_supported
+from distrl.learner.learner import Learner
+from distrl.models.actor_critic import ActorCritic, build_actor_critic
+from distrl.samplers.env_sampler import EnvSampler
+
+
+@dataclass
+class Plan:
+    """A checked run: what every process needs to build its part. Travels to Ray actors whole.
+
+    Attributes:
+        config: With every key of the algorithm written out.
+        observation_space, action_space: Of one environment, wrappers included.
+        snapshots: Whether environments can be restored exactly.
+        search_path: Where the starting process finds modules: user code must be importable everywhere.
+        sources: Text of the Python files that `imports` names, for processes that cannot see the files.
+    """
+
+    config: RunConfig
+    observation_space: Any
+    action_space: Any
+    snapshots: bool
+    search_path: list[str] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def enter_process(self) -> None:
+        """Make user code importable in a process that just began."""
+        sys.path.extend(path for path in self.search_path if path not in sys.path and Path(path).is_dir())
+        import_user_code(self.config.imports, self.sources)
+
+    @property
+    def algorithm_class(self) -> type[Algorithm]:
+        return algorithm_class(self.config)
+
+    @property
+    def algorithm_config(self) -> Any:
+        return check_algorithm(self.config, self.algorithm_class.Config)
+
+    @property
+    def ordered(self) -> bool:
+        """Batches by sequence number: always in deterministic mode, and where nothing may be stale."""
+        return self.config.deterministic or self.config.store.max_staleness == 0
+
+    def build_model(self) -> ActorCritic:
+        """Fresh networks, the same in every process."""
+        config = self.config
+        return build_actor_critic(
+            self.observation_space,
+            self.action_space,
+            config.model,
+            normalize_obs=config.env.normalize_obs,
+            clip_obs=config.env.clip_obs,
+            seed=seed_for(config.seed, "init"),
+        )
+
+    def build_learner(self, shards: Shards | None = None, phases: Phases | None = None) -> Learner:
+        config = self.config
+        algorithm = self.algorithm_class(
+            self.algorithm_config,
+            self.build_model(),
+            device=pick_device(config.learner.device),
+            shards=shards or Shards(config.learner.shards),
+            bf16=config.learner.precision == "bf16",
+            compile=config.learner.compile,
+        )
+        return Learner(
+            algorithm,
+            config.seed,
+            normalize_obs=config.env.normalize_obs,
+            normalize_reward=config.env.normalize_reward,
+            clip_reward=config.env.clip_reward,
+            phases=phases,
+        )
+
+    def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> EnvSampler:
+        config, algorithm = self.config, self.algorithm_config
+
+        def make_stream_env(stream: int, start: int) -> Any:
+            # Without snapshots a stream begins anew when it moves; `start` keeps it from meeting the same seeds again.
+            line = ("env", stream) if self.snapshots else ("env", stream, start)
+            return make_vector(
+                config.env, config.env.envs_per_stream, lambda i, episode: seed_for(config.seed, *line, i, episode)
+            )
+
+        return EnvSampler(
+            index,
+            self.build_model(),
+            make_stream_env,
+            rollout_steps=algorithm.rollout_steps,
+            seed=config.seed,
+            gamma=float(algorithm.at(0, config.stop.env_steps).gamma),
+            fuse=not config.deterministic,
+            normalize_obs=config.env.normalize_obs,
+            normalize_reward=config.env.normalize_reward,
+            reuse_buffers=reuse_buffers,
+            snapshots=self.snapshots,
+            phases=phases,
+        )
+
+    def build_evaluator(self) -> Evaluator:
+        return Evaluator(self.config.env, self.config.eval.num_envs, self.config.seed)
+
+
+def algorithm_class(config: RunConfig) -> type[Algorithm]:
+    """The class that `algorithm.name` names.
+
+    Raises:
+        ConfigError: Unknown, or not an algorithm.
+    """
+    import_user_code(config.imports)
+    found = register.get("algorithm", config.algorithm["name"])
+    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+        raise ConfigError(f"algorithm {config.algorithm['name']!r} is {found!r}, not a subclass of Algorithm.")
+    return found
+
+
+def check_config(config: RunConfig) -> RunConfig:
+    """Check the algorithm's own keys; returns the config with all of them written out."""
+    return fill_algorithm(config, check_algorithm(config, algorithm_class(config).Config))
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """Check everything that needs an environment.
+
+    Raises:
+        ConfigError, EnvError: What is wrong, and what to type.
+    """
+    config = check_config(config)
+    env = make_env(config.env)
+    try:
+        require_supported(env.observation_space, env.action_space, str(config.env.id))
+        spaces = env.observation_space, env.action_space
+    finally:
+        env.close()
+    snapshots = config.env.backend == "gymnasium" and config.env.snapshot != "off"
+    if snapshots:
+        from distrl.envs.check import probe_snapshot
+
+        reason = probe_snapshot(config.env)
+        if reason and config.deterministic:
+            raise ConfigError(
+                f"deterministic: true, but {config.env.id} cannot be restored exactly: {reason}",
+                "Use deterministic=false, or mend the environment (distrl doctor --env ID shows more).",
+            )
+        snapshots = reason is None
+    search_path = [path or os.getcwd() for path in sys.path]
+    return Plan(config, *spaces, snapshots, search_path, user_sources(config.imports))
+
+
+def pick_device(name: str) -> str:
+    """`auto` is a GPU where there is one.
+
+    Raises:
+        ConfigError: A GPU is asked for, and there is none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"learner.device is {name}, but torch sees no GPU here.", "Use learner.device=auto.")
+    return name
+
+
+def set_threads(threads: int) -> None:
+    """Fix the number of threads of this process: results of matrix products can depend on it."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)

@@ -1,0 +1,117 @@
+"""Checkpoints: a folder with one manifest, whole or absent, verified before it is used.
+
+    checkpoints/update_00000120/
+        learner.safetensors   networks, optimizer, normalizer statistics
+        streams.safetensors   environment snapshots, waiting fragments, retained weight versions
+        progress.safetensors  counters, ledger, recent returns, evaluation
+        policy.safetensors    what acting needs (see deploy.policy_file)
+        manifest.json         checksums; written last
+
+A folder is filled under a temporary name and renamed, so a crash leaves no half checkpoint under a valid name; the
+checksums catch what happens to the files later.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from distrl.base.errors import CheckpointError
+from distrl.base.files import fsync_dir, read_json, sha256, to_json, write_atomic
+from distrl.base.pack import load_state, save_state
+
+FORMAT = "distrl-checkpoint-1"
+STATES = ("learner", "streams", "progress")
+
+
+def write_checkpoint(
+    folder: Path,
+    update: int,
+    states: Mapping[str, Any],
+    extra_files: Mapping[str, Callable[[Path], None]],
+    facts: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Write `folder/update_NNN`, then delete all but the newest `keep`.
+
+    Args:
+        states: Name -> state for `base.pack`.
+        extra_files: File name -> function that writes it.
+        facts: Put into the manifest.
+
+    Raises:
+        ResourceError: The disk is full; older checkpoints are untouched.
+    """
+    final = folder / f"update_{update:08d}"
+    temporary = folder / f".update_{update:08d}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        for name, state in states.items():
+            save_state(temporary / f"{name}.safetensors", state)
+        for name, write in extra_files.items():
+            write(temporary / name)
+        files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+        manifest = {"format": FORMAT, "update": update, "written": time.time(), "files": files, **facts}
+        write_atomic(temporary / "manifest.json", to_json(manifest, indent=1))
+        if final.exists():  # a resumed run reaches an update again: replace, never mix
+            shutil.rmtree(final)
+        temporary.rename(final)
+        fsync_dir(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in list_checkpoints(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    return sorted((path for path in folder.glob("update_*") if path.is_dir()), reverse=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Verify and read one checkpoint: state name -> state, and `manifest`.
+
+    Raises:
+        CheckpointError: Truncated, corrupted, foreign, or of another format.
+    """
+    manifest = path / "manifest.json"
+    if not manifest.is_file():
+        raise CheckpointError(f"{path} has no manifest.json: not a checkpoint, or not finished.")
+    try:
+        facts = read_json(manifest)
+    except ValueError as error:
+        raise CheckpointError(f"{manifest} is not JSON: {error}.") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
+        raise CheckpointError(f"{path} has format {found!r}; this version reads {FORMAT!r}.")
+    for name, checksum in facts["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{path} lacks {name}.")
+        if sha256(file) != checksum:
+            raise CheckpointError(f"{file} does not match its checksum: truncated or changed.")
+    states = {name: load_state(path / f"{name}.safetensors") for name in STATES}
+    return {**states, "manifest": facts}
+
+
+def newest_valid(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """The newest checkpoint that can be used, and what was wrong with newer ones.
+
+    Raises:
+        CheckpointError: None can be used; every reason is given.
+    """
+    problems: list[str] = []
+    for path in list_checkpoints(folder):
+        try:
+            return path, read_checkpoint(path), problems
+        except CheckpointError as error:
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError(f"no usable checkpoint in {folder}: " + " ".join(problems), "Start a new run.")
+    raise CheckpointError(f"no checkpoint in {folder}.", "Nothing can be resumed; start without --resume.")

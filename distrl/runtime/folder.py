@@ -1,0 +1,107 @@
+"""The run folder: one place for everything a run leaves behind. Never overwritten. See docs/monitoring.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from distrl import __version__
+from distrl.base.errors import UserError
+from distrl.base.files import read_json, to_json, write_atomic
+from distrl.config.load import dump_config, load_config
+from distrl.config.schema import RunConfig
+
+
+class RunFolder:
+    """`runs/NAME/`.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.best = path / "best"
+
+    @classmethod
+    def create(cls, runs_dir: str | Path, config: RunConfig) -> RunFolder:
+        """A new folder with the resolved config.
+
+        Raises:
+            UserError: It exists.
+        """
+        path = Path(runs_dir) / config.name
+        if path.exists() and any(path.iterdir()):
+            raise UserError(
+                f"the run folder {path} exists; a run is never overwritten.",
+                f"Continue it with --resume, or take another name: --name {next_name(path)}.",
+            )
+        folder = cls(path)
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        folder.save_config(config)
+        return folder
+
+    @classmethod
+    def open(cls, runs_dir: str | Path, name: str) -> RunFolder:
+        """The folder of a run that is to be resumed.
+
+        Raises:
+            UserError: There is none.
+        """
+        path = Path(runs_dir) / name
+        if not (path / "config.yaml").is_file():
+            known = sorted(p.parent.name for p in Path(runs_dir).glob("*/config.yaml"))
+            raise UserError(
+                f"no run {name!r} in {Path(runs_dir)} to resume; there are: {', '.join(known) or 'none'}.",
+                "Start it without --resume.",
+            )
+        return cls(path)
+
+    def config(self) -> RunConfig:
+        return load_config(self.path / "config.yaml")
+
+    def save_config(self, config: RunConfig) -> None:
+        write_atomic(self.path / "config.yaml", dump_config(config))
+
+    def attempts(self) -> list[dict[str, Any]]:
+        file = self.path / "attempts.json"
+        return read_json(file) if file.is_file() else []
+
+    def begin_attempt(self, resumed_from: str | None) -> int:
+        """Note a new start; returns its number, from 1."""
+        attempts = self.attempts()
+        attempts.append(
+            {
+                "attempt": len(attempts) + 1,
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "resumed_from": resumed_from,
+                "pid": os.getpid(),
+                "host": platform.node(),
+                "versions": versions(),
+            }
+        )
+        write_atomic(self.path / "attempts.json", to_json(attempts, indent=1))
+        return len(attempts)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        write_atomic(self.path / "summary.json", to_json(summary, indent=1))
+
+
+def next_name(path: Path) -> str:
+    """The first free NAME-2, NAME-3, ..."""
+    number = 2
+    while path.with_name(f"{path.name}-{number}").exists():
+        number += 1
+    return f"{path.name}-{number}"
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    from importlib.metadata import version
+
+    names = ("torch", "numpy", "gymnasium", "ray")
+    return {"distrl": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}

@@ -1,0 +1,324 @@
+"""The loop: it decides who works next, watches everybody, and moves references, never data.
+
+    while the run goes on:
+        hand a complete batch to the learner
+        give every idle sampler what it may do now
+        wait for an event, and act on it
+
+Everything that counts (episodes, steps, evaluation, stop) happens at update boundaries, on consumed data, in
+(sequence, stream) order, so that it does not depend on who was faster.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from distrl.base.errors import UserError
+from distrl.base.phases import Phases
+from distrl.experience.fragment import FragmentMeta
+from distrl.experience.ledger import Ledger
+from distrl.experience.weights import Weights
+from distrl.learner.learner import Progress
+from distrl.runtime.backend import Backend
+from distrl.runtime.build import Plan
+from distrl.runtime.callbacks import Callbacks
+from distrl.runtime.events import (
+    Collected,
+    EvalFailed,
+    Evaluated,
+    Event,
+    Failure,
+    LearnerFailed,
+    SamplerFailed,
+    SamplerLost,
+    SamplerReady,
+    Updated,
+)
+from distrl.runtime.pool import Pool
+from distrl.runtime.progress import RunProgress
+from distrl.runtime.saving import Saver
+from distrl.store.queue import Queue
+
+WAIT_SECONDS = 1.0  # how long the loop sleeps at most before it looks around
+DIAGNOSE_SECONDS = 0.5  # between two measurements of how far an update moved the policy
+
+
+class Loop:
+    """One attempt of one run.
+
+    Args:
+        plan: The checked run.
+        backend: Where the work is done.
+        saver: Writes checkpoints.
+        monitor: Shows and records.
+        callbacks: User code.
+        phases: Of this process.
+    """
+
+    def __init__(
+        self, plan: Plan, backend: Backend, saver: Saver, monitor: Any, callbacks: Callbacks, phases: Phases
+    ):
+        config = plan.config
+        self.plan, self.config = plan, config
+        self.backend, self.saver, self.monitor, self.callbacks, self.phases = backend, saver, monitor, callbacks, phases
+        self.ledger = Ledger()
+        k = config.store.max_staleness
+        self.queue = Queue(config.env.streams, k, plan.ordered, self.ledger)
+        samplers = config.samplers.count if backend.concurrent else 1
+        self.pool = Pool(config.env.streams, samplers, self.queue, k, config.deterministic)
+        self.progress = RunProgress(config.stop.window)
+        self.weights: dict[int, Any] = {}  # version -> handle, as far back as a unit may need
+        self.updates_started = 0
+        self.evaluating = 0
+        self.interrupted = False
+        self.diagnosed = 0.0
+        self.collecting = False  # a sampler of this very process is at work (serial back end)
+        self.watchdog: Any = None
+
+    # ---- the run ---------------------------------------------------------------------------------------------------
+
+    def start(self, restored: dict[str, Any] | None, first: Weights | None = None) -> None:
+        """Start every process; continue from a checkpoint's states, or begin with given weights, if there are any."""
+        self.backend.start(len(self.pool.slots))
+        if restored is not None:
+            self.saver.restore(self, restored)
+            return
+        if first is not None:
+            self.backend.warm_start(first)
+        self.weights[0] = self.backend.publish(0)
+
+    def run(self) -> str:
+        """Go on until the stop rule holds; returns why the run ended.
+
+        Raises:
+            UserError: Whatever ended the run early; the state of the last boundary has been saved.
+            KeyboardInterrupt: Interrupted; saved as well.
+        """
+        reason = self.progress.stop_reason(self.config.stop)
+        try:
+            while reason is None:
+                self.step()
+                if not self.queue.learning:
+                    reason = self.boundary_reason()
+        except (UserError, RuntimeError) as error:
+            self.monitor.event("failed", error=str(error))
+            self.save_after_failure()
+            raise
+        self.finish_evaluations(ended=True)
+        for unit in sorted(self.ledger.running):
+            self.queue.cut(unit)
+        self.saver.save(self)
+        return reason
+
+    def step(self) -> None:
+        """One turn: orders out, events in."""
+        with self.phases("loop"):
+            self.feed_learner()
+            self.dispatch()
+        if self.backend.concurrent:
+            with self.phases("wait"):
+                events = self.backend.wait(WAIT_SECONDS)
+        else:
+            self.watchdog.turn()
+            self.collecting = not self.queue.learning
+            events = self.backend.wait(WAIT_SECONDS)
+            self.collecting = False
+        with self.phases("loop"):
+            for event in events:
+                self.handle(event)
+
+    def boundary_reason(self) -> str | None:
+        """Called with no update under way: stop, interrupt."""
+        if self.interrupted:
+            self.saver.save(self)
+            raise KeyboardInterrupt
+        return self.progress.stop_reason(self.config.stop)
+
+    # ---- orders ----------------------------------------------------------------------------------------------------
+
+    def feed_learner(self) -> None:
+        """Hand over a batch, if one is complete and the learner is free."""
+        if self.queue.learning or self.interrupted:
+            return
+        batch = self.queue.take(self.progress.version, self.updates_started)
+        if batch is None:
+            return
+        now = time.monotonic()
+        diagnose = now - self.diagnosed >= DIAGNOSE_SECONDS
+        if diagnose:
+            self.diagnosed = now
+        progress = Progress(
+            self.progress.version, self.progress.env_steps, self.config.stop.env_steps, diagnose=diagnose
+        )
+        self.updates_started += 1
+        self.backend.update([waiting.data for waiting in batch], progress)
+
+    def dispatch(self) -> None:
+        """Give every idle sampler what it may do now."""
+        if self.queue.learning and not self.backend.concurrent and not self.config.deterministic:
+            return  # one process: what is sampled after the update is fresher
+        for slot in self.pool.idle():
+            requests = self.pool.orders(slot, self.progress.version, self.updates_started)
+            if requests:
+                self.pool.started(slot, requests)
+                self.backend.collect(slot.index, requests, self.weights[requests[0].version])
+
+    # ---- events ----------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> None:
+        match event:
+            case Updated():
+                self.on_updated(event)
+            case Collected():
+                self.pool.finished(self.pool.slots[event.sampler], event.metas)
+                for meta, data in zip(event.metas, event.data, strict=True):
+                    self.queue.put(meta, data)
+                self.phases_of("sampler", event.metas[0].seconds)
+            case SamplerReady():
+                slot = self.pool.slots[event.sampler]
+                slot.ready, slot.pid = True, event.pid
+                self.monitor.event("joined", sampler=event.sampler, pid=event.pid, streams=slot.streams)
+            case SamplerLost():
+                self.monitor.event(
+                    "died", sampler=event.sampler, reason=event.reason, cut=[tuple(r.unit) for r in event.requests]
+                )
+                self.pool.lost(self.pool.slots[event.sampler], event.requests, event.reason)
+                self.backend.replace_sampler(event.sampler)
+            case SamplerFailed():
+                for request in event.requests:
+                    self.queue.cut(request.unit)
+                self.raise_failure(event.failure)
+            case LearnerFailed():
+                self.raise_failure(event.failure)
+            case Evaluated():
+                self.on_evaluated(event)
+            case EvalFailed():
+                self.evaluating -= 1
+                self.monitor.warn(f"an evaluation failed, training goes on: {event.failure.error}")
+
+    def on_updated(self, event: Updated) -> None:
+        """An update boundary: the only place where counters move."""
+        before = self.progress.version
+        metas = [waiting.meta for waiting in self.queue.consumed(before)]
+        self.progress.version = version = event.report.version
+        self.weights[version] = event.weights
+        oldest_needed = version - self.config.store.max_staleness if self.config.deterministic else version
+        for old in [known for known in self.weights if known < oldest_needed]:
+            del self.weights[old]
+        episodes = [episode for meta in metas for episode in meta.episodes]
+        self.progress.consume(sum(meta.env_steps for meta in metas), episodes)
+        self.phases_of("learner", event.report.seconds)
+        with self.phases("monitor"):
+            self.record(event.report.metrics, metas, episodes, before)
+        self.evaluate_if_due()
+        self.checkpoint_if_due()
+
+    def record(self, metrics: dict[str, float], metas: list[FragmentMeta], episodes: list[Any], version: int) -> None:
+        """Curves and callbacks of one update."""
+        ages = [version - meta.version for meta in metas]
+        metrics["staleness/mean"] = sum(ages) / len(ages)
+        metrics["staleness/max"] = max(ages)
+        metrics["queue/waiting"] = len(self.queue)
+        if episodes:
+            metrics["return/mean"] = sum(episode.return_ for episode in episodes) / len(episodes)
+            metrics["length/mean"] = sum(episode.length for episode in episodes) / len(episodes)
+        if self.progress.return_mean is not None:
+            metrics[f"return/mean_last_{self.progress.window}"] = self.progress.return_mean
+        self.monitor.update(metrics, self.progress.env_steps, self.progress.version)
+        if self.callbacks:
+            for episode in episodes:
+                self.callbacks.on_episode(self, episode)
+            self.callbacks.on_update(self, metrics)
+
+    def phases_of(self, process: str, seconds: dict[str, float]) -> None:
+        """Book phase times that another process measured."""
+        if seconds:
+            self.saver.add_phases(process, seconds)
+
+    def raise_failure(self, failure: Failure) -> None:
+        if not isinstance(failure.error, UserError) and failure.traceback:
+            self.monitor.event("traceback", text=failure.traceback)
+        raise failure.error
+
+    # ---- evaluation ------------------------------------------------------------------------------------------------
+
+    def evaluate_if_due(self) -> None:
+        """Order an evaluation when `eval.every` more steps were consumed; in deterministic mode wait for it here."""
+        every = self.config.eval.every
+        if not every or self.progress.env_steps // every <= self.progress.evaluated_at // every:
+            return
+        if self.evaluating and not self.config.deterministic:
+            return  # never a queue of evaluations; the next boundary asks again
+        self.progress.evaluated_at = self.progress.env_steps
+        self.evaluating += 1
+        self.backend.evaluate(self.weights[self.progress.version], self.progress.env_steps, self.progress.version)
+        if self.config.deterministic or not self.backend.concurrent:
+            self.finish_evaluations()
+
+    def finish_evaluations(self, ended: bool = False) -> None:
+        """Wait for evaluations under way; once the run has ended, what samplers fail at no longer matters."""
+        while self.evaluating:
+            for event in self.backend.wait(WAIT_SECONDS):
+                if not (ended and isinstance(event, SamplerFailed | SamplerLost)):
+                    self.handle(event)
+
+    def on_evaluated(self, event: Evaluated) -> None:
+        """Curves, and the best policy so far."""
+        self.evaluating -= 1
+        mean = event.result.mean
+        self.progress.last_eval = mean
+        self.monitor.update(event.result.metrics(), event.env_steps, event.update)
+        if self.progress.best is None or mean > self.progress.best:
+            self.progress.best = mean
+            facts = {"env_steps": event.env_steps, "update": event.update, "eval_return_mean": mean}
+            self.saver.save_best(self.backend.fetch(event.weights), facts)
+            self.monitor.event("best", **facts)
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------
+
+    def checkpoint_if_due(self) -> None:
+        settings = self.config.checkpoint
+        steps = self.progress.env_steps - self.progress.checkpointed_at
+        if (settings.every and steps >= settings.every) or (
+            settings.every_seconds and self.saver.seconds_since_save() >= settings.every_seconds
+        ):
+            self.saver.save(self)
+
+    def save_after_failure(self) -> None:
+        """Something raised: keep what was learned up to the last boundary, if it can be kept."""
+        if self.progress.version and self.saver.saved_version != self.progress.version:
+            try:
+                self.saver.save(self)
+            except (UserError, RuntimeError) as error:
+                self.monitor.warn(f"the state at the end could not be saved: {error}")
+
+    # ---- the end ---------------------------------------------------------------------------------------------------
+
+    def summary(self, reason: str) -> dict[str, Any]:
+        """What `summary.json` holds."""
+        weights = self.backend.fetch(self.weights[self.progress.version])
+        self.ledger.check()
+        return {
+            "name": self.config.name,
+            "stopped": reason,
+            "seed": self.config.seed,
+            "backend": self.config.backend,
+            "deterministic": self.config.deterministic,
+            "env_steps": self.progress.env_steps,
+            "updates": self.progress.version,
+            "episodes": self.progress.episodes,
+            "wall_s": self.progress.wall_seconds,
+            "return_mean_last_20": _mean(list(self.progress.returns)[-20:]),
+            "eval_return_mean": self.progress.last_eval,
+            "best_eval_return_mean": self.progress.best,
+            "parameter_hash": weights.checksum(),
+            "ledger": self.ledger.read(),
+            "staleness_max": self.ledger.staleness_max,
+            "phases": self.saver.read_phases(self.phases),
+            "checkpoint": str(self.saver.last_path) if self.saver.last_path else None,
+        }
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,218 @@
+"""Back end `ray`: samplers, learner and evaluator are actors; the loop holds references and waits for events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+
+from distrl.base.errors import ResourceError
+from distrl.experience.fragment import CollectRequest, FragmentData
+from distrl.experience.weights import Weights
+from distrl.learner.group import free_address
+from distrl.learner.learner import Progress
+from distrl.runtime.actors import EvaluatorActor, LearnerActor, SamplerActor
+from distrl.runtime.build import Plan, pick_device
+from distrl.runtime.cluster import connect, disconnect
+from distrl.runtime.events import (
+    Collected,
+    EvalFailed,
+    Evaluated,
+    Event,
+    Failure,
+    LearnerFailed,
+    SamplerFailed,
+    SamplerLost,
+    SamplerReady,
+    Updated,
+)
+
+START_SECONDS = 180.0  # an actor that is not up by then will not come: importing torch takes seconds, not minutes
+UPDATE_SECONDS = 3600.0
+
+
+@dataclass
+class Order:
+    """A call on its way: what to do with its answer, and until when it must come."""
+
+    kind: str
+    deadline: float
+    sampler: int = -1
+    requests: list[CollectRequest] | None = None
+    refs: Any = None
+    env_steps: int = 0
+    update: int = 0
+
+
+class RayBackend:
+    """Actors on a local or remote Ray cluster.
+
+    On a local cluster our actors ask for no CPUs (two cores would never schedule two samplers and a learner); on a
+    remote one for one each, so that the scheduler spreads them.
+    """
+
+    concurrent = True
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        config = plan.config
+        self.local, self.started_here = connect(config.ray)
+        self.cpus = 0.0 if self.local else 1.0
+        self.samplers: dict[int, Any] = {}
+        self.learners: list[Any] = []
+        self.evaluator: Any = None
+        self._orders: dict[Any, Order] = {}  # the first reference of a call -> its order
+
+    # ---- starting ------------------------------------------------------------------------------------------------
+
+    def start(self, samplers: int) -> None:
+        config = self.plan.config.learner
+        rendezvous = free_address() if config.processes > 1 else ""
+        gpus = 1 if pick_device(config.device).startswith("cuda") else 0
+        actor = ray.remote(num_cpus=self.cpus, num_gpus=gpus)(LearnerActor)
+        for sampler in range(samplers):  # they start while the learner does
+            self.replace_sampler(sampler)
+        self.learners = [actor.remote(self.plan, rank, rendezvous) for rank in range(config.processes)]
+        self._get([learner.ready.remote() for learner in self.learners], "start the learner", START_SECONDS)
+
+    def replace_sampler(self, sampler: int) -> None:
+        old = self.samplers.pop(sampler, None)
+        if old is not None:
+            ray.kill(old)
+        cpus = self.plan.config.samplers.cpus
+        actor = ray.remote(num_cpus=self.cpus if cpus is None else cpus)(SamplerActor)
+        self.samplers[sampler] = handle = actor.remote(self.plan, sampler)
+        self._orders[handle.ready.remote()] = Order("ready", time.monotonic() + START_SECONDS, sampler)
+
+    # ---- orders --------------------------------------------------------------------------------------------------
+
+    def collect(self, sampler: int, requests: list[CollectRequest], weights: Any) -> None:
+        method = self.samplers[sampler].collect.options(num_returns=len(requests) + 1)
+        refs = method.remote(requests, weights)
+        deadline = time.monotonic() + self.plan.config.samplers.timeout
+        self._orders[refs[0]] = Order("collect", deadline, sampler, requests, refs)
+
+    def update(self, data: Sequence[Any], progress: Progress) -> None:
+        deadline = time.monotonic() + UPDATE_SECONDS
+        for rank, learner in enumerate(self.learners):
+            refs = learner.update.options(num_returns=2).remote(progress, *data)
+            if rank == 0:  # every process of a group computes the same; one answer is enough
+                self._orders[refs[0]] = Order("update", deadline, refs=refs)
+
+    def evaluate(self, weights: Any, env_steps: int, update: int) -> None:
+        if self.evaluator is None:
+            self.evaluator = ray.remote(num_cpus=self.cpus)(EvaluatorActor).remote(self.plan)
+        deadline = time.monotonic() + UPDATE_SECONDS
+        order = Order("eval", deadline, refs=weights, env_steps=env_steps, update=update)
+        self._orders[self.evaluator.evaluate.remote(weights)] = order
+
+    # ---- events --------------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float) -> list[Event]:
+        pending = list(self._orders)
+        if not pending:
+            return []
+        ready, _ = ray.wait(pending, num_returns=1, timeout=timeout, fetch_local=False)
+        if ready and len(pending) > 1:
+            ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0, fetch_local=False)
+        events = [self._answer(self._orders.pop(ref), ref) for ref in ready if ref in self._orders]
+        return events + self._overdue()
+
+    def _answer(self, order: Order, ref: Any) -> Event:
+        try:
+            value = ray.get(ref)
+        except RayActorError as error:
+            return self._died(order, str(error).split("\n")[0])
+        except RayError as error:
+            return self._died(order, f"{type(error).__name__}: {str(error)[-300:]}")
+        if order.kind == "ready":
+            return SamplerReady(order.sampler, *value)
+        if order.kind == "collect":
+            assert order.requests is not None
+            if isinstance(value, Failure):
+                return SamplerFailed(order.sampler, order.requests, value)
+            return Collected(order.sampler, order.requests, value, list(order.refs[1:]))
+        if order.kind == "update":
+            return LearnerFailed(value) if isinstance(value, Failure) else Updated(value, order.refs[1])
+        return (
+            EvalFailed(value)
+            if isinstance(value, Failure)
+            else Evaluated(order.env_steps, order.update, order.refs, value)
+        )
+
+    def _died(self, order: Order, reason: str) -> Event:
+        if order.kind in ("ready", "collect"):
+            return SamplerLost(order.sampler, order.requests or [], reason)
+        if order.kind == "eval":
+            self.evaluator = None  # the next evaluation starts a new one
+            return EvalFailed(Failure(ResourceError(f"the evaluator died: {reason}"), ""))
+        problem = ResourceError(f"the learner died: {reason}", "Start again with --resume.")
+        return LearnerFailed(Failure(problem, ""))
+
+    def _overdue(self) -> list[Event]:
+        """Calls past their deadline: a hung call is ended by killing its actor."""
+        now = time.monotonic()
+        events: list[Event] = []
+        for ref, order in list(self._orders.items()):
+            if now < order.deadline:
+                continue
+            del self._orders[ref]
+            if order.kind in ("ready", "collect"):
+                ray.kill(self.samplers[order.sampler])
+                seconds = START_SECONDS if order.kind == "ready" else self.plan.config.samplers.timeout
+                events.append(self._died(order, f"no answer to {order.kind!r} within {seconds:.0f} s"))
+            else:
+                events.append(self._died(order, f"no answer to {order.kind!r} within {UPDATE_SECONDS:.0f} s"))
+        return events
+
+    # ---- state and data ------------------------------------------------------------------------------------------
+
+    def learner_state(self) -> dict[str, Any]:
+        return self._get(self.learners[0].state.remote(), "read the learner's state", START_SECONDS)
+
+    def load_learner(self, state: dict[str, Any]) -> None:
+        handle = ray.put(state)
+        loads = [learner.load_state.remote(handle) for learner in self.learners]
+        self._get(loads, "restore the learner", START_SECONDS)
+
+    def warm_start(self, weights: Weights) -> None:
+        handle = ray.put(weights)
+        loads = [learner.warm_start.remote(handle) for learner in self.learners]
+        self._get(loads, "load the first weights", START_SECONDS)
+
+    def publish(self, version: int) -> Any:
+        return self.learners[0].publish.remote(version)
+
+    def put_weights(self, weights: Weights) -> Any:
+        return ray.put(weights)
+
+    def put_data(self, data: FragmentData) -> Any:
+        return ray.put(data)
+
+    def fetch(self, handle: Any) -> Any:
+        return self._get(handle, "fetch data", START_SECONDS)
+
+    def _get(self, refs: Any, purpose: str, seconds: float) -> Any:
+        try:
+            return ray.get(refs, timeout=seconds)
+        except GetTimeoutError:
+            cluster, free = ray.cluster_resources(), ray.available_resources()
+            raise ResourceError(
+                f"could not {purpose} within {seconds:.0f} s; the cluster has {cluster.get('CPU', 0):g} CPUs "
+                f"({free.get('CPU', 0):g} free) and {cluster.get('GPU', 0):g} GPUs ({free.get('GPU', 0):g} free).",
+                "Free resources, or ask for fewer (samplers.cpus, learner.processes).",
+            ) from None
+        except RayActorError as error:
+            raise ResourceError(f"could not {purpose}: {str(error)[-1500:]}") from None
+
+    def close(self) -> None:
+        self._orders.clear()
+        for actor in [*self.samplers.values(), *self.learners, *([self.evaluator] if self.evaluator else [])]:
+            ray.kill(actor)
+        self.samplers, self.learners, self.evaluator = {}, [], None
+        if self.started_here:
+            disconnect()

@@ -1,0 +1,137 @@
+"""`Saver`: from a running loop to a checkpoint, and back."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from distrl.base.errors import CheckpointError, ResourceError
+from distrl.base.phases import Phases
+from distrl.deploy.policy_file import POLICY_FILE, SavedPolicy
+from distrl.experience.fragment import fragment_from_state, fragment_to_state
+from distrl.experience.ledger import Ledger
+from distrl.experience.weights import Weights
+from distrl.runtime.build import Plan
+from distrl.runtime.checkpoint import write_checkpoint
+from distrl.runtime.folder import RunFolder
+from distrl.runtime.progress import RunProgress
+from distrl.store.queue import Waiting
+
+
+class Saver:
+    """Writes a loop's state at update boundaries, and restores it.
+
+    Args:
+        plan: The run.
+        folder: Where checkpoints go.
+        monitor: Told of every checkpoint and every failure to write one.
+        callbacks: Told of every checkpoint.
+    """
+
+    def __init__(self, plan: Plan, folder: RunFolder, monitor: Any, callbacks: Any, phases: Phases):
+        self.plan, self.folder, self.monitor, self.callbacks, self.phases = plan, folder, monitor, callbacks, phases
+        self.saved_at = time.monotonic()
+        self.saved_version = -1
+        self.last_path: Path | None = None
+        self.process_seconds: dict[str, dict[str, float]] = {}
+
+    def seconds_since_save(self) -> float:
+        return time.monotonic() - self.saved_at
+
+    def save(self, loop: Any) -> Path | None:
+        """Write a checkpoint of the present boundary. A full disk is reported, and training goes on without it."""
+        with self.phases("checkpoint"):
+            self.saved_at = time.monotonic()
+            if self.saved_version == loop.progress.version:
+                return self.last_path
+            self.monitor.flush()
+            try:
+                path = self._write(loop)
+            except ResourceError as error:
+                self.monitor.event("checkpoint_failed", error=str(error))
+                self.monitor.warn(str(error))
+                return None
+            self.saved_version = loop.progress.version
+            loop.progress.checkpointed_at = loop.progress.env_steps
+            self.last_path = path
+            self.monitor.event("checkpoint", path=path.name, env_steps=loop.progress.env_steps)
+            if self.callbacks:
+                self.callbacks.on_checkpoint(loop, path)
+            return path
+
+    def _write(self, loop: Any) -> Path:
+        backend, progress = loop.backend, loop.progress
+        weights = {version: backend.fetch(handle) for version, handle in loop.weights.items()}
+        waiting = [
+            fragment_to_state(item.meta, backend.fetch(item.data)) for item in loop.queue.waiting()
+        ]
+        # What is running now will be made again, so its stream goes on from the unit itself.
+        next_seq = list(loop.queue.next_seq)
+        for unit in loop.ledger.running:
+            next_seq[unit.stream] = min(next_seq[unit.stream], unit.seq)
+        streams = {
+            "next_seq": next_seq,
+            "snapshots": loop.pool.snapshots,
+            "waiting": waiting,
+            "weights": [item.to_state() for item in weights.values()],
+        }
+        facts = {"env_steps": progress.env_steps, "run": self.plan.config.name}
+        policy = self._policy(weights[progress.version], {**facts, "update": progress.version})
+        return write_checkpoint(
+            self.folder.checkpoints,
+            progress.version,
+            {
+                "learner": backend.learner_state(),
+                "streams": streams,
+                "progress": {"counters": progress.to_state(), "ledger": loop.ledger.to_state()},
+            },
+            {POLICY_FILE: policy.save},
+            facts,
+            self.plan.config.checkpoint.keep,
+        )
+
+    def save_best(self, weights: Weights, facts: dict[str, Any]) -> None:
+        """Keep the policy of the best evaluation."""
+        try:
+            self._policy(weights, {**facts, "run": self.plan.config.name}).save(self.folder.best / POLICY_FILE)
+        except ResourceError as error:
+            self.monitor.warn(str(error))
+
+    def _policy(self, weights: Weights, facts: dict[str, Any]) -> SavedPolicy:
+        plan = self.plan
+        return SavedPolicy(plan.config, plan.observation_space, plan.action_space, weights, facts)
+
+    def restore(self, loop: Any, states: dict[str, Any]) -> None:
+        """Bring a fresh loop to a checkpoint's boundary.
+
+        Raises:
+            CheckpointError: The checkpoint belongs to a run of another shape.
+        """
+        backend, streams, progress = loop.backend, states["streams"], states["progress"]
+        if len(streams["next_seq"]) != self.plan.config.env.streams:
+            raise CheckpointError(
+                f"the checkpoint has {len(streams['next_seq'])} streams, the config {self.plan.config.env.streams}."
+            )
+        backend.load_learner(states["learner"])
+        loop.progress = RunProgress.from_state(self.plan.config.stop.window, progress["counters"])
+        loop.ledger = loop.queue.ledger = Ledger.from_state(progress["ledger"])
+        loop.updates_started = loop.progress.version
+        items = [fragment_from_state(state) for state in streams["waiting"]]
+        loop.queue.restore(streams["next_seq"], [Waiting(meta, backend.put_data(data)) for meta, data in items])
+        loop.pool.snapshots = list(streams["snapshots"])
+        loop.weights = {
+            weights.version: backend.put_weights(weights)
+            for weights in (Weights.from_state(state) for state in streams["weights"])
+        }
+        self.saved_version = loop.progress.version
+
+    def add_phases(self, process: str, seconds: dict[str, float]) -> None:
+        """Add up phase times of another process."""
+        total = self.process_seconds.setdefault(process, {})
+        for name, value in seconds.items():
+            total[name] = total.get(name, 0.0) + value
+
+    def read_phases(self, phases: Phases) -> dict[str, dict[str, float]]:
+        """Seconds by process and phase, this process included."""
+        return {"loop": phases.read(), **self.process_seconds}

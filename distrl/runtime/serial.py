@@ -1,0 +1,122 @@
+"""Back end `serial`: everything in this process, one thing at a time. Breakpoints work; no ray is imported."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distrl.base.phases import Phases
+from distrl.experience.fragment import CollectRequest, FragmentData
+from distrl.experience.weights import Weights
+from distrl.learner.learner import Progress
+from distrl.models.weights import load_weights
+from distrl.runtime.build import Plan, set_threads
+from distrl.runtime.events import (
+    Collected,
+    EvalFailed,
+    Evaluated,
+    Event,
+    Failure,
+    LearnerFailed,
+    SamplerFailed,
+    SamplerReady,
+    Updated,
+)
+
+
+class SerialBackend:
+    """One sampler that hosts every stream, one learner, one evaluator, in turn.
+
+    Whatever `samplers.count` says, one sampler does the work: where streams live changes no result.
+    """
+
+    concurrent = False
+
+    def __init__(self, plan: Plan, phases: Phases):
+        self.plan = plan
+        self._threads = 0
+        self._use_threads(plan.config.learner.threads)
+        self.phases = phases
+        self.learner = plan.build_learner(phases=phases)
+        # A fragment is learned from before the next is made, unless fragments may wait.
+        reuse = plan.config.store.max_staleness == 0
+        self.sampler = plan.build_sampler(0, reuse_buffers=reuse, phases=phases)
+        self.evaluator = plan.build_evaluator()
+        self.eval_model: Any = None
+        self._tasks: deque[Callable[[], Event]] = deque()
+
+    def start(self, samplers: int) -> None:
+        self._tasks.append(lambda: SamplerReady(0, 0))
+
+    def collect(self, sampler: int, requests: list[CollectRequest], weights: Weights) -> None:
+        def task() -> Event:
+            self._use_threads(self.plan.config.samplers.threads)
+            try:
+                fragments = self.sampler.collect(requests, weights)
+            except Exception as error:
+                return SamplerFailed(sampler, requests, Failure.here(error))
+            return Collected(sampler, requests, [meta for meta, _ in fragments], [data for _, data in fragments])
+
+        self._tasks.append(task)
+
+    def update(self, data: Sequence[FragmentData], progress: Progress) -> None:
+        def task() -> Event:
+            self._use_threads(self.plan.config.learner.threads)
+            try:
+                return Updated(*self.learner.update(data, progress))
+            except Exception as error:
+                return LearnerFailed(Failure.here(error))
+
+        self._tasks.appendleft(task)  # learning comes first: what is sampled next is then as fresh as can be
+
+    def evaluate(self, weights: Weights, env_steps: int, update: int) -> None:
+        def task() -> Event:
+            settings = self.plan.config.eval
+            with self.phases("eval"):
+                try:
+                    if self.eval_model is None:
+                        self.eval_model = self.plan.build_model()
+                    load_weights(self.eval_model, weights)
+                    result = self.evaluator.evaluate(self.eval_model, settings.episodes, settings.deterministic)
+                except Exception as error:
+                    return EvalFailed(Failure.here(error))
+            return Evaluated(env_steps, update, weights, result)
+
+        self._tasks.appendleft(task)
+
+    def _use_threads(self, threads: int) -> None:
+        """Each part computes with its own number of threads, as it would in a process of its own."""
+        if threads != self._threads:
+            set_threads(threads)
+            self._threads = threads
+
+    def wait(self, timeout: float) -> list[Event]:
+        return [self._tasks.popleft()()] if self._tasks else []
+
+    def replace_sampler(self, sampler: int) -> None:
+        self._tasks.append(lambda: SamplerReady(0, 0))
+
+    def learner_state(self) -> dict[str, Any]:
+        return self.learner.state()
+
+    def load_learner(self, state: dict[str, Any]) -> None:
+        self.learner.load_state(state)
+
+    def warm_start(self, weights: Weights) -> None:
+        self.learner.warm_start(weights)
+
+    def publish(self, version: int) -> Weights:
+        return self.learner.weights(version)
+
+    def put_weights(self, weights: Weights) -> Weights:
+        return weights
+
+    def put_data(self, data: FragmentData) -> FragmentData:
+        return data
+
+    def fetch(self, handle: Any) -> Any:
+        return handle
+
+    def close(self) -> None:
+        self.sampler.close()

@@ -1,0 +1,139 @@
+"""`train`: one run, from config to summary."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from distrl.base.phases import Phases
+from distrl.config.load import dump_config, load_config, resume_allowed
+from distrl.config.schema import RunConfig
+from distrl.deploy.policy_file import SavedPolicy
+from distrl.monitor.monitor import Monitor
+from distrl.monitor.options import ResumePoint
+from distrl.runtime.backend import Backend
+from distrl.runtime.build import Plan, check_config, make_plan
+from distrl.runtime.callbacks import load_callbacks
+from distrl.runtime.checkpoint import newest_valid
+from distrl.runtime.folder import RunFolder
+from distrl.runtime.loop import Loop
+from distrl.runtime.saving import Saver
+from distrl.runtime.watchdog import Watchdog
+
+
+def train(
+    config: str | Path | Mapping[str, Any] | RunConfig,
+    overrides: Sequence[str] = (),
+    *,
+    runs_dir: str | Path = "runs",
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train, and return the summary.
+
+    Args:
+        config: Path of a YAML file, a nested dict, or a `RunConfig`.
+        overrides: Words like `algorithm.gamma=0.9`.
+        runs_dir: Where the run folder is made.
+        resume: Continue the run of this name from its newest valid checkpoint.
+
+    Raises:
+        UserError: Something you can mend; the message says what.
+        KeyboardInterrupt: Interrupted, after a checkpoint.
+    """
+    checked = check_config(load_config(config, overrides))
+    if resume:
+        folder = RunFolder.open(runs_dir, checked.name)
+        resume_allowed(check_config(folder.config()), checked)
+        path, states, problems = newest_valid(folder.checkpoints)
+        plan = make_plan(checked)
+        return _run(plan, folder, states, str(path), problems)
+    plan = make_plan(checked)
+    first = SavedPolicy.read(checked.init_from) if checked.init_from else None
+    return _run(plan, RunFolder.create(runs_dir, plan.config), None, None, [], first)
+
+
+def _run(
+    plan: Plan,
+    folder: RunFolder,
+    states: dict[str, Any] | None,
+    resumed_from: str | None,
+    problems: list[str],
+    first: SavedPolicy | None = None,
+) -> dict[str, Any]:
+    """One attempt."""
+    config, phases = plan.config, Phases()
+    folder.save_config(config)
+    callbacks = load_callbacks(config.callbacks)
+    attempt = folder.begin_attempt(resumed_from)
+    counters = states["progress"]["counters"] if states else None
+    monitor = Monitor(
+        folder.path,
+        dump_config(config),
+        config.logging,
+        attempt,
+        config.stop.env_steps,
+        ResumePoint(counters["env_steps"], counters["version"], counters["wall_seconds"]) if counters else None,
+        total_updates=config.stop.updates,
+        target_return=config.stop.return_mean,
+    )
+    backend = None
+    try:
+        for problem in problems:
+            monitor.warn(f"skipped a checkpoint: {problem}")
+        monitor.event("resume" if states else "start", run=str(folder.path), checkpoint=resumed_from, attempt=attempt)
+        backend = make_backend(plan, phases)
+        saver = Saver(plan, folder, monitor, callbacks, phases)
+        saver.last_path = Path(resumed_from) if resumed_from else None
+        loop = Loop(plan, backend, saver, monitor, callbacks, phases)
+        with interruptible(loop):
+            with phases("start"):
+                loop.start(states, first.weights if first else None)
+            guard = Watchdog(loop, config.samplers.timeout) if not backend.concurrent else nullcontext()
+            with guard as loop.watchdog:
+                reason = loop.run()
+        summary = loop.summary(reason)
+        folder.write_summary(summary)
+        monitor.event("stop", reason=reason)
+        callbacks.on_end(loop, summary)
+        monitor.close(summary)
+        return summary
+    finally:
+        monitor.close(None)
+        if backend is not None:
+            backend.close()
+
+
+def make_backend(plan: Plan, phases: Phases) -> Backend:
+    """The back end that the config names. Ray is imported only where it is used."""
+    if plan.config.backend == "serial":
+        from distrl.runtime.serial import SerialBackend
+
+        return SerialBackend(plan, phases)
+    from distrl.runtime.ray_backend import RayBackend
+
+    return RayBackend(plan)
+
+
+@contextmanager
+def interruptible(loop: Loop) -> Iterator[None]:
+    """Ctrl-C (or SIGTERM) ends the run at the next boundary, with a checkpoint; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, frame: Any) -> None:
+        if loop.interrupted:
+            raise KeyboardInterrupt
+        loop.interrupted = True
+        loop.monitor.event("interrupt", signal=signal.Signals(number).name)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,66 @@
+"""A watchdog for the serial back end: an environment that hangs there hangs everything.
+
+It dumps every thread's stack into the run folder, saves the last boundary's state (nothing changes it while an
+environment hangs) and ends the process.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+EXIT_CODE = 3
+
+
+class Watchdog:
+    """Watches that the loop's turns end.
+
+    Args:
+        loop: The running loop.
+        seconds: What one turn may take (`samplers.timeout`).
+    """
+
+    def __init__(self, loop: Any, seconds: float):
+        self.loop, self.seconds = loop, seconds
+        self.turn_began = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def turn(self) -> None:
+        """A new turn of the loop begins."""
+        self.turn_began = time.monotonic()
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(min(self.seconds / 4, 1.0)):
+            waited = time.monotonic() - self.turn_began
+            if waited > self.seconds and self.loop.collecting:
+                self._give_up(waited)
+
+    def _give_up(self, waited: float) -> None:
+        loop = self.loop
+        stacks = loop.saver.folder.path / "stacks.txt"
+        with open(stacks, "w") as file:
+            faulthandler.dump_traceback(file=file, all_threads=True)
+        loop.monitor.event("hang", seconds=waited, stacks=str(stacks))
+        loop.save_after_failure()
+        path = loop.saver.last_path
+        kept = f"The last boundary is saved in {path}; continue it with --resume." if path else "Nothing was learned yet."
+        loop.monitor.close(None)
+        print(
+            f"error: an environment step has not returned for {waited:.0f} s (samplers.timeout {self.seconds:g}). "
+            f"Stacks: {stacks}. {kept}",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_CODE)

@@ -1,0 +1,1 @@
+"""Samplers turn weights into experience."""

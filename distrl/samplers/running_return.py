@@ -1,0 +1,33 @@
+"""The running discounted return, whose variance scales rewards."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def running_returns(
+    reward: np.ndarray, done: np.ndarray, before: np.ndarray, ended: np.ndarray, gamma: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """R_t = gamma * R_{t-1} * (1 - done_{t-1}) + r_t: reset after an episode's end, not before its last reward.
+
+    Args:
+        reward: (T, B).
+        done: (T, B) bool, terminated or truncated.
+        before: R of the step before (B,).
+        ended: Whether that step ended an episode (B,).
+
+    Returns:
+        R (T, B) float64, and R of the last step (B,).
+
+    >>> R, last = running_returns(np.ones((3, 1)), np.array([[0], [1], [0]], bool), np.zeros(1), np.zeros(1, bool), 0.5)
+    >>> R[:, 0].tolist()
+    [1.0, 1.5, 1.0]
+    """
+    running = np.array(before, dtype=np.float64)
+    ended = np.asarray(ended)
+    out = np.empty(reward.shape)
+    for t in range(len(reward)):
+        running = np.where(ended, 0.0, gamma * running) + reward[t]
+        out[t] = running
+        ended = done[t]
+    return out, running
