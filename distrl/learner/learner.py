@@ -77,7 +77,7 @@ class Learner:
         self.normalize_reward = normalize_reward
         self.clip_reward = clip_reward
         self.obs_moments: Moments | None = None  # (D,) in the normalizer's order; begins with the first batch
-        self.return_moments = Moments.empty()
+        self.return_moments = Moments.prior()
         self.phases = phases or Phases()
         self.own_phases = phases is None
 
@@ -149,7 +149,7 @@ class Learner:
             if self.normalize_reward and fragment.return_moments is not None:
                 self.return_moments = self.return_moments.merge(fragment.return_moments)
             if self.normalize_obs and fragment.obs_moments is not None:
-                total = self.obs_moments or Moments.empty(fragment.obs_moments.mean.shape)
+                total = self.obs_moments or Moments.prior(fragment.obs_moments.mean.shape)
                 self.obs_moments = total.merge(fragment.obs_moments)
         if self.obs_moments is not None:
             moments = self.obs_moments

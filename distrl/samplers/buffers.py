@@ -145,7 +145,7 @@ class RolloutBuffer:
     def obs_moments(self, span: slice, valid: np.ndarray | None, policy: Any) -> Moments:
         """Moments of the raw observations of some environments, in the order of the policy's normalizer."""
         rows = policy.normalizer.rows(tree_map(lambda leaf: leaf[:, span], self.raw))
-        return Moments.of(rows if valid is None else rows[valid.reshape(-1)])
+        return Moments.of(rows if valid is None else rows[valid.reshape(-1)], leading=1)
 
 
 def _seen(tree: Any) -> Any:

@@ -106,7 +106,7 @@ class EnvSampler:
         self.own_phases = phases is None
         self.streams: dict[int, HostedStream] = {}
         self.version = -1
-        self._buffers: dict[int, RolloutBuffer] = {}
+        self._buffers: dict[tuple[int, ...], RolloutBuffer] = {}
 
     def collect(self, requests: Sequence[CollectRequest], weights: Weights) -> list[tuple[FragmentMeta, FragmentData]]:
         """Make the requested units with these weights, in the order of the requests.
@@ -159,7 +159,7 @@ class EnvSampler:
         hosted = [self.streams[request.unit.stream] for request in requests]
         edges = np.cumsum([0, *(stream.env.num_envs for stream in hosted)]).tolist()
         spans = [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
-        buffer = self._buffer(hosted[0].env, edges[-1])
+        buffer = self._buffer(requests, hosted[0].env, edges[-1])
         reports = self._step_all(requests, hosted, spans, buffer)
         rollout = self._finish(buffer, requests, hosted, spans)
         fragments = []
@@ -227,11 +227,13 @@ class EnvSampler:
     def _joined_state(self, hosted: list[HostedStream]) -> Any:
         return tree_cat([stream.state for stream in hosted]) if self.policy.recurrent else None
 
-    def _buffer(self, env: Any, width: int) -> RolloutBuffer:
-        buffer = self._buffers.get(width) if self.reuse_buffers else None
+    def _buffer(self, requests: list[CollectRequest], env: Any, width: int) -> RolloutBuffer:
+        """One buffer for each group of streams that steps together: the others' fragments are still in use."""
+        key = tuple(request.unit.stream for request in requests)
+        buffer = self._buffers.get(key) if self.reuse_buffers else None
         if buffer is None:
             buffer = RolloutBuffer(env, self.policy, self.rollout_steps, width, self.normalize_obs)
-            self._buffers[width] = buffer
+            self._buffers = {**self._buffers, key: buffer} if self.reuse_buffers else {}
         return buffer
 
     def _finish(
@@ -260,7 +262,7 @@ class EnvSampler:
                 rollout.reward, done, stream.running_return, stream.ended, self.gamma
             )
             stream.ended = done[-1].copy()
-            return_moments = Moments.of(returns, valid, axis=None)
+            return_moments = Moments.of(returns, valid)
         return FragmentData(rollout, obs_moments, return_moments)
 
 
