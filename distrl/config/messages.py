@@ -38,7 +38,7 @@ ALIASES = {
 EXPECTED = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
-    "dict_type": "keys and values, like {key: value}",
+    "dict_type": "keys and values, like {{key: value}}",
     "finite_number": "a finite number",
     "float_parsing": "a number",
     "float_type": "a number",
@@ -155,7 +155,7 @@ def _fix(where: str, details: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = {None: "empty", True: "true", False: "false"}.get(value) if value is None or value in (True, False) else None
-    if text is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        text = repr(value)
+    if value is None:
+        return "empty"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -14,8 +14,9 @@ from pydantic.fields import FieldInfo
 from distrl.base.files import write_atomic
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
-from distrl.config.schedule import Schedule, _ScheduleOrNumber
+from distrl.config.schedule import Schedule, ScheduleOrNumber
 from distrl.config.schema import RunConfig
+from distrl.config.sections import DERIVED
 
 INTRODUCTION = """\
 # Config reference
@@ -49,15 +50,12 @@ RESUME = """\
 A schedule `over: run` follows a changed `stop.env_steps`.
 """
 
-#: Defaults that validators work out from other keys.
-DERIVED_DEFAULTS = {"streams": "derived", "num_envs": "derived"}
 
-
-def render(algorithms: Sequence[type[AlgorithmConfig]] = ()) -> str:
+def render(algorithms: Mapping[str, type[AlgorithmConfig]] = types.MappingProxyType({})) -> str:
     """The reference page.
 
     Args:
-        algorithms: Config models whose own keys get a table each.
+        algorithms: Name -> config model of each algorithm whose own keys get a table.
     """
     parts = [INTRODUCTION, "## Top level\n\n" + table(RunConfig, sections=False)]
     for name, info in RunConfig.model_fields.items():
@@ -66,7 +64,7 @@ def render(algorithms: Sequence[type[AlgorithmConfig]] = ()) -> str:
             parts.append(f"## {name}\n\n{_first_line(model)}\n\n{table(model)}")
         elif name == "algorithm":
             parts.append(f"## algorithm\n\n{_first_line(AlgorithmConfig)}\n\n{table(AlgorithmConfig)}")
-            parts.extend(_own_keys(algorithm) for algorithm in algorithms)
+            parts.extend(_own_keys(*algorithm) for algorithm in algorithms.items())
     return "\n".join([*parts, RESUME])
 
 
@@ -78,14 +76,14 @@ def table(model: type[BaseModel], sections: bool = True, skip: Sequence[str] = (
         if name in skip or ((nested or name == "algorithm") and not sections):
             continue
         meaning = " ".join((info.description or "").split())
-        cells = (f"`{name}`", type_text(info), default_text(name, info), meaning)
+        cells = (f"`{name}`", type_text(info), default_text(info), meaning)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def type_text(info: FieldInfo) -> str:
     """A field's type in words."""
-    scheduled = any(isinstance(mark, _ScheduleOrNumber) for mark in info.metadata)
+    scheduled = any(isinstance(mark, ScheduleOrNumber) for mark in info.metadata)
     return _words(info.annotation) + (", may be scheduled" if scheduled else "")
 
 
@@ -103,12 +101,12 @@ def _words(annotation: Any) -> str:
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-def default_text(name: str, info: FieldInfo) -> str:
+def default_text(info: FieldInfo) -> str:
     """A field's default as one would type it."""
     if info.is_required():
         return "required"
-    if info.default is None and info.annotation is int:
-        return DERIVED_DEFAULTS.get(name, "derived")
+    if info.default is DERIVED and info.annotation is int:
+        return "derived"
     return f"`{_yaml_text(info.get_default(call_default_factory=True))}`"
 
 
@@ -122,7 +120,7 @@ def _yaml_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _own_keys(algorithm: type[AlgorithmConfig]) -> str:
+def _own_keys(title: str, algorithm: type[AlgorithmConfig]) -> str:
     """An algorithm's keys: those it adds, and the common ones whose defaults it changes."""
     common = AlgorithmConfig.model_fields
     same = [
@@ -130,8 +128,6 @@ def _own_keys(algorithm: type[AlgorithmConfig]) -> str:
         for name, info in algorithm.model_fields.items()
         if name == "name" or (name in common and info.default == common[name].default)
     ]
-    name = algorithm.model_fields["name"].default
-    title = name if isinstance(name, str) else algorithm.__qualname__.split(".")[0]
     return f"### algorithm: {title}\n\n{_first_line(algorithm)}\n\n{table(algorithm, skip=same)}"
 
 
@@ -139,10 +135,9 @@ def _first_line(model: type) -> str:
     return (model.__doc__ or "").strip().split("\n")[0]
 
 
-def algorithm_configs() -> list[type[AlgorithmConfig]]:
-    """The `Config` models of all registered algorithms, by name; imports them."""
-    configs = [getattr(method.target, "Config", None) for method in register.methods("algorithm")]
-    return [config for config in dict.fromkeys(configs) if config is not None]
+def algorithm_configs() -> dict[str, type[AlgorithmConfig]]:
+    """Name -> `Config` model of every registered algorithm; imports them, and torch with them."""
+    return {method.name: method.target.Config for method in register.methods("algorithm")}
 
 
 def main(path: str = "docs/config.md") -> None:

@@ -168,7 +168,7 @@ def looks_like_schedule(value: Any) -> bool:
     return isinstance(value, Mapping) and ("from" in value or "to" in value)
 
 
-class _ScheduleOrNumber:
+class ScheduleOrNumber:
     """Tells pydantic to take a schedule wherever it would take the annotated number."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -192,4 +192,4 @@ class _ScheduleOrNumber:
 Number = TypeVar("Number", bound=float)
 
 #: `Scheduled[float]` or `Scheduled[int]`: a number for the type checker, a number or a `Schedule` until `.at`.
-Scheduled = Annotated[Number, _ScheduleOrNumber()]
+Scheduled = Annotated[Number, ScheduleOrNumber()]

@@ -32,7 +32,7 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0)
     """Where all random numbers of the run come from. Report at least 3 seeds."""
     backend: Literal["ray", "serial"] = "ray"
-    """`ray`: samplers, learner and evaluator are processes of a cluster. `serial`: all in this one; breakpoints work."""
+    """`ray`: samplers, learner and evaluator are processes of a cluster. `serial`: all in this one, for debugging."""
     deterministic: bool = False
     """Bit-equal results for every back end and number of samplers, and after kill and resume; costs speed."""
     imports: list[str] = []

@@ -37,7 +37,7 @@ class EnvConfig(Section):
     wrappers: list[str | dict[str, Any]] = []
     """Wrappers around each environment, innermost first: a registered name, `module:Class`, or `{NAME: {kwargs}}`."""
     frame_stack: int = Field(1, ge=1)
-    """Newest observations stacked on a new leading axis, so that a feed-forward policy sees motion. Usual: 1, Atari 4."""
+    """Newest observations stacked on a new leading axis, so that the policy sees motion. Usual: 1; Atari: 4."""
     normalize_obs: bool = False
     """Scale observations to zero mean and unit variance with running statistics. Helps where scales differ (MuJoCo)."""
     normalize_reward: bool = False
@@ -142,7 +142,7 @@ class SamplersConfig(Section):
     """The processes that step environments."""
 
     count: int = Field(1, ge=1)
-    """Samplers, at most `env.streams`. More use more cores and change speed, never the batch. Usual: 1 per free core."""
+    """Samplers, at most `env.streams`. More are faster, on free cores; the batch stays. Usual: 1 per core."""
     threads: int = Field(1, ge=1)
     """Threads of each sampler's forward pass. Small networks are fastest with 1."""
     cpus: float | None = Field(None, ge=0)

@@ -88,4 +88,4 @@ def parse(text: str, source: str) -> Any:
 
 def dump(value: Any) -> str:
     """Plain data as YAML, keys in their given order; `parse` reads it back equal."""
-    return yaml.dump(value, Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120)

@@ -1,0 +1,89 @@
+"""The numbers of a dry run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from distrl.config.algorithm import AlgorithmConfig, check_algorithm
+from distrl.config.derive import derive, format_bytes, format_sections, streams_per_sampler
+from distrl.config.load import load_config
+
+
+class Example(AlgorithmConfig):
+    epochs: int = Field(4, ge=1)
+    """Epochs."""
+    minibatches: int = Field(1, ge=1)
+    """Minibatches."""
+
+
+def derived(*overrides: str, **facts: Any) -> dict[str, dict[str, Any]]:
+    source = {
+        "name": "x",
+        "env": {"id": "CartPole-v1", "num_envs": 8, "streams": 4},
+        "algorithm": {"name": "example", "rollout_steps": 32, "minibatches": 4},
+        "samplers": {"count": 3},
+        "stop": {"env_steps": 1000},
+    }
+    config = load_config(source, overrides)
+    return derive(config, check_algorithm(config, Example), **facts)
+
+
+def test_numbers() -> None:
+    found = derived("store.max_staleness=2", obs_bytes=16, num_parameters=1000)
+    assert found["experience"]["environments per stream"] == 2
+    assert found["experience"]["streams per sampler"] == [2, 1, 1]
+    assert found["learning"]["batch (environment steps per update)"] == 256
+    assert found["learning"]["minibatch (environment steps)"] == 64
+    assert found["learning"]["gradient steps per update"] == 16
+    assert found["learning"]["updates until the end"] == 4
+    assert found["memory (bytes)"]["observations waiting, at most"] == 3 * 256 * 16
+    assert found["memory (bytes)"]["weights sent to samplers"] == 4000
+    assert found["memory (bytes)"]["parameters, gradients, optimizer"] == 16_000
+
+
+def test_updates_end_first() -> None:
+    assert derived("stop.updates=2")["learning"]["updates until the end"] == 2
+
+
+def test_recurrent_minibatches_are_whole_sequences() -> None:
+    found = derived("model.recurrent=gru", "algorithm.minibatches=2")
+    assert found["learning"]["minibatch (environment steps)"] == 4 * 32
+
+
+def test_cpus() -> None:
+    assert derived(cluster_cpus=8)["cpus"]["verdict"] == "fits"
+    assert derived(cluster_cpus=2)["cpus"]["verdict"] == "fits, but 4 busy threads share 2 CPUs"
+    remote = derived("ray.address=auto", "eval.every=5", cluster_cpus=4)["cpus"]
+    assert remote["reserved"] == 5
+    assert remote["verdict"].startswith("does not fit: 5 CPUs reserved, 4 there")
+    assert derived("samplers.cpus=0.5")["cpus"]["reserved"] == 1.5
+
+
+def test_serial_has_one_sampler() -> None:
+    found = derived("backend=serial")
+    assert found["experience"]["streams per sampler"] == [4]
+    assert found["cpus"] == {"busy threads": 1}
+
+
+@given(st.integers(1, 100), st.integers(1, 100))
+def test_streams_are_shared_evenly(streams: int, samplers: int) -> None:
+    shares = streams_per_sampler(streams, samplers)
+    assert sum(shares) == streams
+    assert len(shares) == samplers
+    assert max(shares) - min(shares) <= 1
+
+
+def test_text() -> None:
+    text = format_sections(derived(obs_bytes=2**20, cluster_cpus=2.0))
+    assert "streams per sampler                   2, 1, 1" in text
+    assert "256.0 MiB" in text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (2**30, "1.0 GiB"), (2**52, "4096.0 TiB")])
+def test_bytes(count: int, text: str) -> None:
+    assert format_bytes(count) == text
