@@ -78,10 +78,13 @@ class LineFile(Sink):
             os.write(self._handle, b"\n")
 
     def _write(self, line: str) -> None:
-        data = line.encode() + b"\n"
-        # A disk that fills up takes a part of the line first and refuses the rest.
-        while data:
-            data = data[os.write(self._handle, data) :]
+        write_all(self._handle, line.encode() + b"\n")
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """Write all of `data`: a disk that fills up takes a part first and refuses the rest."""
+    while data:
+        data = data[os.write(handle, data) :]
 
 
 def json_line(value: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from distrl.monitor.console import make_console
+from distrl.monitor.console import PLAIN_SECONDS, make_console
 from distrl.monitor.lines import LineFile
 from distrl.monitor.options import Options, ResumePoint
 from distrl.monitor.system import System
@@ -71,7 +71,7 @@ class Monitor:
         self._speed = Speed(now, self._env_steps, self._update)
         self._flushed = (now, self._env_steps, self._update)
         self._every = min(options.every_seconds, LONGEST_WINDOW)
-        self._next_flush = now + self._every
+        self._next_flush, self._next_log = now + self._every, now
 
         self._console = make_console(options.console, self.view)
         # The first line comes after a second: a run that stands still is seen at once.
@@ -105,7 +105,7 @@ class Monitor:
         """Write down that something happened: events.jsonl, log.txt, TensorBoard, and the terminal if it matters."""
         with self._lock:
             text = f"{kind} {facts_text(facts)}".strip()
-            self._last_event = f"{datetime.now():%H:%M:%S} {text}"
+            self._last_event = f"{datetime.now():%H:%M:%S} {text.splitlines()[0]}"
             self._events.write_json(
                 {
                     "time": time.time(),
@@ -208,7 +208,9 @@ class Monitor:
                 self._board.scalars(point.values, point.env_steps)
         if self._board:
             self._board.flush()
-        self._write_log(self.view().one_line())
+        if now >= self._next_log:
+            self._next_log = now + PLAIN_SECONDS
+            self._write_log(self.view().one_line())
 
     def _rates(self, now: float) -> dict[str, float]:
         begin, env_steps, update = self._flushed

@@ -60,7 +60,6 @@ _NEWEST = frozenset(
         "progress",
         "total",
         "wall_s",
-        "mean_last_20",
     }
 )
 
@@ -94,7 +93,7 @@ def reducer(tag: str) -> Reduce:
     1.5
     """
     name = tag.rpartition("/")[2]
-    if tag != "loss/total" and name in _NEWEST:
+    if tag != "loss/total" and (name in _NEWEST or name.startswith("mean_last_")):
         return _newest
     if "max" in name.split("_"):
         return _largest

@@ -19,7 +19,7 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from distrl.monitor.lines import Report, Sink
+from distrl.monitor.lines import Report, Sink, write_all
 
 _PREFIX = "events.out.tfevents."
 
@@ -37,7 +37,10 @@ class TensorBoard(Sink):
 
     def __init__(self, folder: Path, attempt: int, report: Report, resume_env_steps: int | None = None):
         super().__init__("TensorBoard", report)
-        self._records: RecordWriter | None = None
+        # Records wait in memory for the flush. Python's buffered files refuse a write from a signal handler that
+        # interrupts another one, and an event about the signal is just that.
+        self._waiting = bytearray()
+        self._handle = -1
         self.attempt(lambda: self._open(folder, attempt))
         self._write(Event(file_version="brain.Event:2"))
         # TensorBoard forgets what has step >= that of the start mark; the resume point itself stays.
@@ -90,14 +93,16 @@ class TensorBoard(Sink):
 
     def flush(self) -> None:
         """Hand everything to the operating system."""
-        if self._records is not None:
-            self.attempt(self._records.flush)
+        data, self._waiting = self._waiting, bytearray()
+        self.attempt(lambda: write_all(self._handle, bytes(data)))
 
     def close(self) -> None:
         """Flush and close; a second call does nothing."""
-        if self._records is not None:
-            self.attempt(self._records.close)
-        self.alive, self._records = False, None
+        self.flush()
+        self.alive = False
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
 
     def _open(self, folder: Path, attempt: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,14 +111,19 @@ class TensorBoard(Sink):
         stamps = [int(file.name.removeprefix(_PREFIX)[:10]) for file in folder.glob(_PREFIX + "[0-9]*")]
         stamp = max([int(time.time()), *(taken + 1 for taken in stamps)])
         path = folder / f"{_PREFIX}{stamp:010d}.{socket.gethostname()}.{os.getpid()}.{attempt}"
-        self._records = RecordWriter(path.open("xb"))
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
 
     def _write(self, event: Event) -> None:
-        if self._records is None:
-            return
-        event.wall_time = time.time()
-        data, records = event.SerializeToString(), self._records
-        self.attempt(lambda: records.write(data))
+        if self.alive:
+            event.wall_time = time.time()
+            RecordWriter(_Appender(self._waiting)).write(event.SerializeToString())
+
+
+class _Appender:
+    """The one method that a `RecordWriter` needs of a file."""
+
+    def __init__(self, data: bytearray):
+        self.write = data.extend
 
 
 def _hparams_entry(tag: str, data: plugin_data_pb2.HParamsPluginData) -> Summary.Value:

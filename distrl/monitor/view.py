@@ -69,13 +69,13 @@ class View:
 
     @property
     def return_mean(self) -> float | None:
-        """The training return to show: over the last 20 episodes where the run writes it."""
-        return _first(self.latest, ("return/mean_last_20", "return/mean"), "return/")
+        """The training return to show: over the last episodes where the run writes that."""
+        return _first(self.latest, ("return/mean_last_", "return/mean", "return/"))
 
     @property
     def eval_mean(self) -> float | None:
         """The newest evaluation."""
-        return _first(self.latest, ("eval/return_mean", "eval/return/mean"), "eval/return")
+        return _first(self.latest, ("eval/return_mean", "eval/return"))
 
     def progress(self) -> tuple[float, str] | None:
         """Fraction of the goal in [0, 1] and its words; None when the goal is open or nothing is known yet."""
@@ -168,12 +168,10 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else f"{value}"
 
 
-def _first(latest: Mapping[str, float], names: tuple[str, ...], prefix: str) -> float | None:
-    for name in names:
-        if name in latest:
-            return float(latest[name])
+def _first(latest: Mapping[str, float], prefixes: tuple[str, ...]) -> float | None:
     # A copy: the display reads from its own thread while the learner adds tags.
-    return next((float(value) for name, value in list(latest.items()) if name.startswith(prefix)), None)
+    known = list(latest.items())
+    return next((float(value) for prefix in prefixes for name, value in known if name.startswith(prefix)), None)
 
 
 def _clamp(fraction: float) -> float:

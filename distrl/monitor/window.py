@@ -9,7 +9,7 @@ from itertools import pairwise
 from distrl.monitor.tags import group, reducer
 
 # Training episodes keep their own env_steps, but at most this many points a flush: fast environments end thousands.
-CURVE_POINTS = 16
+CURVE_POINTS = 4
 _CURVES = ("return", "length")
 
 

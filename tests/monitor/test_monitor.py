@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -116,3 +117,35 @@ def test_no_torch_is_imported():
         "print([m for m in ('torch', 'tensorflow', 'ray', 'gymnasium', 'matplotlib') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_traceback_is_one_row_of_the_display_and_all_of_it_in_the_log(make, run_dir: Path):
+    monitor = make()
+    monitor.event("traceback", text="first\nsecond")
+    assert monitor.view().last_event.endswith("first")
+    assert "second" in (run_dir / "log.txt").read_text()
+
+
+def test_an_event_from_a_signal_handler_does_not_disturb_a_write(make, run_dir: Path):
+    monitor = make(every=0.001)
+    fired = []
+
+    def on_alarm(*_: object) -> None:
+        fired.append(1)
+        monitor.event("interrupt", count=len(fired))
+
+    previous = signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+    try:
+        for update in range(1, 400):
+            monitor.update({"loss/value": 1.0}, update, update)
+            monitor.flush()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    monitor.close()
+    assert fired
+    assert len(read_lines(run_dir / "metrics.jsonl")) == 399
+    assert len(read_lines(run_dir / "events.jsonl")) == len(fired)
+    reader = EventAccumulator(str(run_dir / "tb"), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+    assert [point.step for point in reader.Scalars("loss/value")] == list(range(1, 400))

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distrl.monitor.lines import read_lines
 from distrl.monitor.options import ResumePoint
@@ -42,18 +43,17 @@ def test_a_full_disk_silences_the_files_and_not_the_training(make, run_dir: Path
     assert [line["update"] for line in read_lines(run_dir / "metrics.jsonl")] == [1]
 
 
-def test_tensorboard_goes_silent_too(make, capsys):
+def test_tensorboard_goes_silent_too(make, run_dir: Path, capsys, full_disk):
     monitor = make(console="plain")
-
-    def refuse(data: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monitor._board._records.write = refuse
-    for update in range(1, 4):
-        monitor.update({"loss/value": 1.0}, update, update)
+    monitor.update({"loss/value": 1.0}, 10, 1)
+    monitor.flush()
+    full_disk()
+    for update in range(2, 5):
+        monitor.update({"loss/value": 1.0}, update * 10, update)
         monitor.flush()
     monitor.close({"seed": 0})
     assert capsys.readouterr().out.count("TensorBoard is no longer written: the disk is full") == 1
+    assert [point.step for point in EventAccumulator(str(run_dir / "tb")).Reload().Scalars("loss/value")] == [10]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
