@@ -161,3 +161,41 @@ class ActionHistory:
             block[:live] = leaf[oldest : self._now]
         self._start = [start - oldest for start in self._start]
         self._now = live
+
+
+def random_actions(space: Space[Any], num: int, rng: np.random.Generator, mask: Any = None) -> Any:
+    """Uniform actions as a policy would give them, tree (num, ...): zero-based indices, floats within the bounds.
+
+    Args:
+        space: The action space.
+        num: How many.
+        rng: Where the randomness comes from.
+        mask: Tree (num, A) of what is allowed, as in `VectorEnv.mask`.
+    """
+    if isinstance(space, Dict):
+        children = {name: None if mask is None else mask[name] for name in space.spaces}
+        return {name: random_actions(child, num, rng, children[name]) for name, child in space.spaces.items()}
+    if isinstance(space, Tuple):
+        parts = [None] * len(space.spaces) if mask is None else mask
+        return tuple([random_actions(child, num, rng, part) for child, part in zip(space.spaces, parts, strict=True)])
+    if isinstance(space, Discrete):
+        return _pick(int(space.n), num, rng, mask)
+    if isinstance(space, MultiDiscrete):
+        ends = np.cumsum(space.nvec)
+        pieces = [None if mask is None else mask[:, end - n : end] for n, end in zip(space.nvec, ends, strict=True)]
+        picks = [_pick(int(n), num, rng, piece) for n, piece in zip(space.nvec, pieces, strict=True)]
+        return np.stack(picks, axis=1)
+    if isinstance(space, Box):
+        return _random_box(space, num, rng)
+    return rng.integers(0, 2, (num, *leaf_shape(space)))
+
+
+def _pick(n: int, num: int, rng: np.random.Generator, mask: np.ndarray | None) -> np.ndarray:
+    scores = rng.random((num, n))
+    return scores.argmax(1) if mask is None else np.where(mask, scores, -1.0).argmax(1)
+
+
+def _random_box(space: Box, num: int, rng: np.random.Generator) -> np.ndarray:
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
+    return rng.uniform(low, high, (num, *space.shape)).astype(np.float32)
