@@ -29,7 +29,7 @@ def image_shape(space: spaces.Space) -> tuple[int, int, int]:
     """
     shape, kind = _layout(space)
     if kind == "HW":
-        return (1, *shape)
+        return (1, shape[0], shape[1])
     if kind == "HWC":
         return (shape[2], shape[0], shape[1])
     if kind == "SHWC":
@@ -143,7 +143,7 @@ class _Section(nn.Module):
         return self.blocks(F.max_pool2d(self.convolution(pixels), 3, stride=2, padding=1))
 
 
-@register.torso("impala_resnet", paper="Espeholt et al. 2018, IMPALA, figure 3 right", entries=[44])
+@register.torso("impala_resnet", paper="Espeholt et al. 2018, IMPALA, figure 3 right")
 class ImpalaResNet(nn.Module):
     """Three residual sections of 16, 32 and 32 filters, ReLU, then `model.hidden`; any picture size.
 

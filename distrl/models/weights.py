@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
 from distrl.base.errors import CheckpointError
 from distrl.experience.weights import Weights
+from distrl.models.normalizer import Normalizer
 
 
 def pack_weights(module: nn.Module, version: int) -> Weights:
@@ -34,7 +36,14 @@ def load_weights(module: nn.Module, weights: Weights) -> None:
             f" lacking {lacking}, foreign {foreign}, other shapes {_shapes(wrong, own, arrays)}.",
             "Use the model and environment settings that the weights were made with.",
         )
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    for name, tensor in own.items():
+        if tensor.device.type == "cpu":
+            np.copyto(tensor.numpy(), arrays[name])  # takes read-only bytes, which torch.from_numpy warns about
+        else:
+            tensor.copy_(torch.tensor(arrays[name]))
+    for part in module.modules():
+        if isinstance(part, Normalizer) and part.enabled:
+            part.refresh()
 
 
 def _shapes(names: list[str], own: dict, arrays: dict) -> list[str]:
