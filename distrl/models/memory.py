@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distrl.base.columns import tree_map
+from distrl.base.columns import tree_map, tree_stack
 from distrl.base.errors import ConfigError, unknown
+from distrl.models.memory_unroll import GRUUnroll, LSTMUnroll
 
 
 class Memory(nn.Module):
@@ -22,9 +23,13 @@ class Memory(nn.Module):
     Args:
         input_size: Width of the features that come in.
         size: Width of the state and of the features that go out.
+
+    Attributes:
+        twice_differentiable: Unroll by plain autograd, several times slower, so that gradients have gradients.
     """
 
     gates: int
+    twice_differentiable = False
 
     def __init__(self, input_size: int, size: int):
         super().__init__()
@@ -56,20 +61,22 @@ class Memory(nn.Module):
         """All steps: features (T, B, input_size) to (T, B, size) and the states after each step, tree (T, B, size)."""
         steps, batch = features.shape[:2]
         state = self.initial_state(batch) if state is None else state
+        keep = None if first is None else _keep(first, features.dtype)
         resets = [False] * steps if first is None else first.any(1).tolist()
-        keeps = None if first is None else _keep(first, features.dtype).unbind(0)
+        gates = F.linear(features, self.weight_ih, self.bias_ih)
+        if not self.twice_differentiable:
+            return self.sequence(gates, state, keep, resets)
         outputs, states = [], []
-        for t, gates in enumerate(F.linear(features, self.weight_ih, self.bias_ih).unbind(0)):
-            if keeps is not None and resets[t]:
-                state = _reset(state, keeps[t])
-            output, state = self.step(gates, state)
+        for t in range(steps):
+            if keep is not None and resets[t]:
+                state = _reset(state, keep[t])
+            output, state = self.step(gates[t], state)
             outputs.append(output)
             states.append(state)
-        stacked = torch.stack(outputs)
-        return stacked, self.stack(states, stacked)
+        return torch.stack(outputs), tree_stack(states)
 
-    def stack(self, states: list[Any], outputs: Tensor) -> Any:
-        """The states after each step as one tree (T, B, size)."""
+    def sequence(self, gates: Tensor, state: Any, keep: Tensor | None, resets: list[bool]) -> tuple[Tensor, Any]:
+        """All steps from the input half of the gates (T, B, gates * size): see `memory_unroll`."""
         raise NotImplementedError
 
 
@@ -86,8 +93,9 @@ class GRU(Memory):
         state = torch.lerp(candidate, state, update)
         return state, state
 
-    def stack(self, states: list[Any], outputs: Tensor) -> Tensor:
-        return outputs
+    def sequence(self, gates: Tensor, state: Any, keep: Tensor | None, resets: list[bool]) -> tuple[Tensor, Any]:
+        states = GRUUnroll.apply(gates, state, self.weight_hh, self.bias_hh, keep, resets)
+        return states, states
 
 
 class LSTM(Memory):
@@ -106,8 +114,9 @@ class LSTM(Memory):
         hidden = torch.sigmoid(outlet) * torch.tanh(cell)
         return hidden, (hidden, cell)
 
-    def stack(self, states: list[Any], outputs: Tensor) -> tuple[Tensor, Tensor]:
-        return outputs, torch.stack([cell for _, cell in states])
+    def sequence(self, gates: Tensor, state: Any, keep: Tensor | None, resets: list[bool]) -> tuple[Tensor, Any]:
+        states = LSTMUnroll.apply(gates, *state, self.weight_hh, self.bias_hh, keep, resets)
+        return states[0], states
 
 
 MEMORIES: dict[str, type[Memory]] = {"gru": GRU, "lstm": LSTM}

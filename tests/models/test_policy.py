@@ -139,6 +139,35 @@ def test_cells_are_those_of_torch(ours, theirs):
     torch.testing.assert_close(output, expected[0])
 
 
+@pytest.mark.parametrize("kind", [GRU, LSTM])
+@pytest.mark.parametrize("resets", [False, True])
+def test_written_out_gradients_are_those_of_autograd(kind, resets):
+    torch.manual_seed(0)
+    memory = kind(3, 4).double()
+    for parameter in memory.parameters():
+        nn.init.normal_(parameter)
+    features = torch.randn(6, 3, 3, dtype=torch.float64, requires_grad=True)
+    state = tree_map(lambda leaf: torch.randn_like(leaf).requires_grad_(), memory.initial_state(3))
+    first = torch.rand(6, 3) < 0.3 if resets else None
+    inputs = [features, *tree_leaves(state), *memory.parameters()]
+    results = []
+    for memory.twice_differentiable in (False, True):
+        outputs, states = memory.unroll(features, state, first)
+        loss = outputs.sin().sum() + sum(leaf.cos().sum() * (i + 1) for i, leaf in enumerate(tree_leaves(states)))
+        results.append([outputs, *tree_leaves(states), *torch.autograd.grad(loss, inputs)])
+    assert first is None or first[1:].any()
+    torch.testing.assert_close(*results)
+
+
+def test_recurrent_policies_can_be_differentiated_twice(model):
+    policy = build(model, recurrent="gru").policy
+    policy.memory.twice_differentiable = True
+    params, _ = policy.unroll(torch.randn(3, 2, 4))
+    (gradient,) = torch.autograd.grad(params.square().sum(), [policy.memory.weight_hh], create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), [policy.memory.weight_hh])
+    assert second.abs().sum() > 0
+
+
 def test_recurrent_policies_share_with_their_critic(model):
     both = build(model, recurrent="gru", shared=False)
     assert both.shared
@@ -205,3 +234,26 @@ def test_one_step_can_be_exported(model, kind):
     ):
         if ours is not None:
             torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", [None, "gru", "lstm"])
+def test_one_step_compiles_to_one_graph(model, kind):
+    policy = build(model, recurrent=kind, action_space=BOX).policy
+    compiled = torch.compile(policy, backend="eager", fullgraph=True)
+    obs, state, first = torch.randn(2, 4), policy.initial_state(2), torch.tensor([True, False])
+    torch.testing.assert_close(compiled(obs, state, first)[0], policy(obs, state, first)[0])
+
+
+@pytest.mark.parametrize("kind", [None, "gru", "lstm"])
+def test_nothing_is_bound_to_the_cpu(model, kind):
+    """The meta device computes shapes only and refuses to mix with tensors made elsewhere."""
+    space = spaces.Dict(a=VECTOR, b=spaces.Discrete(3), c=spaces.Box(0, 255, (40, 40, 3), np.uint8))
+    policy = build_actor_critic(space, BOX, model(recurrent=kind), normalize_obs=True).policy.to("meta")
+    obs = {
+        "a": torch.zeros(2, 4, device="meta"),
+        "b": torch.zeros(2, dtype=torch.int64, device="meta"),
+        "c": torch.zeros(2, 40, 40, 3, dtype=torch.uint8, device="meta"),
+    }
+    params, _ = policy(policy.normalize(obs), policy.initial_state(2), torch.zeros(2, dtype=torch.bool, device="meta"))
+    assert params.is_meta
+    assert params.shape == (2, 4)
