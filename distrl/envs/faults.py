@@ -87,5 +87,5 @@ def _short(value: Any) -> str:
     if isinstance(value, np.ndarray):
         text = np.array2string(value, precision=4, threshold=8, separator=", ").replace("\n", "")
     else:
-        text = repr(value)
+        text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= 120 else text[:117] + "..."

@@ -24,8 +24,8 @@ from distrl.envs.observations import batch_writer, finite_check, mismatch, row_w
 from distrl.envs.spaces import require_supported, zeros
 from distrl.envs.vector import EpisodeEnd, SeedOf, Step
 
-#: What a wrong structure, shape or dtype raises while observations are gathered.
-_MISFIT = (ValueError, TypeError, LookupError, AttributeError)
+#: What a wrong structure, shape or dtype raises while observations are gathered (and a NaN, where warnings are errors).
+_MISFIT = (ValueError, TypeError, LookupError, AttributeError, RuntimeWarning)
 #: So many vector steps are looked at closely, environment by environment, before the cheap checks are trusted.
 _CLOSE_LOOKS = 3
 

@@ -73,7 +73,8 @@ class TimeAware(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not limit:
             raise ConfigError("time_aware: the environment has no time limit.", "Give the wrapper `limit`.")
         self._limit, self._elapsed = int(limit), 0
-        self.observation_space = Box(np.append(space.low, 0.0), np.append(space.high, 1.0), dtype=space.dtype.type)
+        low, high = (np.append(bound, end).astype(space.dtype) for bound, end in ((space.low, 0.0), (space.high, 1.0)))
+        self.observation_space = Box(low, high, dtype=space.dtype.type)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)
