@@ -90,7 +90,7 @@ def main() -> None:
         num_envs=16,
         rollout=32,
         epochs=1,
-        minibatch_size=1024,
+        minibatch_size=512,  # as in the CartPole command line of its own example
         lr=1e-3,
         gamma=0.99,
         gae_lambda=0.95,
