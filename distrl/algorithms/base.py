@@ -170,24 +170,26 @@ class Algorithm:
             return rollout
         return rollout.without(*SEQUENCE_STATE).map(lambda leaf: leaf.flatten(0, 1))
 
-    def minibatches(self, rows: Columns, rng: np.random.Generator) -> Iterator[Tensor]:
-        """Shuffled index sets that cover every row once (environments, for recurrent policies)."""
+    def minibatches(self, rows: Columns, rng: np.random.Generator) -> Iterator[Tensor | None]:
+        """Shuffled index sets that cover every row once (environments, for recurrent policies); None is every row."""
         total = rows.reward.shape[1] if self.policy.recurrent else len(rows.reward)
         count = min(int(getattr(self.config, "minibatches", 1)), total)
         if count == 1:
-            yield torch.arange(total, device=self.device)
+            yield None
             return
         order = torch.from_numpy(rng.permutation(total)).to(self.device)
         yield from torch.tensor_split(order, count)
 
-    def select(self, rows: Columns, index: Tensor) -> Columns:
+    def select(self, rows: Columns, index: Tensor | None) -> Columns:
         """The rows of an index set."""
+        if index is None:
+            return rows
         if not self.policy.recurrent:
             return rows[index]
         state = tree_map(lambda leaf: leaf[index], rows.state)
         return rows.without(*SEQUENCE_STATE).map(lambda leaf: leaf[:, index]).with_(state=state)
 
-    def step(self, rows: Columns, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(self, rows: Columns, index: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """One optimizer step on the rows `index`. Returns gradient norm (before clipping) and the loss's parts."""
         batch = self.prepare_minibatch(self.select(rows, index))
         _, parts = self.gradient(batch, self._loss)

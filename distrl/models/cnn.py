@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
-from distrl.models.torsos import HIDDEN_GAIN, Dense, orthogonal
+from distrl.models.dense import HIDDEN_GAIN, Dense, orthogonal
 
 
 def image_shape(space: spaces.Space) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distrl.models.torsos import orthogonal
+from distrl.models.dense import orthogonal
 
 VALUE_GAIN = 1.0
 

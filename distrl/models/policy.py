@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from distrl.base.columns import tree_leaves, tree_map
 from distrl.models.actions import ActionDistribution, action_distribution
+from distrl.models.dense import orthogonal
 from distrl.models.memory import Memory, build_memory
 from distrl.models.normalizer import Normalizer
-from distrl.models.torsos import build_torso, orthogonal
+from distrl.models.torsos import build_torso
 
 #: A small gain makes the first policy close to uniform, or to its mean at zero (Common base CB6).
 POLICY_GAIN = 0.01

@@ -7,70 +7,20 @@ name, or `module:Class`. Initialization is orthogonal with gain sqrt(2) and zero
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from distrl.base.errors import ConfigError, unknown
+from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.models.dense import Dense
 from distrl.models.spaces import Flatten, is_image, is_nested, leaves, pick
-
-HIDDEN_GAIN = math.sqrt(2.0)
 
 #: Pictures with a side below this leave nothing for Nature CNN's last kernel; `auto` takes the ResNet for them.
 SMALLEST_NATURE_IMAGE = 36
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "relu": F.relu,
-    "elu": F.elu,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "leaky_relu": F.leaky_relu,
-}
-
-
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The nonlinearity that the config names.
-
-    Raises:
-        ConfigError: No such nonlinearity.
-    """
-    if name not in ACTIVATIONS:
-        raise ConfigError(unknown("activation", name, ACTIVATIONS))
-    return ACTIVATIONS[name]
-
-
-def orthogonal(layer: Any, gain: float) -> Any:
-    """Initialize a linear or convolutional layer: orthogonal weight, zero bias (Saxe et al. 2014)."""
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-class Dense(nn.Module):
-    """Fully connected layers, each with a nonlinearity: (N, input_size) to (N, output_size)."""
-
-    def __init__(self, input_size: int, hidden: Sequence[int], activation_name: str):
-        super().__init__()
-        sizes = [input_size, *hidden]
-        self.output_size = sizes[-1]
-        self.layers = nn.ModuleList(
-            orthogonal(nn.Linear(fan_in, fan_out), HIDDEN_GAIN) for fan_in, fan_out in itertools.pairwise(sizes)
-        )
-        self.activation = activation(activation_name)
-
-    def forward(self, features: Tensor) -> Tensor:
-        # Functional calls: at batch 8 the module calls of nn.Sequential cost as much as the arithmetic.
-        for layer in self.layers:
-            features = self.activation(F.linear(features, layer.weight, layer.bias))  # type: ignore[arg-type]
-        return features
 
 
 @register.torso("mlp")

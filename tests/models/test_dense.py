@@ -1,0 +1,34 @@
+"""The written-out tanh chain against plain autograd."""
+
+import pytest
+import torch
+
+from distrl.models.dense import CHAIN_ROWS, Dense
+
+
+@pytest.mark.parametrize("hidden", [[64, 64], [8], [16, 32, 4]])
+@pytest.mark.parametrize("input_grad", [False, True])
+def test_chain_equals_autograd(hidden, input_grad):
+    torch.manual_seed(0)
+    dense = Dense(5, hidden, "tanh")
+    x = torch.randn(CHAIN_ROWS + 3, 5, requires_grad=input_grad)
+    weight = torch.randn(CHAIN_ROWS + 3, hidden[-1])
+    results = []
+    for twice in (False, True):
+        dense.twice_differentiable = twice
+        dense.zero_grad()
+        x.grad = None
+        out = dense(x)
+        assert ("TanhChain" in type(out.grad_fn).__name__) is not twice
+        (out * weight).sum().backward()
+        results.append([out.detach(), *(p.grad.clone() for p in dense.parameters()), *([x.grad] if input_grad else [])])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_chain_leaves_its_input_alone():
+    x = torch.randn(CHAIN_ROWS, 5)
+    before = x.clone()
+    with torch.no_grad():
+        Dense(5, [6, 7], "tanh")(x)
+    assert torch.equal(x, before)
