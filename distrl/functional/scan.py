@@ -5,8 +5,8 @@ Three ways to run it, all exact up to rounding:
 - *Doubling* (Hillis and Steele 1986): after round k, row t holds the sum of its first 2^k terms, so ceil(log2 T)
   rounds of whole-array operations do the work of T steps. The fastest way for all but big arrays.
 - *Loop over rows*: fewest operations. It wins when the arrays outgrow the cache, where doubling pays memory traffic
-  for every round, and it is the only safe way when decays exceed 1: products of many decays, which doubling forms
-  and the loop does not, could then overflow.
+  for every round, and it is the safe way when decays exceed 1: products of many decays, which doubling forms and the
+  loop does not, could then overflow and turn a finite sum into NaN.
 - On an accelerator, doubling in torch: one kernel launch costs as much as a large array.
 """
 

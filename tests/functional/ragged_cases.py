@@ -7,6 +7,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from slow_returns import Ragged
+from torch import Tensor
 
 from distrl.functional.returns import next_values
 
@@ -14,7 +15,7 @@ CASES = settings(max_examples=1000, deadline=None)
 SEED = st.integers(0, 2**32 - 1)
 
 
-def columns(batch: Ragged):
+def columns(batch: Ragged) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The shared arguments: reward, value, next_value, terminated, truncated."""
     value = torch.from_numpy(batch.value)
     next_value = next_values(
@@ -23,8 +24,8 @@ def columns(batch: Ragged):
         torch.from_numpy(batch.final_value),
         torch.from_numpy(batch.final_index),
     )
-    flags = torch.from_numpy(batch.terminated), torch.from_numpy(batch.truncated)
-    return torch.from_numpy(batch.reward), value, next_value, *flags
+    terminated, truncated = torch.from_numpy(batch.terminated), torch.from_numpy(batch.truncated)
+    return torch.from_numpy(batch.reward), value, next_value, terminated, truncated
 
 
 def knobs(seed: int) -> tuple[float, float]:
@@ -35,5 +36,5 @@ def knobs(seed: int) -> tuple[float, float]:
     return float(gamma), float(lam)
 
 
-def agree(found: torch.Tensor, expected: np.ndarray) -> None:
+def agree(found: Tensor, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-9)

@@ -32,6 +32,7 @@ def test_masked_elements_send_no_gradient_even_when_not_finite():
     mean = masked_mean(x, torch.tensor([True, True, False, False]))
     mean.backward()
     assert mean.item() == 2.0
+    assert x.grad is not None
     assert x.grad.tolist() == [0.5, 0.5, 0.0, 0.0]
 
 
