@@ -7,6 +7,7 @@ with a checked schema, not classes with behavior.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, ItemsView, Iterator, Sequence
 from typing import Any
 
@@ -52,9 +53,8 @@ def tree_stack(trees: Sequence[Any], axis: int = 0) -> Any:
 
 
 def _join(how: str, leaves: Sequence[Any], axis: int) -> Any:
-    if type(leaves[0]).__module__.startswith("torch"):
-        import torch
-
+    torch = sys.modules.get("torch")  # not imported here: who holds a tensor has imported it
+    if torch is not None and isinstance(leaves[0], torch.Tensor):
         return {"concatenate": torch.cat, "stack": torch.stack}[how](list(leaves), dim=axis)
     return {"concatenate": np.concatenate, "stack": np.stack}[how](leaves, axis=axis)  # type: ignore[operator]
 

@@ -32,6 +32,7 @@ def write_atomic_with(path: str | os.PathLike[str], write: Callable[[IO[bytes]],
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), 0o644)  # mkstemp makes files that only their owner can read
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -50,7 +50,6 @@ class Saver:
                 path = self._write(loop)
             except ResourceError as error:
                 self.monitor.event("checkpoint_failed", error=str(error))
-                self.monitor.warn(str(error))
                 return None
             self.saved_version = loop.progress.version
             loop.progress.checkpointed_at = loop.progress.env_steps
