@@ -1,0 +1,41 @@
+"""The command line: words to calls. Every command imports what it needs when it runs, so `distrl --help` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from distrl.base.errors import UserError
+from distrl.cli import board, methods, train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="distrl",
+    help="Distributed and distributional reinforcement learning: one loop from a laptop to a Ray cluster.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: importing rich would double the time of `distrl --help`
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("methods")(methods.methods)
+app.command("tensorboard")(board.tensorboard)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run one command and exit: 0, 130 after Ctrl-C, or a `UserError`'s own code with one line and no traceback.
+
+    Args:
+        words: What follows `distrl`; by default the words of this process.
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # `env.id: my_module:MyEnv` means a file of the folder one works in
+    try:
+        app(args=words, prog_name="distrl")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,56 @@
+"""Tables and lines that the commands print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Width of a table that goes to a file or a pipe: nothing is wrapped to the width of a terminal that is not there.
+FILE_WIDTH = 160
+
+
+def say(text: str) -> None:
+    """One line for people, on stderr: stdout is for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """A result for programs, on stdout."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table, on stdout."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header, box=box.SIMPLE, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    _console().print(table)
+
+
+def print_sections(sections: Mapping[str, Mapping[str, Any]]) -> None:
+    """Names and values under titles, on stdout."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for title, values in sections.items():
+        table.add_row(Text(title, style="bold"))
+        for name, value in values.items():
+            table.add_row(Text(f"  {name}"), Text(str(value)))
+    _console().print(table)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_WIDTH)
