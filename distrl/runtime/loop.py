@@ -159,7 +159,7 @@ class Loop:
         if self.queue.learning and not self.backend.concurrent and not self.config.deterministic:
             return  # one process: what is sampled after the update is fresher
         for slot in self.pool.idle():
-            requests = self.pool.orders(slot, self.progress.version, self.updates_started)
+            requests = self.pool.orders(slot, self.progress.version)
             if requests:
                 self.pool.started(slot, requests)
                 self.backend.collect(slot.index, requests, self.weights[requests[0].version])

@@ -48,21 +48,20 @@ class Pool:
     def idle(self) -> list[SamplerSlot]:
         return [slot for slot in self.slots if slot.ready and not slot.busy]
 
-    def orders(self, slot: SamplerSlot, version: int, updates_started: int) -> list[CollectRequest]:
+    def orders(self, slot: SamplerSlot, version: int) -> list[CollectRequest]:
         """What an idle sampler may do now: units of one weight version, one for each of its streams that is not ahead.
 
         Args:
             version: The newest published version.
-            updates_started: Batches handed to the learner.
         """
-        units = [self.queue.admit(stream, updates_started) for stream in slot.streams]
+        units = [self.queue.admit(stream, version) for stream in slot.streams]
         wanted = [(unit, self.version_for(unit, version)) for unit in units if unit is not None]
         if not wanted:
             return []
         first = min(needed for _, needed in wanted)
         requests = []
         for unit, needed in wanted:
-            if needed != first or needed > version:
+            if needed != first:
                 continue
             home = unit.stream not in slot.hosts
             requests.append(CollectRequest(unit, needed, self.snapshots[unit.stream] if home else None, home))

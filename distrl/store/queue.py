@@ -50,15 +50,16 @@ class Queue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def admit(self, stream: int, updates_started: int) -> Unit | None:
+    def admit(self, stream: int, version: int) -> Unit | None:
         """The next unit that `stream` may start now, or None while it is far enough ahead.
 
         Args:
-            updates_started: How many batches have been handed to the learner (ordered mode: the next one is this batch).
+            version: The newest published version. In ordered mode unit n is consumed at version n, so it waits for
+                version n - max_staleness: begun earlier it would be too old for its only batch.
         """
         seq = self.next_seq[stream]
         if self.ordered:
-            allowed = seq <= updates_started + self.max_staleness
+            allowed = seq <= version + self.max_staleness
         else:
             allowed = self._ahead[stream] <= self.max_staleness
         return Unit(seq, stream) if allowed else None
@@ -83,8 +84,8 @@ class Queue:
     def take(self, version: int, updates_started: int) -> list[Waiting] | None:
         """The next batch for a learner at `version`, or None while it is not complete.
 
-        Fragments older than the contract allows are evicted first; by admission that happens only after streams were
-        re-homed or a run was resumed.
+        Fragments older than the contract allows are evicted first. In ordered mode admission leaves none; otherwise it
+        happens to a stream that takes longer for a fragment than the others for max_staleness batches.
         """
         for unit, waiting in list(self._waiting.items()):
             if version - waiting.meta.version > self.max_staleness:
