@@ -43,6 +43,7 @@ class Peer:
 
 
 PEERS = {
+    "ours": Peer("ours.py"),
     "sb3": Peer("sb3_ppo.py", "sb3"),
     "single-file": Peer("single_file_ppo.py"),
     "rllib": Peer("rllib_train.py", "rllib"),
@@ -141,7 +142,7 @@ def run_peer(name: str, *arguments: object, timeout: float = 600.0) -> dict[str,
             f"peer {name} did not end within {timeout:g} s.", "Give it fewer --total-steps or a longer timeout."
         ) from error
     finally:
-        _kill_group(process)
+        kill_group(process)
     result = parse_result(out)
     if process.returncode != 0 or result is None:
         tail = "\n".join(err.strip().splitlines()[-8:])
@@ -177,7 +178,7 @@ def _peer_environment() -> dict[str, str]:
     return environment | {"CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
 
 
-def _kill_group(process: subprocess.Popen[str]) -> None:
+def kill_group(process: subprocess.Popen[Any]) -> None:
     """End what is left of the process group that `start_new_session` made, the script included."""
     try:
         os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,124 @@
+"""A hash of the code that can influence learning: comments, docstrings and layout do not count.
+
+A learning result stays valid until this hash, or the hash of its config, changes.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from distrl.base.files import to_json
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = "distrl"
+
+#: Every file of these rooms counts; of algorithms and functional only what the algorithm at hand imports.
+ROOMS = ("base", "config", "experience", "store", "envs", "models", "samplers", "learner", "runtime")
+IMPORTED_ROOMS = ("algorithms", "functional")
+
+#: Files of those rooms that check, explain or show, and change nothing that is computed.
+SILENT = {
+    "base/errors.py",
+    "config/derive.py",
+    "config/messages.py",
+    "config/reference.py",
+    "envs/trial.py",
+    "runtime/shares.py",
+}
+
+
+def code_hash(algorithm: str, extra: Iterable[Path] = (), root: Path = REPOSITORY) -> str:
+    """Hash of what a run with this algorithm computes with.
+
+    Args:
+        algorithm: `algorithm.name` of its config.
+        extra: Python files of the run's own (config key `imports`).
+        root: The repository.
+    """
+    parts = [(path.relative_to(root).as_posix(), file_hash(path)) for path in learning_files(algorithm, root)]
+    parts += [(path.name, file_hash(path)) for path in sorted(extra)]
+    return digest(parts)
+
+
+def learning_files(algorithm: str, root: Path = REPOSITORY) -> list[Path]:
+    """Source files that can influence learning with this algorithm, sorted."""
+    package = root / PACKAGE
+    found = {
+        path
+        for room in ROOMS
+        for path in (package / room).rglob("*.py")
+        if path.relative_to(package).as_posix() not in SILENT
+    }
+    own = package / "algorithms" / f"{algorithm}.py"
+    queue = [*found, *([own] if own.is_file() else (package / "algorithms").glob("*.py"))]
+    while queue:  # follow imports into the rooms of which not everything counts
+        path = queue.pop()
+        found.add(path)
+        queue += [file for file in imported_files(path, root) if file not in found]
+    return sorted(found)
+
+
+@cache
+def imported_files(path: Path, root: Path) -> frozenset[Path]:
+    """Files of `IMPORTED_ROOMS` that a source file imports, wherever in the file it does."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for module in modules:
+            parts = module.split(".")
+            file = root.joinpath(*parts).with_suffix(".py")
+            if parts[0] == PACKAGE and len(parts) > 2 and parts[1] in IMPORTED_ROOMS and file.is_file():
+                found.add(file)
+    return frozenset(found)
+
+
+@cache
+def file_hash(path: Path) -> str:
+    """Hash of one source file's meaning."""
+    return digest(meaning(path.read_text()))
+
+
+def forget_files() -> None:
+    """Read every file again from now on."""
+    file_hash.cache_clear()
+    imported_files.cache_clear()
+
+
+def meaning(source: str) -> str:
+    """Python source without comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        for field in ("body", "orelse", "finalbody"):
+            statements = getattr(node, field, None)
+            if isinstance(statements, list):
+                setattr(node, field, [statement for statement in statements if not is_text(statement)])
+    return ast.unparse(tree)
+
+
+def is_text(statement: Any) -> bool:
+    """Whether a statement is a bare string: a docstring, or a comment on an attribute."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def config_hash(config: Any, parts: Sequence[Any] = ()) -> str:
+    """Hash of a checked run config and of whatever else belongs to the question."""
+    return digest([config.model_dump(mode="json"), *parts])
+
+
+def digest(value: Any) -> str:
+    """16 hexadecimal digits of SHA-256 over the value as JSON."""
+    return hashlib.sha256(to_json(value, sort_keys=True).encode()).hexdigest()[:16]
