@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from distrl.base.files import to_json
 from distrl.base.pack import load_state, save_state
 from distrl.config.load import load_config
 from distrl.config.schema import RunConfig
+from distrl.config.sections import EnvConfig
+from distrl.envs.make import make_env
 from distrl.envs.spaces import space_from_json, space_to_json
 from distrl.experience.weights import Weights
 from distrl.models.actor_critic import ActorCritic, build_actor_critic
@@ -29,6 +32,8 @@ class SavedPolicy:
         observation_space, action_space: Of one environment, wrappers and frame stack included.
         weights: Networks and normalizer.
         facts: Where it comes from: run name, update, env_steps, evaluation.
+        frame_space: Observations of one frame, where the run stacks frames: a stack's shape does not tell it. Found by
+            building the environment once, if it is not given.
     """
 
     config: RunConfig
@@ -36,6 +41,11 @@ class SavedPolicy:
     action_space: Any
     weights: Weights
     facts: dict[str, Any]
+    frame_space: Any = None
+
+    def __post_init__(self) -> None:
+        if self.frame_space is None and self.config.env.frame_stack > 1:
+            self.frame_space = _one_frame(to_json(self.config.env.model_dump(mode="json")))
 
     def save(self, path: str | Path) -> None:
         """Write atomically."""
@@ -46,6 +56,7 @@ class SavedPolicy:
                 "config": to_json(self.config.model_dump(mode="json")),
                 "observation_space": to_json(space_to_json(self.observation_space)),
                 "action_space": to_json(space_to_json(self.action_space)),
+                "frame_space": to_json(self.frame_space and space_to_json(self.frame_space)),
                 "weights": self.weights.to_state(),
                 "facts": to_json(self.facts),
             },
@@ -62,7 +73,9 @@ class SavedPolicy:
         state = load_state(path)
         if not isinstance(state, dict) or state.get("format") != "distrl-policy-1":
             raise CheckpointError(f"{path} is not a policy written by this version of distrl.")
+        frame_space = json.loads(state.get("frame_space", "null"))
         return cls(
+            frame_space=frame_space and space_from_json(frame_space),
             config=load_config(json.loads(state["config"])),
             observation_space=space_from_json(json.loads(state["observation_space"])),
             action_space=space_from_json(json.loads(state["action_space"])),
@@ -83,6 +96,16 @@ class SavedPolicy:
         )
         load_weights(model, self.weights)
         return model.eval()
+
+
+@lru_cache(maxsize=8)
+def _one_frame(env_json: str) -> Any:
+    """The observation space of an `env` section without its frame stack."""
+    env = make_env(EnvConfig.model_validate({**json.loads(env_json), "frame_stack": 1}))
+    try:
+        return env.observation_space
+    finally:
+        env.close()
 
 
 def find_policy(path: str | Path) -> Path:

@@ -1,0 +1,182 @@
+"""`load` and `Agent`: a trained policy that acts in anybody's loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distrl.base.columns import tree_leaves, tree_map
+from distrl.base.errors import UserError
+from distrl.base.registry import import_user_code
+from distrl.deploy.actor import Actor, to_tensors
+from distrl.deploy.policy_file import SavedPolicy
+from distrl.envs.actions import clipper, joiner, splitter
+from distrl.envs.make import make_env
+from distrl.envs.masks import mask_block, write_mask
+from distrl.envs.spaces import describe, leaf_dtype, zeros
+
+
+def load(path: str | Path, *, seed: int = 0) -> Agent:
+    """A trained policy, ready to act.
+
+    Args:
+        path: A run folder (its best policy, else its newest), a checkpoint folder, or a `policy.safetensors`.
+        seed: Of the actions drawn with `deterministic=False`.
+
+    Raises:
+        CheckpointError: There is no policy, or it cannot be read.
+    """
+    return Agent(SavedPolicy.read(path), seed=seed)
+
+
+class Agent:
+    """A policy with its normalizer, frame stack and memory.
+
+    Works on one observation or on a batch of them; `act` tells them apart by their shapes. Recurrent and frame-stacking
+    policies remember the steps before: call `reset()` when an episode begins, or give `first`.
+
+    Args:
+        saved: A policy file's content.
+        seed: Of the actions drawn with `deterministic=False`.
+
+    Attributes:
+        observation_space, action_space: What `act` takes (one frame, where frames are stacked) and gives.
+        config: Of the run that trained the policy.
+        facts: Where the policy comes from: run, update, env_steps.
+    """
+
+    def __init__(self, saved: SavedPolicy, seed: int = 0):
+        import_user_code(saved.config.imports)
+        self.actor = Actor(saved)
+        self.config, self.facts = saved.config, saved.facts
+        self.observation_space, self.action_space = self.actor.space, saved.action_space
+        self._rng = np.random.default_rng(seed)
+        self._clip = clipper(saved.action_space)
+        self._split, self._join = splitter(saved.action_space), joiner(saved.action_space)
+        self._one = zeros(self.observation_space)
+        self._state: dict[str, Any] = {}
+        self._batch = 0  # of the state; 0 before the first step
+
+    def reset(self) -> None:
+        """Forget the steps before: an episode begins (every one of a batch)."""
+        self._batch = 0
+
+    def act(self, obs: Any, deterministic: bool = True, *, mask: Any = None, first: Any = None) -> Any:
+        """What to do.
+
+        Args:
+            obs: One raw observation, or a batch of them with one more leading dimension, as the environment gives it:
+                not normalized, not stacked.
+            deterministic: The most likely action instead of a drawn one.
+            mask: Which actions are allowed, as in `info["action_mask"]`; with a batch, one for each row.
+            first: For batches, (B,) bool: which rows begin an episode. By default those of the first call after
+                `reset()`, and none later.
+
+        Returns:
+            An action that `env.step` takes (starts added, clipped to the space); with a batch, a tree (B, ...).
+
+        Raises:
+            UserError: The observation does not fit the policy, or the batch changed its size without a `reset()`.
+        """
+        rows, single = self._rows(obs)
+        batch = len(tree_leaves(rows)[0])
+        params = self._step(rows, batch, first)
+        allowed = None if mask is None else self._mask(mask, batch, single)
+        actions = self.actor.policy.actions
+        with torch.inference_mode():
+            if deterministic:
+                action = actions.mode(params, allowed)
+            else:
+                action = actions.sample(params, torch.from_numpy(actions.draw_noise(self._rng, (batch,))), allowed)
+        clipped = self._clip(tree_map(lambda leaf: leaf.numpy(), action))
+        return self._split(clipped)[0] if single else self._join(clipped)
+
+    def params(self, obs: Any, *, first: Any = None) -> np.ndarray:
+        """Parameters of the action distribution, (P,) or (B, P): logits, or mean and log std. Counts as a step."""
+        rows, single = self._rows(obs)
+        params = self._step(rows, len(tree_leaves(rows)[0]), first).numpy()
+        return params[0] if single else params
+
+    def make_env(self, **kwargs: Any) -> Any:
+        """The environment that the policy was trained in, with its wrappers; `act` takes its observations.
+
+        Args:
+            kwargs: For the environment, such as `render_mode="human"`.
+        """
+        return make_env(self.config.env.model_copy(update={"frame_stack": 1}), **kwargs)
+
+    def _step(self, rows: Any, batch: int, first: Any) -> torch.Tensor:
+        begins = np.zeros(batch, bool)
+        if self.actor.stateful:
+            if self._batch not in (0, batch):
+                raise UserError(
+                    f"the agent remembers {self._batch} episodes and was given {batch} observations.",
+                    "Call agent.reset() before another batch size.",
+                )
+            if self._batch == 0:
+                self._state, self._batch = self.actor.initial_state(batch), batch
+                begins[:] = True
+            if first is not None:
+                begins |= np.asarray(first, bool)
+        with torch.inference_mode():
+            params, self._state = self.actor(to_tensors(rows), torch.from_numpy(begins), self._state)
+        return params
+
+    def _rows(self, obs: Any) -> tuple[Any, bool]:
+        """Observations as a checked batch, and whether it was a single one."""
+        try:
+            rows = _cast(self.observation_space, obs)
+            shapes = tree_map(lambda leaf, one: leaf.shape[: leaf.ndim - one.ndim], rows, self._one)
+            fit = tree_map(lambda leaf, one: leaf.shape[leaf.ndim - one.ndim :] == one.shape, rows, self._one)
+            leads = set(_flat(shapes, self._one))
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise self._misfit(obs) from None
+        if not all(tree_leaves(fit)) or len(leads) != 1 or len(lead := leads.pop()) > 1:
+            raise self._misfit(obs)
+        return (rows, False) if lead else (tree_map(lambda leaf: leaf[None], rows), True)
+
+    def _misfit(self, obs: Any) -> UserError:
+        try:
+            found = str(tree_map(lambda leaf: tuple(np.shape(leaf)), obs))
+        except ValueError:
+            found = type(obs).__name__
+        return UserError(
+            f"an observation of shape {found} does not fit the policy, which takes {describe(self.observation_space)}, "
+            "or a batch of them.",
+            "Give what the environment gives, without normalization or frame stack.",
+        )
+
+    def _mask(self, mask: Any, batch: int, single: bool) -> Any:
+        block = mask_block(self.action_space, batch)
+        if block is None:
+            raise UserError(f"actions of {describe(self.action_space)} cannot be masked.", "Leave out mask.")
+        try:
+            for i in range(batch):
+                write_mask(self.action_space, block, i, mask if single else tree_map(lambda leaf, i=i: leaf[i], mask))
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise UserError(f"the mask does not fit {describe(self.action_space)}: {error}.") from None
+        return to_tensors(block)
+
+
+def _cast(space: Any, obs: Any) -> Any:
+    """Observations as a tree of arrays in the dtypes of the space; anything that numpy reads is taken."""
+    children = getattr(space, "spaces", None)
+    if isinstance(children, dict):
+        return {name: _cast(child, obs[name]) for name, child in children.items()}
+    if children is not None:
+        if len(obs) != len(children):
+            raise ValueError("another number of parts")
+        return tuple(_cast(child, part) for child, part in zip(children, obs, strict=True))
+    return np.array(obs, leaf_dtype(space), order="C")  # a copy: torch wants arrays that may be written to
+
+
+def _flat(shapes: Any, like: Any) -> list[tuple[int, ...]]:
+    """The leading shapes, which are tuples themselves, in the order of the leaves of `like`."""
+    if isinstance(like, dict):
+        return [shape for name in like for shape in _flat(shapes[name], like[name])]
+    if isinstance(like, tuple):
+        return [shape for i, part in enumerate(like) for shape in _flat(shapes[i], part)]
+    return [shapes]

@@ -1,0 +1,49 @@
+"""Frame stacking on tensors, for policies that act outside `envs.wrappers.FrameStack`: same order, same axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium import Space, spaces
+from torch import Tensor
+
+from distrl.base.columns import tree_map
+from distrl.envs.spaces import zeros
+from distrl.envs.wrappers import stack_axis
+
+
+def no_frames(space: Space[Any], frames: int, batch: int) -> Any:
+    """An empty stack: tree (B, frames, ...) of zeros. `space`: of one frame."""
+    return tree_map(torch.from_numpy, zeros(space, batch, frames))
+
+
+def push(stack: Any, frame: Any, first: Tensor) -> Any:
+    """The stack after one more frame.
+
+    Args:
+        stack: Tree (B, K, ...), oldest frame first.
+        frame: Tree (B, ...).
+        first: (B,) bool; where it holds, an episode begins and the frame fills the whole stack.
+    """
+
+    def leaf(old: Tensor, new: Tensor) -> Tensor:
+        moved = torch.cat((old[:, 1:], new.unsqueeze(1)), 1)
+        begins = first.reshape(-1, *([1] * (old.ndim - 1)))
+        return torch.where(begins, new.unsqueeze(1).expand_as(old), moved)
+
+    return tree_map(leaf, stack, frame)
+
+
+def joined(space: Space[Any], stack: Any) -> Any:
+    """A stack, tree (B, K, ...), as the observation that `FrameStack` gives. `space`: of one frame."""
+    if isinstance(space, spaces.Dict):
+        return {name: joined(child, stack[name]) for name, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(joined(child, stack[i]) for i, child in enumerate(space.spaces))
+    axis = stack_axis(tuple(space.shape or ()))
+    if axis is None:
+        return stack
+    if axis == 0:
+        return stack.flatten(1, 2)
+    return stack.permute(0, 2, 3, 1, 4).flatten(3, 4)
