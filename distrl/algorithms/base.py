@@ -58,10 +58,21 @@ class Minibatch(Columns):
         object.__setattr__(batch, "count", max(count, 1.0))  # a mean over nothing is zero
         return batch
 
+    @classmethod
+    def whole(cls, columns: Columns) -> Minibatch:
+        """All rows as one shard."""
+        return cls.of(columns, valid_rows(columns))
+
     def mean(self, x: Tensor) -> Tensor:
         """Sum of x over this shard's valid rows / number of valid rows in the whole minibatch."""
         valid = self.get("valid")
         return (x if valid is None else x * valid).sum() / self.count
+
+
+def valid_rows(columns: Columns) -> float:
+    """How many steps of a rollout or minibatch count."""
+    valid = columns.get("valid")
+    return float(columns.reward.numel()) if valid is None else float(valid.sum())
 
 
 class Algorithm:
@@ -145,7 +156,8 @@ class Algorithm:
         self._set_learning_rate()
         with torch.no_grad():
             rows = self.training_rows(self.prepare(rollout))
-        norms, parts = [], {}
+        norms: list[Tensor] = []
+        parts: dict[str, Any] = {}
         steps = 0
         for _ in range(int(getattr(self.config, "epochs", 1))):
             for index in self.minibatches(rows, rng):
@@ -164,7 +176,7 @@ class Algorithm:
         return Update(metrics)
 
     def training_rows(self, rollout: Columns) -> Columns:
-        """Rows that minibatches are cut from: steps (T*B, ...), or whole sequences (T, B, ...) for recurrent policies."""
+        """Rows that minibatches are cut from: steps (T*B, ...), or sequences (T, B, ...) for recurrent policies."""
         rollout = rollout.without(*PER_ROLLOUT)
         if self.policy.recurrent:
             return rollout
@@ -201,8 +213,7 @@ class Algorithm:
         self, batch: Columns, loss: Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Fill `flat.grad` with the gradient of `loss` over all shards of `batch`; returns the loss and its parts."""
-        valid = batch.get("valid")
-        count = float(valid.sum()) if valid is not None else float(batch.reward.numel())
+        count = valid_rows(batch)
         flat = self.flat
         if self.shards.count == 1:
             flat.zero_grad()
@@ -269,18 +280,30 @@ class Algorithm:
             final = self.model.value(rollout.final_obs, tree_map(lambda leaf: leaf[t, b], states))
         return value, next_values(value, last, final, rollout.final_index)
 
+    def rollout_params(self, rollout: Columns) -> Tensor:
+        """Distribution parameters (T, B, P) of the policy on a whole rollout."""
+        if self.policy.recurrent:
+            return self.policy.unroll(rollout.obs, rollout.state, rollout.first)[0]
+        rows = self.policy(tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs))[0]
+        return rows.unflatten(0, rollout.reward.shape)
+
+    def movement(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
+        """An algorithm's own metrics of log pi - log mu (T, B) after an update: part of `diagnose`."""
+        return {}
+
     @torch.no_grad()
     def diagnose(self, rollout: Columns) -> dict[str, float]:
         """How far the policy moved on this batch, and what the critic explains: for the curves, not for learning."""
         params, value = self.evaluate(rollout) if self.policy.recurrent else self._evaluate_steps(rollout)
         actions, mask, valid = self.policy.actions, rollout.get("mask"), rollout.get("valid")
-        batch = Minibatch.of(rollout, float(valid.sum()) if valid is not None else float(rollout.reward.numel()))
+        batch = Minibatch.whole(rollout)
         log_ratio = actions.logp(params, rollout.action, mask) - rollout.logp
         metrics = {
             "policy/kl": float(batch.mean(actions.kl(rollout.params, params, mask))),
             "policy/entropy": float(batch.mean(actions.entropy(params, mask))),
             "policy/max_ratio": float(log_ratio.abs().max().exp()),
         }
+        metrics |= self.movement(log_ratio, batch)
         prepared = self.prepare(rollout)
         if "returns" in prepared:
             metrics["policy/explained_variance"] = float(explained_variance(value, prepared.returns, valid))

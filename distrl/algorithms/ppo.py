@@ -73,12 +73,18 @@ class PPO(Algorithm):
         critic = batch.mean(self.critic_loss(value, batch))
         total = actor + self.config.critic * critic
         parts = {"actor": actor, "critic": critic}
-        if self.config.entropy:
-            parts["entropy"] = entropy = batch.mean(actions.entropy(params, mask))
-            total = total - self.config.entropy * entropy
+        for name, (weight, term) in self.penalties(params, batch).items():
+            parts[name] = term
+            total = total + weight * term
         if self.config.target_kl is not None:
             parts["kl"] = batch.mean(approx_kl(log_ratio.detach()))
         return total, parts
+
+    def penalties(self, params: Tensor, batch: Minibatch) -> dict[str, tuple[float, Tensor]]:
+        """Further terms of the loss by name, each with its weight: the entropy bonus (section 5)."""
+        if not self.config.entropy:
+            return {}
+        return {"entropy": (-self.config.entropy, batch.mean(self.policy.actions.entropy(params, batch.get("mask"))))}
 
     def surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
         """eq. 7, to be maximized."""
@@ -91,3 +97,7 @@ class PPO(Algorithm):
 
     def stop_epochs(self, metrics: Mapping[str, float]) -> bool:
         return self.config.target_kl is not None and float(metrics["kl"]) > 1.5 * self.config.target_kl
+
+    def movement(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
+        outside = (log_ratio.exp() - 1.0).abs() > self.config.clip
+        return {"policy/clip_fraction": float(batch.mean(outside.float()))}
