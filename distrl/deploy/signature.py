@@ -1,0 +1,75 @@
+"""`Signature`: an actor as a function of flat, named tensors. What an exported file takes and gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distrl.base.columns import tree_leaves, tree_map
+from distrl.deploy.actor import Actor, to_tensors
+from distrl.envs.masks import mask_block
+from distrl.envs.spaces import zeros
+
+
+class Signature(nn.Module):
+    """An actor's step with every leaf of its trees as a tensor of its own; the first dimension of each is the batch.
+
+    Inputs: `obs` (raw, one frame), `mask` (bool, true is allowed), `first` (bool, an episode begins), `frames` and
+    `memory` (the state). A tree's leaves are called `obs.NAME`, `memory.0`. Inputs that the policy does not need are
+    left out.
+
+    Outputs: `action` (the most likely one, as the environment takes it), `params` (logits; mean and log std), and
+    `next_frames`, `next_memory`.
+
+    Args:
+        actor: The policy.
+        masked: Whether there is a `mask` input.
+    """
+
+    def __init__(self, actor: Actor, masked: bool):
+        super().__init__()
+        self.actor = actor
+        self.masked = masked
+        inputs = self.example(1)
+        self.input_trees = inputs
+        self.input_names = names_of(inputs)
+        with torch.no_grad():
+            self.output_trees = self._step(inputs)
+        self.output_names = names_of(self.output_trees)
+
+    def example(self, batch: int) -> dict[str, Any]:
+        """Inputs as trees, at the beginning of an episode."""
+        inputs: dict[str, Any] = {"obs": to_tensors(zeros(self.actor.space, batch))}
+        if self.masked:
+            inputs["mask"] = to_tensors(mask_block(self.actor.action_space, batch))
+        if self.actor.stateful:
+            inputs["first"] = torch.ones(batch, dtype=torch.bool)
+            inputs.update(self.actor.initial_state(batch))
+        return inputs
+
+    def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
+        """Inputs in the order of `input_names` to outputs in the order of `output_names`."""
+        remaining = iter(leaves)
+        inputs = tree_map(lambda _: next(remaining), self.input_trees)
+        return tuple(tree_leaves(self._step(inputs)))
+
+    def _step(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        first = inputs.get("first", torch.zeros(0, dtype=torch.bool))  # not looked at by policies without a state
+        params, state = self.actor(inputs["obs"], first, inputs)
+        action = self.actor.mode(params, inputs.get("mask"))
+        return {"action": action, "params": params, **{f"next_{name}": tree for name, tree in state.items()}}
+
+
+def names_of(tree: Any, prefix: str = "") -> list[str]:
+    """A name for every leaf, in order.
+
+    >>> names_of({"obs": {"x": 0, "y": 0}, "memory": (0, 0)})
+    ['obs.x', 'obs.y', 'memory.0', 'memory.1']
+    """
+    if isinstance(tree, dict):
+        return [name for key, child in tree.items() for name in names_of(child, f"{prefix}.{key}" if prefix else key)]
+    if isinstance(tree, tuple):
+        return [name for i, child in enumerate(tree) for name in names_of(child, f"{prefix}.{i}")]
+    return [prefix]
