@@ -29,6 +29,8 @@ class SamplerActor:
         set_threads(plan.config.samplers.threads)
         # A returned fragment has been copied to shared memory before the next call begins, so buffers can be reused.
         self.sampler = plan.build_sampler(index, reuse_buffers=True)
+        self.sampler.phases.switch("wait")
+        self.sampler.phases.reset()  # what came before was the start, which is the loop's phase
 
     def ready(self) -> tuple[int, str]:
         """Process id and node, once the sampler stands."""
@@ -57,6 +59,8 @@ class LearnerActor:
             join_group(rendezvous, rank, config.processes, torch.device(pick_device(config.device)))
             shards = GroupShards(config.shards, rank, config.processes)
         self.learner = plan.build_learner(shards=shards)
+        self.learner.phases.switch("wait")
+        self.learner.phases.reset()
 
     def ready(self) -> int:
         return os.getpid()

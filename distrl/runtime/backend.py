@@ -36,6 +36,9 @@ class Backend(Protocol):
     def wait(self, timeout: float) -> list[Event]:
         """Events since the last call; waits up to `timeout` seconds for the first."""
 
+    def busy(self) -> bool:
+        """Whether any order has not been answered yet."""
+
     def replace_sampler(self, sampler: int) -> None:
         """Start a new process in place of a lost one."""
 

@@ -38,6 +38,7 @@ from distrl.runtime.events import (
 from distrl.runtime.pool import Pool
 from distrl.runtime.progress import RunProgress
 from distrl.runtime.saving import Saver
+from distrl.runtime.shares import Shares, limit
 from distrl.store.queue import Queue
 
 WAIT_SECONDS = 1.0  # how long the loop sleeps at most before it looks around
@@ -62,6 +63,7 @@ class Loop:
         config = plan.config
         self.plan, self.config = plan, config
         self.backend, self.saver, self.monitor, self.callbacks, self.phases = backend, saver, monitor, callbacks, phases
+        self.shares = Shares(phases)
         self.ledger = Ledger()
         k = config.store.max_staleness
         self.queue = Queue(config.env.streams, k, plan.ordered, self.ledger)
@@ -70,9 +72,10 @@ class Loop:
         self.progress = RunProgress(config.stop.window)
         self.weights: dict[int, Any] = {}  # version -> handle, as far back as a unit may need
         self.updates_started = 0
+        self.updating = False  # the learner is at work: its state is not that of a boundary
         self.evaluating = 0
         self.interrupted = False
-        self.diagnosed = 0.0
+        self.diagnosed = self.shown = 0.0
         self.collecting = False  # a sampler of this very process is at work (serial back end)
         self.watchdog: Any = None
 
@@ -101,8 +104,8 @@ class Loop:
                 self.step()
                 if not self.queue.learning:
                     reason = self.boundary_reason()
-        except (UserError, RuntimeError) as error:
-            self.monitor.event("failed", error=str(error))
+        except Exception as error:
+            self.monitor.event("failed", error=str(error) or type(error).__name__)
             self.save_after_failure()
             raise
         self.finish_evaluations(ended=True)
@@ -116,6 +119,8 @@ class Loop:
         with self.phases("loop"):
             self.feed_learner()
             self.dispatch()
+        if not self.backend.busy():
+            raise RuntimeError(f"the loop has nothing to wait for: {self.ledger.read()}, next {self.queue.next_seq}")
         if self.backend.concurrent:
             with self.phases("wait"):
                 events = self.backend.wait(WAIT_SECONDS)
@@ -125,7 +130,8 @@ class Loop:
             events = self.backend.wait(WAIT_SECONDS)
             self.collecting = False
         with self.phases("loop"):
-            for event in events:
+            # An update that is done counts, whatever else went wrong meanwhile.
+            for event in sorted(events, key=lambda event: not isinstance(event, Updated)):
                 self.handle(event)
 
     def boundary_reason(self) -> str | None:
@@ -152,6 +158,7 @@ class Loop:
             self.progress.version, self.progress.env_steps, self.config.stop.env_steps, diagnose=diagnose
         )
         self.updates_started += 1
+        self.updating = True
         self.backend.update([waiting.data for waiting in batch], progress)
 
     def dispatch(self) -> None:
@@ -174,7 +181,7 @@ class Loop:
                 self.pool.finished(self.pool.slots[event.sampler], event.metas)
                 for meta, data in zip(event.metas, event.data, strict=True):
                     self.queue.put(meta, data)
-                self.phases_of("sampler", event.metas[0].seconds)
+                self.shares.add("sampler", event.metas[0].seconds)
             case SamplerReady():
                 slot = self.pool.slots[event.sampler]
                 slot.ready, slot.pid = True, event.pid
@@ -190,6 +197,7 @@ class Loop:
                     self.queue.cut(request.unit)
                 self.raise_failure(event.failure)
             case LearnerFailed():
+                self.updating = False
                 self.raise_failure(event.failure)
             case Evaluated():
                 self.on_evaluated(event)
@@ -199,6 +207,7 @@ class Loop:
 
     def on_updated(self, event: Updated) -> None:
         """An update boundary: the only place where counters move."""
+        self.updating = False
         before = self.progress.version
         metas = [waiting.meta for waiting in self.queue.consumed(before)]
         self.progress.version = version = event.report.version
@@ -208,7 +217,7 @@ class Loop:
             del self.weights[old]
         episodes = [episode for meta in metas for episode in meta.episodes]
         self.progress.consume(sum(meta.env_steps for meta in metas), episodes)
-        self.phases_of("learner", event.report.seconds)
+        self.shares.add("learner", event.report.seconds)
         with self.phases("monitor"):
             self.record(event.report.metrics, metas, episodes, before)
         self.evaluate_if_due()
@@ -219,7 +228,9 @@ class Loop:
         ages = [version - meta.version for meta in metas]
         metrics["staleness/mean"] = sum(ages) / len(ages)
         metrics["staleness/max"] = max(ages)
-        metrics["queue/waiting"] = len(self.queue)
+        metrics["staleness/waiting"] = len(self.queue)
+        if self.diagnosed > self.shown:
+            metrics.update(self.show_status(max(ages)))
         if episodes:
             metrics["return/mean"] = sum(episode.return_ for episode in episodes) / len(episodes)
             metrics["length/mean"] = sum(episode.length for episode in episodes) / len(episodes)
@@ -231,10 +242,18 @@ class Loop:
                 self.callbacks.on_episode(self, episode)
             self.callbacks.on_update(self, metrics)
 
-    def phases_of(self, process: str, seconds: dict[str, float]) -> None:
-        """Book phase times that another process measured."""
-        if seconds:
-            self.saver.add_phases(process, seconds)
+    def show_status(self, staleness: int) -> dict[str, float]:
+        """Tell the live display what goes on; returns the shares of time as curve tags."""
+        self.shown = self.diagnosed
+        shares = self.shares.since_last()
+        self.monitor.status(
+            samplers=sum(slot.ready for slot in self.pool.slots),
+            waiting=len(self.queue),
+            staleness=staleness,
+            limit=limit(shares),
+            phases={name: share for name, share in shares.get("learner", shares["loop"]).items()},
+        )
+        return {f"time/{process}/{name}": share for process, phases in shares.items() for name, share in phases.items()}
 
     def raise_failure(self, failure: Failure) -> None:
         if not isinstance(failure.error, UserError) and failure.traceback:
@@ -287,11 +306,21 @@ class Loop:
 
     def save_after_failure(self) -> None:
         """Something raised: keep what was learned up to the last boundary, if it can be kept."""
-        if self.progress.version and self.saver.saved_version != self.progress.version:
-            try:
+        try:
+            self.finish_update()
+            if self.progress.version and self.saver.saved_version != self.progress.version:
                 self.saver.save(self)
-            except (UserError, RuntimeError) as error:
-                self.monitor.warn(f"the state at the end could not be saved: {error}")
+        except Exception as error:
+            self.monitor.warn(f"the state at the end could not be saved: {error}")
+
+    def finish_update(self) -> None:
+        """Wait for an update under way, so that the learner's state is that of a boundary and fits our counters."""
+        while self.updating:
+            for event in self.backend.wait(WAIT_SECONDS):
+                if isinstance(event, LearnerFailed):
+                    self.updating = False
+                elif isinstance(event, Updated | Evaluated | EvalFailed):
+                    self.handle(event)
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 
@@ -315,8 +344,9 @@ class Loop:
             "parameter_hash": weights.checksum(),
             "ledger": self.ledger.read(),
             "staleness_max": self.ledger.staleness_max,
-            "phases": self.saver.read_phases(self.phases),
+            "phases": self.shares.seconds(),
             "checkpoint": str(self.saver.last_path) if self.saver.last_path else None,
+            "checkpoint_problem": self.saver.problem,
         }
 
 

@@ -116,11 +116,14 @@ class RayBackend:
         pending = list(self._orders)
         if not pending:
             return []
-        ready, _ = ray.wait(pending, num_returns=1, timeout=timeout, fetch_local=False)
-        if ready and len(pending) > 1:
-            ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0, fetch_local=False)
+        ready, rest = ray.wait(pending, num_returns=1, timeout=timeout, fetch_local=False)
+        if ready and rest:  # whatever else is there already; never instead of the first, which may not be told twice
+            ready += ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)[0]
         events = [self._answer(self._orders.pop(ref), ref) for ref in ready if ref in self._orders]
         return events + self._overdue()
+
+    def busy(self) -> bool:
+        return bool(self._orders)
 
     def _answer(self, order: Order, ref: Any) -> Event:
         try:

@@ -34,7 +34,7 @@ class Saver:
         self.saved_at = time.monotonic()
         self.saved_version = -1
         self.last_path: Path | None = None
-        self.process_seconds: dict[str, dict[str, float]] = {}
+        self.problem: str | None = None  # why the newest attempt to save failed
 
     def seconds_since_save(self) -> float:
         return time.monotonic() - self.saved_at
@@ -50,7 +50,10 @@ class Saver:
                 path = self._write(loop)
             except ResourceError as error:
                 self.monitor.event("checkpoint_failed", error=str(error))
+                self.problem = str(error)
+                loop.progress.checkpointed_at = loop.progress.env_steps  # tried again when the next one is due
                 return None
+            self.problem = None
             self.saved_version = loop.progress.version
             loop.progress.checkpointed_at = loop.progress.env_steps
             self.last_path = path
@@ -124,13 +127,3 @@ class Saver:
             for weights in (Weights.from_state(state) for state in streams["weights"])
         }
         self.saved_version = loop.progress.version
-
-    def add_phases(self, process: str, seconds: dict[str, float]) -> None:
-        """Add up phase times of another process."""
-        total = self.process_seconds.setdefault(process, {})
-        for name, value in seconds.items():
-            total[name] = total.get(name, 0.0) + value
-
-    def read_phases(self, phases: Phases) -> dict[str, dict[str, float]]:
-        """Seconds by process and phase, this process included."""
-        return {"loop": phases.read(), **self.process_seconds}

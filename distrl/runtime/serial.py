@@ -94,6 +94,9 @@ class SerialBackend:
     def wait(self, timeout: float) -> list[Event]:
         return [self._tasks.popleft()()] if self._tasks else []
 
+    def busy(self) -> bool:
+        return bool(self._tasks)
+
     def replace_sampler(self, sampler: int) -> None:
         self._tasks.append(lambda: SamplerReady(0, 0))
 

@@ -115,6 +115,7 @@ class EnvSampler:
             EnvError: An environment raised, or broke its contract.
             NonFiniteError: The policy's output is not finite.
         """
+        self.phases.switch("load")
         if weights.version != self.version:
             load_weights(self.model, weights)
             self.version = weights.version
@@ -233,7 +234,8 @@ class EnvSampler:
         buffer = self._buffers.get(key) if self.reuse_buffers else None
         if buffer is None:
             buffer = RolloutBuffer(env, self.policy, self.rollout_steps, width, self.normalize_obs)
-            self._buffers = {**self._buffers, key: buffer} if self.reuse_buffers else {}
+            if self.reuse_buffers:
+                self._buffers[key] = buffer
         return buffer
 
     def _finish(
