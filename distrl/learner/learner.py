@@ -15,6 +15,7 @@ import torch
 
 from distrl.algorithms.base import Algorithm
 from distrl.base.columns import Columns, tree_leaves
+from distrl.base.errors import NonFiniteError
 from distrl.base.phases import Phases
 from distrl.base.seeds import generator
 from distrl.experience.fragment import FragmentData
@@ -85,13 +86,18 @@ class Learner:
         """One update on the fragments of a batch, given in (sequence, stream) order.
 
         Raises:
-            NonFiniteError: A loss, gradient or column is not finite; weights and optimizer are those before.
+            NonFiniteError: A loss, gradient or column is not finite; weights, optimizer and normalizers are as before.
         """
-        with self.phases("prepare"):
-            batch = self._batch(fragments)
-        with self.phases("learn"):
-            self.algorithm.resolve(progress.env_steps, progress.total)
-            update = self.algorithm.update(batch, generator(self.seed, "learner", progress.update))
+        before = self.obs_moments, self.return_moments
+        try:
+            with self.phases("prepare"):
+                batch = self._batch(fragments)
+            with self.phases("learn"):
+                self.algorithm.resolve(progress.env_steps, progress.total)
+                update = self.algorithm.update(batch, generator(self.seed, "learner", progress.update))
+        except NonFiniteError:
+            self._take_back(*before)
+            raise
         metrics = update.metrics
         with self.phases("diagnose"):
             if progress.diagnose:
@@ -154,6 +160,14 @@ class Learner:
         if self.obs_moments is not None:
             moments = self.obs_moments
             self.algorithm.policy.normalizer.load(moments.mean, moments.var, moments.count)
+
+    def _take_back(self, obs_moments: Moments | None, return_moments: Moments) -> None:
+        """The batch was refused, so it may come again: its moments must not count twice."""
+        self.obs_moments, self.return_moments = obs_moments, return_moments
+        normalizer = self.algorithm.policy.normalizer
+        if normalizer.enabled:
+            moments = obs_moments or Moments.prior((normalizer.size,))
+            normalizer.load(moments.mean, moments.var, moments.count)
 
     def _schedule_metrics(self) -> dict[str, float]:
         """The present values of what the config lets change."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from distrl.base.errors import CheckpointError
-from distrl.base.files import fsync_dir, read_json, sha256, to_json, write_atomic
+from distrl.base.files import fsync_dir, raise_if_full, read_json, sha256, to_json, write_atomic
 from distrl.base.pack import load_state, save_state
 
 FORMAT = "distrl-checkpoint-1"
@@ -35,7 +35,7 @@ def write_checkpoint(
     facts: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write `folder/update_NNN`, then delete all but the newest `keep`.
+    """Write `folder/update_NNN`, then delete all but it and the `keep` - 1 before it.
 
     Args:
         states: Name -> state for `base.pack`.
@@ -48,8 +48,8 @@ def write_checkpoint(
     final = folder / f"update_{update:08d}"
     temporary = folder / f".update_{update:08d}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         for name, state in states.items():
             save_state(temporary / f"{name}.safetensors", state)
         for name, write in extra_files.items():
@@ -61,10 +61,14 @@ def write_checkpoint(
             shutil.rmtree(final)
         temporary.rename(final)
         fsync_dir(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise_if_full(error, final)
         raise
-    for old in list_checkpoints(folder)[keep:]:
+    found = list_checkpoints(folder)
+    taken_back = [path for path in found if path.name > final.name]  # damaged: the run went on from an older one
+    for old in [*taken_back, *found[len(taken_back) + keep :]]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
