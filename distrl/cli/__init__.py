@@ -8,7 +8,7 @@ import sys
 import typer
 
 from distrl.base.errors import UserError
-from distrl.cli import board, methods, train
+from distrl.cli import board, doctor, evaluate, export, methods, starter, train
 
 __all__ = ["app", "main"]
 
@@ -22,6 +22,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("export")(export.export)
+app.command("init")(starter.init)
+app.command("doctor")(doctor.doctor)
 app.command("methods")(methods.methods)
 app.command("tensorboard")(board.tensorboard)
 

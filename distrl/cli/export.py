@@ -1,0 +1,40 @@
+"""`distrl export`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distrl.cli.output import say
+
+
+class Format(StrEnum):
+    """What can be written."""
+
+    onnx = "onnx"
+    torch = "torch"
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A run folder, a checkpoint folder or a policy.safetensors.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    format: Annotated[Format, typer.Option(help="onnx, or torch for torch.export.load.")] = Format.onnx,
+    mask: Annotated[
+        bool | None, typer.Option("--mask/--no-mask", help="An action-mask input; by default if the environment has.")
+    ] = None,
+    observations: Annotated[int, typer.Option(min=0, help="Observations to verify with; 0 verifies nothing.")] = 1000,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write a trained policy as one file: raw observations in, actions out."""
+    from distrl.base.errors import UserError
+
+    if out.exists() and not force:
+        raise UserError(f"{out} exists.", "Give another --out, or --force.")
+    from distrl.deploy.export import export as write
+
+    found = write(checkpoint, out, format.value, masked=mask, observations=observations)
+    say(f"wrote {out} ({out.stat().st_size:,} bytes)")
+    say(f"verified: {found}" if found else "not verified")
