@@ -1,0 +1,46 @@
+"""What all tests share: one torch thread, no clock on property tests, a place for run folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+settings.register_profile("distrl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("distrl")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tests share cores with each other; results must not depend on how many there are."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tmp_runs(tmp_path: Path) -> Path:
+    """A folder for run folders."""
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """One small Ray cluster for the whole session; `train` joins it. Gives its address."""
+    import ray
+
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not ray.is_initialized():
+        ray.init(
+            address="local",
+            num_cpus=16,  # actors of runs that join by address ask for one each
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=200 * 2**20,
+        )
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()

@@ -1,0 +1,111 @@
+"""User code of the tests' runs: callbacks that end their own process, environments with faults that can be mended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete
+
+from distrl.runtime.callbacks import Callback
+from tests.envs.toy_envs import Outcome, State, ToyEnv
+
+
+class EndsItself(Callback):
+    """Kills its process group at update KILL_AT_UPDATE, interrupts itself at INTERRUPT_AT_UPDATE."""
+
+    def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
+        if loop.progress.version == int(os.environ.get("KILL_AT_UPDATE", -1)):
+            os.killpg(os.getpgid(0), signal.SIGKILL)
+        if loop.progress.version == int(os.environ.get("INTERRUPT_AT_UPDATE", -1)):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class KillsASampler(Callback):
+    """Kills the process of sampler 0 once, at update 3."""
+
+    def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
+        if loop.progress.version == 3:
+            os.kill(loop.pool.slots[0].pid, signal.SIGKILL)
+
+
+class Raises(Callback):
+    """A mistake in user code, at update 3."""
+
+    def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
+        if loop.progress.version == 3:
+            raise KeyError("no such thing")
+
+
+class MaskedDictEnv(ToyEnv):
+    """Observes a Dict; of 3 actions, one (that changes with time and seed) is forbidden. Ends truly or by time."""
+
+    observation_space = Dict(clock=Discrete(64), noise=Box(-100.0, 100.0, (2,), np.float64))
+    action_space = Discrete(3)
+
+    def observe(self, action: Any) -> Any:
+        self.noise = self.np_random.normal(size=2)
+        return {"clock": self.t, "noise": self.noise}
+
+    def info(self) -> dict[str, Any]:
+        return {"action_mask": np.arange(3) != int(abs(self.noise[0]) * 10) % 3}
+
+    def reward(self, action: Any) -> Any:
+        return float(action == self.t % 3)
+
+    def terminated(self) -> bool:
+        return bool(self.noise[1] > 2.0)
+
+
+class FaultyEnv(ToyEnv):
+    """Does something wrong in its `after`-th step since it was made, as long as the file `marker` does not exist.
+
+    Args:
+        fault: `raise`, `nan`, `nan_reward`, `shape` or `hang`.
+        marker: The file that mends it.
+        once: Make the file, so that the fault happens only once.
+    """
+
+    def __init__(self, fault: str, marker: str, after: int = 70, once: bool = False):
+        super().__init__(length=25)
+        self.fault, self.marker, self.left, self.once = fault, Path(marker), after, once
+
+    def step(self, action: Any) -> Outcome:
+        self.left -= 1
+        outcome = super().step(action)
+        if self.left >= 0 or self.marker.exists():
+            return outcome
+        if self.once:
+            self.marker.touch()
+        return self.misbehave(outcome)
+
+    def misbehave(self, outcome: Outcome) -> Outcome:
+        obs, reward, *rest = outcome
+        if self.fault == "raise":
+            raise RuntimeError("the robot fell off the table")
+        while self.fault == "hang":
+            time.sleep(3600)
+        bad_obs = {"nan": np.full(3, np.nan, np.float32), "shape": np.zeros(2, np.float32)}
+        return (bad_obs.get(self.fault, obs), np.nan if self.fault == "nan_reward" else reward, *rest)
+
+
+class DelayedEnv(ToyEnv):
+    """Sleeps a random while (seeded by the episode) in some steps: samplers overtake each other."""
+
+    def __init__(self, seconds: float = 0.02, length: int = 10):
+        super().__init__(length)
+        self.seconds = seconds
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> State:
+        state = super().reset(seed=seed)
+        self.delay = float(self.np_random.random()) * self.seconds
+        return state
+
+    def reward(self, action: Any) -> Any:
+        if self.t % 5 == 0:
+            time.sleep(self.delay)
+        return super().reward(action)
