@@ -40,7 +40,7 @@ HOMES: dict[str, list[str]] = {
 
 @dataclass(frozen=True)
 class Method:
-    """A registered method. `line` is its first docstring line; `entries` are the numbers of the papers it implements."""
+    """A registered method. `line` is its first docstring line; `entries` are the numbers of its papers."""
 
     name: str
     plug_point: str

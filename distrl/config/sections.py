@@ -169,7 +169,7 @@ class LearnerConfig(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the forward pass. `bf16` is faster on recent GPUs and less exact."""
     prefetch: bool = True
-    """Move the next batch to the device while the present one is learned from."""
+    """Move the next batch to the GPU while the present one is learned from (Ray back end, `max_staleness` >= 1)."""
 
     @field_validator("device")
     @classmethod

@@ -125,7 +125,5 @@ def fragment_from_state(state: dict[str, Any]) -> tuple[FragmentMeta, FragmentDa
         nbytes=state["nbytes"],
         sampler=state["sampler"],
     )
-    data = FragmentData(
-        state["rollout"], _moments(state["obs_moments"]), _moments(state["return_moments"])
-    )
+    data = FragmentData(state["rollout"], _moments(state["obs_moments"]), _moments(state["return_moments"]))
     return meta, data

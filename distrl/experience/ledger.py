@@ -10,7 +10,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from distrl.experience.fragment import Unit
 
@@ -35,12 +38,15 @@ class Ledger:
         #: next sequence number that each stream has not consumed or otherwise ended: a unit below it cannot come again
         self._ended_below: dict[int, int] = {}
         self._ended_above: dict[int, set[int]] = {}
+        self._live: np.ndarray | None = None
 
     def start(self, unit: Unit) -> None:
         if unit in self.running or unit in self.waiting or self.ended(unit):
             raise ValueError(f"{unit} was started before")
         self.running.add(unit)
         self.counts["started"] += 1
+        if self._live is not None:
+            self._live[0] += 1
 
     def cut(self, unit: Unit) -> None:
         """The unit will not become whole; the same unit may be started again."""
@@ -51,6 +57,8 @@ class Ledger:
         self.running.remove(unit)
         self.waiting.add(unit)
         self.counts["finished"] += 1
+        if self._live is not None:
+            self._live[1] += 1
 
     def consume(self, units: Iterable[Unit], env_steps: int = 0, staleness: int = 0) -> None:
         """An update used these units; a unit that was used before is refused."""
@@ -113,6 +121,25 @@ class Ledger:
             "ended_above": [[stream, sorted(seqs)] for stream, seqs in sorted(self._ended_above.items()) if seqs],
         }
 
+    def mirror(self, path: Path) -> None:
+        """Keep started and finished in a memory-mapped file too: it outlives a killed process, see `take_over`."""
+        self._live = np.memmap(path, np.int64, "r+" if path.is_file() else "w+", shape=(2,))
+        self._live[:] = self.counts["started"], self.counts["finished"]
+
+    def take_over(self, live: Path) -> None:
+        """Account for the units of an attempt that ended, from what its `mirror` kept.
+
+        What it finished after the checkpoint belongs to updates that are taken back: voided. What it did not finish
+        was cut.
+        """
+        if not live.is_file() or live.stat().st_size != 16:
+            return
+        started, finished = (int(number) for number in np.fromfile(live, np.int64))
+        counts = self.counts
+        if started >= finished >= counts["finished"]:
+            counts["voided"] += finished - counts["finished"]
+            counts["started"], counts["finished"], counts["cut"] = started, finished, started - finished
+
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Ledger:
         ledger = cls()
@@ -120,7 +147,7 @@ class Ledger:
         ledger.env_steps = state["env_steps"]
         ledger.staleness_max = state["staleness_max"]
         ledger.waiting = {Unit(*pair) for pair in state["waiting"]}
-        ledger._ended_below = {stream: seq for stream, seq in state["ended_below"]}
+        ledger._ended_below = dict(state["ended_below"])
         ledger._ended_above = {stream: set(seqs) for stream, seqs in state["ended_above"]}
         ledger.check()
         return ledger

@@ -18,7 +18,7 @@ from distrl.base.columns import Columns, tree_leaves
 from distrl.base.errors import NonFiniteError
 from distrl.base.phases import Phases
 from distrl.base.seeds import generator
-from distrl.experience.fragment import FragmentData
+from distrl.experience.fragment import FragmentData, Unit
 from distrl.experience.moments import Moments
 from distrl.experience.rollout import cat_rollouts
 from distrl.experience.weights import Weights
@@ -34,12 +34,14 @@ class Progress:
         env_steps: Consumed valid steps before this batch.
         total: The run's `stop.env_steps`, which schedules `over: run` need.
         diagnose: Measure policy movement after the update (does not change learning).
+        units: Names of the batch's fragments, by which a staged batch is known again.
     """
 
     update: int
     env_steps: int
     total: int | None = None
     diagnose: bool = False
+    units: tuple[Unit, ...] = ()
 
 
 @dataclass
@@ -79,6 +81,8 @@ class Learner:
         self.clip_reward = clip_reward
         self.obs_moments: Moments | None = None  # (D,) in the normalizer's order; begins with the first batch
         self.return_moments = Moments.prior()
+        self._stream: Any = None
+        self._staged: tuple[tuple[Unit, ...], Columns] | None = None
         self.phases = phases or Phases()
         self.own_phases = phases is None
 
@@ -91,7 +95,7 @@ class Learner:
         before = self.obs_moments, self.return_moments
         try:
             with self.phases("prepare"):
-                batch = self._batch(fragments)
+                batch = self._batch(fragments, progress.units)
             with self.phases("learn"):
                 self.algorithm.resolve(progress.env_steps, progress.total)
                 update = self.algorithm.update(batch, generator(self.seed, "learner", progress.update))
@@ -137,14 +141,40 @@ class Learner:
 
     # ---- batches and normalizers -----------------------------------------------------------------------------------
 
-    def _batch(self, fragments: Sequence[FragmentData]) -> Columns:
+    def stage(self, units: Sequence[Unit], fragments: Sequence[FragmentData]) -> None:
+        """Begin to move the batch that will probably come next to the device, while the present one is learned from.
+
+        Safe from another thread: it touches neither weights nor normalizers. A batch that does not come is forgotten.
+        """
+        rollout = cat_rollouts([fragment.rollout for fragment in fragments])
+        if self.algorithm.device.type == "cuda":
+            with torch.cuda.stream(self._copy_stream()):
+                staged = self._to_device(rollout)
+                torch.cuda.current_stream().synchronize()
+        else:
+            staged = self._to_device(rollout)
+        self._staged = tuple(units), staged
+
+    def _copy_stream(self) -> Any:
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.algorithm.device)
+        return self._stream
+
+    def _batch(self, fragments: Sequence[FragmentData], units: tuple[Unit, ...]) -> Columns:
         """One rollout on the learner's device, rewards scaled."""
         self._merge_moments(fragments)
-        rollout = cat_rollouts([fragment.rollout for fragment in fragments])
+        staged, self._staged = self._staged, None
+        if staged is not None and staged[0] == units:
+            rollout = staged[1]
+        else:
+            rollout = self._to_device(cat_rollouts([fragment.rollout for fragment in fragments]))
         if self.normalize_reward:
-            scale = np.sqrt(self.return_moments.var + 1e-8)
-            reward = np.clip(rollout.reward / scale, -self.clip_reward, self.clip_reward)
-            rollout = rollout.with_(reward=reward.astype(np.float32))
+            scale = float(np.sqrt(self.return_moments.var + 1e-8))
+            reward = (rollout.reward / scale).clamp(-self.clip_reward, self.clip_reward)
+            rollout = rollout.with_(reward=reward)
+        return rollout
+
+    def _to_device(self, rollout: Columns) -> Columns:
         device = self.algorithm.device
         if device.type == "cpu":
             return rollout.map(_as_tensor)

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from distrl.algorithms.shards import Shards
-from distrl.experience.fragment import CollectRequest, FragmentData
+from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.group import GroupShards, join_group, leave_group
 from distrl.learner.learner import Progress
@@ -71,6 +71,9 @@ class LearnerActor:
             return self.learner.update(fragments, progress)
         except Exception as error:
             return Failure.of(error), None
+
+    def stage(self, units: list[Unit], *fragments: FragmentData) -> None:
+        self.learner.stage(units, fragments)
 
     def publish(self, version: int) -> Weights:
         return self.learner.weights(version)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from distrl.experience.fragment import CollectRequest, FragmentData
+from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.learner import Progress
 from distrl.runtime.events import Event
@@ -20,6 +20,8 @@ class Backend(Protocol):
 
     #: True where samplers, learner and evaluator really run at the same time
     concurrent: bool
+    #: True where it pays to move the next batch to the learner's device while the present one is learned from
+    prefetches: bool
 
     def start(self, samplers: int) -> None:
         """Start the learner and `samplers` samplers; each announces itself with `SamplerReady`."""
@@ -29,6 +31,9 @@ class Backend(Protocol):
 
     def update(self, data: Sequence[Any], progress: Progress) -> None:
         """Order an update. Answer: `Updated` or `LearnerFailed`."""
+
+    def stage(self, units: Sequence[Unit], data: Sequence[Any]) -> None:
+        """The batch that will probably come next; only where `prefetches`. No answer."""
 
     def evaluate(self, weights: Any, env_steps: int, update: int) -> None:
         """Order an evaluation. Answer: `Evaluated` or `EvalFailed`."""

@@ -26,6 +26,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
+        self.live_ledger = path / "ledger.live"
 
     @classmethod
     def create(cls, runs_dir: str | Path, config: RunConfig) -> RunFolder:

@@ -57,9 +57,7 @@ class Loop:
         phases: Of this process.
     """
 
-    def __init__(
-        self, plan: Plan, backend: Backend, saver: Saver, monitor: Any, callbacks: Callbacks, phases: Phases
-    ):
+    def __init__(self, plan: Plan, backend: Backend, saver: Saver, monitor: Any, callbacks: Callbacks, phases: Phases):
         config = plan.config
         self.plan, self.config = plan, config
         self.backend, self.saver, self.monitor, self.callbacks, self.phases = backend, saver, monitor, callbacks, phases
@@ -86,10 +84,12 @@ class Loop:
         self.backend.start(len(self.pool.slots))
         if restored is not None:
             self.saver.restore(self, restored)
-            return
-        if first is not None:
-            self.backend.warm_start(first)
-        self.weights[0] = self.backend.publish(0)
+        else:
+            self.ledger.take_over(self.saver.folder.live_ledger)
+            if first is not None:
+                self.backend.warm_start(first)
+            self.weights[0] = self.backend.publish(0)
+        self.ledger.mirror(self.saver.folder.live_ledger)
 
     def run(self) -> str:
         """Go on until the stop rule holds; returns why the run ended.
@@ -144,8 +144,12 @@ class Loop:
     # ---- orders ----------------------------------------------------------------------------------------------------
 
     def feed_learner(self) -> None:
-        """Hand over a batch, if one is complete and the learner is free."""
-        if self.queue.learning or self.interrupted:
+        """Hand over a batch, if one is complete and the learner is free; let a GPU fetch the next one meanwhile."""
+        if self.interrupted:
+            return
+        if self.queue.learning:
+            if self.backend.prefetches and (coming := self.queue.peek(self.progress.version + 1)):
+                self.backend.stage([item.meta.unit for item in coming], [item.data for item in coming])
             return
         batch = self.queue.take(self.progress.version, self.updates_started)
         if batch is None:
@@ -155,7 +159,11 @@ class Loop:
         if diagnose:
             self.diagnosed = now
         progress = Progress(
-            self.progress.version, self.progress.env_steps, self.config.stop.env_steps, diagnose=diagnose
+            self.progress.version,
+            self.progress.env_steps,
+            self.config.stop.env_steps,
+            diagnose=diagnose,
+            units=tuple(waiting.meta.unit for waiting in batch),
         )
         self.updates_started += 1
         self.updating = True
@@ -251,7 +259,7 @@ class Loop:
             waiting=len(self.queue),
             staleness=staleness,
             limit=limit(shares),
-            phases={name: share for name, share in shares.get("learner", shares["loop"]).items()},
+            phases=shares.get("learner", shares["loop"]),
         )
         return {f"time/{process}/{name}": share for process, phases in shares.items() for name, share in phases.items()}
 

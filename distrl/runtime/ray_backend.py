@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from distrl.base.errors import ResourceError
-from distrl.experience.fragment import CollectRequest, FragmentData
+from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.group import free_address
 from distrl.learner.learner import Progress
@@ -56,6 +56,7 @@ class RayBackend:
     """
 
     concurrent = True
+    prefetches = False
 
     def __init__(self, plan: Plan):
         self.plan = plan
@@ -65,6 +66,7 @@ class RayBackend:
         self.samplers: dict[int, Any] = {}
         self.learners: list[Any] = []
         self.evaluator: Any = None
+        self._staged: tuple[Unit, ...] = ()
         self._orders: dict[Any, Order] = {}  # the first reference of a call -> its order
 
     # ---- starting ------------------------------------------------------------------------------------------------
@@ -73,7 +75,10 @@ class RayBackend:
         config = self.plan.config.learner
         rendezvous = free_address() if config.processes > 1 else ""
         gpus = 1 if pick_device(config.device).startswith("cuda") else 0
-        actor = ray.remote(num_cpus=self.cpus, num_gpus=gpus)(LearnerActor)
+        # Staging a batch has a thread of its own, so that it runs beside an update.
+        options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": gpus, "concurrency_groups": {"stage": 1}}
+        actor = ray.remote(**options)(LearnerActor)
+        self.prefetches = bool(gpus) and config.prefetch
         for sampler in range(samplers):  # they start while the learner does
             self.replace_sampler(sampler)
         self.learners = [actor.remote(self.plan, rank, rendezvous) for rank in range(config.processes)]
@@ -85,7 +90,8 @@ class RayBackend:
             ray.kill(old)
         cpus = self.plan.config.samplers.cpus
         actor = ray.remote(num_cpus=self.cpus if cpus is None else cpus)(SamplerActor)
-        self.samplers[sampler] = handle = actor.remote(self.plan, sampler)
+        handle: Any = actor.remote(self.plan, sampler)
+        self.samplers[sampler] = handle
         self._orders[handle.ready.remote()] = Order("ready", time.monotonic() + START_SECONDS, sampler)
 
     # ---- orders --------------------------------------------------------------------------------------------------
@@ -102,6 +108,12 @@ class RayBackend:
             refs = learner.update.options(num_returns=2).remote(progress, *data)
             if rank == 0:  # every process of a group computes the same; one answer is enough
                 self._orders[refs[0]] = Order("update", deadline, refs=refs)
+
+    def stage(self, units: Sequence[Unit], data: Sequence[Any]) -> None:
+        if self._staged != tuple(units):
+            self._staged = tuple(units)
+            for learner in self.learners:
+                learner.stage.options(concurrency_group="stage").remote(list(units), *data)
 
     def evaluate(self, weights: Any, env_steps: int, update: int) -> None:
         if self.evaluator is None:

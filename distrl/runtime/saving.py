@@ -65,9 +65,7 @@ class Saver:
     def _write(self, loop: Any) -> Path:
         backend, progress = loop.backend, loop.progress
         weights = {version: backend.fetch(handle) for version, handle in loop.weights.items()}
-        waiting = [
-            fragment_to_state(item.meta, backend.fetch(item.data)) for item in loop.queue.waiting()
-        ]
+        waiting = [fragment_to_state(item.meta, backend.fetch(item.data)) for item in loop.queue.waiting()]
         # What is running now will be made again, so its stream goes on from the unit itself.
         next_seq = list(loop.queue.next_seq)
         for unit in loop.ledger.running:
@@ -118,6 +116,7 @@ class Saver:
         backend.load_learner(states["learner"])
         loop.progress = RunProgress.from_state(self.plan.config.stop.window, progress["counters"])
         loop.ledger = loop.queue.ledger = Ledger.from_state(progress["ledger"])
+        loop.ledger.take_over(self.folder.live_ledger)
         loop.updates_started = loop.progress.version
         items = [fragment_from_state(state) for state in streams["waiting"]]
         loop.queue.restore(streams["next_seq"], [Waiting(meta, backend.put_data(data)) for meta, data in items])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distrl.base.phases import Phases
-from distrl.experience.fragment import CollectRequest, FragmentData
+from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.learner import Progress
 from distrl.models.weights import load_weights
@@ -32,6 +32,7 @@ class SerialBackend:
     """
 
     concurrent = False
+    prefetches = False
 
     def __init__(self, plan: Plan, phases: Phases):
         self.plan = plan
@@ -69,6 +70,9 @@ class SerialBackend:
                 return LearnerFailed(Failure.here(error))
 
         self._tasks.appendleft(task)  # learning comes first: what is sampled next is then as fresh as can be
+
+    def stage(self, units: Sequence[Unit], data: Sequence[FragmentData]) -> None:
+        self.learner.stage(units, data)
 
     def evaluate(self, weights: Weights, env_steps: int, update: int) -> None:
         def task() -> Event:

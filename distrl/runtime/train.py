@@ -18,7 +18,7 @@ from distrl.monitor.options import ResumePoint
 from distrl.runtime.backend import Backend
 from distrl.runtime.build import Plan, check_config, make_plan
 from distrl.runtime.callbacks import load_callbacks
-from distrl.runtime.checkpoint import newest_valid
+from distrl.runtime.checkpoint import list_checkpoints, newest_valid
 from distrl.runtime.folder import RunFolder
 from distrl.runtime.loop import Loop
 from distrl.runtime.saving import Saver
@@ -38,7 +38,8 @@ def train(
         config: Path of a YAML file, a nested dict, or a `RunConfig`.
         overrides: Words like `algorithm.gamma=0.9`.
         runs_dir: Where the run folder is made.
-        resume: Continue the run of this name from its newest valid checkpoint.
+        resume: Continue the run of this name from its newest valid checkpoint; from the start, if it had not come to
+            one yet.
 
     Raises:
         UserError: Something you can mend; the message says what.
@@ -48,12 +49,14 @@ def train(
     if resume:
         folder = RunFolder.open(runs_dir, checked.name)
         resume_allowed(check_config(folder.config()), checked)
-        path, states, problems = newest_valid(folder.checkpoints)
-        plan = make_plan(checked)
-        return _run(plan, folder, states, str(path), problems)
+        if list_checkpoints(folder.checkpoints):
+            path, states, problems = newest_valid(folder.checkpoints)
+            return _run(make_plan(checked), folder, states, str(path), problems)
     plan = make_plan(checked)
     first = SavedPolicy.read(checked.init_from) if checked.init_from else None
-    return _run(plan, RunFolder.create(runs_dir, plan.config), None, None, [], first)
+    if not resume:
+        folder = RunFolder.create(runs_dir, plan.config)
+    return _run(plan, folder, None, None, [], first)
 
 
 def _run(
@@ -84,8 +87,11 @@ def _run(
     try:
         for problem in problems:
             monitor.warn(f"skipped a checkpoint: {problem}")
+        if attempt > 1 and not states:
+            monitor.warn("no checkpoint had been written yet: the run begins anew")
         monitor.event("resume" if states else "start", run=str(folder.path), checkpoint=resumed_from, attempt=attempt)
-        backend = make_backend(plan, phases)
+        with phases("start"):
+            backend = make_backend(plan, phases)
         saver = Saver(plan, folder, monitor, callbacks, phases)
         saver.last_path = Path(resumed_from) if resumed_from else None
         loop = Loop(plan, backend, saver, monitor, callbacks, phases)

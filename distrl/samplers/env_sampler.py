@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,7 @@ class EnvSampler:
         rollout_steps: T, steps per fragment.
         seed: The run's seed; noise is drawn from (seed, stream, fragment).
         gamma: Discount of the running return (reward normalization).
-        fuse: One forward pass for all streams (fast); else each stream on its own, at one fixed shape (deterministic mode).
+        fuse: One forward pass for all streams (fast); else each stream on its own, at one fixed shape (deterministic).
         normalize_obs, normalize_reward: Collect moments for the learner's normalizers.
         reuse_buffers: The caller is done with a fragment's arrays before it asks for the next one.
         snapshots: Attach each stream's snapshot to its fragments.
@@ -159,7 +160,7 @@ class EnvSampler:
         self.phases.switch("sampler")
         hosted = [self.streams[request.unit.stream] for request in requests]
         edges = np.cumsum([0, *(stream.env.num_envs for stream in hosted)]).tolist()
-        spans = [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+        spans = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
         buffer = self._buffer(requests, hosted[0].env, edges[-1])
         reports = self._step_all(requests, hosted, spans, buffer)
         rollout = self._finish(buffer, requests, hosted, spans)

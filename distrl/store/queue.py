@@ -21,7 +21,7 @@ from distrl.experience.ledger import Ledger
 
 @dataclass
 class Waiting:
-    """A finished fragment: its meta, and a handle of its data (an object reference on Ray, the data itself in-process)."""
+    """A finished fragment: its meta, and a handle of its data (a reference on Ray, the data itself in-process)."""
 
     meta: FragmentMeta
     data: Any
@@ -90,18 +90,23 @@ class Queue:
         for unit, waiting in list(self._waiting.items()):
             if version - waiting.meta.version > self.max_staleness:
                 self.drop(unit, "evict")
-        if self.ordered:
-            units = [Unit(updates_started, stream) for stream in range(self.streams)]
-            if not all(unit in self._waiting for unit in units):
-                return None
-        else:
-            if len(self._waiting) < self.streams:
-                return None
-            units = sorted(list(self._waiting)[: self.streams])
+        units = self._next_units(updates_started)
+        if units is None:
+            return None
         self.learning = [self._waiting.pop(unit) for unit in units]
         for unit in units:
             self._ahead[unit.stream] -= 1
         return self.learning
+
+    def peek(self, updates_started: int) -> list[Waiting]:
+        """The batch that `take` would give now, left where it is; empty while it is not complete."""
+        return [self._waiting[unit] for unit in self._next_units(updates_started) or []]
+
+    def _next_units(self, updates_started: int) -> list[Unit] | None:
+        if self.ordered:
+            units = [Unit(updates_started, stream) for stream in range(self.streams)]
+            return units if all(unit in self._waiting for unit in units) else None
+        return sorted(list(self._waiting)[: self.streams]) if len(self._waiting) >= self.streams else None
 
     def consumed(self, version: int) -> list[Waiting]:
         """The update on the batch that was taken at `version` is done."""
