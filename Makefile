@@ -15,10 +15,10 @@ INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constr
 REQUIREMENTS := pyproject.toml constraints.txt
 CHECKED := distrl tests benchmarks
 
-.PHONY: help train test check drills bench docs clean
+.PHONY: help train test check drills bench throughput docs clean
 
 help:  ## show the targets
-	@sed -nE 's/^([a-z]+):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z]+):.*## /  make \1\t/p' Makefile | expand -t 20
 
 train: .venv/.ready-core  ## PPO on CartPole on a local Ray cluster; CONFIG=... for another run
 	$(BIN)/distrl train $(CONFIG) --name $(NAME)
@@ -37,7 +37,10 @@ drills: .venv/.ready-dev  ## long kill, resume and hang drills
 	$(BIN)/python -m pytest -m drill
 
 bench: .venv/.ready-dev  ## learning benchmarks, resumable; BENCH_ARGS=... selects cells
-	$(BIN)/python -m benchmarks.learning $(BENCH_ARGS)
+	$(BIN)/python benchmarks/learning.py $(BENCH_ARGS)
+
+throughput: .venv/.ready-dev  ## steps per second against other libraries; BENCH_ARGS=... selects comparisons
+	$(BIN)/python benchmarks/throughput.py $(BENCH_ARGS)
 
 docs: .venv/.ready-dev  ## write docs/config.md again
 	$(BIN)/python -m distrl.config.reference docs/config.md
