@@ -68,9 +68,9 @@ class Normalizer(nn.Module):
     def load(self, mean: Any, var: Any, count: Any) -> None:
         """Take over statistics: mean and var (D,), count a number; numpy or torch."""
         with torch.no_grad():
-            self.mean.copy_(torch.as_tensor(mean))
-            self.var.copy_(torch.as_tensor(var))
-            self.count.copy_(torch.as_tensor(count))
+            self.mean.copy_(torch.as_tensor(mean, dtype=torch.float64))
+            self.var.copy_(torch.as_tensor(var, dtype=torch.float64))
+            self.count.copy_(torch.as_tensor(count, dtype=torch.float64))
         self.refresh()
 
     def refresh(self) -> None:
