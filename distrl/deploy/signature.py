@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from distrl.base.columns import tree_leaves, tree_map
+from distrl.base.errors import UserError
 from distrl.deploy.actor import Actor, to_tensors
 from distrl.envs.masks import mask_block
-from distrl.envs.spaces import zeros
+from distrl.envs.spaces import describe, zeros
 
 
 class Signature(nn.Module):
@@ -26,12 +27,17 @@ class Signature(nn.Module):
     Args:
         actor: The policy.
         masked: Whether there is a `mask` input.
+
+    Raises:
+        UserError: `masked`, and the policy's actions cannot be masked.
     """
 
     def __init__(self, actor: Actor, masked: bool):
         super().__init__()
         self.actor = actor
         self.masked = masked
+        if masked and mask_block(actor.action_space, 1) is None:
+            raise UserError(f"actions of {describe(actor.action_space)} cannot be masked.", "Leave out the mask.")
         inputs = self.example(1)
         self.input_trees = inputs
         self.input_names = names_of(inputs)
