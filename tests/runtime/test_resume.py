@@ -189,14 +189,14 @@ def test_a_damaged_checkpoint_is_skipped_and_the_run_still_ends_the_same(tmp_run
 
 def test_a_run_folder_is_never_overwritten(tmp_runs: Path) -> None:
     first = train(config(stop={"updates": 1}), runs_dir=tmp_runs)
-    with pytest.raises(UserError, match="never overwritten.*--resume.*run-2"):
+    with pytest.raises(UserError, match=r"never overwritten.*--resume.*run-2"):
         train(config(), runs_dir=tmp_runs)
     assert summary_of(tmp_runs / "run")["parameter_hash"] == first["parameter_hash"]
 
 
 def test_resuming_what_never_was(tmp_runs: Path) -> None:
     train(config("other", stop={"updates": 1}), runs_dir=tmp_runs)
-    with pytest.raises(UserError, match="no run 'run'.*other"):
+    with pytest.raises(UserError, match=r"no run 'run'.*other"):
         train(config(), runs_dir=tmp_runs, resume=True)
 
 
