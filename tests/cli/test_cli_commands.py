@@ -167,7 +167,12 @@ def test_tensorboard_listens_to_this_machine_only(
     distrl_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "call", lambda command: called.append(command) or 0)
+
+    def call(command: list[str]) -> int:
+        called.append(command)
+        return 0
+
+    monkeypatch.setattr(subprocess, "call", call)
     assert distrl_command("tensorboard", tmp_path).code == 0
     assert distrl_command("tensorboard", tmp_path, "--host", "0.0.0.0", "--port", "7000").code == 0
     assert "127.0.0.1" in called[0]

@@ -12,6 +12,9 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 class Sampled(gymnasium.Env[Any, Any]):
     """Observations drawn from the seeded space; every action is checked; an episode lasts 7 + (seed mod 5) steps."""
 
+    observation_space: Any
+    action_space: Any
+
     def __init__(self) -> None:
         self.t = self.length = 0
 
@@ -41,14 +44,14 @@ class Vector(Sampled):
     """Numbers in, a choice that does not count from 0 out."""
 
     observation_space = Box(-3.0, 3.0, (5,), np.float32)
-    action_space = Discrete(4, start=-2)
+    action_space: Any = Discrete(4, start=-2)
 
 
 class WideVector(Vector):
     """float64 numbers of very different scales in, bounded reals out."""
 
-    observation_space = Box(np.array([-1e3, 0.0]), np.array([1e3, 1e-2]), dtype=np.float64)
-    action_space = Box(-0.25, 0.5, (2, 2), np.float32)
+    observation_space = Box(np.array([-1e3, 0.0]), np.array([1e3, 1e-2]), dtype=np.float64)  # type: ignore[arg-type]
+    action_space: Any = Box(-0.25, 0.5, (2, 2), np.float32)
 
 
 class Masked(Vector):

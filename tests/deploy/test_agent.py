@@ -46,9 +46,12 @@ def test_agent_plays_the_evaluators_episodes(
     saved = SavedPolicy.read(path)
     seen: list[Any] = []
     step = LoopVectorEnv.step
-    monkeypatch.setattr(
-        LoopVectorEnv, "step", lambda self, action: (seen.append(tree_map(np.copy, action)), step(self, action))[1]
-    )
+
+    def recorded(self: LoopVectorEnv, action: Any) -> Any:
+        seen.append(tree_map(np.copy, action))
+        return step(self, action)
+
+    monkeypatch.setattr(LoopVectorEnv, "step", recorded)
     result = Evaluator(saved.config.env, 1, seed=11).evaluate(saved.build(), 4)
     agent = distrl.load(path)
     played = [play(agent, seed_for(11, "eval", episode)) for episode in range(4)]
