@@ -119,7 +119,7 @@ class Loop:
         with self.phases("loop"):
             self.feed_learner()
             self.dispatch()
-        if not self.backend.busy():
+        if not (self.backend.busy() or self.interrupted):  # interrupted, no orders go out any more
             raise RuntimeError(f"the loop has nothing to wait for: {self.ledger.read()}, next {self.queue.next_seq}")
         if self.backend.concurrent:
             with self.phases("wait"):
