@@ -1,0 +1,231 @@
+"""Queue, pool and ledger under random delays, deaths and checkpoints: a stateful model with a clock of its own.
+
+The test plays back end and learner: it decides who finishes when, who dies, and when the run is killed and resumed.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from distrl.base.errors import ResourceError
+from distrl.experience.fragment import CollectRequest, FragmentMeta, Unit
+from distrl.experience.ledger import Ledger
+from distrl.runtime.pool import MAX_LOSSES, Pool
+from distrl.store.queue import Queue, Waiting
+
+STEPS = 7  # environment steps of a fragment
+
+
+class Flow(RuleBasedStateMachine):
+    """Everything of a run but its data."""
+
+    @initialize(
+        streams=st.integers(1, 5),
+        samplers=st.integers(1, 5),
+        staleness=st.integers(0, 3),
+        mode=st.sampled_from(["deterministic", "ordered", "free"]),
+    )
+    def begin(self, streams: int, samplers: int, staleness: int, mode: str) -> None:
+        self.streams, self.samplers = streams, min(samplers, streams)
+        self.deterministic = mode == "deterministic"
+        self.k = 0 if mode == "ordered" else staleness
+        self.ordered = mode != "free" or self.k == 0
+        self.version = self.started = 0
+        self.working: dict[int, list[CollectRequest]] = {}  # sampler -> what it is making
+        self.learning: list[Unit] = []
+        self.consumed: list[Unit] = []
+        self.history: list[list[Unit]] = []  # units of each surviving update
+        self.positions = [0] * streams  # which fragment each stream's environments are at, as snapshots say
+        self.build(Ledger())
+
+    def build(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.queue = Queue(self.streams, self.k, self.ordered, ledger)
+        self.pool = Pool(self.streams, self.samplers, self.queue, self.k, self.deterministic)
+        self.working = {}
+        for slot in self.pool.slots:
+            slot.ready = True
+
+    # ---- what may happen ---------------------------------------------------------------------------------------------
+
+    @rule(choice=st.integers(0, 99))
+    def dispatch(self, choice: int) -> None:
+        """One idle sampler gets its orders, in any order of samplers."""
+        idle = self.pool.idle()
+        if idle:
+            self.order(idle[choice % len(idle)])
+
+    def order(self, slot: Any) -> bool:
+        requests = self.pool.orders(slot, self.version)
+        if not requests:
+            return False
+        assert len({request.version for request in requests}) == 1
+        for request in requests:
+            assert 0 <= request.version <= self.version
+            if self.deterministic:
+                assert request.version == max(0, request.unit.seq - self.k)
+            if request.home and self.positions[request.unit.stream]:
+                assert request.snapshot == self.positions[request.unit.stream] == request.unit.seq
+        self.pool.started(slot, requests)
+        self.working[slot.index] = requests
+        return True
+
+    @precondition(lambda self: self.working)
+    @rule(choice=st.integers(0, 99))
+    def finish(self, choice: int) -> None:
+        """One busy sampler is done."""
+        sampler = sorted(self.working)[choice % len(self.working)]
+        requests = self.working.pop(sampler)
+        metas = [
+            FragmentMeta(request.unit, request.version, STEPS, [], snapshot=request.unit.seq + 1)
+            for request in requests
+        ]
+        self.pool.finished(self.pool.slots[sampler], metas)
+        for meta in metas:
+            self.positions[meta.unit.stream] = meta.unit.seq + 1
+            self.queue.put(meta, data=None)
+
+    @rule(choice=st.integers(0, 99))
+    def die(self, choice: int) -> None:
+        """One sampler is lost with whatever it is making, and replaced."""
+        slot = self.pool.slots[choice % self.samplers]
+        requests = self.working.pop(slot.index, [])
+        if slot.losses < MAX_LOSSES:
+            self.pool.lost(slot, requests, "a test")
+            assert not slot.ready
+            slot.ready = True
+
+    @rule()
+    def take(self) -> None:
+        """The learner gets a batch, if it is free and one is complete."""
+        if not self.learning:
+            batch = self.queue.take(self.version, self.started)
+            if batch is not None:
+                self.check_batch(batch)
+                self.learning = [waiting.meta.unit for waiting in batch]
+                self.started += 1
+
+    def check_batch(self, batch: list[Waiting]) -> None:
+        units = [waiting.meta.unit for waiting in batch]
+        assert units == sorted(units)
+        assert len(units) == self.streams
+        if self.ordered:
+            assert units == [Unit(self.version, stream) for stream in range(self.streams)]
+        for waiting in batch:
+            age = self.version - waiting.meta.version
+            assert 0 <= age <= self.k
+            if self.deterministic:
+                assert age == min(self.k, self.version)
+
+    @precondition(lambda self: self.learning)
+    @rule()
+    def update(self) -> None:
+        """The learner is done."""
+        batch = self.queue.consumed(self.version)
+        assert [waiting.meta.unit for waiting in batch] == self.learning
+        self.history.append(self.learning)
+        self.learning = []
+        self.version += 1
+
+    @rule(samplers=st.integers(1, 5))
+    def kill_and_resume(self, samplers: int) -> None:
+        """A checkpoint of this boundary (as text, as on disk), and a new attempt from it with other samplers."""
+        next_seq = list(self.queue.next_seq)
+        for unit in self.ledger.running:
+            next_seq[unit.stream] = min(next_seq[unit.stream], unit.seq)
+        waiting = self.queue.waiting()
+        ledger = Ledger.from_state(json.loads(json.dumps(self.ledger.to_state())))
+        self.samplers = min(samplers, self.streams)
+        self.learning, self.started = [], self.version
+        self.build(ledger)
+        self.queue.restore(next_seq, waiting)
+        self.pool.snapshots = [position or None for position in self.positions]
+
+    @rule()
+    def settle(self) -> None:
+        """Left alone, the run always comes to its next update: nothing is ever stuck."""
+        before = self.version
+        for _ in range(20 * (self.streams + self.k + 1)):
+            for slot in self.pool.idle():
+                self.order(slot)
+            self.take()
+            if self.learning:
+                self.update()
+                break
+            assert self.working, "no batch, and nobody is making one"
+            self.finish(0)
+        assert self.version == before + 1
+
+    # ---- what must hold ----------------------------------------------------------------------------------------------
+
+    @invariant()
+    def numbers_add_up(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        self.ledger.check()
+        assert self.ledger.staleness_max <= self.k
+        assert self.ledger.counts["consumed"] == self.version * self.streams
+        assert self.ledger.env_steps == self.version * self.streams * STEPS
+        if self.ordered:
+            assert self.ledger.counts["evicted"] == 0
+
+    @invariant()
+    def nothing_is_used_twice(self) -> None:
+        if hasattr(self, "ledger"):
+            used = [unit for units in self.history for unit in units]
+            assert len(used) == len(set(used))
+
+    @invariant()
+    def nobody_is_too_far_ahead(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        ahead = [0] * self.streams
+        for unit in [*self.ledger.running, *(waiting.meta.unit for waiting in self.queue._waiting.values())]:
+            ahead[unit.stream] += 1
+        assert max(ahead) <= self.k + 1
+
+
+Flow.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestFlow = Flow.TestCase
+
+
+def test_a_sampler_that_is_lost_again_and_again_ends_the_run() -> None:
+    ledger = Ledger()
+    queue = Queue(1, 0, True, ledger)
+    pool = Pool(1, 1, queue, 0, True)
+    slot = pool.slots[0]
+    with pytest.raises(ResourceError, match="lost 4 times in a row"):
+        for _ in range(MAX_LOSSES + 1):
+            slot.ready = True
+            requests = pool.orders(slot, 0)
+            pool.started(slot, requests)
+            pool.lost(slot, requests, "out of memory")
+    assert ledger.counts["cut"] == MAX_LOSSES + 1
+
+
+def test_streams_are_spread_evenly() -> None:
+    pool = Pool(8, 3, Queue(8, 0, True, Ledger()), 0, True)
+    assert [slot.streams for slot in pool.slots] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+
+
+def test_too_old_fragments_are_evicted_and_their_stream_goes_on() -> None:
+    ledger = Ledger()
+    queue = Queue(2, 1, False, ledger)
+    for seq in range(3):  # stream 0 alone fills batch after batch, while stream 1 takes its time
+        queue.start(Unit(seq, 0))
+    queue.start(Unit(0, 1))
+    for seq in range(2):
+        queue.put(FragmentMeta(Unit(seq, 0), 0, STEPS, []), None)
+    assert queue.take(0, 0) is not None
+    queue.consumed(0)
+    queue.put(FragmentMeta(Unit(0, 1), 0, STEPS, []), None)
+    assert queue.take(2, 1) is None
+    assert ledger.counts["evicted"] == 1
+    assert queue.admit(1, 2) == Unit(1, 1)
+    ledger.check()
