@@ -200,12 +200,17 @@ def test_a_sampler_that_is_lost_again_and_again_ends_the_run() -> None:
     queue = Queue(1, 0, True, ledger)
     pool = Pool(1, 1, queue, 0, True)
     slot = pool.slots[0]
+
+    def lose() -> None:
+        slot.ready = True
+        requests = pool.orders(slot, 0)
+        pool.started(slot, requests)
+        pool.lost(slot, requests, "out of memory")
+
+    for _ in range(MAX_LOSSES):
+        lose()
     with pytest.raises(ResourceError, match="lost 4 times in a row"):
-        for _ in range(MAX_LOSSES + 1):
-            slot.ready = True
-            requests = pool.orders(slot, 0)
-            pool.started(slot, requests)
-            pool.lost(slot, requests, "out of memory")
+        lose()
     assert ledger.counts["cut"] == MAX_LOSSES + 1
 
 
