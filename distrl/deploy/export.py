@@ -108,6 +108,9 @@ def _onnx_bytes(program: torch.export.ExportedProgram, signature: Signature, fac
     finally:
         quiet.setLevel(level)
     assert found is not None
+    for value in (*found.model.graph.inputs, *found.model.graph.outputs):
+        if value.shape is not None:
+            value.shape[0] = "batch"  # the tracer's own name for it is a number
     found.model.metadata_props["distrl"] = facts
     return found.model_proto.SerializeToString()
 

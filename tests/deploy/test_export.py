@@ -53,6 +53,8 @@ def test_the_interface_of_an_onnx_file(make_policy: MakePolicy, tmp_path: Path) 
     names = ["obs.gray", "obs.speed", "first", "frames.gray", "frames.speed", "memory.0", "memory.1"]
     assert [entry.name for entry in model.graph.input] == names
     assert [entry.name for entry in model.graph.output][:2] == ["action", "params"]
+    for entry in (*model.graph.input, *model.graph.output):
+        assert entry.type.tensor_type.shape.dim[0].dim_param == "batch"
     facts = json.loads({entry.key: entry.value for entry in model.metadata_props}["distrl"])
     assert facts["update"] == 7
     assert facts["inputs"] == names
