@@ -66,6 +66,8 @@ class Minibatch(Columns):
     def mean(self, x: Tensor) -> Tensor:
         """Sum of x over this shard's valid rows / number of valid rows in the whole minibatch."""
         valid = self.get("valid")
+        if valid is None and x.numel() == self.count:
+            return x.mean()
         return (x if valid is None else x * valid).sum() / self.count
 
 

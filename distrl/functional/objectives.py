@@ -8,6 +8,7 @@ Objectives are to be MAXIMIZED, losses and penalties to be MINIMIZED: a learner'
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from distrl.base.registry import register
@@ -38,7 +39,9 @@ def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float, dual_clip: 
     >>> clipped_surrogate(torch.tensor([1.3, 1.3, 0.7, 0.7]), torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2)
     tensor([ 1.2000, -1.3000,  0.7000, -0.8000])
     """
-    objective = torch.minimum(ratio * advantage, torch.clamp(ratio, 1.0 - clip, 1.0 + clip) * advantage)
+    # The same as with the clipped ratio: where A > 0 only 1 + clip can bind, where A < 0 only 1 - clip, so the bound is
+    # A + clip |A|. It is a constant, which halves the work of the gradient.
+    objective = torch.minimum(ratio * advantage, advantage + clip * advantage.abs())
     if dual_clip is None:
         return objective
     return torch.where(advantage < 0, torch.maximum(objective, dual_clip * advantage), objective)
@@ -87,7 +90,7 @@ def truncated_importance_weight(log_ratio: Tensor, bar: float) -> Tensor:
 
 def value_loss(value: Tensor, returns: Tensor) -> Tensor:
     """Loss, minimized: (value - returns)^2 / 2."""
-    return 0.5 * (value - returns).square()
+    return 0.5 * F.mse_loss(value, returns, reduction="none")
 
 
 def clipped_value_loss(value: Tensor, old_value: Tensor, returns: Tensor, clip: float | None) -> Tensor:

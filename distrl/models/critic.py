@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distrl.models.dense import orthogonal
+from distrl.models.torsos import through_head
 
 VALUE_GAIN = 1.0
 
@@ -27,7 +28,7 @@ class Critic(nn.Module):
 
     def forward(self, obs: Any) -> Tensor:
         """Values (N,) of normalized observations, tree (N, ...). Only with its own torso."""
-        return self.of_features(self.torso(obs))
+        return through_head(self.torso, self.head, obs).squeeze(-1)
 
     def of_features(self, features: Tensor) -> Tensor:
         """Values (...) of features (..., feature_size)."""

@@ -72,14 +72,16 @@ class Dense(nn.Module):
         self.activation = activation(activation_name)
         self.chain = activation_name == "tanh" and len(hidden) > 0
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, head: nn.Linear | None = None) -> Tensor:
+        """Features (N, output_size); with a head, its linear output instead, (N, head.out_features)."""
         if self.chain and self._chain_pays(features):
-            parameters = [tensor for layer in self.layers for tensor in (layer.weight, layer.bias)]
-            return TanhChain.apply(features, *parameters)
+            layers = [*self.layers, *([head] if head is not None else [])]
+            parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+            return TanhChain.apply(head is not None, features, *parameters)
         # Functional calls: at batch 8 the module calls of nn.Sequential cost as much as the arithmetic.
         for layer in self.layers:
             features = self.activation(F.linear(features, layer.weight, layer.bias))  # type: ignore[arg-type]
-        return features
+        return features if head is None else F.linear(features, head.weight, head.bias)
 
     def _chain_pays(self, features: Tensor) -> bool:
         return (
@@ -94,33 +96,34 @@ class Dense(nn.Module):
 
 
 class TanhChain(torch.autograd.Function):
-    """h_0 = x, h_l = tanh(h_{l-1} W_l^T + b_l): the last h, and gradients for x and every W and b."""
+    """h_0 = x, h_l = tanh(h_{l-1} W_l^T + b_l), and at the end a plain linear layer or none."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, linear_end: bool, x: Tensor, *parameters: Tensor) -> Tensor:
+        layers = len(parameters) // 2
         hidden = [x]
-        for weight, bias in _pairs(parameters):
-            out = torch.addmm(bias, hidden[-1], weight.t())
-            values = out.numpy()
-            np.tanh(values, out=values)
+        for layer in range(layers):
+            out = torch.addmm(parameters[2 * layer + 1], hidden[-1], parameters[2 * layer].t())
+            if layer < layers - 1 or not linear_end:
+                values = out.numpy()
+                np.tanh(values, out=values)
             hidden.append(out)
-        ctx.save_for_backward(*parameters, *hidden)
+        ctx.linear_end = linear_end
+        ctx.save_for_backward(*parameters[0::2], *(hidden[:-1] if linear_end else hidden))
         return hidden[-1]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        layers = len(ctx.saved_tensors) // 3
-        weights, hidden = ctx.saved_tensors[0 : 2 * layers : 2], ctx.saved_tensors[2 * layers :]
-        gradients: list[Tensor] = []
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if torch.is_grad_enabled():
+            raise RuntimeError("TanhChain cannot be differentiated twice; set Dense.twice_differentiable.")
+        layers = len(ctx.saved_tensors) // 2  # weights, and as many or one more activations
+        weights, hidden = ctx.saved_tensors[:layers], ctx.saved_tensors[layers:]
+        gradients: list[Tensor | None] = []
         for layer in reversed(range(layers)):
-            grad = torch.ops.aten.tanh_backward(grad, hidden[layer + 1])  # grad * (1 - h^2)
+            if layer < layers - 1 or not ctx.linear_end:
+                grad = torch.ops.aten.tanh_backward(grad, hidden[layer + 1])  # grad * (1 - h^2)
             # Of b_l and W_l, turned round below. h^T g, not g^T h: with few inputs the latter is four times slower.
             gradients += [grad.sum(0), (hidden[layer].t() @ grad).t()]
-            if layer or ctx.needs_input_grad[0]:
+            if layer or ctx.needs_input_grad[1]:
                 grad = grad @ weights[layer]
-        return (grad if ctx.needs_input_grad[0] else None, *reversed(gradients))
-
-
-def _pairs(parameters: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    return [(parameters[i], parameters[i + 1]) for i in range(0, len(parameters), 2)]
+        return (None, grad if ctx.needs_input_grad[1] else None, *reversed(gradients))

@@ -14,7 +14,7 @@ from distrl.models.actions import ActionDistribution, action_distribution
 from distrl.models.dense import orthogonal
 from distrl.models.memory import Memory, build_memory
 from distrl.models.normalizer import Normalizer
-from distrl.models.torsos import build_torso
+from distrl.models.torsos import build_torso, through_head
 
 #: A small gain makes the first policy close to uniform, or to its mean at zero (Common base CB6).
 POLICY_GAIN = 0.01
@@ -80,7 +80,7 @@ class Policy(nn.Module):
             Distribution parameters (B, P), and the state after the step (None without memory).
         """
         if self.memory is None:
-            return self.params(self.torso(obs)), None
+            return self.actions.join(through_head(self.torso, self.head, obs), self.log_std), None
         features, state = self.features(obs, state, first)
         return self.params(features), state
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor, nn
 
@@ -43,8 +44,13 @@ class MLP(nn.Module):
         self.dense = Dense(flatten.output_size, sizes, model_config.activation)
         self.output_size = self.dense.output_size
 
-    def forward(self, obs: Tensor) -> Tensor:
-        return self.dense(obs if self.flatten is None else self.flatten(obs))
+    def forward(self, obs: Tensor, head: nn.Linear | None = None) -> Tensor:
+        return self.dense(obs if self.flatten is None else self.flatten(obs), head)
+
+
+def through_head(torso: Any, head: nn.Linear, obs: Any) -> Tensor:
+    """head(torso(obs)); in one piece where the torso can do that."""
+    return torso(obs, head) if isinstance(torso, MLP) else F.linear(torso(obs), head.weight, head.bias)
 
 
 @register.torso("fusion")

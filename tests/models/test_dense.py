@@ -26,6 +26,29 @@ def test_chain_equals_autograd(hidden, input_grad):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_chain_with_a_linear_end():
+    torch.manual_seed(0)
+    dense, head = Dense(5, [8, 6], "tanh"), torch.nn.Linear(6, 3)
+    x, weight = torch.randn(CHAIN_ROWS, 5), torch.randn(CHAIN_ROWS, 3)
+    results = []
+    for twice in (False, True):
+        dense.twice_differentiable = twice
+        for module in (dense, head):
+            module.zero_grad()
+        out = dense(x, head)
+        (out * weight).sum().backward()
+        results.append([out.detach(), *(p.grad.clone() for m in (dense, head) for p in m.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_chain_refuses_second_derivatives():
+    dense = Dense(5, [8], "tanh")
+    loss = dense(torch.randn(CHAIN_ROWS, 5)).square().sum()
+    with pytest.raises(RuntimeError, match="twice"):
+        torch.autograd.grad(loss, list(dense.parameters()), create_graph=True)
+
+
 def test_chain_leaves_its_input_alone():
     x = torch.randn(CHAIN_ROWS, 5)
     before = x.clone()
