@@ -1,4 +1,4 @@
-"""Every algorithm learns: CartPole in the serial back end, to a return that no fixed action reaches (about 9)."""
+"""Every algorithm learns: CartPole in the serial back end, to a mean return of 150 (random actions: 22)."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_learns_cartpole(name: str, staleness: int, tmp_path: Path):
             "algorithm": {"name": name, **SETTINGS[name]},
             "store": {"max_staleness": staleness},
             "logging": {"tensorboard": False, "console": "quiet"},
-            "stop": {"env_steps": 60000, "return_mean": 80},
+            "stop": {"env_steps": 100000, "return_mean": 150},
         },
         runs_dir=tmp_path,
     )
-    assert summary["env_steps"] < 60000, f"no mean return of 80 within 60,000 steps: {summary['reason']}"
+    assert summary["env_steps"] < 100000, f"no mean return of 150 within 100,000 steps: {summary['stopped']}"
