@@ -112,7 +112,7 @@ class Training:
 
 
 #: what tests/runtime/user_code.py reads
-OWN_VARIABLES = ("KILL_AT_UPDATE", "INTERRUPT_AT_UPDATE")
+OWN_VARIABLES = ("KILL_AT_UPDATE", "KILL_DELAY", "INTERRUPT_AT_UPDATE", "LEARNER_KILLED")
 
 
 def train_apart(run: Mapping[str, Any], runs_dir: Path, **options: Any) -> tuple[int, str]:

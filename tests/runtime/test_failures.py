@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distrl.base import files
-from distrl.base.errors import EnvError, NonFiniteError
+from distrl.base.errors import EnvError, NonFiniteError, ResourceError
 from distrl.base.pack import load_state
 from distrl.experience.weights import Weights
 from distrl.runtime.checkpoint import list_checkpoints, newest_valid, read_checkpoint
@@ -91,6 +91,20 @@ def test_ray_replaces_a_sampler_that_hangs(local_ray: str, tmp_runs: Path, tmp_p
     assert all("no answer to 'collect' within 3 s" in death["reason"] for death in deaths)
     assert summary["ledger"]["cut"] == sum(len(death["cut"]) for death in deaths) > 0
     assert summary["parameter_hash"] == parameter_hash(faulty("sound", "hang", marker), tmp_runs)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_a_dead_learner_ends_the_attempt_and_resume_makes_good(
+    local_ray: str, tmp_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEARNER_KILLED", str(tmp_path / "killed"))
+    run = config("widowed", backend="ray", callbacks=["tests.runtime.user_code:KillsTheLearner"])
+    with pytest.raises(ResourceError, match=r"the learner died.*--resume"):
+        train(run, runs_dir=tmp_runs)
+    check_kept(tmp_runs / "widowed", update=4)  # checkpoints are due every second update
+    summary = train(run, runs_dir=tmp_runs, resume=True)
+    assert summary["parameter_hash"] == parameter_hash(config("sound"), tmp_runs)
 
 
 @pytest.mark.ray

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,19 @@ from tests.envs.toy_envs import Outcome, State, ToyEnv
 
 
 class EndsItself(Callback):
-    """Kills its process group at update KILL_AT_UPDATE, interrupts itself at INTERRUPT_AT_UPDATE."""
+    """Kills its process group at update KILL_AT_UPDATE, or KILL_DELAY seconds later; or interrupts it at
+    INTERRUPT_AT_UPDATE."""
 
     def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
-        if loop.progress.version == int(os.environ.get("KILL_AT_UPDATE", -1)):
-            os.killpg(os.getpgid(0), signal.SIGKILL)
         if loop.progress.version == int(os.environ.get("INTERRUPT_AT_UPDATE", -1)):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.killpg(os.getpgid(0), signal.SIGINT)
+        if loop.progress.version < int(os.environ.get("KILL_AT_UPDATE", 10**9)):
+            return
+        delay = float(os.environ.get("KILL_DELAY", 0))
+        if delay:
+            threading.Timer(delay, os.killpg, (os.getpgid(0), signal.SIGKILL)).start()
+        else:
+            os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 class KillsASampler(Callback):
@@ -31,6 +40,36 @@ class KillsASampler(Callback):
     def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
         if loop.progress.version == 3:
             os.kill(loop.pool.slots[0].pid, signal.SIGKILL)
+
+
+class KillsManySamplers(Callback):
+    """Kills some sampler's process at every fifth update, a random while after it."""
+
+    def __init__(self) -> None:
+        self.random = random.Random(0)
+
+    def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
+        ready = [slot for slot in loop.pool.slots if slot.ready]
+        if loop.progress.version % 5 == 0 and ready:
+            pid = self.random.choice(ready).pid
+            threading.Timer(self.random.uniform(0, 0.05), _kill_if_there, (pid,)).start()
+
+
+def _kill_if_there(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+class KillsTheLearner(Callback):
+    """Kills the learner's process at update 5, once in the life of the file LEARNER_KILLED."""
+
+    def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
+        marker = Path(os.environ["LEARNER_KILLED"])
+        if loop.progress.version == 5 and not marker.exists():
+            marker.touch()
+            import ray
+
+            os.kill(ray.get(loop.backend.learners[0].ready.remote()), signal.SIGKILL)
 
 
 class Raises(Callback):
