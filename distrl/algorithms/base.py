@@ -6,6 +6,7 @@ off-policy file overrides `update`. Neither knows of processes, fragments or fil
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from distrl.models.flat import flatten_parameters
 
 #: columns of a rollout that are indexed (T, B): what a minibatch is cut from
 SEQUENCE_STATE = ("state",)
+#: columns that `prepare` has used up, where steps no longer know their order
+PREPARED = ("reward", "terminated", "truncated", "first")
 #: columns that no loss needs row by row
 PER_ROLLOUT = ("last_obs", "final_obs", "final_index", "version")
 
@@ -74,7 +77,7 @@ class Minibatch(Columns):
 def valid_rows(columns: Columns) -> float:
     """How many steps of a rollout or minibatch count."""
     valid = columns.get("valid")
-    return float(columns.reward.numel()) if valid is None else float(valid.sum())
+    return float(columns.logp.numel()) if valid is None else float(valid.sum())
 
 
 class Algorithm:
@@ -162,8 +165,8 @@ class Algorithm:
         parts: dict[str, Any] = {}
         steps = 0
         for _ in range(int(getattr(self.config, "epochs", 1))):
-            for index in self.minibatches(rows, rng):
-                norm, parts = self.step(rows, index)
+            for minibatch in self.minibatches(rows, rng):
+                norm, parts = self.step(minibatch)
                 norms.append(norm)
                 steps += 1
             if self.stop_epochs(parts):
@@ -171,7 +174,9 @@ class Algorithm:
         norm_total = torch.stack(norms)
         if not bool(torch.isfinite(norm_total).all()):
             self._restore(before)
-            raise NonFiniteError(self._cause(rows), "The weights are those before this update; lower learning_rate.")
+            raise NonFiniteError(
+                self._cause(rollout, rows), "The weights are those before this update; lower learning_rate."
+            )
         metrics = {f"loss/{name}": float(value) for name, value in parts.items()}
         metrics["loss/grad_norm"] = float(norm_total.mean())
         metrics["policy/minibatches"] = float(steps)
@@ -182,30 +187,31 @@ class Algorithm:
         rollout = rollout.without(*PER_ROLLOUT)
         if self.policy.recurrent:
             return rollout
-        return rollout.without(*SEQUENCE_STATE).map(lambda leaf: leaf.flatten(0, 1))
+        return rollout.without(*SEQUENCE_STATE, *PREPARED).map(lambda leaf: leaf.flatten(0, 1))
 
-    def minibatches(self, rows: Columns, rng: np.random.Generator) -> Iterator[Tensor | None]:
-        """Shuffled index sets that cover every row once (environments, for recurrent policies); None is every row."""
-        total = rows.reward.shape[1] if self.policy.recurrent else len(rows.reward)
+    def minibatches(self, rows: Columns, rng: np.random.Generator) -> Iterator[Columns]:
+        """Shuffled parts that together are every row once (every environment, for recurrent policies)."""
+        total = rows.logp.shape[-1]
         count = min(int(getattr(self.config, "minibatches", 1)), total)
         if count == 1:
-            yield None
+            yield rows
             return
-        order = torch.from_numpy(rng.permutation(total)).to(self.device)
-        yield from torch.tensor_split(order, count)
+        # One gather for the epoch, then slices: cheaper than a gather for each minibatch.
+        shuffled = self.select(rows, torch.from_numpy(rng.permutation(total)).to(self.device))
+        edges = [total * part // count for part in range(count + 1)]
+        for start, stop in itertools.pairwise(edges):
+            yield self.select(shuffled, slice(start, stop))
 
-    def select(self, rows: Columns, index: Tensor | None) -> Columns:
-        """The rows of an index set."""
-        if index is None:
-            return rows
+    def select(self, rows: Columns, index: Tensor | slice) -> Columns:
+        """Some rows, or some environments of sequences."""
         if not self.policy.recurrent:
             return rows[index]
         state = tree_map(lambda leaf: leaf[index], rows.state)
         return rows.without(*SEQUENCE_STATE).map(lambda leaf: leaf[:, index]).with_(state=state)
 
-    def step(self, rows: Columns, index: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """One optimizer step on the rows `index`. Returns gradient norm (before clipping) and the loss's parts."""
-        batch = self.prepare_minibatch(self.select(rows, index))
+    def step(self, minibatch: Columns) -> tuple[Tensor, dict[str, Tensor]]:
+        """One optimizer step. Returns the gradient's norm (before clipping) and the loss's parts."""
+        batch = self.prepare_minibatch(minibatch)
         _, parts = self.gradient(batch, self._loss)
         norm = self.clip_gradient()
         self.optimizer.step()
@@ -223,7 +229,7 @@ class Algorithm:
             total.backward()
             return total.detach(), {name: part.detach() for name, part in parts.items()}
         vectors, names = [], []
-        width = batch.reward.shape[-1]  # rows, or environments of sequences
+        width = batch.logp.shape[-1]  # rows, or environments of sequences
         for index in self.shards.split(torch.arange(width, device=self.device)):
             flat.zero_grad()
             total, parts = self._forward(Minibatch.of(self.select(batch, index), count), loss)
@@ -361,9 +367,9 @@ class Algorithm:
         if not slots:
             self.optimizer.state.clear()
 
-    def _cause(self, rows: Columns) -> str:
+    def _cause(self, rollout: Columns, rows: Columns) -> str:
         """Name the first column or parameter that is not finite."""
-        for name, column in rows.items():
+        for name, column in [*rollout.items(), *rows.items()]:
             for leaf in tree_leaves(column):
                 if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
                     bad = int((~torch.isfinite(leaf)).sum())

@@ -95,12 +95,14 @@ class TRPO(Algorithm):
         metrics, gradient_norm = self.policy_step(rows)
         norms, parts = [gradient_norm], dict[str, Tensor]()
         for _ in range(self.config.critic_epochs):
-            for index in self.minibatches(rows, rng):
-                norm, parts = self.step(rows, index)
+            for minibatch in self.minibatches(rows, rng):
+                norm, parts = self.step(minibatch)
                 norms.append(norm)
         if not bool(torch.isfinite(torch.stack(norms)).all()):
             self._restore(before)
-            raise NonFiniteError(self._cause(rows), "The weights are those before this update; lower learning_rate.")
+            raise NonFiniteError(
+                self._cause(rollout, rows), "The weights are those before this update; lower learning_rate."
+            )
         metrics |= {f"loss/{name}": float(value) for name, value in parts.items()}
         return Update(metrics | {"loss/grad_norm": float(gradient_norm)})
 
@@ -201,5 +203,5 @@ class TRPO(Algorithm):
         """This process's shards of the batch."""
         if self.shards.count == 1:
             return [Minibatch.whole(rows)]
-        index = torch.arange(len(rows.reward), device=self.device)
+        index = torch.arange(len(rows.logp), device=self.device)
         return [Minibatch.of(self.select(rows, part), valid_rows(rows)) for part in self.shards.split(index)]

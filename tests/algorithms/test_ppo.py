@@ -83,11 +83,13 @@ def test_advantages_are_normalized_in_each_minibatch():
 def test_every_row_is_used_once_in_an_epoch():
     algorithm = make_algorithm("ppo", minibatches=3)
     rollout = make_rollout(algorithm, steps=8, envs=4)
-    rows = algorithm.training_rows(algorithm.prepare(rollout))
+    rows = algorithm.training_rows(algorithm.prepare(rollout)).with_(number=torch.arange(32))
     rng = np.random.default_rng(0)
-    first, second = (torch.cat(list(algorithm.minibatches(rows, rng))).tolist() for _ in range(2))  # type: ignore[arg-type]
+    epochs = [[batch.number.tolist() for batch in algorithm.minibatches(rows, rng)] for _ in range(2)]
+    first, second = ([n for batch in epoch for n in batch] for epoch in epochs)
     assert sorted(first) == sorted(second) == list(range(32))
     assert first != second
+    assert {len(batch) for batch in epochs[0]} == {10, 11}
 
 
 def test_zero_learning_rate_moves_nothing():
