@@ -92,11 +92,11 @@ def test_minibatches_are_whole_environments():
     algorithm = make_algorithm("ppo", recurrent="gru", minibatches=2)
     rollout = make_rollout(algorithm, steps=5, envs=4)
     rows = algorithm.training_rows(algorithm.prepare(rollout))
+    numbers = torch.arange(4).expand(5, 4)
     seen = []
-    for index in algorithm.minibatches(rows, np.random.default_rng(0)):
-        assert index is not None
-        batch = algorithm.select(rows, index)
+    for batch in algorithm.minibatches(rows.with_(number=numbers), np.random.default_rng(0)):
         assert batch.reward.shape == (5, 2)
+        index = batch.number[0]
         assert torch.equal(batch.state, rows.state[index])
         assert torch.equal(batch.obs, rows.obs[:, index])
         seen += index.tolist()

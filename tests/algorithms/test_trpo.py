@@ -149,7 +149,7 @@ def test_the_critics_epochs_leave_the_policy_alone():
     rows = rows_of(algorithm, make_rollout(algorithm, steps=16))
     before = policy_part(algorithm)
     for _ in range(5):
-        algorithm.step(rows, None)
+        algorithm.step(rows)
     assert torch.equal(policy_part(algorithm), before)
 
 
