@@ -1,7 +1,6 @@
 # Every target makes .venv and installs what it needs, once; it installs again when pyproject.toml or constraints.txt change.
 #   PYTHON=/path/to/python3.12   another interpreter for a new .venv
-#   PIP_ARGS=...                 more words for pip; on a machine without a GPU this saves some gigabytes:
-#                                make train PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#   PIP_ARGS=...                 more words for pip
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
