@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,8 @@ def make_algorithm(
     hidden: tuple[int, ...] = (16, 16),
     seed: int = 0,
     **config: Any,
-) -> Algorithm:
-    """An algorithm with its default config, but for `config`."""
+) -> Any:
+    """An `Algorithm` with its default config, but for `config`."""
     cls = register.get("algorithm", name)
     model_config = ModelConfig(hidden=list(hidden), recurrent=recurrent, recurrent_size=8)
     model = build_actor_critic(observation, action, model_config, seed=seed)
@@ -159,7 +160,7 @@ def _mask(space: Space[Any], count: int, rng: np.random.Generator) -> Any:
     if isinstance(space, spaces.MultiDiscrete):
         return torch.cat([_choices(int(n), count, rng) for n in space.nvec], -1)
     if isinstance(space, spaces.MultiBinary):
-        return torch.from_numpy(rng.random((count, int(space.n))) < 0.7)
+        return torch.from_numpy(rng.random((count, math.prod(space.shape))) < 0.7)
     return None
 
 

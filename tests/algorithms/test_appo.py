@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -70,7 +72,13 @@ def test_the_coefficient_does_not_vanish():
 
 
 def test_the_penalty_holds_the_policy_near_the_target():
-    options = {"learning_rate": 0.01, "epochs": 20, "minibatches": 1, "normalize_advantage": False, "clip": 10.0}
+    options: dict[str, Any] = {
+        "learning_rate": 0.01,
+        "epochs": 20,
+        "minibatches": 1,
+        "normalize_advantage": False,
+        "clip": 10.0,
+    }
     free, held = make_algorithm("appo", **options), make_algorithm("appo", kl_coefficient=100.0, **options)
     rollout = make_rollout(free, steps=16)
     update(free, rollout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_vtrace_in_numbers(name: str):
 
 
 def test_the_bars_reach_vtrace():
-    options = {"gamma": 0.9, "hidden": (4,)}
+    options: dict[str, Any] = {"gamma": 0.9, "hidden": (4,)}
     algorithm = constant_values(make_algorithm("impala", rho_bar=2.0, c_bar=1.0, **options))
     # delta = (2 * 1, 0.5 * 1.9); vs_0 = 2 + 0.9 * 1 * 0.95; advantage_0 = 2 * (1 + 0.9 * 0.95)
     prepared = algorithm.prepare(two_steps(algorithm))
@@ -80,7 +81,7 @@ def test_the_loss_is_the_weighted_policy_gradient():
 
 @pytest.mark.parametrize("recurrent", [None, "gru"])
 def test_on_fresh_data_it_is_a2c(recurrent: str | None):
-    options = {"gamma": 0.95, "critic": 0.5, "entropy": 0.01, "recurrent": recurrent}
+    options: dict[str, Any] = {"gamma": 0.95, "critic": 0.5, "entropy": 0.01, "recurrent": recurrent}
     impala, a2c = make_algorithm("impala", **options), make_algorithm("a2c", lam=1.0, **options)
     rollout = make_rollout(impala, steps=12)
     torch.testing.assert_close(whole_gradient(impala, rollout), whole_gradient(a2c, rollout), rtol=1e-4, atol=1e-6)

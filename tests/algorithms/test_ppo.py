@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,13 @@ def test_the_first_ratio_is_one():
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_first_gradient_is_that_of_a2c(normalize: bool):
-    common = {"lam": 0.9, "gamma": 0.97, "critic": 0.5, "entropy": 0.01, "normalize_advantage": normalize}
+    common: dict[str, Any] = {
+        "lam": 0.9,
+        "gamma": 0.97,
+        "critic": 0.5,
+        "entropy": 0.01,
+        "normalize_advantage": normalize,
+    }
     ppo, a2c = make_algorithm("ppo", clip=0.2, **common), make_algorithm("a2c", **common)
     rollout = make_rollout(ppo, steps=16, masks=True)
     torch.testing.assert_close(whole_gradient(ppo, rollout), whole_gradient(a2c, rollout), rtol=1e-4, atol=1e-6)
@@ -32,7 +40,7 @@ def test_a_later_gradient_is_not_that_of_a2c():
 
 
 def test_a_divergence_above_the_limit_ends_the_epochs():
-    options = {"learning_rate": 0.05, "epochs": 10, "minibatches": 2}
+    options: dict[str, Any] = {"learning_rate": 0.05, "epochs": 10, "minibatches": 2}
     free, limited = make_algorithm("ppo", **options), make_algorithm("ppo", target_kl=0.01, **options)
     rollout = make_rollout(free, steps=16)
     assert update(free, rollout)["policy/minibatches"] == 20
@@ -59,7 +67,7 @@ def test_dual_clip_bounds_what_stale_rows_of_bad_actions_push():
 
 
 def test_the_clip_of_values_stops_their_gradient():
-    options = {"normalize_advantage": False, "gamma": 0.0}
+    options: dict[str, Any] = {"normalize_advantage": False, "gamma": 0.0}
     algorithm = make_algorithm("ppo", clip_value=0.01, **options)
     rollout = make_rollout(algorithm, steps=16)
     with torch.no_grad():

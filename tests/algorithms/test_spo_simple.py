@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -32,7 +34,7 @@ def test_the_first_gradient_is_that_of_ppo():
 
 
 def test_many_epochs_leave_its_ratios_nearer_to_one_than_those_of_ppo():
-    options = {"learning_rate": 1e-3, "epochs": 60, "minibatches": 1, "hidden": (64, 64)}
+    options: dict[str, Any] = {"learning_rate": 1e-3, "epochs": 60, "minibatches": 1, "hidden": (64, 64)}
     farthest = {}
     for name in ("spo_simple", "ppo"):
         algorithm = make_algorithm(name, **options)
