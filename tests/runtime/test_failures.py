@@ -137,9 +137,14 @@ def test_a_mistake_in_a_callback_loses_nothing(tmp_runs: Path) -> None:
     check_kept(tmp_runs / "mistaken", update=3)
 
 
-def test_a_diverged_update_keeps_the_weights_before_it(tmp_runs: Path) -> None:
+@pytest.mark.parametrize("backend", ["serial", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
+def test_a_diverged_update_keeps_the_weights_before_it(
+    request: pytest.FixtureRequest, tmp_runs: Path, backend: str
+) -> None:
+    if backend == "ray":
+        request.getfixturevalue("local_ray")
     diverging = {"learning_rate": {"from": 1e-3, "to": 1e38, "over": 64, "after": 192}}
-    run = config("diverged", algorithm=diverging, stop={"env_steps": 10_000}, env={"normalize_obs": True})
+    run = config("diverged", backend=backend, algorithm=diverging, stop={"updates": 100}, env={"normalize_obs": True})
     with pytest.raises(NonFiniteError, match=r"non-finite|not finite"):
         train(run, runs_dir=tmp_runs)
     path, states, _ = newest_valid(tmp_runs / "diverged" / "checkpoints")
