@@ -63,6 +63,19 @@ def events(run_folder: Path, kind: str) -> list[dict[str, Any]]:
     return [line["facts"] for line in lines(run_folder / "events.jsonl") if line["kind"] == kind]
 
 
+def check_curve(run_folder: Path) -> None:
+    """One unbroken curve over all attempts: steps only grow, no tag has two values at one update, the end is there."""
+    points = lines(run_folder / "metrics.jsonl")
+    places = [(point["update"], point["env_steps"]) for point in points]
+    assert places == sorted(places)
+    assert places[-1][0] == summary_of(run_folder)["updates"]
+    # An evaluation may come in a line of its own, and every line tells the time and what the machine is doing.
+    tags = [
+        (tag, point["update"]) for point in points for tag in point if tag.startswith(("loss/", "return/", "eval/"))
+    ]
+    assert len(tags) == len(set(tags))
+
+
 def summary_of(run_folder: Path) -> dict[str, Any]:
     return json.loads((run_folder / "summary.json").read_text())
 

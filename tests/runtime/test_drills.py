@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from distrl.runtime.train import train
-from tests.helpers import Training, config, events, lines, merged, parameter_hash, summary_of, train_apart
+from tests.helpers import Training, check_curve, config, events, merged, parameter_hash, summary_of, train_apart
 
 pytestmark = [pytest.mark.drill, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -59,8 +59,7 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
         assert summary[key] == expected[key], key
     for fate in ("consumed", "evicted", "lost"):
         assert summary["ledger"][fate] == expected["ledger"][fate]
-    points = [(line["update"], line["env_steps"]) for line in lines(folder / "metrics.jsonl")]
-    assert points == sorted(set(points))
+    check_curve(folder)
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

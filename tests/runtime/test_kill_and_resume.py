@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import config, lines, parameter_hash, summary_of, train_apart
+from tests.helpers import check_curve, config, lines, parameter_hash, summary_of, train_apart
 
 POINTS = (3, 5, 8)
 SELF_KILL = ["tests.runtime.user_code:EndsItself"]
@@ -26,14 +26,6 @@ def kill_at(run: dict[str, Any], runs_dir: Path, points: tuple[int, ...]) -> Non
     assert code == 0, output
 
 
-def check_curve(folder: Path) -> None:
-    """One unbroken curve over all attempts: updates and steps only grow, and the last one is there."""
-    points = [(line["update"], line["env_steps"]) for line in lines(folder / "metrics.jsonl")]
-    assert points == sorted(set(points))
-    assert points[-1][0] == summary_of(folder)["updates"]
-    assert all(env_steps == update * 64 for update, env_steps in points)
-
-
 @pytest.mark.slow
 def test_serial_kill_and_resume(tmp_runs: Path) -> None:
     changes = {"env": LANDER, "store": {"max_staleness": 1}, "logging": {"every_seconds": 0.01}}
@@ -45,6 +37,8 @@ def test_serial_kill_and_resume(tmp_runs: Path) -> None:
     assert summary["env_steps"] == summary["ledger"]["env_steps"] == 640
     assert summary["ledger"]["consumed"] == 40
     check_curve(tmp_runs / "killed")
+    points = lines(tmp_runs / "killed" / "metrics.jsonl")
+    assert all(point["env_steps"] == 64 * point["update"] for point in points)
 
 
 @pytest.mark.ray
