@@ -164,8 +164,8 @@ class Algorithm:
         norms: list[Tensor] = []
         parts: dict[str, Any] = {}
         steps = 0
-        for _ in range(int(getattr(self.config, "epochs", 1))):
-            for minibatch in self.minibatches(rows, rng):
+        for minibatches in self.epochs(rows, int(getattr(self.config, "epochs", 1)), rng):
+            for minibatch in minibatches:
                 norm, parts = self.step(minibatch)
                 norms.append(norm)
                 steps += 1
@@ -189,13 +189,20 @@ class Algorithm:
             return rollout
         return rollout.without(*SEQUENCE_STATE, *PREPARED).map(lambda leaf: leaf.flatten(0, 1))
 
-    def minibatches(self, rows: Columns, rng: np.random.Generator) -> Iterator[Columns]:
-        """Shuffled parts that together are every row once (every environment, for recurrent policies)."""
-        total = rows.logp.shape[-1]
-        count = min(int(getattr(self.config, "minibatches", 1)), total)
-        if count == 1:
-            yield rows
+    def epochs(self, rows: Columns, epochs: int, rng: np.random.Generator) -> Iterator[Iterator[Columns]]:
+        """For each epoch its minibatches, with their statistics (`prepare_minibatch`)."""
+        count = min(int(getattr(self.config, "minibatches", 1)), rows.logp.shape[-1])
+        if count == 1:  # always the same rows: their statistics are computed once
+            whole = self.prepare_minibatch(rows)
+            for _ in range(epochs):
+                yield iter([whole])
             return
+        for _ in range(epochs):
+            yield map(self.prepare_minibatch, self.minibatches(rows, count, rng))
+
+    def minibatches(self, rows: Columns, count: int, rng: np.random.Generator) -> Iterator[Columns]:
+        """`count` shuffled parts that together are every row once (every environment, for recurrent policies)."""
+        total = rows.logp.shape[-1]
         # One gather for the epoch, then slices: cheaper than a gather for each minibatch.
         shuffled = self.select(rows, torch.from_numpy(rng.permutation(total)).to(self.device))
         edges = [total * part // count for part in range(count + 1)]
@@ -211,8 +218,7 @@ class Algorithm:
 
     def step(self, minibatch: Columns) -> tuple[Tensor, dict[str, Tensor]]:
         """One optimizer step. Returns the gradient's norm (before clipping) and the loss's parts."""
-        batch = self.prepare_minibatch(minibatch)
-        _, parts = self.gradient(batch, self._loss)
+        _, parts = self.gradient(minibatch, self._loss)
         norm = self.clip_gradient()
         self.optimizer.step()
         return norm, parts

@@ -94,8 +94,8 @@ class TRPO(Algorithm):
             rows = self.training_rows(self.prepare(rollout))
         metrics, gradient_norm = self.policy_step(rows)
         norms, parts = [gradient_norm], dict[str, Tensor]()
-        for _ in range(self.config.critic_epochs):
-            for minibatch in self.minibatches(rows, rng):
+        for minibatches in self.epochs(rows, self.config.critic_epochs, rng):
+            for minibatch in minibatches:
                 norm, parts = self.step(minibatch)
                 norms.append(norm)
         if not bool(torch.isfinite(torch.stack(norms)).all()):

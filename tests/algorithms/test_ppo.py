@@ -93,7 +93,7 @@ def test_every_row_is_used_once_in_an_epoch():
     rollout = make_rollout(algorithm, steps=8, envs=4)
     rows = algorithm.training_rows(algorithm.prepare(rollout)).with_(number=torch.arange(32))
     rng = np.random.default_rng(0)
-    epochs = [[batch.number.tolist() for batch in algorithm.minibatches(rows, rng)] for _ in range(2)]
+    epochs = [[batch.number.tolist() for batch in algorithm.minibatches(rows, 3, rng)] for _ in range(2)]
     first, second = ([n for batch in epoch for n in batch] for epoch in epochs)
     assert sorted(first) == sorted(second) == list(range(32))
     assert first != second

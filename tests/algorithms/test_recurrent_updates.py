@@ -94,7 +94,7 @@ def test_minibatches_are_whole_environments():
     rows = algorithm.training_rows(algorithm.prepare(rollout))
     numbers = torch.arange(4).expand(5, 4)
     seen = []
-    for batch in algorithm.minibatches(rows.with_(number=numbers), np.random.default_rng(0)):
+    for batch in algorithm.minibatches(rows.with_(number=numbers), 2, np.random.default_rng(0)):
         assert batch.reward.shape == (5, 2)
         index = batch.number[0]
         assert torch.equal(batch.state, rows.state[index])
