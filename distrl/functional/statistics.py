@@ -26,8 +26,9 @@ def masked_mean(x: Tensor, mask: Tensor | None = None) -> Tensor:
 def masked_normalize(x: Tensor, mask: Tensor | None = None, eps: float = 1e-8) -> Tensor:
     """(x - mean) / (std + eps) over the elements where `mask` holds, 0 elsewhere. Same shape.
 
-    The standard deviation has the unbiased denominator n - 1. Where it tells nothing (below 1e-8, or fewer than two
-    elements) the values are centered and not divided, so that equal advantages become zeros and not noise.
+    The standard deviation has the unbiased denominator n - 1. Where it tells nothing (below 1e-8, within rounding of
+    the mean, or fewer than two elements) the values are centered and not divided, so that equal advantages become
+    zeros and not noise.
     """
     if mask is None:
         if x.numel() < 2:
@@ -35,10 +36,12 @@ def masked_normalize(x: Tensor, mask: Tensor | None = None, eps: float = 1e-8) -
         std, mean = torch.std_mean(x)
         centered = x - mean
     else:
-        centered = (x - masked_mean(x, mask)).masked_fill(~mask, 0.0)
+        mean = masked_mean(x, mask)
+        centered = (x - mean).masked_fill(~mask, 0.0)
         std = (centered.square().sum() / (mask.sum() - 1).clamp(min=1)).sqrt()
     # tensors throughout, no `if`: a comparison on the host would wait for an accelerator
-    return centered / torch.where(std < 1e-8, torch.ones_like(std), std + eps)
+    floor = (4.0 * torch.finfo(x.dtype).eps * mean.abs()).clamp(min=1e-8)
+    return centered / torch.where(std < floor, torch.ones_like(std), std + eps)
 
 
 def explained_variance(value: Tensor, returns: Tensor, mask: Tensor | None = None) -> Tensor:

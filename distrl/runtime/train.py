@@ -22,7 +22,7 @@ from distrl.runtime.checkpoint import list_checkpoints, newest_valid
 from distrl.runtime.folder import RunFolder
 from distrl.runtime.loop import Loop
 from distrl.runtime.saving import Saver
-from distrl.runtime.watchdog import Watchdog
+from distrl.runtime.watchdog import Watchdog, first_steps
 
 
 def train(
@@ -51,12 +51,18 @@ def train(
         resume_allowed(check_config(folder.config()), checked)
         if list_checkpoints(folder.checkpoints):
             path, states, problems = newest_valid(folder.checkpoints)
-            return _run(make_plan(checked), folder, states, str(path), problems)
-    plan = make_plan(checked)
+            return _run(tried_plan(checked), folder, states, str(path), problems)
+    plan = tried_plan(checked)
     first = SavedPolicy.read(checked.init_from) if checked.init_from else None
     if not resume:
         folder = RunFolder.create(runs_dir, plan.config)
     return _run(plan, folder, None, None, [], first)
+
+
+def tried_plan(config: RunConfig) -> Plan:
+    """`make_plan`, with an eye on an environment that hangs at its first steps."""
+    with first_steps(config.env.id, config.samplers.timeout):
+        return make_plan(config)
 
 
 def _run(

@@ -11,9 +11,34 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 EXIT_CODE = 3
+
+
+@contextmanager
+def first_steps(env_id: str, seconds: float) -> Iterator[None]:
+    """Before a run begins its environment is tried; one that hangs there ends the process with a message."""
+
+    def give_up() -> None:
+        faulthandler.dump_traceback(all_threads=True)
+        print(
+            f"error: {env_id} has not come through its first resets and steps within {seconds:g} s (samplers.timeout); "
+            "the stacks above show where it hangs. Mend it, or set samplers.timeout higher.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_CODE)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Watchdog:

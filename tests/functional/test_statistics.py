@@ -94,3 +94,12 @@ def test_effective_sample_size():
     assert effective_sample_size(torch.zeros(4), MASK).item() == pytest.approx(3.0)
     assert effective_sample_size(torch.zeros(4), torch.zeros(4, dtype=torch.bool)).item() == 0.0
     assert not math.isnan(effective_sample_size(torch.zeros(0)).item())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_rounding_noise_is_not_scaled_up(masked: bool) -> None:
+    noise = torch.tensor([0.0, 1.0, -1.0, 1.0]) * torch.finfo(torch.float32).eps
+    x = 2.0 * (1.0 + noise)
+    mask = torch.ones(4, dtype=torch.bool) if masked else None
+    assert masked_normalize(x, mask).abs().max() < 1e-6
+    assert masked_normalize(x * torch.tensor([1.0, 1.001, 0.999, 1.0]), mask).abs().max() > 0.5

@@ -80,6 +80,15 @@ def test_serial_watchdog_names_what_hangs_and_keeps_what_was_learned(tmp_runs: P
     assert summary_of(folder)["parameter_hash"] == parameter_hash(faulty("sound", "hang", marker), tmp_runs)
 
 
+def test_an_environment_that_hangs_before_the_run_begins_is_named(tmp_runs: Path) -> None:
+    env = {"id": "tests.envs.toy_envs:HangingEnv", "kwargs": {"after": 3}}
+    code, output = train_apart(config("hanging", env=env, samplers={"timeout": 1.0}), tmp_runs)
+    assert code == 3, output
+    assert "HangingEnv has not come through its first resets and steps within 1 s" in output
+    assert "toy_envs.py" in output  # where it hangs
+    assert not (tmp_runs / "hanging").exists()
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ray_replaces_a_sampler_that_hangs(local_ray: str, tmp_runs: Path, tmp_path: Path) -> None:
