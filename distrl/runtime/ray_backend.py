@@ -129,7 +129,7 @@ class RayBackend:
         if not pending:
             return []
         ready, rest = ray.wait(pending, num_returns=1, timeout=timeout, fetch_local=False)
-        if ready and rest:  # whatever else is there already; never instead of the first, which may not be told twice
+        if ready and rest:  # whatever else is there already
             ready += ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)[0]
         events = [self._answer(self._orders.pop(ref), ref) for ref in ready if ref in self._orders]
         return events + self._overdue()
