@@ -7,6 +7,7 @@ off-policy file overrides `update`. Neither knows of processes, fragments or fil
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -17,13 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from distrl.algorithms.shards import Shards
+from distrl.algorithms.written_out import RowLosses, WrittenOutGradient
 from distrl.base.columns import Columns, tree_leaves, tree_map
 from distrl.base.errors import NonFiniteError
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.functional.returns import next_values
 from distrl.functional.statistics import explained_variance
-from distrl.models.actor_critic import ActorCritic
+from distrl.models.actor_critic import ActorCritic, build_actor_critic
 from distrl.models.flat import flatten_parameters
+from distrl.models.flat_adam import FlatAdam
 
 #: columns of a rollout that are indexed (T, B): what a minibatch is cut from
 SEQUENCE_STATE = ("state",)
@@ -77,7 +80,7 @@ class Minibatch(Columns):
 def valid_rows(columns: Columns) -> float:
     """How many steps of a rollout or minibatch count."""
     valid = columns.get("valid")
-    return float(columns.logp.numel()) if valid is None else float(valid.sum())
+    return float(math.prod(columns.logp.shape)) if valid is None else float(valid.sum())
 
 
 class Algorithm:
@@ -120,12 +123,33 @@ class Algorithm:
         self._loss: Callable[[Any], tuple[Tensor, dict[str, Tensor]]] = self.loss
         if compile:
             self._loss = torch.compile(self.loss, dynamic=False)
+        written_out = not compile and WrittenOutGradient.applies(self)
+        self.written_out = WrittenOutGradient(self) if written_out else None
+
+    # ---- networks --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> Any:
+        """Fresh networks, a module with a `policy`; the first weights depend on the seed alone.
+
+        Args:
+            observation_space, action_space: Of one environment.
+            model: The run's `model` section.
+            config: The algorithm's own config, schedules unresolved.
+            options: normalize_obs, clip_obs, seed.
+        """
+        return build_actor_critic(observation_space, action_space, model, **options)
+
+    @classmethod
+    def acting_model(cls, model: Any) -> Any:
+        """What of `build_model`'s module is published, and all that samplers, evaluation and policy files hold."""
+        return model
 
     # ---- what an algorithm's file writes -----------------------------------------------------------------------
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Adam over the flat parameter vector (one fused kernel)."""
-        return torch.optim.Adam([self.parameter], lr=1.0, eps=self.adam_eps, fused=True)
+        return FlatAdam(self.parameter, eps=self.adam_eps)
 
     adam_eps: ClassVar[float] = 1e-5
 
@@ -136,6 +160,14 @@ class Algorithm:
     def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one shard (to be minimized) and its additive parts by name."""
         raise NotImplementedError(f"{type(self).__name__} must define loss() or update()")
+
+    def row_losses(self, batch: Minibatch, logp: np.ndarray, value: np.ndarray) -> RowLosses:
+        """`loss` row by row with its derivatives, in numpy: see `algorithms.written_out`.
+
+        Optional. Only a class that defines it itself is updated without autograd: what is inherited may not belong to
+        an overridden loss.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no written-out derivatives")
 
     def prepare_minibatch(self, batch: Columns) -> Columns:
         """Statistics over a whole minibatch, before it is split into shards (advantage normalization)."""
@@ -161,7 +193,9 @@ class Algorithm:
         self._set_learning_rate()
         with torch.no_grad():
             rows = self.training_rows(self.prepare(rollout))
-        norms: list[Tensor] = []
+        if self.written_out is not None:
+            rows = self.written_out.rows(rows)
+        norms: list[Any] = []
         parts: dict[str, Any] = {}
         steps = 0
         for minibatches in self.epochs(rows, int(getattr(self.config, "epochs", 1)), rng):
@@ -171,7 +205,7 @@ class Algorithm:
                 steps += 1
             if self.stop_epochs(parts):
                 break
-        norm_total = torch.stack(norms)
+        norm_total = torch.stack([torch.as_tensor(norm) for norm in norms])
         if not bool(torch.isfinite(norm_total).all()):
             self._restore(before)
             raise NonFiniteError(
@@ -204,48 +238,63 @@ class Algorithm:
         """`count` shuffled parts that together are every row once (every environment, for recurrent policies)."""
         total = rows.logp.shape[-1]
         # One gather for the epoch, then slices: cheaper than a gather for each minibatch.
-        shuffled = self.select(rows, torch.from_numpy(rng.permutation(total)).to(self.device))
+        shuffled = self.select(rows, self._index(rng.permutation(total)))
         edges = [total * part // count for part in range(count + 1)]
         for start, stop in itertools.pairwise(edges):
             yield self.select(shuffled, slice(start, stop))
 
-    def select(self, rows: Columns, index: Tensor | slice) -> Columns:
+    def _index(self, index: np.ndarray) -> Any:
+        """Row numbers as the rows want them: numpy for numpy columns, else on the device."""
+        return index if self.written_out is not None else torch.from_numpy(index).to(self.device)
+
+    def select(self, rows: Columns, index: Any) -> Columns:
         """Some rows, or some environments of sequences."""
         if not self.policy.recurrent:
             return rows[index]
         state = tree_map(lambda leaf: leaf[index], rows.state)
         return rows.without(*SEQUENCE_STATE).map(lambda leaf: leaf[:, index]).with_(state=state)
 
-    def step(self, minibatch: Columns) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(self, minibatch: Columns) -> tuple[Any, dict[str, Any]]:
         """One optimizer step. Returns the gradient's norm (before clipping) and the loss's parts."""
-        _, parts = self.gradient(minibatch, self._loss)
+        if self.written_out is None:
+            _, parts = self.gradient(minibatch, self._loss)
+        else:
+            _, parts = self._add_shards(minibatch, self.written_out.gradient)
         norm = self.clip_gradient()
         self.optimizer.step()
         return norm, parts
 
     def gradient(
         self, batch: Columns, loss: Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Fill `flat.grad` with the gradient of `loss` over all shards of `batch`; returns the loss and its parts."""
-        count = valid_rows(batch)
-        flat = self.flat
-        if self.shards.count == 1:
-            flat.zero_grad()
-            total, parts = self._forward(Minibatch.of(batch, count), loss)
+
+        def backward(shard: Minibatch) -> tuple[Any, dict[str, Any]]:
+            self.flat.zero_grad()
+            total, parts = self._forward(shard, loss)
             total.backward()
             return total.detach(), {name: part.detach() for name, part in parts.items()}
-        vectors, names = [], []
+
+        return self._add_shards(batch, backward)
+
+    def _add_shards(
+        self, batch: Columns, gradient: Callable[[Minibatch], tuple[Any, dict[str, Any]]]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Let `gradient` fill `flat.grad` for each shard of a batch; leaves their sum there, and returns that of the
+        losses and parts."""
+        count = valid_rows(batch)
+        if self.shards.count == 1:
+            return gradient(Minibatch.of(batch, count))
+        vectors, names, grad = [], [], self.flat.grad
         width = batch.logp.shape[-1]  # rows, or environments of sequences
-        for index in self.shards.split(torch.arange(width, device=self.device)):
-            flat.zero_grad()
-            total, parts = self._forward(Minibatch.of(self.select(batch, index), count), loss)
-            total.backward()
+        for index in self.shards.split(torch.arange(width)):
+            total, parts = gradient(Minibatch.of(self.select(batch, self._index(index.numpy())), count))
             names = list(parts)
-            values = torch.stack([total.detach(), *(part.detach() for part in parts.values())])
-            vectors.append(torch.cat([flat.grad, values]))
+            values = torch.stack([torch.as_tensor(value, dtype=grad.dtype) for value in (total, *parts.values())])
+            vectors.append(torch.cat([grad, values.to(grad.device)]))
         summed = self.shards.sum(vectors)
-        flat.grad.copy_(summed[: flat.grad.numel()])
-        values = summed[flat.grad.numel() :]
+        grad.copy_(summed[: grad.numel()])
+        values = summed[grad.numel() :]
         return values[0], dict(zip(names, values[1:], strict=True))
 
     def _forward(self, batch: Minibatch, loss: Callable[[Any], Any]) -> Any:
@@ -253,8 +302,10 @@ class Algorithm:
         with autocast:
             return loss(batch)
 
-    def clip_gradient(self) -> Tensor:
+    def clip_gradient(self) -> Any:
         """Scale the gradient to norm `max_grad_norm` at most; returns the norm before."""
+        if self.written_out is not None:
+            return self.written_out.clip(self.config.max_grad_norm)
         norm = torch.linalg.vector_norm(self.flat.grad)
         if self.config.max_grad_norm is not None:
             self.flat.grad.mul_((self.config.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
@@ -376,7 +427,7 @@ class Algorithm:
     def _cause(self, rollout: Columns, rows: Columns) -> str:
         """Name the first column or parameter that is not finite."""
         for name, column in [*rollout.items(), *rows.items()]:
-            for leaf in tree_leaves(column):
+            for leaf in map(torch.as_tensor, tree_leaves(column)):
                 if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
                     bad = int((~torch.isfinite(leaf)).sum())
                     return f"the batch's {name!r} holds {bad} non-finite values of {leaf.numel()}."
