@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
 from pydantic import Field
 from torch import Tensor, optim
 
 from distrl.algorithms.base import Algorithm, Minibatch
+from distrl.algorithms.written_out import RowLosses
 from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.functional.objectives import policy_gradient, value_loss
 from distrl.functional.returns import gae
+from distrl.functional.slopes import value_loss_slope
 from distrl.functional.statistics import masked_normalize
 
 
@@ -76,3 +79,6 @@ class A2C(Algorithm):
             parts["entropy"] = entropy = batch.mean(actions.entropy(params, mask))
             total = total - self.config.entropy * entropy
         return total, parts
+
+    def row_losses(self, batch: Minibatch, logp: np.ndarray, value: np.ndarray) -> RowLosses:
+        return RowLosses(-batch.advantage * logp, -batch.advantage, *value_loss_slope(value, batch.returns))

@@ -74,6 +74,10 @@ class APPO(PPO):
         self.target = self.flat.data.clone()
         self.updates = 0
         self.kl_coefficient = float(self.schedules.kl_coefficient)
+        if self.kl_coefficient:
+            self.written_out = None  # the penalty needs the whole distribution, not one log-probability
+
+    row_losses = PPO.row_losses
 
     def update(self, rollout: Columns, rng: np.random.Generator) -> Update:
         if self.updates == 0:  # the weights may have come from elsewhere after construction

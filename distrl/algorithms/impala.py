@@ -84,6 +84,8 @@ class Impala(A2C):
         )
         return rollout.with_(advantage=trace.advantage, returns=trace.vs)
 
+    row_losses = A2C.row_losses
+
     def movement(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
         return super().movement(log_ratio, batch) | staleness(log_ratio, batch)
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 from pydantic import Field
 from torch import Tensor
 
 from distrl.algorithms.base import Algorithm, Minibatch
+from distrl.algorithms.written_out import RowLosses
 from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.functional.objectives import clipped_surrogate, clipped_value_loss, value_loss
 from distrl.functional.returns import gae
+from distrl.functional.slopes import Slope, clipped_surrogate_slope, clipped_value_loss_slope, value_loss_slope
 from distrl.functional.statistics import approx_kl, masked_normalize
 
 
@@ -94,6 +97,20 @@ class PPO(Algorithm):
         if self.config.clip_value is None:
             return value_loss(value, batch.returns)
         return clipped_value_loss(value, batch.value, batch.returns, self.config.clip_value)
+
+    def row_losses(self, batch: Minibatch, logp: np.ndarray, value: np.ndarray) -> RowLosses:
+        ratio = np.exp(logp - batch.logp)
+        objective, by_ratio = self.surrogate_slope(ratio, batch.advantage)
+        if self.config.clip_value is None:
+            critic, d_value = value_loss_slope(value, batch.returns)
+        else:
+            critic, d_value = clipped_value_loss_slope(value, batch.value, batch.returns, self.config.clip_value)
+        others = {} if self.config.target_kl is None else {"kl": ratio - 1.0 - (logp - batch.logp)}
+        return RowLosses(-objective, -by_ratio * ratio, critic, d_value, others)  # d ratio / d logp = ratio
+
+    def surrogate_slope(self, ratio: np.ndarray, advantage: np.ndarray) -> Slope:
+        """`surrogate` and its derivative by the ratio."""
+        return clipped_surrogate_slope(ratio, advantage, self.config.clip, self.config.dual_clip)
 
     def stop_epochs(self, metrics: Mapping[str, float]) -> bool:
         return self.config.target_kl is not None and float(metrics["kl"]) > 1.5 * self.config.target_kl

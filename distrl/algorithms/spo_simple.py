@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from pydantic import Field
 from torch import Tensor
 
@@ -9,6 +10,7 @@ from distrl.algorithms.ppo import PPO, PPOConfig
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
 from distrl.functional.objectives import spo_objective
+from distrl.functional.slopes import Slope, spo_slope
 
 
 class SPOConfig(PPOConfig):
@@ -39,3 +41,8 @@ class SPO(PPO):
     def surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
         """The quadratic objective, to be maximized."""
         return spo_objective(ratio, advantage, self.config.clip)
+
+    row_losses = PPO.row_losses
+
+    def surrogate_slope(self, ratio: np.ndarray, advantage: np.ndarray) -> Slope:
+        return spo_slope(ratio, advantage, self.config.clip)

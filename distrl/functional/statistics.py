@@ -6,6 +6,10 @@ whole batch first, so every shard sees the same numbers.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,13 +27,15 @@ def masked_mean(x: Tensor, mask: Tensor | None = None) -> Tensor:
     return x.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
 
 
-def masked_normalize(x: Tensor, mask: Tensor | None = None, eps: float = 1e-8) -> Tensor:
+def masked_normalize(x: Any, mask: Any = None, eps: float = 1e-8) -> Any:
     """(x - mean) / (std + eps) over the elements where `mask` holds, 0 elsewhere. Same shape.
 
     The standard deviation has the unbiased denominator n - 1. Where it tells nothing (below 1e-8, within rounding of
     the mean, or fewer than two elements) the values are centered and not divided, so that equal advantages become
-    zeros and not noise.
+    zeros and not noise. Tensors, or numpy arrays.
     """
+    if isinstance(x, np.ndarray):
+        return _normalize_array(x, mask, eps)
     if mask is None:
         if x.numel() < 2:
             return torch.zeros_like(x)
@@ -42,6 +48,19 @@ def masked_normalize(x: Tensor, mask: Tensor | None = None, eps: float = 1e-8) -
     # tensors throughout, no `if`: a comparison on the host would wait for an accelerator
     floor = (4.0 * torch.finfo(x.dtype).eps * mean.abs()).clamp(min=1e-8)
     return centered / torch.where(std < floor, torch.ones_like(std), std + eps)
+
+
+def _normalize_array(x: np.ndarray, mask: np.ndarray | None, eps: float) -> np.ndarray:
+    """`masked_normalize` of a numpy array."""
+    count = x.size if mask is None else int(mask.sum())
+    if count < 2:
+        return np.zeros_like(x)
+    mean = x.sum() / count if mask is None else np.where(mask, x, 0).sum() / count
+    centered = x - mean if mask is None else np.where(mask, x - mean, 0)
+    flat = centered.ravel()
+    std = math.sqrt(np.dot(flat, flat) / (count - 1))
+    floor = max(4.0 * float(np.finfo(x.dtype).eps) * abs(mean), 1e-8)
+    return centered if std < floor else centered * x.dtype.type(1.0 / (std + eps))
 
 
 def explained_variance(value: Tensor, returns: Tensor, mask: Tensor | None = None) -> Tensor:

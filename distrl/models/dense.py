@@ -69,6 +69,7 @@ class Dense(nn.Module):
         self.layers = nn.ModuleList(
             orthogonal(nn.Linear(fan_in, fan_out), HIDDEN_GAIN) for fan_in, fan_out in itertools.pairwise(sizes)
         )
+        self.activation_name = activation_name
         self.activation = activation(activation_name)
         self.chain = activation_name == "tanh" and len(hidden) > 0
 
