@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from distrl.algorithms.lookup import build_acting_model
 from distrl.base.errors import CheckpointError
 from distrl.base.files import to_json
 from distrl.base.pack import load_state, save_state
@@ -17,7 +18,6 @@ from distrl.config.sections import EnvConfig
 from distrl.envs.make import make_env
 from distrl.envs.spaces import space_from_json, space_to_json
 from distrl.experience.weights import Weights
-from distrl.models.actor_critic import ActorCritic, build_actor_critic
 from distrl.models.weights import load_weights
 
 POLICY_FILE = "policy.safetensors"
@@ -83,17 +83,9 @@ class SavedPolicy:
             facts=json.loads(state["facts"]),
         )
 
-    def build(self) -> ActorCritic:
-        """The model, with its weights."""
-        config = self.config
-        model = build_actor_critic(
-            self.observation_space,
-            self.action_space,
-            config.model,
-            normalize_obs=config.env.normalize_obs,
-            clip_obs=config.env.clip_obs,
-            seed=config.seed,
-        )
+    def build(self) -> Any:
+        """The acting model, a module with a `policy`, with its weights."""
+        model = build_acting_model(self.config, self.observation_space, self.action_space)
         load_weights(model, self.weights)
         return model.eval()
 

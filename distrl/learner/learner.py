@@ -75,6 +75,7 @@ class Learner:
         phases: Phases | None = None,
     ):
         self.algorithm = algorithm
+        self.published = algorithm.acting_model(algorithm.model)  # shares its tensors with the model
         self.seed = seed
         self.normalize_obs = normalize_obs
         self.normalize_reward = normalize_reward
@@ -115,7 +116,7 @@ class Learner:
 
     def weights(self, version: int) -> Weights:
         """The current weights, with normalizer statistics, as version `version`."""
-        return pack_weights(self.algorithm.model, version)
+        return pack_weights(self.published, version)
 
     def state(self) -> dict[str, Any]:
         """Everything that later updates depend on."""
@@ -133,7 +134,7 @@ class Learner:
 
     def warm_start(self, weights: Weights) -> None:
         """Begin with other weights and their normalizer statistics; the optimizer begins anew."""
-        load_weights(self.algorithm.model, weights)
+        load_weights(self.published, weights)
         normalizer = self.algorithm.policy.normalizer
         if normalizer.enabled:
             count, mean, var = float(normalizer.count), normalizer.mean.cpu().numpy(), normalizer.var.cpu().numpy()

@@ -99,7 +99,7 @@ class EvaluatorActor:
         set_threads(1)
         self.settings = plan.config.eval
         self.evaluator = plan.build_evaluator()
-        self.model = plan.build_model()
+        self.model = plan.build_acting_model().eval()
 
     def evaluate(self, weights: Weights) -> Any:
         try:

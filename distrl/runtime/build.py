@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from distrl.algorithms.base import Algorithm
+from distrl.algorithms.lookup import algorithm_class, build_acting_model, build_model
 from distrl.algorithms.shards import Shards
 from distrl.base.errors import ConfigError
 from distrl.base.phases import Phases
-from distrl.base.registry import import_user_code, register, user_sources
+from distrl.base.registry import import_user_code, user_sources
 from distrl.base.seeds import seed_for
 from distrl.config.algorithm import check_algorithm, fill_algorithm
 from distrl.config.schema import RunConfig
@@ -22,7 +23,6 @@ from distrl.deploy.evaluate import Evaluator
 from distrl.envs.make import make_env, make_vector
 from distrl.envs.spaces import require_supported
 from distrl.learner.learner import Learner
-from distrl.models.actor_critic import ActorCritic, build_actor_critic
 from distrl.samplers.env_sampler import EnvSampler
 
 
@@ -63,17 +63,14 @@ class Plan:
         """Batches by sequence number: always in deterministic mode, and where nothing may be stale."""
         return self.config.deterministic or self.config.store.max_staleness == 0
 
-    def build_model(self) -> ActorCritic:
-        """Fresh networks, the same in every process."""
-        config = self.config
-        return build_actor_critic(
-            self.observation_space,
-            self.action_space,
-            config.model,
-            normalize_obs=config.env.normalize_obs,
-            clip_obs=config.env.clip_obs,
-            seed=seed_for(config.seed, "init"),
-        )
+    def build_model(self) -> Any:
+        """Fresh networks, everything that is learned; the same in every process."""
+        seed = seed_for(self.config.seed, "init")
+        return build_model(self.config, self.observation_space, self.action_space, seed)
+
+    def build_acting_model(self) -> Any:
+        """Networks that published weights fit into."""
+        return build_acting_model(self.config, self.observation_space, self.action_space)
 
     def build_learner(self, shards: Shards | None = None, phases: Phases | None = None) -> Learner:
         config = self.config
@@ -106,7 +103,7 @@ class Plan:
 
         return EnvSampler(
             index,
-            self.build_model(),
+            self.build_acting_model(),
             make_stream_env,
             rollout_steps=algorithm.rollout_steps,
             seed=config.seed,
@@ -121,19 +118,6 @@ class Plan:
 
     def build_evaluator(self) -> Evaluator:
         return Evaluator(self.config.env, self.config.eval.num_envs, self.config.seed)
-
-
-def algorithm_class(config: RunConfig) -> type[Algorithm]:
-    """The class that `algorithm.name` names.
-
-    Raises:
-        ConfigError: Unknown, or not an algorithm.
-    """
-    import_user_code(config.imports)
-    found = register.get("algorithm", config.algorithm["name"])
-    if not (isinstance(found, type) and issubclass(found, Algorithm)):
-        raise ConfigError(f"algorithm {config.algorithm['name']!r} is {found!r}, not a subclass of Algorithm.")
-    return found
 
 
 def check_config(config: RunConfig) -> RunConfig:

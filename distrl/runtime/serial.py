@@ -80,7 +80,7 @@ class SerialBackend:
             with self.phases("eval"):
                 try:
                     if self.eval_model is None:
-                        self.eval_model = self.plan.build_model()
+                        self.eval_model = self.plan.build_acting_model().eval()
                     load_weights(self.eval_model, weights)
                     result = self.evaluator.evaluate(self.eval_model, settings.episodes, settings.deterministic)
                 except Exception as error:
