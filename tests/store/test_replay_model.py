@@ -1,0 +1,190 @@
+"""The replay against a slow reference: lists of steps, one per environment, that forget nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.store.replay_worlds import Step, World, observation, space
+
+from distrl.base.columns import tree_leaves
+from distrl.store.replay import Replay
+
+GAMMA = 0.5  # sums of small integers times powers of it are exact in float32
+ACTIONS = 5
+
+
+@dataclass
+class Known:
+    """A step that was inserted: its row, its place in its line, and whether the step after it was inserted next."""
+
+    row: int
+    line: tuple[int, int]
+    position: int
+    step: Step
+    cut: bool = False
+
+
+class Model(RuleBasedStateMachine):
+    """Insert, sample, evict."""
+
+    @initialize(
+        kind=st.sampled_from(["box", "image", "channels", "dict"]),
+        frames=st.integers(1, 4),
+        burns=st.booleans(),
+        n_step=st.integers(1, 4),
+        streams=st.integers(1, 3),
+        width=st.integers(1, 3),
+        capacity=st.integers(45, 90),
+        seed=st.integers(0, 2**31),
+    )
+    def begin(
+        self, kind: str, frames: int, burns: bool, n_step: int, streams: int, width: int, capacity: int, seed: int
+    ) -> None:
+        from gymnasium.spaces import Discrete
+
+        if kind in ("image", "channels") and frames == 1:
+            frames = 2
+        burns = burns and frames == 1  # as env.frame_stack does not go with back ends that burn steps
+        self.rng = np.random.default_rng(seed)
+        self.kind, self.frames, self.n = kind, frames, n_step
+        self.worlds = [World(i, width, kind, frames, burns, self.rng) for i in range(streams)]
+        self.replay = Replay(
+            space(kind, frames),
+            Discrete(ACTIONS),
+            capacity,
+            streams * width,
+            n_step,
+            frame_stack=frames,
+            extra_columns=("logp",),
+        )
+        self.known: dict[int, Known] = {}
+        self.lines: dict[tuple[int, int], list[Known]] = {(i, b): [] for i in range(streams) for b in range(width)}
+        self.sequence = [0] * streams
+
+    # ---- what may happen ---------------------------------------------------------------------------------------------
+
+    @rule(which=st.integers(0, 99), steps=st.sampled_from([1, 1, 1, 2, 3, 5]))
+    def insert(self, which: int, steps: int) -> None:
+        world = self.worlds[which % len(self.worlds)]
+        rollout, table = world.fragment(steps)
+        inserted = self.replay.insert(rollout, world.stream, self.sequence[world.stream])
+        self.sequence[world.stream] += 1
+        row = self.replay.head - steps * world.width - len(rollout.final_index)
+        for made in table:
+            for b, step in enumerate(made):
+                line = self.lines[world.stream, b]
+                known = Known(row, (world.stream, b), len(line), step)
+                line.append(known)
+                self.known[row] = known
+                row += 1
+        assert inserted == sum(not step.burnt for made in table for step in made)
+
+    @rule(which=st.integers(0, 99))
+    def lose(self, which: int) -> None:
+        """A fragment never arrives: what was before it and what comes after must not be joined."""
+        world = self.worlds[which % len(self.worlds)]
+        world.skip()
+        self.sequence[world.stream] += 1
+        for b in range(world.width):
+            if self.lines[world.stream, b]:
+                self.lines[world.stream, b][-1].cut = True
+
+    @precondition(lambda self: len(self.replay))
+    @rule(seed=st.integers(0, 2**31))
+    def sample(self, seed: int) -> None:
+        batch = self.replay.sample(8, np.random.default_rng(seed), GAMMA)
+        for i in range(8):
+            self.check(batch, i)
+
+    @precondition(lambda self: len(self.replay))
+    @rule(seed=st.integers(0, 2**31), steps=st.integers(1, 5))
+    def sample_sequences(self, seed: int, steps: int) -> None:
+        batch = self.replay.sample_sequences(4, steps, np.random.default_rng(seed))
+        for i in range(4):
+            path = self.path(self.row(batch, i), steps)
+            assert batch.length[i] == len(path)
+            assert batch.valid[:, i].tolist() == [t < len(path) for t in range(steps)]
+            for t, known in enumerate(path):
+                step = known.step
+                assert_obs(batch.obs, (t, i), self.kind, step.history)
+                found = (batch.reward[t, i], batch.terminated[t, i], batch.truncated[t, i], batch.first[t, i])
+                assert found == (step.reward, step.terminated, step.truncated, step.first)
+            if not path[-1].step.terminated:
+                assert_obs(batch.last_obs, (i,), self.kind, path[-1].step.next_history)
+
+    # ---- what must hold ----------------------------------------------------------------------------------------------
+
+    @invariant()
+    def the_ledger_balances(self) -> None:
+        if not hasattr(self, "replay"):
+            return
+        ledger = self.replay.ledger()
+        assert ledger["inserted"] == ledger["resident"] + ledger["evicted"]
+        assert ledger["inserted"] == sum(not known.step.burnt for known in self.known.values())
+
+    @invariant()
+    def the_newest_rows_are_resident(self) -> None:
+        if not hasattr(self, "replay"):
+            return
+        replay = self.replay
+        assert replay.tail == max(0, replay.head - replay.capacity)
+        rows = np.arange(replay.tail, replay.head)
+        sampleable = {int(row) for row in rows[~replay._unsampleable(rows % replay.ring.rows)]}
+        resident = {row for row in self.known if row >= replay.tail and not self.known[row].step.burnt}
+        assert len(sampleable) == len(replay)
+        assert sampleable <= resident
+        for row in resident - sampleable:
+            assert self.needs_evicted(self.known[row])
+
+    def needs_evicted(self, known: Known) -> bool:
+        """Whether a step's stack reaches back behind the oldest resident row, or over a loss."""
+        line = self.lines[known.line]
+        for back in range(1, self.frames):
+            if line[known.position - back + 1].step.first or known.position < back:
+                return known.position < back
+            before = line[known.position - back]
+            if before.row < self.replay.tail or before.cut:
+                return True
+        return False
+
+    # ---- the reference -----------------------------------------------------------------------------------------------
+
+    def row(self, batch: Any, i: int) -> int:
+        return int(batch.generation[i] * self.replay.ring.rows + batch.index[i])
+
+    def path(self, row: int, steps: int) -> list[Known]:
+        """The steps that a sum or a sequence from `row` takes."""
+        line = self.lines[self.known[row].line]
+        path = [self.known[row]]
+        while len(path) < steps:
+            newest = path[-1]
+            step = newest.step
+            if step.terminated or step.truncated or newest.cut or newest.position + 1 == len(line):
+                break
+            path.append(line[newest.position + 1])
+        return path
+
+    def check(self, batch: Any, i: int) -> None:
+        path = self.path(self.row(batch, i), self.n)
+        step, newest = path[0].step, path[-1].step
+        assert_obs(batch.obs, (i,), self.kind, step.history)
+        assert (batch.action[i], batch.logp[i], batch.weight[i]) == (step.action, -step.reward, 1)
+        assert batch.reward[i] == sum(GAMMA**k * known.step.reward for k, known in enumerate(path))
+        assert batch.discount[i] == (0 if newest.terminated else GAMMA ** len(path))
+        if not newest.terminated:
+            assert_obs(batch.next_obs, (i,), self.kind, newest.next_history)
+
+
+def assert_obs(tree: Any, at: tuple[int, ...], kind: str, history: list[float]) -> None:
+    for found, expected in zip(tree_leaves(tree), tree_leaves(observation(kind, history)), strict=True):
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found[at], expected)
+
+
+TestModel = Model.TestCase
+TestModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
