@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +23,16 @@ _EXTRAS = {
     "box2d": 'pip install "distrl[envs]"',
     "mujoco": 'pip install "distrl[envs]"',
     "envpool": 'pip install "distrl[envs]"',
-    "ale_py": "pip install ale-py",
+    "ale_py": 'pip install "distrl[envs]"',
+    "minatar": 'pip install "distrl[envs]"',
     "pygame": 'pip install "gymnasium[classic-control]"',
     "cv2": "pip install opencv-python-headless",
     "minigrid": "pip install minigrid",
 }
 #: Namespace of an id that is not registered -> (package, module to name under `imports`).
-_NAMESPACES = {"ALE": ("ale-py", "ale_py"), "MiniGrid": ("minigrid", "minigrid")}
+_NAMESPACES = {"MiniGrid": ("minigrid", "minigrid")}
+#: Namespace of an id -> the module whose import registers it with gymnasium.
+_REGISTERED_BY = {"distrl": "distrl.envs.catalog", "ALE": "ale_py"}
 
 
 def env_name(env_config: Any) -> str:
@@ -73,6 +78,7 @@ def make_vector(env_config: Any, num_envs: int, seed_of: SeedOf) -> VectorEnv:
         EnvError: The environment cannot be built, or its spaces are not supported.
     """
     backend = getattr(env_config, "backend", None) or "gymnasium"
+    register_namespace(env_config.id)
     if backend == "gymnasium":
         from distrl.envs.gymnasium_loop import LoopVectorEnv
 
@@ -92,6 +98,7 @@ def _build(env_config: Any, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     target, limit = env_config.id, getattr(env_config, "max_episode_steps", None)
     name = env_name(env_config)
     if isinstance(target, str) and not _is_path(target):
+        register_namespace(target)
         # the passive checker costs more than a small environment's step; `distrl doctor` checks instead
         options = {"max_episode_steps": limit} if limit else {}
         arguments: dict[str, Any] = {"disable_env_checker": True, **options, **kwargs}
@@ -103,6 +110,13 @@ def _build(env_config: Any, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     with building(f"environment {name!r}"):
         env = _require_env(factory(**kwargs), name)
     return TimeLimit(env, limit) if limit else env
+
+
+def register_namespace(target: Any) -> None:
+    """Register the environments of an id's namespace, where we know who does that and it is installed."""
+    module = _REGISTERED_BY.get(target.split("/")[0]) if isinstance(target, str) and "/" in target else None
+    if module and importlib.util.find_spec(module):
+        importlib.import_module(module)
 
 
 def _is_path(target: str) -> bool:
@@ -152,6 +166,8 @@ def _unknown_id(what: str) -> ConfigError:
     if namespace in _NAMESPACES and "/" in name:
         package, module = _NAMESPACES[namespace]
         return ConfigError(f"unknown {what}.", f"pip install {package}, and add `imports: [{module}]` to the config.")
+    if namespace == "ALE" and importlib.util.find_spec("ale_py") is None:
+        return ConfigError(f"unknown {what}: ale-py is not installed.", _EXTRAS["ale_py"])
     guess = nearest(name, gymnasium.registry)
     hint = f"Did you mean {guess!r}? " if guess else ""
     return ConfigError(

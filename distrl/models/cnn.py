@@ -119,6 +119,33 @@ class NatureCNN(nn.Module):
         return self.dense(pixels.flatten(1))
 
 
+@register.torso("minatar_cnn", paper="Young and Tian 2019, MinAtar, section 4", tests=["tests/envs/test_minatar.py"])
+class MinAtarCNN(nn.Module):
+    """One convolution (16 of 3x3, stride 1), ReLU, then `model.hidden` (published: [128], relu); small pictures.
+
+    Raises:
+        ConfigError: The space holds no pictures, or they are smaller than the kernel.
+    """
+
+    takes_leaves = True
+
+    def __init__(self, observation_space: spaces.Space, model_config: Any):
+        super().__init__()
+        self.to_channels_first = ToChannelsFirst(observation_space)
+        channels, height, width = self.to_channels_first.size
+        if min(height, width) < 3:
+            raise ConfigError(
+                f"pictures of {height}x{width} pixels are too small for minatar_cnn, whose kernel is 3x3.",
+                "Use torso: mlp.",
+            )
+        self.convolution = orthogonal(nn.Conv2d(channels, 16, 3), HIDDEN_GAIN)
+        self.dense = Dense(16 * (height - 2) * (width - 2), model_config.hidden, model_config.activation)
+        self.output_size = self.dense.output_size
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.dense(F.relu(self.convolution(self.to_channels_first(obs))).flatten(1))
+
+
 class _Residual(nn.Module):
     """x + conv(relu(conv(relu(x))))."""
 

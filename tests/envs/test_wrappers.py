@@ -118,7 +118,7 @@ def refusing() -> gymnasium.Env[Any, Any]:
 WRONG: dict[str, tuple[dict[str, Any], type[UserError], str]] = {
     "id": ({"id": "CartPol-v1"}, ConfigError, "it is not registered with gymnasium. Did you mean 'CartPole-v1'?"),
     "version": ({"id": "CartPole-v9"}, ConfigError, "Did you mean 'CartPole-v1'?"),
-    "namespace": ({"id": "ALE/Nothing-v5"}, ConfigError, "pip install ale-py, and add `imports: [ale_py]`"),
+    "namespace": ({"id": "MiniGrid/Nothing-v0"}, ConfigError, "pip install minigrid, and add `imports: [minigrid]`"),
     "attribute": ({"id": "tests.envs.toy_envs:ToyEn"}, ConfigError, "did you mean 'ToyEnv'?"),
     "module": ({"id": "no_such_module:X"}, ConfigError, "Install it, or name its file under `imports:`."),
     "not callable": ({"id": "math:pi"}, ConfigError, "which cannot be called"),
