@@ -83,7 +83,7 @@ class AtariPreprocessing(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._skip, self._noop_max = int(frame_skip), int(noop_max)
         self._clip, self._episodic_life = bool(clip_reward), bool(episodic_life)
         height, width = (space.shape or ())[:2]
-        self._rows, self._columns = area_weights(height, size), area_weights(width, size).T.copy()
+        self._rows, self._columns = area_taps(height, size), area_taps(width, size)
         self._lives = 0
         self.observation_space = Box(0, 255, (size, size), np.uint8)
 
@@ -117,20 +117,35 @@ class AtariPreprocessing(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._picture(frame), float(np.sign(total)) if self._clip else total, terminated, truncated, info
 
     def _picture(self, frame: np.ndarray) -> np.ndarray:
-        gray = frame.astype(np.float32) if frame.ndim == 2 else frame.astype(np.float32) @ LUMINANCE
-        return np.rint(self._rows @ gray @ self._columns).clip(0, 255).astype(np.uint8)
+        gray = frame if frame.ndim == 2 else frame.astype(np.float32) @ LUMINANCE
+        (rows, row_weights), (columns, column_weights) = self._rows, self._columns
+        # a few weighted slices: no matrix product, which would wake up BLAS threads for so little
+        tall = sum(weight[:, None] * gray[index] for index, weight in zip(rows, row_weights, strict=True))
+        flat = np.ascontiguousarray(np.asarray(tall).T)
+        wide = sum(weight[:, None] * flat[index] for index, weight in zip(columns, column_weights, strict=True))
+        return np.rint(np.asarray(wide).T).clip(0, 255).astype(np.uint8, order="C")
 
 
-def area_weights(old: int, new: int) -> np.ndarray:
-    """The matrix (new, old) float32 that resizes a line of pixels: each new pixel is the mean over what it covers.
+def area_taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
+    """How to resize a line of pixels so that each new one is the mean over what it covers.
 
-    >>> area_weights(3, 2).round(2).tolist()
-    [[0.6700000166893005, 0.33000001311302185, 0.0], [0.0, 0.33000001311302185, 0.6700000166893005]]
+    Args:
+        old: Pixels before.
+        new: Pixels after.
+
+    Returns:
+        Indices of old pixels (K, new) and their weights (K, new) float32: new = sum_k weights[k] * old[indices[k]].
+
+    >>> indices, weights = area_taps(3, 2)
+    >>> indices.tolist(), weights.round(2).tolist()
+    ([[0, 1], [1, 2]], [[0.6700000166893005, 0.33000001311302185], [0.33000001311302185, 0.6700000166893005]])
     """
-    edges = np.arange(new + 1) * (old / new)
-    pixels = np.arange(old)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (overlap.clip(0.0) * (new / old)).astype(np.float32)
+    edges = np.arange(new + 1) * old / new
+    first = np.floor(edges[:-1] + 1e-9).astype(np.int64)
+    taps = int((np.ceil(edges[1:] - 1e-9) - first).max())
+    index = first + np.arange(taps)[:, None]
+    overlap = np.minimum(edges[1:], index + 1) - np.maximum(edges[:-1], index)
+    return index.clip(max=old - 1), (overlap.clip(0.0) * (new / old)).astype(np.float32)
 
 
 def make_atari(

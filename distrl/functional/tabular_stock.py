@@ -1,6 +1,6 @@
 """Optimizing a functional of the whole episode's return, exactly: dynamic programming over (state, stock).
 
-The stock c says how much has been earned so far, in the value of now: c_0 + G_0 = gamma^t (c_t + G_t) at every time.
+The stock c_{t+1} = (c_t + r_{t+1}) / gamma says what has been earned so far: c_0 + G_0 = gamma^t (c_t + G_t) always.
 Acting greedily by E f(c + Z) with the law Z of what is still to come then maximizes E f(c_0 + G_0), where acting by a
 risk measure of Z alone maximizes no property of the episode's return. Pires et al. 2025, Optimizing return
 distributions with distributional dynamic programming (entry 15).
@@ -20,23 +20,9 @@ from distrl.functional.tabular_distributional import Law, Outcomes, exact_return
 Utility = Callable[[Tensor], Tensor]
 
 
-def next_stock(stock: Tensor | float, reward: Tensor | float, gamma: float) -> Tensor | float:
-    """c_{t+1} = (c_t + r_{t+1}) / gamma.
-
-    >>> next_stock(1.0, 1.0, 0.5)
-    4.0
-    """
-    return (stock + reward) / gamma
-
-
 def shortfall(x: Tensor) -> Tensor:
     """f(x) = min(x, 0), the utility behind CVaR."""
     return x.clamp(max=0.0)
-
-
-def homeostasis(x: Tensor) -> Tensor:
-    """f(x) = -|x|: steer c_0 + G to zero."""
-    return -x.abs()
 
 
 @dataclass
@@ -76,7 +62,7 @@ def stock_plan(outcomes: Outcomes, gamma: float, utility: Utility, state: int, s
         values, probs = [], []
         for m in (outcomes.probs[s, a] > 0).nonzero().flatten().tolist():
             reward = float(outcomes.reward[s, a, m])
-            after, weights = best(t + 1, int(outcomes.next_state[s, a, m]), float(next_stock(c, reward, gamma)))
+            after, weights = best(t + 1, int(outcomes.next_state[s, a, m]), (c + reward) / gamma)
             values.append(reward + gamma * after)
             probs.append(outcomes.probs[s, a, m] * weights)
         return merge(torch.cat(values), torch.cat(probs))
