@@ -16,9 +16,9 @@ settings.load_profile("distrl")
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Tests share cores with each other; results must not depend on how many there are."""
-    import torch
+    from distrl.runtime.threads import set_threads
 
-    torch.set_num_threads(1)
+    set_threads(1)
 
 
 @pytest.fixture

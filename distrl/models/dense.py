@@ -75,6 +75,8 @@ class Dense(nn.Module):
 
     def forward(self, features: Tensor, head: nn.Linear | None = None) -> Tensor:
         """Features (N, output_size); with a head, its linear output instead, (N, head.out_features)."""
+        if not torch.is_grad_enabled() and self.chain and self._plain_cpu(features):
+            return self._without_gradients(features, head)
         if self.chain and self._chain_pays(features):
             layers = [*self.layers, *([head] if head is not None else [])]
             parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
@@ -84,11 +86,21 @@ class Dense(nn.Module):
             features = self.activation(F.linear(features, layer.weight, layer.bias))  # type: ignore[arg-type]
         return features if head is None else F.linear(features, head.weight, head.bias)
 
+    def _without_gradients(self, features: Tensor, head: nn.Linear | None) -> Tensor:
+        """The same as the chain, for acting."""
+        for layer in self.layers:
+            features = torch.addmm(layer.bias, features, layer.weight.t())  # type: ignore[arg-type, operator]
+            values = features.numpy()
+            np.tanh(values, out=values)
+        return features if head is None else torch.addmm(head.bias, features, head.weight.t())
+
     def _chain_pays(self, features: Tensor) -> bool:
+        return self._plain_cpu(features) and features.shape[0] >= CHAIN_ROWS
+
+    def _plain_cpu(self, features: Tensor) -> bool:
         return (
             not torch.compiler.is_compiling()  # first: an exported graph must not depend on the number of rows
             and features.ndim == 2
-            and features.shape[0] >= CHAIN_ROWS
             and features.dtype == torch.float32
             and features.device.type == "cpu"
             and not self.twice_differentiable

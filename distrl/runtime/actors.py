@@ -17,8 +17,9 @@ from distrl.experience.weights import Weights
 from distrl.learner.group import GroupShards, join_group, leave_group
 from distrl.learner.learner import Progress
 from distrl.models.weights import load_weights
-from distrl.runtime.build import Plan, pick_device, set_threads
+from distrl.runtime.build import Plan, pick_device
 from distrl.runtime.events import Failure
+from distrl.runtime.threads import set_threads
 
 
 class SamplerActor:

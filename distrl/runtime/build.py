@@ -164,9 +164,3 @@ def pick_device(name: str) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"learner.device is {name}, but torch sees no GPU here.", "Use learner.device=auto.")
     return name
-
-
-def set_threads(threads: int) -> None:
-    """Fix the number of threads of this process: results of matrix products can depend on it."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    torch.set_num_threads(threads)

@@ -11,7 +11,7 @@ from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.learner import Progress
 from distrl.models.weights import load_weights
-from distrl.runtime.build import Plan, set_threads
+from distrl.runtime.build import Plan
 from distrl.runtime.events import (
     Collected,
     EvalFailed,
@@ -23,6 +23,7 @@ from distrl.runtime.events import (
     SamplerReady,
     Updated,
 )
+from distrl.runtime.threads import set_threads
 
 
 class SerialBackend:
