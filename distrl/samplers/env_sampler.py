@@ -20,6 +20,7 @@ from distrl.experience.rollout import rollout_bytes, slice_envs
 from distrl.experience.weights import Weights
 from distrl.models.actor_critic import ActorCritic
 from distrl.models.weights import load_weights
+from distrl.models.written_out import WrittenOutPolicy
 from distrl.samplers.buffers import RolloutBuffer
 from distrl.samplers.running_return import running_returns
 
@@ -94,6 +95,7 @@ class EnvSampler:
         self.index = index
         self.model = model
         self.policy = model.policy
+        self.written_out = WrittenOutPolicy(self.policy) if WrittenOutPolicy.fits(self.policy) else None
         self.make_stream_env = make_stream_env
         self.rollout_steps = rollout_steps
         self.seed = seed
@@ -186,6 +188,7 @@ class EnvSampler:
     ) -> list[list[Any]]:
         """The inner loop: policy, environments, policy, ... Returns the episodes that ended, per stream."""
         policy, actions, switch = self.policy, self.policy.actions, self.phases.switch
+        written_out = self.written_out
         noise = torch.from_numpy(self._noise(requests, hosted))
         state = self._joined_state(hosted)
         buffer.begin(state)
@@ -199,7 +202,7 @@ class EnvSampler:
             if policy.recurrent:
                 params, state = policy(obs, state, buffer.first_tensor[t])
             else:
-                params, _ = policy(obs)
+                params = policy(obs)[0] if written_out is None else written_out(obs)
             action = buffer.act(t, params, actions.sample(params, noise[t], mask))
             switch("env")
             for i, (stream, span) in enumerate(zip(hosted, spans, strict=True)):

@@ -1,9 +1,14 @@
 """The written-out tanh chain against plain autograd."""
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
+from distrl.config.sections import ModelConfig
+from distrl.models.actor_critic import build_policy
 from distrl.models.dense import CHAIN_ROWS, Dense
+from distrl.models.written_out import WrittenOutPolicy
 
 
 @pytest.mark.parametrize("hidden", [[64, 64], [8], [16, 32, 4]])
@@ -55,3 +60,27 @@ def test_chain_leaves_its_input_alone():
     with torch.no_grad():
         Dense(5, [6, 7], "tanh")(x)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Discrete(3), spaces.Box(-1.0, 1.0, (2,), np.float32)], ids=["discrete", "box"]
+)
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_the_written_out_policy_is_the_policy(activation: str, space: spaces.Space):
+    policy = build_policy(spaces.Box(-1.0, 1.0, (5,), np.float32), space, ModelConfig(activation=activation))
+    written_out = WrittenOutPolicy(policy)
+    for rows in (1, 8, 40):
+        obs = torch.randn(rows, 5)
+        with torch.inference_mode():
+            torch.testing.assert_close(written_out(obs), policy(obs)[0], atol=1e-6, rtol=1e-5)
+    with torch.no_grad():
+        policy.head.bias += 1.0  # as when new weights are loaded
+        torch.testing.assert_close(written_out(obs), policy(obs)[0], atol=1e-6, rtol=1e-5)
+
+
+def test_only_plain_dense_policies_are_written_out():
+    vector, discrete = spaces.Box(-1.0, 1.0, (5,), np.float32), spaces.Discrete(3)
+    assert WrittenOutPolicy.fits(build_policy(vector, discrete, ModelConfig()))
+    assert not WrittenOutPolicy.fits(build_policy(vector, discrete, ModelConfig(recurrent="gru")))
+    assert not WrittenOutPolicy.fits(build_policy(spaces.Discrete(4), discrete, ModelConfig()))
+    assert not WrittenOutPolicy.fits(build_policy(vector, discrete, ModelConfig(activation="silu")))
