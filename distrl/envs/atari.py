@@ -2,13 +2,13 @@
 
     env: {id: distrl/Atari-v5, kwargs: {game: Breakout}, frame_stack: 4}
 
-or the wrapper `atari` around an ALE id that was made with `frameskip: 1`. Two faster ways, without exact snapshots:
+or the wrapper `atari` around an ALE id that was made with `frameskip: 1`. Faster, without exact snapshots:
 
     env: {id: Breakout-v5, backend: envpool, kwargs: {reward_clip: true, episodic_life: true}}
-    env: {id: ALE/Breakout-v5, backend: vector}
 
 EnvPool stacks 4 frames, skips 4, resizes to 84 x 84 and takes up to 30 no-ops by itself (`stack_num`, `frame_skip`,
 `img_height`, `noop_max`; sticky actions are `repeat_action_probability`). Leave `env.frame_stack` at 1 there.
+Evaluations of such a run play the same game here, whole and with its true rewards.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def make_atari(
     from ale_py.env import AtariEnv
     from ale_py.roms import get_all_rom_ids
 
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", game).lower()
+    name = _snake(game)
     if name not in get_all_rom_ids():
         raise ConfigError(unknown("Atari game", name, get_all_rom_ids()))
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
@@ -189,3 +189,56 @@ def make_atari(
         render_mode=render_mode,  # type: ignore[arg-type]
     )
     return AtariPreprocessing(env, **preprocessing)
+
+
+def make_envpool_atari(
+    game: str,
+    stack_num: int = 4,
+    frame_skip: int = 4,
+    noop_max: int = 30,
+    img_height: int = 84,
+    img_width: int = 84,
+    gray_scale: bool = True,
+    use_fire_reset: bool = True,
+    repeat_action_probability: float = 0.0,
+    full_action_space: bool = False,
+    render_mode: str | None = None,
+    **training: Any,
+) -> gymnasium.Env[Any, Any]:
+    """One game as EnvPool would play it, under EnvPool's names: for evaluations and checks, which play single games.
+
+    Args:
+        game: As for `make_atari`.
+        stack_num, frame_skip, noop_max, img_height, img_width, gray_scale, use_fire_reset, repeat_action_probability,
+            full_action_space: As for `envpool.make`.
+        render_mode: As for `make_atari`.
+        training: What is left out on purpose: clipped rewards, episodes of one life, threads.
+
+    Raises:
+        ConfigError: Pictures in color, or not square.
+    """
+    if img_height != img_width or not gray_scale:
+        raise ConfigError(
+            f"EnvPool's {game} with pictures of {img_height}x{img_width}, gray_scale {gray_scale}: evaluations cannot"
+            " make these.",
+            "Use square gray pictures.",
+        )
+    del training
+    from distrl.envs.wrappers import FrameStack
+
+    options = {"frame_skip": frame_skip, "noop_max": noop_max, "size": img_height, "fire_reset": use_fire_reset}
+    env = make_atari(game, repeat_action_probability, full_action_space, render_mode=render_mode, **options)
+    return FrameStack(env, stack_num)
+
+
+def register_envpool_game(env_id: str) -> None:
+    """Let gymnasium know an id of EnvPool's Atari games, such as `Breakout-v5`; other ids are left alone."""
+    from ale_py.roms import get_all_rom_ids
+
+    game = env_id.removesuffix("-v5")
+    if env_id.endswith("-v5") and _snake(game) in get_all_rom_ids():
+        gymnasium.register(env_id, "distrl.envs.atari:make_envpool_atari", kwargs={"game": game})
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

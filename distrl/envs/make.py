@@ -114,9 +114,15 @@ def _build(env_config: Any, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
 
 def register_namespace(target: Any) -> None:
     """Register the environments of an id's namespace, where we know who does that and it is installed."""
-    module = _REGISTERED_BY.get(target.split("/")[0]) if isinstance(target, str) and "/" in target else None
+    if not isinstance(target, str) or target in gymnasium.registry:
+        return
+    module = _REGISTERED_BY.get(target.split("/")[0]) if "/" in target else None
     if module and importlib.util.find_spec(module):
         importlib.import_module(module)
+    elif re.fullmatch(r"[A-Z]\w*-v5", target) and importlib.util.find_spec("ale_py"):
+        from distrl.envs.atari import register_envpool_game
+
+        register_envpool_game(target)
 
 
 def _is_path(target: str) -> bool:

@@ -14,6 +14,7 @@ from distrl.base.errors import ConfigError
 from distrl.envs.atari import AtariPreprocessing, area_taps
 from distrl.envs.check import probe_snapshot
 from distrl.envs.make import make_env, make_vector
+from distrl.envs.spaces import difference
 from tests.envs.test_snapshots import play
 
 
@@ -163,11 +164,20 @@ class TestALE:
             make_env(Config(id="ALE/Pongg-v5"))
 
 
-def test_envpool_plays_atari() -> None:
+def test_envpool_plays_atari_and_evaluations_play_the_same_game() -> None:
     pytest.importorskip("envpool", reason="EnvPool is in the extra `envs`, on Linux")
+    pytest.importorskip("ale_py", reason="ale-py is in the extra `envs`")
     config = Config(id="Breakout-v5", backend="envpool", kwargs={"reward_clip": True, "num_threads": 1})
     vector = make_vector(config, 2, lambda i, n: i)
     vector.reset()
-    assert vector.obs.shape == (2, 4, 84, 84)
+    single = make_env(config)
+    obs, _ = single.reset(seed=0)
+    assert difference(single.observation_space, vector.observation_space) is None
+    assert difference(single.action_space, vector.action_space) is None
+    # both show the wall and the paddle at the same places
+    gap = np.abs(obs[-1].astype(int) - vector.obs[0, -1]) > 20
+    assert gap.mean() < 0.01
     play(vector, 20, seed=0)
     vector.close()
+    with pytest.raises(ConfigError, match="Use square gray pictures"):
+        make_env(Config(id="Breakout-v5", kwargs={"img_height": 80}))
