@@ -34,6 +34,10 @@ HOMES: dict[str, list[str]] = {
     "advantage": ["distrl.functional"],
     "returns": ["distrl.functional"],
     "objective": ["distrl.functional"],
+    "return_distribution": ["distrl.functional"],
+    "risk": ["distrl.functional"],
+    "next_action": ["distrl.functional"],
+    "reward_transform": ["distrl.functional"],
     "callback": ["distrl.runtime"],
 }
 

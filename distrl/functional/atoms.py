@@ -1,0 +1,130 @@
+"""Discrete return laws as atoms: the common tongue of all return distributions.
+
+A law is `values (..., M)` with `probs (..., M)` that sum to 1. Every head can be read as atoms, and every head learns
+from atoms, so a Bellman target is `bellman(reward, discount, values)` with unchanged probabilities.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+#: Levels within this of a cumulative probability count as equal to it: sums of float32 probabilities are no better.
+LEVEL_TOLERANCE = 1e-6
+
+
+class Atoms(NamedTuple):
+    """A discrete law.
+
+    Attributes:
+        values: (..., M), in any order; (..., M, K) for a joint law over K reward channels.
+        probs: (..., M), not negative, summing to 1.
+    """
+
+    values: Tensor
+    probs: Tensor
+
+
+def equal_probs(values: Tensor) -> Tensor:
+    """1/M for each of M values (..., M), as a view of one number."""
+    return values.new_full((1,), 1.0 / values.shape[-1]).expand(values.shape)
+
+
+def midpoints(count: int, like: Tensor) -> Tensor:
+    """The levels (2i - 1) / (2 count), i = 1..count, as (count,) of the dtype and device of `like`.
+
+    >>> midpoints(2, torch.zeros(()))
+    tensor([0.2500, 0.7500])
+    """
+    return (torch.arange(count, dtype=like.dtype, device=like.device) + 0.5) / count
+
+
+def bellman(reward: Tensor, discount: Tensor, values: Tensor) -> Tensor:
+    """reward + discount * values, atom by atom.
+
+    Args:
+        reward: (...); (..., K) for values of K channels.
+        discount: (...), gamma^n (1 - terminated).
+        values: (..., M), or (..., M, K).
+    """
+    if values.ndim == discount.ndim + 2:
+        return reward.unsqueeze(-2) + discount[..., None, None] * values
+    return reward.unsqueeze(-1) + discount.unsqueeze(-1) * values
+
+
+def atoms_mean(values: Tensor, probs: Tensor) -> Tensor:
+    """Expectation (...) of a law."""
+    return (values * probs).sum(-1)
+
+
+def atoms_variance(values: Tensor, probs: Tensor) -> Tensor:
+    """Variance (...) of a law."""
+    centered = values - atoms_mean(values, probs).unsqueeze(-1)
+    return (probs * centered.square()).sum(-1)
+
+
+def sorted_atoms(values: Tensor, probs: Tensor) -> Atoms:
+    """The same law with ascending values."""
+    ascending, order = values.sort(-1)
+    return Atoms(ascending, probs.expand(values.shape).gather(-1, order))
+
+
+def atoms_quantile(values: Tensor, probs: Tensor, tau: Tensor | float, ordered: bool = False) -> Tensor:
+    """F^-1(tau) = the smallest value whose cumulative probability reaches tau.
+
+    Args:
+        tau: Levels in [0, 1]: a number, or a tensor (S,) or (..., S).
+        ordered: The values ascend already.
+
+    Returns:
+        (...) for a number, (..., S) for a tensor.
+    """
+    if not ordered:
+        values, probs = sorted_atoms(values, probs)
+    cumulative = probs.expand(values.shape).cumsum(-1)
+    cumulative[..., -1] = 1.0  # rounding must not leave the last levels without a value
+    levels = torch.as_tensor(tau, dtype=values.dtype, device=values.device)
+    flat = levels.reshape(1) if levels.ndim == 0 else levels
+    wanted = flat.expand(*values.shape[:-1], flat.shape[-1])
+    # not below the smallest positive number: atoms of probability 0 are no quantiles
+    wanted = (wanted - LEVEL_TOLERANCE).clamp(min=torch.finfo(values.dtype).tiny)
+    found = values.gather(-1, torch.searchsorted(cumulative.detach().contiguous(), wanted.contiguous()))
+    return found.squeeze(-1) if levels.ndim == 0 else found
+
+
+def atoms_cdf(values: Tensor, probs: Tensor, x: Tensor | float) -> Tensor:
+    """P(Z <= x).
+
+    Args:
+        x: A number, or a tensor (S,) or (..., S).
+
+    Returns:
+        (...) for a number, (..., S) for a tensor.
+    """
+    points = torch.as_tensor(x, dtype=values.dtype, device=values.device)
+    if points.ndim == 0:
+        return (probs * (values <= points)).sum(-1)
+    return (probs.unsqueeze(-2) * (values.unsqueeze(-2) <= points.unsqueeze(-1))).sum(-1)
+
+
+def wasserstein1(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+    """The exact Wasserstein-1 distance of two discrete laws: the integral of |F - G|. Vallender 1974.
+
+    Args:
+        first: values (..., M) and probs (..., M).
+        second: values (..., L) and probs (..., L), with the same leading shape.
+
+    Returns:
+        (...), in units of the values.
+
+    >>> law = (torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5]))
+    >>> wasserstein1(law, (torch.tensor([0.5]), torch.tensor([1.0])))
+    tensor(0.5000)
+    """
+    values, order = torch.cat((first[0], second[0]), -1).sort(-1)
+    first_probs, second_probs = (probs.expand(found.shape) for found, probs in (first, second))
+    signed = torch.cat((first_probs, -second_probs), -1).gather(-1, order)
+    gap = signed.cumsum(-1)[..., :-1].abs()
+    return (gap * values.diff(dim=-1)).sum(-1)
