@@ -17,9 +17,13 @@ from distrl.base.files import to_json
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = "distrl"
 
-#: Every file of these rooms counts; of algorithms and functional only what the algorithm at hand imports.
-ROOMS = ("base", "config", "experience", "store", "envs", "models", "samplers", "learner", "runtime")
-IMPORTED_ROOMS = ("algorithms", "functional")
+#: Every file of these rooms counts; of the others what the loop and the algorithm at hand import, near or far.
+ROOMS = ("base", "envs")
+IMPORTED_ROOMS = (
+    *("config", "experience", "functional", "models", "store", "algorithms"),
+    *("samplers", "learner", "runtime"),
+)
+LOOP = "runtime/train.py"
 
 #: Files of those rooms that check, explain or show, and change nothing that is computed.
 SILENT = {
@@ -48,19 +52,15 @@ def code_hash(algorithm: str, extra: Iterable[Path] = (), root: Path = REPOSITOR
 def learning_files(algorithm: str, root: Path = REPOSITORY) -> list[Path]:
     """Source files that can influence learning with this algorithm, sorted."""
     package = root / PACKAGE
-    found = {
-        path
-        for room in ROOMS
-        for path in (package / room).rglob("*.py")
-        if path.relative_to(package).as_posix() not in SILENT
-    }
+    silent = {package / name for name in SILENT}
+    found = {path for room in ROOMS for path in (package / room).rglob("*.py")}
     own = package / "algorithms" / f"{algorithm}.py"
-    queue = [*found, *([own] if own.is_file() else (package / "algorithms").glob("*.py"))]
+    queue = [*found, package / LOOP, *([own] if own.is_file() else (package / "algorithms").glob("*.py"))]
     while queue:  # follow imports into the rooms of which not everything counts
         path = queue.pop()
         found.add(path)
         queue += [file for file in imported_files(path, root) if file not in found]
-    return sorted(found)
+    return sorted(found - silent)
 
 
 @cache
