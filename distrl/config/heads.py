@@ -22,7 +22,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "iqn": {"size": 8, "acting_size": 32, "kappa": 1.0, "embedding": 64},
     "fqf": {"size": 32, "kappa": 1.0, "entropy": 0.0, "embedding": 64, "fraction_rate": 0.01},
     "gaussian": {"size": 64, "sigma_min": 0.01, "clip": None},
-    "mixture": {"size": 5, "atoms_each": 24, "sigma_min": 0.01},
+    "mixture": {"size": 5, "atoms_each": 32, "sigma_min": 0.01},
     "joint": {"size": 32, "channels": 2, "weights": None, "kernel": "gaussian"},
 }
 

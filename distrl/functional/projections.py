@@ -74,12 +74,17 @@ def two_hot(values: Tensor, grid: Tensor) -> Tensor:
 def _spread(place: Tensor, probs: Tensor, size: int) -> Tensor:
     """Mass `probs` at fractional places in [0, size - 1], both (..., M), shared between the whole places around."""
     if place.device.type == "cuda":  # sums of scattered additions depend on their order there, which is not fixed
-        whole = torch.arange(size, dtype=place.dtype, device=place.device)
-        near = (1.0 - (place.unsqueeze(-1) - whole).abs()).clamp(min=0)
-        return (probs.unsqueeze(-1) * near).sum(-2)
+        return spread_dense(place, probs, size)
     # the upper neighbor is never the same place: no mass is lost where a value hits an atom
     lower = place.detach().floor().clamp(max=size - 2).long()
     upper_mass = probs * (place - lower)
     mass = place.new_zeros((*place.shape[:-1], size))
     mass = mass.scatter_add(-1, lower, probs - upper_mass)
     return mass.scatter_add(-1, lower + 1, upper_mass)
+
+
+def spread_dense(place: Tensor, probs: Tensor, size: int) -> Tensor:
+    """`_spread` by a dense (..., M, size) product: the same sums in a fixed order, as GPUs like it."""
+    whole = torch.arange(size, dtype=place.dtype, device=place.device)
+    near = (1.0 - (place.unsqueeze(-1) - whole).abs()).clamp(min=0)
+    return (probs.unsqueeze(-1) * near).sum(-2)

@@ -95,6 +95,11 @@ class ReturnDistribution(ABC):
         """The law as `count` equally likely values (..., count): its quantiles at the midpoints."""
         return self.quantile(params, midpoints(count, params))
 
+    @torch.no_grad()
+    def priority(self, params: Tensor, loss: Tensor, target_values: Tensor, target_probs: Tensor) -> Tensor:
+        """How surprising each row was, (...), at least 0, for prioritized replay: its loss. CB8."""
+        return loss.clamp(min=0.0)
+
     def risk(self, params: Tensor, measure: RiskMeasure) -> Tensor:
         """The risk-adjusted value (...)."""
         if isinstance(measure, ValueAtRisk):  # exact for densities, whose atoms would round it

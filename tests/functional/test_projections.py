@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from distrl.base.errors import ConfigError
 from distrl.functional.atoms import atoms_mean
-from distrl.functional.projections import make_grid, project_categorical, project_to_grid, two_hot
+from distrl.functional.projections import make_grid, project_categorical, project_to_grid, spread_dense, two_hot
 
 
 def slow_projection(values, probs, grid):
@@ -52,6 +52,13 @@ def test_mass_and_mean_are_kept_for_a_thousand_random_laws():
     torch.testing.assert_close(project_to_grid(values, probs, grid), found)
     for row in range(20):
         torch.testing.assert_close(found[row], slow_projection(values[row], probs[row], grid))
+
+
+def test_the_form_for_gpus_gives_the_same():
+    place = 6 * torch.rand(40, 9, dtype=torch.float64)
+    place[:, :3] = place[:, :3].round()
+    probs = torch.rand(40, 9, dtype=torch.float64)
+    torch.testing.assert_close(spread_dense(place, probs, 7), project_categorical(place, probs, 0, 6, 7))
 
 
 @given(st.lists(st.floats(-2e4, 2e4), min_size=1, max_size=5))
