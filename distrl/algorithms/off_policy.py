@@ -68,10 +68,14 @@ class OffPolicy(Algorithm):
     Attributes:
         parts: What is learned, by name; see `Part`.
         gradient_steps: Calls of `update` so far.
+        warnings: What the user should be told; the learner empties it.
+        warming_up: No gradient step has been due yet (`learning_starts`); for `set_exploration`.
     """
 
     Config: ClassVar[type[AlgorithmConfig]] = OffPolicyConfig
     off_policy_correction = True
+    warming_up = True
+    policy: Any
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class OffPolicy(Algorithm):
         self.bf16, self.compile = bf16, compile
         self.parts: dict[str, Part] = self.make_parts()
         self.gradient_steps = 0
+        self.warnings: list[str] = []
         self._norms: list[Tensor] = []
 
     # ---- what an algorithm's file writes -----------------------------------------------------------------------

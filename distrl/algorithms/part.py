@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distrl.models.flat import flatten_parameters
+from distrl.models.flat import FlatParameters, flatten_parameters
+from distrl.models.flat_adam import FlatAdam
 
 
 class Part:
@@ -28,13 +29,16 @@ class Part:
 
     def __init__(self, module: nn.Module, *, target: bool = False, eps: float = 1e-8):
         self.module = module
-        self.target: Any = copy.deepcopy(module) if target else None  # before flattening: views do not survive a copy
+        self.target: Any = (
+            None if not target else copy.deepcopy(module)
+        )  # before flattening: views do not survive a copy
         self.flat = flatten_parameters(module)
         self.parameter = nn.Parameter(self.flat.data)
         self.parameter.grad = self.flat.grad
-        self.optimizer = torch.optim.Adam([self.parameter], lr=0.0, eps=eps, fused=True)
-        self.target_flat = flatten_parameters(self.target) if target else None
-        if target:
+        self.optimizer = FlatAdam(self.parameter, lr=0.0, eps=eps)
+        self.target_flat: FlatParameters | None = None
+        if self.target is not None:
+            self.target_flat = flatten_parameters(self.target)
             self.target.requires_grad_(False)
         self._kept: dict[str, Tensor] = {}
 

@@ -87,12 +87,14 @@ def show_plan(config: RunConfig) -> None:
     from distrl.config.derive import derive
     from distrl.envs.spaces import describe, nbytes
     from distrl.runtime.build import make_plan, pick_device
+    from distrl.runtime.replays import transition_bytes
 
     plan = make_plan(config)
     model = plan.build_model()
     policy, whole = (sum(p.numel() for p in part.parameters()) for part in (model.policy, model))
     cluster = os.cpu_count() if plan.config.ray.address is None else None
-    derived = derive(plan.config, plan.algorithm_config, nbytes(plan.observation_space), whole, cluster)
+    replayed = transition_bytes(plan)
+    derived = derive(plan.config, plan.algorithm_config, nbytes(plan.observation_space), whole, cluster, replayed)
     shown: dict[str, dict[str, Any]] = {
         "environment": {
             "id": plan.config.env.id,

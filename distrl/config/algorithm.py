@@ -85,6 +85,7 @@ def check_algorithm(config: RunConfig, algorithm: type[Config]) -> Config:
     for name, schedule in checked.schedules.items():
         check_schedule(f"algorithm.{name}", schedule, config.stop.env_steps)
     check_batch(config, checked)
+    check_replay(config, checked)
     return checked
 
 
@@ -104,6 +105,40 @@ def check_batch(config: RunConfig, algorithm: AlgorithmConfig) -> None:
         )
 
 
+def check_replay(config: RunConfig, algorithm: AlgorithmConfig) -> None:
+    """What the numbers of an off-policy run must be among themselves.
+
+    Raises:
+        ConfigError: With the numbers that clash.
+    """
+    if not hasattr(algorithm, "replay_ratio"):
+        return
+    batch = algorithm.rollout_steps * config.env.num_envs
+    capacity, starts = config.store.capacity, algorithm.learning_starts  # type: ignore[attr-defined]
+    if capacity < batch:
+        raise ConfigError(
+            f"store.capacity {capacity} is less than one batch of fragments: {batch} steps "
+            f"(rollout_steps {algorithm.rollout_steps} x env.num_envs {config.env.num_envs}).",
+            f"Set store.capacity to at least {batch}.",
+        )
+    if capacity < starts:
+        raise ConfigError(
+            f"store.capacity {capacity} is less than algorithm.learning_starts {starts}.",
+            f"Set store.capacity to at least {starts}.",
+        )
+    if config.learner.shards > 1:
+        raise ConfigError(
+            f"learner.shards is {config.learner.shards}: off-policy learners do not split their minibatches.",
+            "Set learner.shards=1 and learner.processes=1.",
+        )
+    if config.store.shards > config.env.streams:
+        raise ConfigError(
+            f"store.shards {config.store.shards} is more than env.streams {config.env.streams}: "
+            "a stream's experience stays in one shard.",
+            f"Set store.shards to at most {config.env.streams}.",
+        )
+
+
 def minibatch_rows(config: RunConfig, algorithm: AlgorithmConfig) -> int:
     """Rows of one minibatch: steps, or environments (whole sequences) with a recurrent policy.
 
@@ -111,6 +146,8 @@ def minibatch_rows(config: RunConfig, algorithm: AlgorithmConfig) -> int:
         ConfigError: The batch does not split into equal minibatches.
     """
     steps, envs = algorithm.rollout_steps, config.env.num_envs
+    if hasattr(algorithm, "replay_ratio"):  # drawn from the replay
+        return int(algorithm.batch_size)  # type: ignore[attr-defined]
     recurrent = config.model.recurrent is not None
     batch = envs if recurrent else steps * envs
     made_of = f"env.num_envs {envs}" if recurrent else f"rollout_steps {steps} x env.num_envs {envs}"

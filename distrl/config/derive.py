@@ -22,6 +22,7 @@ def derive(
     obs_bytes: int | None = None,
     num_parameters: int | None = None,
     cluster_cpus: float | None = None,
+    transition_bytes: int | None = None,
 ) -> Sections:
     """Everything that follows from a config.
 
@@ -31,6 +32,7 @@ def derive(
         obs_bytes: Bytes of one environment's observation, as the policy sees it; None leaves memory of experience out.
         num_parameters: Numbers in policy and critic together; None leaves their memory out.
         cluster_cpus: CPUs that the cluster has; None leaves the comparison out.
+        transition_bytes: Bytes of one transition in the replay; None where there is no replay.
 
     Returns:
         Section -> name -> value, in reading order; memory in bytes.
@@ -42,7 +44,9 @@ def derive(
     sections = {
         "experience": _experience(config),
         "learning": _learning(config, algorithm),
-        "memory (bytes)": _memory(config, algorithm, obs_bytes, num_parameters),
+        "replay": _replay(config, algorithm),
+        "memory (bytes)": _memory(config, algorithm, obs_bytes, num_parameters)
+        | _replay_memory(config, transition_bytes),
         "cpus": _cpus(config, cluster_cpus),
     }
     return {name: values for name, values in sections.items() if values}
@@ -74,6 +78,11 @@ def _learning(config: RunConfig, algorithm: AlgorithmConfig) -> dict[str, Any]:
     steps, envs = algorithm.rollout_steps, config.env.num_envs
     batch = steps * envs
     values: dict[str, Any] = {"batch (environment steps per update)": batch, "made of": f"{steps} steps x {envs} envs"}
+    updates = _updates(config, batch)
+    if hasattr(algorithm, "replay_ratio"):
+        values["minibatch (transitions)"] = algorithm.batch_size  # type: ignore[attr-defined]
+        values["gradient steps per update"] = algorithm.replay_ratio * batch
+        return values if updates is None else {**values, "updates until the end": updates}
     minibatch = minibatch_rows(config, algorithm) * (steps if config.model.recurrent else 1)
     if hasattr(algorithm, "minibatches") or hasattr(algorithm, "minibatch_size"):
         values["minibatch (environment steps)"] = minibatch
@@ -82,10 +91,30 @@ def _learning(config: RunConfig, algorithm: AlgorithmConfig) -> dict[str, Any]:
     if isinstance(epochs, int):
         values["gradient steps per update"] = epochs * (batch // minibatch)
     values["logical shards per minibatch"] = config.learner.shards
-    updates = _updates(config, batch)
     if updates is not None:
         values["updates until the end"] = updates
     return values
+
+
+def _replay(config: RunConfig, algorithm: AlgorithmConfig) -> dict[str, Any]:
+    """How often transitions are drawn, and how long they stay."""
+    ratio = getattr(algorithm, "replay_ratio", None)
+    if ratio is None:
+        return {}
+    return {
+        "capacity (transitions)": config.store.capacity,
+        "shards": config.store.shards,
+        "samples per insert": ratio * algorithm.batch_size,  # type: ignore[attr-defined]
+        "first gradient step after (environment steps)": algorithm.learning_starts,  # type: ignore[attr-defined]
+        "drawn": "by priority" if algorithm.prioritized else "uniformly",  # type: ignore[attr-defined]
+    }
+
+
+def _replay_memory(config: RunConfig, transition_bytes: int | None) -> dict[str, int]:
+    if transition_bytes is None:
+        return {}
+    where = "replay (in files)" if config.store.memory_map else "replay"
+    return {"one transition in the replay": transition_bytes, where: transition_bytes * config.store.capacity}
 
 
 def _updates(config: RunConfig, batch: int) -> int | None:

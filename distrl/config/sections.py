@@ -194,6 +194,14 @@ class StoreConfig(Section):
     max_staleness: int = Field(0, ge=0)
     """How many updates older than the learner's weights consumed experience may be. 0: samplers wait for each update
     (on-policy); k: they run up to k+1 fragments ahead. Usual: 0-1 for PPO, 1-8 with V-trace."""
+    capacity: int = Field(100_000, ge=1)
+    """Transitions that the replay keeps; the oldest make room. Only for off-policy algorithms. Usual: 1e5-1e6."""
+    shards: int = Field(1, ge=1)
+    """Parts of the replay, each in a process of its own where there are several (Ray back end). Usual: 1, or more where
+    it fits into no single process."""
+    memory_map: bool = False
+    """Keep the replay in files of the run folder instead of memory: for one that is larger than memory, on a fast
+    disk."""
 
 
 class EvalConfig(Section):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ class Report:
     version: int
     metrics: dict[str, float]
     seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 class Learner:
@@ -131,6 +133,12 @@ class Learner:
         self.algorithm.load_state(state["algorithm"])
         self.obs_moments = None if state["obs_moments"] is None else Moments.from_state(state["obs_moments"])
         self.return_moments = Moments.from_state(state["return_moments"])
+
+    def save_files(self, folder: Path) -> None:
+        """Write what is too large for `state` into a folder that does not exist yet: a replay, where there is one."""
+
+    def load_files(self, folder: Path) -> None:
+        """The inverse of `save_files`."""
 
     def warm_start(self, weights: Weights) -> None:
         """Begin with other weights and their normalizer statistics; the optimizer begins anew."""

@@ -7,17 +7,21 @@ Results are direct returns of calls that the loop made: what an actor `ray.put`s
 from __future__ import annotations
 
 import os
+import platform
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from distrl.algorithms.shards import Shards
+from distrl.base.errors import CheckpointError
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.group import GroupShards, join_group, leave_group
 from distrl.learner.learner import Progress
 from distrl.models.weights import load_weights
 from distrl.runtime.build import Plan, pick_device
+from distrl.runtime.checkpoint import SHARED
 from distrl.runtime.events import Failure
 from distrl.runtime.threads import set_threads
 
@@ -84,6 +88,23 @@ class LearnerActor:
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.learner.load_state(state)
+
+    def save_replay(self, folder: str) -> Any:
+        """Write the replay's files from this process; returns the machine's name."""
+        try:
+            self.learner.save_files(Path(folder))
+        except Exception as error:
+            return Failure.of(error)
+        return platform.node()
+
+    def load_replay(self, folder: str) -> Any:
+        try:
+            if not Path(folder).is_dir():
+                raise CheckpointError(f"{folder} is not there on {platform.node()}, where the learner runs.", SHARED)
+            self.learner.load_files(Path(folder))
+        except Exception as error:
+            return Failure.of(error)
+        return None
 
     def warm_start(self, weights: Weights) -> None:
         self.learner.warm_start(weights)

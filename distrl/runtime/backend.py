@@ -7,6 +7,7 @@ the objects themselves in-process, object references on Ray.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
@@ -52,6 +53,12 @@ class Backend(Protocol):
 
     def load_learner(self, state: dict[str, Any]) -> None:
         """Continue from a state."""
+
+    def save_replay(self, folder: Path) -> None:
+        """Write the learner's replay into `folder`, which is made; only between updates, only off-policy."""
+
+    def load_replay(self, folder: Path) -> None:
+        """Take the replay that `save_replay` wrote."""
 
     def warm_start(self, weights: Weights) -> None:
         """Begin with given weights (config key init_from)."""

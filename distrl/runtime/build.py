@@ -12,6 +12,7 @@ import torch
 
 from distrl.algorithms.base import Algorithm
 from distrl.algorithms.lookup import algorithm_class, build_acting_model, build_model
+from distrl.algorithms.off_policy import OffPolicy
 from distrl.algorithms.shards import Shards
 from distrl.base.errors import ConfigError
 from distrl.base.phases import Phases
@@ -23,6 +24,8 @@ from distrl.deploy.evaluate import Evaluator
 from distrl.envs.make import make_env, make_vector
 from distrl.envs.spaces import require_supported
 from distrl.learner.learner import Learner
+from distrl.learner.replay_learner import ReplayLearner
+from distrl.runtime.replays import build_replay, gives_masks, require_room
 from distrl.samplers.env_sampler import EnvSampler
 
 
@@ -36,6 +39,8 @@ class Plan:
         snapshots: Whether environments can be restored exactly.
         search_path: Where the starting process finds modules: user code must be importable everywhere.
         sources: Text of the Python files that `imports` names, for processes that cannot see the files.
+        masked: The environment tells which actions are allowed.
+        folder: The run folder, where a memory-mapped replay lives; "" where there is none.
     """
 
     config: RunConfig
@@ -44,6 +49,8 @@ class Plan:
     snapshots: bool
     search_path: list[str] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
+    masked: bool = False
+    folder: str = ""
 
     def enter_process(self) -> None:
         """Make user code importable in a process that just began."""
@@ -57,6 +64,11 @@ class Plan:
     @property
     def algorithm_config(self) -> Any:
         return check_algorithm(self.config, self.algorithm_class.Config)
+
+    @property
+    def off_policy(self) -> bool:
+        """Whether fragments go into a replay."""
+        return issubclass(self.algorithm_class, OffPolicy)
 
     @property
     def ordered(self) -> bool:
@@ -82,14 +94,15 @@ class Plan:
             bf16=config.learner.precision == "bf16",
             compile=config.learner.compile,
         )
-        return Learner(
-            algorithm,
-            config.seed,
-            normalize_obs=config.env.normalize_obs,
-            normalize_reward=config.env.normalize_reward,
-            clip_reward=config.env.clip_reward,
-            phases=phases,
-        )
+        options: dict[str, Any] = {
+            "normalize_obs": config.env.normalize_obs,
+            "normalize_reward": config.env.normalize_reward,
+            "clip_reward": config.env.clip_reward,
+            "phases": phases,
+        }
+        if isinstance(algorithm, OffPolicy):
+            return ReplayLearner(algorithm, build_replay(self), config.seed, total=config.stop.env_steps, **options)
+        return Learner(algorithm, config.seed, **options)
 
     def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> EnvSampler:
         config, algorithm = self.config, self.algorithm_config
@@ -113,6 +126,7 @@ class Plan:
             normalize_reward=config.env.normalize_reward,
             reuse_buffers=reuse_buffers,
             snapshots=self.snapshots,
+            raw_obs=self.off_policy,
             phases=phases,
         )
 
@@ -150,7 +164,12 @@ def make_plan(config: RunConfig) -> Plan:
             )
         snapshots = reason is None
     search_path = [path or os.getcwd() for path in sys.path]
-    return Plan(config, *spaces, snapshots, search_path, user_sources(config.imports))
+    plan = Plan(config, *spaces, snapshots, search_path, user_sources(config.imports))
+    if plan.off_policy:
+        plan.masked = gives_masks(config)
+        plan.build_model()  # an algorithm that cannot use these spaces says so now
+        require_room(plan)
+    return plan
 
 
 def pick_device(name: str) -> str:

@@ -5,10 +5,12 @@
         streams.safetensors   environment snapshots, waiting fragments, retained weight versions
         progress.safetensors  counters, ledger, recent returns, evaluation
         policy.safetensors    what acting needs (see deploy.policy_file)
+        replay/               the replay's segments, priorities and tables, for off-policy learners
         manifest.json         checksums; written last
 
 A folder is filled under a temporary name and renamed, so a crash leaves no half checkpoint under a valid name; the
-checksums catch what happens to the files later.
+checksums catch what happens to the files later. Full segments of a replay never change: checkpoints share them by hard
+links, and each is read for its checksum once.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from distrl.base.pack import load_state, save_state
 
 FORMAT = "distrl-checkpoint-1"
 STATES = ("learner", "streams", "progress")
+REPLAY_FOLDER = "replay"
+#: what helps where the learner's machine and this one see different disks
+SHARED = "Put --runs-dir on a file system that every machine of the cluster sees."
 
 
 def write_checkpoint(
@@ -39,7 +44,7 @@ def write_checkpoint(
 
     Args:
         states: Name -> state for `base.pack`.
-        extra_files: File name -> function that writes it.
+        extra_files: Name -> function that writes a file or a folder there.
         facts: Put into the manifest.
 
     Raises:
@@ -54,7 +59,8 @@ def write_checkpoint(
             save_state(temporary / f"{name}.safetensors", state)
         for name, write in extra_files.items():
             write(temporary / name)
-        files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+        found = sorted(path for path in temporary.rglob("*") if path.is_file())
+        files = {path.relative_to(temporary).as_posix(): _checksum(path) for path in found}
         manifest = {"format": FORMAT, "update": update, "written": time.time(), "files": files, **facts}
         write_atomic(temporary / "manifest.json", to_json(manifest, indent=1))
         if final.exists():  # a resumed run reaches an update again: replace, never mix
@@ -66,11 +72,28 @@ def write_checkpoint(
         if isinstance(error, OSError):
             raise_if_full(error, final)
         raise
-    found = list_checkpoints(folder)
-    taken_back = [path for path in found if path.name > final.name]  # damaged: the run went on from an older one
-    for old in [*taken_back, *found[len(taken_back) + keep :]]:
+    there = list_checkpoints(folder)
+    taken_back = [path for path in there if path.name > final.name]  # damaged: the run went on from an older one
+    for old in [*taken_back, *there[len(taken_back) + keep :]]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+#: checksums of files with several hard links: (device, inode, size, time of change) -> checksum
+_known_checksums: dict[tuple[int, int, int, int], str] = {}
+
+
+def _checksum(path: Path) -> str:
+    """The checksum of a new checkpoint's file; one that earlier checkpoints share is not read again."""
+    facts = path.stat()
+    if facts.st_nlink == 1:
+        return sha256(path)
+    key = facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+    if key not in _known_checksums:
+        if len(_known_checksums) > 100_000:
+            _known_checksums.clear()
+        _known_checksums[key] = sha256(path)
+    return _known_checksums[key]
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -79,7 +102,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Verify and read one checkpoint: state name -> state, and `manifest`.
+    """Verify and read one checkpoint: state name -> state, `manifest`, and `folder`, where its other files are.
 
     Raises:
         CheckpointError: Truncated, corrupted, foreign, or of another format.
@@ -101,7 +124,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if sha256(file) != checksum:
             raise CheckpointError(f"{file} does not match its checksum: truncated or changed.")
     states = {name: load_state(path / f"{name}.safetensors") for name in STATES}
-    return {**states, "manifest": facts}
+    return {**states, "manifest": facts, "folder": path}
 
 
 def newest_valid(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:

@@ -226,6 +226,8 @@ class Loop:
         episodes = [episode for meta in metas for episode in meta.episodes]
         self.progress.consume(sum(meta.env_steps for meta in metas), episodes)
         self.shares.add("learner", event.report.seconds)
+        for text in event.report.warnings:
+            self.monitor.warn(text)
         with self.phases("monitor"):
             self.record(event.report.metrics, metas, episodes, before)
         self.evaluate_if_due()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ from distrl.learner.group import free_address
 from distrl.learner.learner import Progress
 from distrl.runtime.actors import EvaluatorActor, LearnerActor, SamplerActor
 from distrl.runtime.build import Plan, pick_device
+from distrl.runtime.checkpoint import SHARED
 from distrl.runtime.cluster import connect, disconnect
 from distrl.runtime.events import (
     Collected,
@@ -33,6 +35,7 @@ from distrl.runtime.events import (
 
 START_SECONDS = 180.0  # an actor that is not up by then will not come: importing torch takes seconds, not minutes
 UPDATE_SECONDS = 3600.0
+REPLAY_SECONDS = 3600.0  # a large replay is as many GiB as the disk writes in minutes
 
 
 @dataclass
@@ -193,6 +196,25 @@ class RayBackend:
         handle = ray.put(state)
         loads = [learner.load_state.remote(handle) for learner in self.learners]
         self._get(loads, "restore the learner", START_SECONDS)
+
+    def save_replay(self, folder: Path) -> None:
+        """The learner's process writes: it must see the run folder's file system.
+
+        Raises:
+            ResourceError: It does not.
+        """
+        path = str(folder.absolute())
+        node = self._get(self.learners[0].save_replay.remote(path), "write the replay", REPLAY_SECONDS)
+        if isinstance(node, Failure):
+            raise node.error
+        if not folder.is_dir():
+            raise ResourceError(f"the learner on {node} wrote its replay to {path}, which is not seen here.", SHARED)
+
+    def load_replay(self, folder: Path) -> None:
+        path = str(folder.absolute())
+        failure = self._get(self.learners[0].load_replay.remote(path), "restore the replay", REPLAY_SECONDS)
+        if failure is not None:
+            raise failure.error
 
     def warm_start(self, weights: Weights) -> None:
         handle = ray.put(weights)

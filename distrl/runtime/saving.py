@@ -13,7 +13,7 @@ from distrl.experience.fragment import fragment_from_state, fragment_to_state
 from distrl.experience.ledger import Ledger
 from distrl.experience.weights import Weights
 from distrl.runtime.build import Plan
-from distrl.runtime.checkpoint import write_checkpoint
+from distrl.runtime.checkpoint import REPLAY_FOLDER, write_checkpoint
 from distrl.runtime.folder import RunFolder
 from distrl.runtime.progress import RunProgress
 from distrl.store.queue import Waiting
@@ -78,6 +78,9 @@ class Saver:
         }
         facts = {"env_steps": progress.env_steps, "run": self.plan.config.name}
         policy = self._policy(weights[progress.version], {**facts, "update": progress.version})
+        files = {POLICY_FILE: policy.save}
+        if self.plan.off_policy:
+            files[REPLAY_FOLDER] = backend.save_replay
         return write_checkpoint(
             self.folder.checkpoints,
             progress.version,
@@ -86,7 +89,7 @@ class Saver:
                 "streams": streams,
                 "progress": {"counters": progress.to_state(), "ledger": loop.ledger.to_state()},
             },
-            {POLICY_FILE: policy.save},
+            files,
             facts,
             self.plan.config.checkpoint.keep,
         )
@@ -114,6 +117,8 @@ class Saver:
                 f"the checkpoint has {len(streams['next_seq'])} streams, the config {self.plan.config.env.streams}."
             )
         backend.load_learner(states["learner"])
+        if self.plan.off_policy:
+            backend.load_replay(states["folder"] / REPLAY_FOLDER)
         loop.progress = RunProgress.from_state(self.plan.config.stop.window, progress["counters"])
         loop.ledger = loop.queue.ledger = Ledger.from_state(progress["ledger"])
         loop.ledger.take_over(self.folder.live_ledger)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from distrl.base.phases import Phases
@@ -110,6 +111,12 @@ class SerialBackend:
 
     def load_learner(self, state: dict[str, Any]) -> None:
         self.learner.load_state(state)
+
+    def save_replay(self, folder: Path) -> None:
+        self.learner.save_files(folder)
+
+    def load_replay(self, folder: Path) -> None:
+        self.learner.load_files(folder)
 
     def warm_start(self, weights: Weights) -> None:
         self.learner.warm_start(weights)

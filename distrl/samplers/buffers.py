@@ -21,12 +21,14 @@ class RolloutBuffer:
         steps: T.
         width: B.
         normalize: Keep raw observations beside those that the policy sees.
+        give_raw: Rollouts hold raw observations (floats as float32): a replay normalizes them when they are drawn.
     """
 
-    def __init__(self, env: Any, policy: Any, steps: int, width: int, normalize: bool):
+    def __init__(self, env: Any, policy: Any, steps: int, width: int, normalize: bool, give_raw: bool = False):
         lead = (steps, width)
         self.steps, self.width = steps, width
         self.normalize = normalize
+        self.give_raw = give_raw
         space = env.observation_space
         self.obs = _seen(zeros(space, *lead))
         self.raw = zeros(space, *lead) if normalize else self.obs
@@ -109,7 +111,7 @@ class RolloutBuffer:
         action = tree_map(torch.from_numpy, self.action)
         logp = actions.logp(torch.from_numpy(self.params), action, mask).numpy()
         columns: dict[str, Any] = {
-            "obs": self.obs,
+            "obs": _seen(self.raw) if self.give_raw else self.obs,
             "action": self.action,
             "logp": logp,
             "params": self.params,
@@ -140,6 +142,8 @@ class RolloutBuffer:
     def _as_seen(self, raw: Any, policy: Any) -> Any:
         if not self.normalize:
             return raw
+        if self.give_raw:
+            return _seen(raw)
         return tree_map(lambda leaf: leaf.numpy(), policy.normalize(tree_map(torch.from_numpy, raw)))
 
     def obs_moments(self, span: slice, valid: np.ndarray | None, policy: Any) -> Moments:
@@ -150,4 +154,4 @@ class RolloutBuffer:
 
 def _seen(tree: Any) -> Any:
     """The same arrays in the types that a policy takes: every float is float32."""
-    return tree_map(lambda leaf: leaf.astype(np.float32) if leaf.dtype.kind == "f" else leaf, tree)
+    return tree_map(lambda leaf: leaf.astype(np.float32, copy=False) if leaf.dtype.kind == "f" else leaf, tree)

@@ -74,6 +74,7 @@ class EnvSampler:
         normalize_obs, normalize_reward: Collect moments for the learner's normalizers.
         reuse_buffers: The caller is done with a fragment's arrays before it asks for the next one.
         snapshots: Attach each stream's snapshot to its fragments.
+        raw_obs: Fragments hold observations as they were before normalization (for a replay).
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class EnvSampler:
         normalize_reward: bool = False,
         reuse_buffers: bool = False,
         snapshots: bool = True,
+        raw_obs: bool = False,
         phases: Phases | None = None,
     ):
         self.index = index
@@ -105,6 +107,7 @@ class EnvSampler:
         self.normalize_reward = normalize_reward
         self.reuse_buffers = reuse_buffers
         self.snapshots = snapshots
+        self.raw_obs = raw_obs
         self.phases = phases or Phases()
         self.own_phases = phases is None
         self.streams: dict[int, HostedStream] = {}
@@ -237,7 +240,7 @@ class EnvSampler:
         key = tuple(request.unit.stream for request in requests)
         buffer = self._buffers.get(key) if self.reuse_buffers else None
         if buffer is None:
-            buffer = RolloutBuffer(env, self.policy, self.rollout_steps, width, self.normalize_obs)
+            buffer = RolloutBuffer(env, self.policy, self.rollout_steps, width, self.normalize_obs, self.raw_obs)
             if self.reuse_buffers:
                 self._buffers[key] = buffer
         return buffer
