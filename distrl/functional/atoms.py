@@ -32,6 +32,11 @@ def equal_probs(values: Tensor) -> Tensor:
     return values.new_full((1,), 1.0 / values.shape[-1]).expand(values.shape)
 
 
+def is_one_number(probs: Tensor) -> bool:
+    """Whether probabilities are a view of a single number, as `equal_probs` makes them: order is no matter then."""
+    return not any(probs.stride()) and probs.ndim > 0
+
+
 def midpoints(count: int, like: Tensor) -> Tensor:
     """The levels (2i - 1) / (2 count), i = 1..count, as (count,) of the dtype and device of `like`.
 
@@ -68,6 +73,8 @@ def atoms_variance(values: Tensor, probs: Tensor) -> Tensor:
 def sorted_atoms(values: Tensor, probs: Tensor) -> Atoms:
     """The same law with ascending values."""
     ascending, order = values.sort(-1)
+    if is_one_number(probs):
+        return Atoms(ascending, probs.expand(values.shape))
     return Atoms(ascending, probs.expand(values.shape).gather(-1, order))
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
-from distrl.functional.atoms import LEVEL_TOLERANCE, atoms_mean, atoms_variance, sorted_atoms
+from distrl.functional.atoms import LEVEL_TOLERANCE, atoms_mean, atoms_variance, is_one_number, sorted_atoms
 
 _TESTS = ["tests/functional/test_risk.py"]
 
@@ -76,6 +76,8 @@ class Distortion(RiskMeasure):
         """g(u_i) - g(u_{i-1}) for atoms in ascending order of their values: (..., M), summing to 1."""
         if probs.shape[-1] == 1:
             return torch.ones_like(probs)
+        if probs.ndim > 1 and is_one_number(probs):  # one row serves all
+            return self.weights(probs[(0,) * (probs.ndim - 1)]).expand(probs.shape)
         edge = torch.finfo(probs.dtype).eps
         inner = probs.cumsum(-1)[..., :-1].clamp(edge, 1.0 - edge)
         reached = self.weigh(inner)

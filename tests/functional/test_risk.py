@@ -152,6 +152,14 @@ def test_gradient_by_probabilities(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_equal_probabilities_as_a_view_and_written_out_give_the_same(name):
+    values = torch.randn(4, 3, 10, dtype=torch.float64)
+    measure, view = make_risk(name), equal_probs(values)
+    torch.testing.assert_close(measure(values, view), measure(values, view.contiguous()))
+    torch.testing.assert_close(measure.risk_probs(values, view), measure.risk_probs(values, view.contiguous()))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_constant_law_has_no_risk(name):
     """Entry 10: equal quantiles give every distortion the same advantages."""
     values = torch.full((2, 8), 1.25)
