@@ -38,6 +38,21 @@ HOMES: dict[str, list[str]] = {
     "risk": ["distrl.functional"],
     "next_action": ["distrl.functional"],
     "reward_transform": ["distrl.functional"],
+    # the links of a language-model algorithm, in order: see functional/llm_chain.py
+    "reward": ["distrl.functional"],
+    "part_transform": ["distrl.functional"],
+    "combination": ["distrl.functional"],
+    "gate": ["distrl.functional"],
+    "length_reward": ["distrl.functional"],
+    "credit": ["distrl.functional"],
+    "token_loss": ["distrl.functional"],
+    "row_loss": ["distrl.functional"],
+    "group_loss": ["distrl.functional"],
+    "behavior_correction": ["distrl.functional"],
+    "divergence": ["distrl.functional"],
+    "aggregation": ["distrl.functional"],
+    "item_weight": ["distrl.functional"],
+    "budget": ["distrl.functional"],
     "callback": ["distrl.runtime"],
 }
 
