@@ -75,9 +75,10 @@ class DenseEnsemble(nn.Module):
         features = self._hidden(x, layers, frozen, members)
         return torch.baddbmm(head_bias.transpose(1, 2), features, head_weight.transpose(1, 2))
 
-    def features(self, x: Tensor) -> Tensor:
-        """What the last layer reads: (E, N, feature_size)."""
-        return self._hidden(x, [*self.weights, *self.biases], False, None)
+    def features(self, x: Tensor, *, frozen: bool = False, members: Any = None) -> Tensor:
+        """What the last layer reads: (E, N, feature_size). Arguments as for `forward`."""
+        layers = [_chosen(parameter, frozen, members) for parameter in (*self.weights, *self.biases)]
+        return self._hidden(x, layers, frozen, members)
 
     def head(self, features: Tensor) -> Tensor:
         """The last layer: (E, N, feature_size) to (E, N, output_size)."""
@@ -87,7 +88,7 @@ class DenseEnsemble(nn.Module):
         count = len(layers) // 2
         hidden = x
         if x.ndim == 2:
-            hidden = x.expand(len(layers[0]) if count else len(self.head_weight), *x.shape)
+            hidden = x.expand(len(layers[0] if count else _chosen(self.head_weight, True, members)), *x.shape)
         for layer in range(count):
             hidden = torch.baddbmm(layers[count + layer], hidden, layers[layer])
             if self.gains:

@@ -30,12 +30,13 @@ class ObservationVector(nn.Module):
         learned = model_config.torso not in ("auto", "mlp") or any(is_image(leaf) for _, leaf in found)
         self.torso = build_torso(observation_space, model_config) if learned else None
         self.paths = [path for path, _ in found]
-        self.parts = nn.ModuleList([] if learned else [Flatten(leaf) for _, leaf in found])
-        self.identity = not learned and len(found) == 1 and not found[0][0] and bool(self.parts[0].identity)
+        parts = [] if learned else [Flatten(leaf) for _, leaf in found]
+        self.parts = nn.ModuleList(parts)
+        self.identity = not learned and len(found) == 1 and not found[0][0] and parts[0].identity
         if self.torso is not None:
             self.output_size = int(self.torso.output_size)
         else:
-            self.output_size = sum(int(part.output_size) for part in self.parts)  # type: ignore[arg-type]
+            self.output_size = sum(int(part.output_size) for part in parts)
 
     def forward(self, obs: Any) -> Tensor:
         """Normalized observations, tree (N, ...), to (N, output_size) float32."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 
 from distrl.base.errors import ConfigError
+from distrl.config.heads import ReturnHeadConfig
 from distrl.models.continuous_actor_critic import build_continuous_actor_critic
 from distrl.models.critic_ensemble import CriticEnsemble
 from distrl.models.dense_ensemble import DenseEnsemble
@@ -92,7 +93,7 @@ def test_frozen_critics_get_no_gradients():
 
 
 def test_some_members_only():
-    critics = CriticEnsemble(BOX, 2, config(), critics=4, output_size=3)
+    critics = CriticEnsemble(BOX, 2, config(), critics=4, head=ReturnHeadConfig(name="quantile", size=3))
     obs, action = torch.randn(5, 4), torch.randn(5, 2)
     everyone = critics(obs, action)
     assert everyone.shape == (4, 5, 3)
