@@ -93,6 +93,25 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_scaling(self) -> RunConfig:
+        least, most = self.samplers.min, self.samplers.max
+        if least is None and most is None:
+            return self
+        if least is None or most is None:
+            given, other = ("max", "min") if least is None else ("min", "max")
+            raise ConfigError(
+                f"samplers.{given} is set without samplers.{other}: a run scales itself between the two.",
+                f"Set samplers.{other} as well, or remove samplers.{given}.",
+            )
+        if not least <= self.samplers.count <= most <= self.env.streams:
+            raise ConfigError(
+                f"samplers.min {least}, samplers.count {self.samplers.count}, samplers.max {most} and env.streams "
+                f"{self.env.streams} are not in rising order.",
+                "Choose min <= count <= max <= env.streams.",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_serial(self) -> RunConfig:
         if self.backend == "serial" and self.learner.processes > 1:
             raise ConfigError(

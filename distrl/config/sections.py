@@ -142,7 +142,13 @@ class SamplersConfig(Section):
     """The processes that step environments."""
 
     count: int = Field(1, ge=1)
-    """Samplers, at most `env.streams`. More are faster, on free cores; the batch stays. Usual: 1 per core."""
+    """Samplers at the start, at most `env.streams`. More are faster, on free cores; the batch stays; `distrl scale`
+    changes the number while the run goes on. Usual: 1 per core."""
+    min: int | None = Field(None, ge=1)
+    """With `max`: the run itself starts samplers while its learner waits for data and ends some while they wait for
+    the learner, never below this number. Default: only `distrl scale` changes the number."""
+    max: int | None = Field(None, ge=1)
+    """With `min`: the most samplers that the run starts by itself, at most `env.streams`."""
     threads: int = Field(1, ge=1)
     """Threads of each sampler's forward pass. Small networks are fastest with 1."""
     cpus: float | None = Field(None, ge=0)

@@ -49,6 +49,10 @@ class SamplerActor:
             return (Failure.of(error), *([None] * len(requests)))
         return ([meta for meta, _ in fragments], *(data for _, data in fragments))
 
+    def drop(self, streams: list[int]) -> None:
+        """Streams that live elsewhere now."""
+        self.sampler.drop(streams)
+
 
 class LearnerActor:
     """Hosts a `Learner`, alone or as one process of a data-parallel group."""

@@ -46,7 +46,13 @@ class Backend(Protocol):
         """Whether any order has not been answered yet."""
 
     def replace_sampler(self, sampler: int) -> None:
-        """Start a new process in place of a lost one."""
+        """Start a process: in place of a lost one, or a further sampler. Announced with `SamplerReady`."""
+
+    def end_sampler(self, sampler: int) -> None:
+        """End a sampler's process; nothing of it is waited for any more."""
+
+    def drop_streams(self, sampler: int, streams: Sequence[int]) -> None:
+        """These streams live elsewhere once the sampler's present orders are done. No answer."""
 
     def learner_state(self) -> dict[str, Any]:
         """The learner's full state; only between updates."""

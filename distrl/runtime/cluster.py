@@ -23,13 +23,13 @@ def connect(settings: Any) -> tuple[bool, bool]:
     Raises:
         ResourceError: The cluster cannot be reached or started.
     """
+    local = settings.address in (None, "local")
     if ray.is_initialized():
-        return settings.address is None, False
+        return local, False
     os.environ.setdefault(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
     )  # keep GPU variables of CPU-only actors as they are
     options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    local = settings.address is None
     if local:
         options["address"] = "local"
         options["num_cpus"] = os.cpu_count()

@@ -23,6 +23,7 @@ from distrl.learner.learner import Progress
 from distrl.runtime.backend import Backend
 from distrl.runtime.build import Plan
 from distrl.runtime.callbacks import Callbacks
+from distrl.runtime.elastic import Elastic
 from distrl.runtime.events import (
     Collected,
     EvalFailed,
@@ -42,6 +43,8 @@ from distrl.runtime.shares import Shares, limit
 from distrl.store.queue import Queue
 
 WAIT_SECONDS = 1.0  # how long the loop sleeps at most before it looks around
+STOP = "stop command"
+STOP_NOW = "stop --now command"
 DIAGNOSE_SECONDS = 0.5  # between two measurements of how far an update moved the policy
 
 
@@ -73,6 +76,9 @@ class Loop:
         self.updating = False  # the learner is at work: its state is not that of a boundary
         self.evaluating = 0
         self.interrupted = False
+        self.asked_to_stop: str | None = None  # by a command: STOP or STOP_NOW
+        self.elastic = Elastic(self)
+        self.control: Any = None  # commands from outside, see control.py
         self.diagnosed = self.shown = 0.0
         self.collecting = False  # a sampler of this very process is at work (serial back end)
         self.watchdog: Any = None
@@ -90,6 +96,9 @@ class Loop:
                 self.backend.warm_start(first)
             self.weights[0] = self.backend.publish(0)
         self.ledger.mirror(self.saver.folder.live_ledger)
+        known = restored["progress"]["ledger"]["counts"]["voided"] if restored else 0
+        if self.ledger.counts["voided"] > known:
+            self.monitor.event("voided", units=self.ledger.counts["voided"] - known)
 
     def run(self) -> str:
         """Go on until the stop rule holds; returns why the run ended.
@@ -102,6 +111,8 @@ class Loop:
         try:
             while reason is None:
                 self.step()
+                if self.asked_to_stop == STOP_NOW:
+                    return self.asked_to_stop
                 if not self.queue.learning:
                     reason = self.boundary_reason()
         except Exception as error:
@@ -115,13 +126,15 @@ class Loop:
         return reason
 
     def step(self) -> None:
-        """One turn: orders out, events in."""
+        """One turn: commands, orders out, events in."""
         with self.phases("loop"):
+            self.look_around()
             self.feed_learner()
             self.dispatch()
         if not (self.backend.busy() or self.interrupted):  # interrupted, no orders go out any more
             raise RuntimeError(f"the loop has nothing to wait for: {self.ledger.read()}, next {self.queue.next_seq}")
         if self.backend.concurrent:
+            self.elastic.note()
             with self.phases("wait"):
                 events = self.backend.wait(WAIT_SECONDS)
         else:
@@ -134,12 +147,17 @@ class Loop:
             for event in sorted(events, key=lambda event: not isinstance(event, Updated)):
                 self.handle(event)
 
+    def look_around(self) -> None:
+        """Commands from outside, at most once a second."""
+        if self.control is not None:
+            self.control.turn(self)
+
     def boundary_reason(self) -> str | None:
         """Called with no update under way: stop, interrupt."""
         if self.interrupted:
             self.saver.save(self)
             raise KeyboardInterrupt
-        return self.progress.stop_reason(self.config.stop)
+        return self.asked_to_stop or self.progress.stop_reason(self.config.stop)
 
     # ---- orders ----------------------------------------------------------------------------------------------------
 
@@ -190,19 +208,13 @@ class Loop:
                 for meta, data in zip(event.metas, event.data, strict=True):
                     self.queue.put(meta, data)
                 self.shares.add("sampler", event.metas[0].seconds)
+                self.elastic.drained(event.sampler)
             case SamplerReady():
-                slot = self.pool.slots[event.sampler]
-                slot.ready, slot.pid = True, event.pid
-                self.monitor.event("joined", sampler=event.sampler, pid=event.pid, streams=slot.streams)
+                self.elastic.ready(event)
             case SamplerLost():
-                self.monitor.event(
-                    "died", sampler=event.sampler, reason=event.reason, cut=[tuple(r.unit) for r in event.requests]
-                )
-                self.pool.lost(self.pool.slots[event.sampler], event.requests, event.reason)
-                self.backend.replace_sampler(event.sampler)
+                self.elastic.lost(event)
             case SamplerFailed():
-                for request in event.requests:
-                    self.queue.cut(request.unit)
+                self.pool.stopped(self.pool.slots[event.sampler], event.requests)
                 self.raise_failure(event.failure)
             case LearnerFailed():
                 self.updating = False
@@ -288,6 +300,8 @@ class Loop:
     def finish_evaluations(self, ended: bool = False) -> None:
         """Wait for evaluations under way; once the run has ended, what samplers fail at no longer matters."""
         while self.evaluating:
+            if not ended:
+                self.look_around()
             for event in self.backend.wait(WAIT_SECONDS):
                 if not (ended and isinstance(event, SamplerFailed | SamplerLost)):
                     self.handle(event)

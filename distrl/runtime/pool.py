@@ -1,28 +1,59 @@
-"""Which sampler hosts which streams, what each may do next, and where each stream stands."""
+"""Which sampler hosts which streams, what each may do next, and where each stream stands.
+
+Samplers come and go by command while the run goes on: a newcomer hosts nothing until it is ready, then streams move to
+it; a sampler that leaves hosts nothing from then on and goes once its running fragments are done. A stream moves
+between two of its fragments, with its snapshot, so where it lives changes speed and never its experience.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from distrl.base.errors import ResourceError
+from distrl.base.errors import ConfigError, ResourceError
 from distrl.experience.fragment import CollectRequest, FragmentMeta, Unit
 from distrl.store.queue import Queue
 
 MAX_LOSSES = 3  # of one sampler in a row, without a finished fragment between
 
+#: hosting: has streams, or will as soon as it is back. joining: has none before it is ready. draining: has none any
+#: more, its last call runs. gone: no process.
+State = Literal["hosting", "joining", "draining", "gone"]
+
 
 @dataclass
 class SamplerSlot:
-    """One sampler as the loop sees it."""
+    """One sampler as the loop sees it. Its index is its name for the whole run."""
 
     index: int
     streams: list[int]
+    state: State = "hosting"
     ready: bool = False
     busy: bool = False
+    busy_since: float = 0.0  # time.monotonic()
     hosts: set[int] = field(default_factory=set)  # streams whose environments it has built
     losses: int = 0
     pid: int = 0
+    node: str = ""
+    env_steps: int = 0  # made by this slot, all its processes together
+    fragments: int = 0
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a new number of samplers asks of the back end.
+
+    Attributes:
+        start: Samplers to start.
+        end: Samplers to end now: they have nothing running.
+        moved: Stream -> (old sampler, new sampler), for streams that live elsewhere from now on.
+    """
+
+    start: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
+    moved: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 class Pool:
@@ -30,7 +61,7 @@ class Pool:
 
     Args:
         streams: Number of streams.
-        samplers: Number of samplers; stream s lives in sampler s * samplers // streams.
+        samplers: Number of samplers at the start; stream s lives in sampler s * samplers // streams.
         queue: Decides what may start.
         max_staleness: k.
         deterministic: Fragment n is made with version max(0, n - k), exactly.
@@ -42,19 +73,109 @@ class Pool:
         self.deterministic = deterministic
         self.snapshots: list[Any] = [None] * streams  # of each stream, after its last finished fragment
         self.slots = [SamplerSlot(index, []) for index in range(samplers)]
+        self.running: dict[int, int] = {}  # stream -> the sampler that makes its next fragment right now
         for stream in range(streams):
             self.slots[stream * samplers // streams].streams.append(stream)
+
+    # ---- who is there ----------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Samplers that are there to stay, those still starting included."""
+        return sum(slot.state in ("hosting", "joining") for slot in self.slots)
 
     def idle(self) -> list[SamplerSlot]:
         return [slot for slot in self.slots if slot.ready and not slot.busy]
 
+    def home_of(self, stream: int) -> int:
+        """The sampler that a stream lives in."""
+        return next(slot.index for slot in self.slots if stream in slot.streams)
+
+    def resize(self, samplers: int) -> Change:
+        """Ask for another number of samplers.
+
+        Newcomers take the lowest free indices. Those that leave are first the ones still starting, then the highest.
+
+        Raises:
+            ConfigError: Fewer than one, or more than streams.
+        """
+        streams = len(self.snapshots)
+        if not 1 <= samplers <= streams:
+            raise ConfigError(
+                f"{samplers} samplers asked for; a run of {streams} streams can use 1 to {streams}.",
+                f"Give a number from 1 to {streams}; for more, start a run with more env.streams.",
+            )
+        start: list[int] = []
+        while self.size < samplers:
+            free = next((slot for slot in self.slots if slot.state == "gone"), None)
+            if free is None:
+                free = SamplerSlot(len(self.slots), [])
+                self.slots.append(free)
+            free.state, free.losses = "joining", 0
+            start.append(free.index)
+        leaving = self._leaving(self.size - samplers)
+        for slot in leaving:
+            slot.state = "draining"
+        moved = self.balance()
+        return Change(tuple(start), tuple(slot.index for slot in leaving if self.take_leave(slot)), moved)
+
+    def _leaving(self, count: int) -> list[SamplerSlot]:
+        """Those who go: first the ones still starting, then the ones being restarted, then the highest indices."""
+        there = [slot for slot in self.slots if slot.state in ("hosting", "joining")]
+        there.sort(key=lambda slot: (slot.state == "joining", not slot.ready, slot.index))
+        return there[len(there) - count :] if count > 0 else []
+
+    def take_leave(self, slot: SamplerSlot) -> bool:
+        """Whether a draining sampler has nothing running, and so is gone now."""
+        if slot.state != "draining" or slot.busy:
+            return False
+        slot.state, slot.ready, slot.hosts = "gone", False, set()
+        return True
+
+    def joined(self, slot: SamplerSlot, pid: int, node: str) -> dict[int, tuple[int, int]]:
+        """A sampler is ready; a newcomer gets its share of the streams. Returns the streams that move."""
+        slot.ready, slot.pid, slot.node = True, pid, node
+        if slot.state == "joining":
+            slot.state = "hosting"
+            return self.balance()
+        return {}
+
+    def balance(self) -> dict[int, tuple[int, int]]:
+        """Spread the streams evenly over hosting samplers, moving as few as can be; stream -> (old, new) sampler."""
+        hosting = [slot for slot in self.slots if slot.state == "hosting"]
+        share, rest = divmod(len(self.snapshots), len(hosting))
+        # Whoever has most keeps the larger share: that moves fewest.
+        hosting.sort(key=lambda slot: (-len(slot.streams), slot.index))
+        shares = {slot.index: share + (place < rest) for place, slot in enumerate(hosting)}
+        before = {stream: slot.index for slot in self.slots for stream in slot.streams}
+        homeless: list[int] = []
+        for slot in self.slots:
+            kept = shares.get(slot.index, 0)
+            homeless += slot.streams[kept:]
+            slot.streams = slot.streams[:kept]
+        for slot in sorted(hosting, key=lambda slot: slot.index):
+            taken = shares[slot.index] - len(slot.streams)
+            slot.streams = sorted(slot.streams + homeless[:taken])
+            homeless = homeless[taken:]
+        moved = {}
+        for slot in hosting:
+            for stream in slot.streams:
+                if before[stream] != slot.index:
+                    moved[stream] = (before[stream], slot.index)
+                    self.slots[before[stream]].hosts.discard(stream)
+        return moved
+
+    # ---- work ------------------------------------------------------------------------------------------------------
+
     def orders(self, slot: SamplerSlot, version: int) -> list[CollectRequest]:
         """What an idle sampler may do now: units of one weight version, one for each of its streams that is not ahead.
+
+        A stream that moves here while its old sampler still makes a fragment of it waits for that.
 
         Args:
             version: The newest published version.
         """
-        units = [self.queue.admit(stream, version) for stream in slot.streams]
+        units = [self.queue.admit(stream, version) for stream in slot.streams if stream not in self.running]
         wanted = [(unit, self.version_for(unit, version)) for unit in units if unit is not None]
         if not wanted:
             return []
@@ -72,31 +193,58 @@ class Pool:
         return max(0, unit.seq - self.max_staleness) if self.deterministic else version
 
     def started(self, slot: SamplerSlot, requests: list[CollectRequest]) -> None:
-        slot.busy = True
+        slot.busy, slot.busy_since = True, time.monotonic()
         for request in requests:
             self.queue.start(request.unit)
+            self.running[request.unit.stream] = slot.index
             slot.hosts.add(request.unit.stream)
 
     def finished(self, slot: SamplerSlot, metas: list[FragmentMeta]) -> None:
         slot.busy = False
         slot.losses = 0
+        slot.fragments += len(metas)
+        slot.env_steps += sum(meta.env_steps for meta in metas)
+        self._ended(slot, [meta.unit for meta in metas])
         for meta in metas:
             self.snapshots[meta.unit.stream] = meta.snapshot
             meta.snapshot = None  # kept here, once
 
-    def lost(self, slot: SamplerSlot, requests: list[CollectRequest], reason: str) -> None:
+    def stopped(self, slot: SamplerSlot, requests: Sequence[CollectRequest]) -> None:
+        """What the sampler was making will not become whole."""
+        slot.busy = False
+        self._ended(slot, [request.unit for request in requests])
+        for request in requests:
+            self.queue.cut(request.unit)
+
+    def lost(self, slot: SamplerSlot, requests: list[CollectRequest], reason: str) -> bool:
         """The sampler is gone: its unfinished units are cut, and its streams will be built anew from their snapshots.
+
+        Returns:
+            Whether a new process should take its place. Not where it was leaving anyway, and not where a newcomer
+            never got ready: the run goes on without that one.
 
         Raises:
             ResourceError: It was lost too often in a row.
         """
-        slot.ready = slot.busy = False
+        slot.ready = False
         slot.hosts = set()
         slot.losses += 1
-        for request in requests:
-            self.queue.cut(request.unit)
+        self.stopped(slot, requests)
+        if self.take_leave(slot):
+            return False
+        if slot.losses > MAX_LOSSES and slot.state == "joining":
+            slot.state = "gone"
+            return False
         if slot.losses > MAX_LOSSES:
             raise ResourceError(
                 f"sampler {slot.index} (streams {slot.streams}) was lost {slot.losses} times in a row: {reason}",
                 "Check the environment with distrl doctor, memory with free, and samplers.timeout if steps are slow.",
             )
+        return True
+
+    def _ended(self, slot: SamplerSlot, units: Sequence[Unit]) -> None:
+        """Nothing of these streams runs any more; a stream that moved away meanwhile is hosted here no longer."""
+        for unit in units:
+            self.running.pop(unit.stream, None)
+            if unit.stream not in slot.streams:
+                slot.hosts.discard(unit.stream)

@@ -97,6 +97,17 @@ class RayBackend:
         self.samplers[sampler] = handle
         self._orders[handle.ready.remote()] = Order("ready", time.monotonic() + START_SECONDS, sampler)
 
+    def end_sampler(self, sampler: int) -> None:
+        handle = self.samplers.pop(sampler, None)
+        if handle is not None:
+            ray.kill(handle)
+        for ref in [ref for ref, order in self._orders.items() if order.sampler == sampler]:
+            del self._orders[ref]
+
+    def drop_streams(self, sampler: int, streams: Sequence[int]) -> None:
+        if sampler in self.samplers:
+            self.samplers[sampler].drop.remote(list(streams))
+
     # ---- orders --------------------------------------------------------------------------------------------------
 
     def collect(self, sampler: int, requests: list[CollectRequest], weights: Any) -> None:

@@ -106,6 +106,12 @@ class SerialBackend:
     def replace_sampler(self, sampler: int) -> None:
         self._tasks.append(lambda: SamplerReady(0, 0))
 
+    def end_sampler(self, sampler: int) -> None:
+        """There is one sampler, and it stays."""
+
+    def drop_streams(self, sampler: int, streams: Sequence[int]) -> None:
+        self.sampler.drop(streams)
+
     def learner_state(self) -> dict[str, Any]:
         return self.learner.state()
 
