@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, optim
 
 from distrl.algorithms.base import Algorithm, Minibatch
+from distrl.algorithms.laws import LawConfig, law_targets
 from distrl.algorithms.written_out import RowLosses
 from distrl.base.columns import Columns
 from distrl.base.registry import register
@@ -20,7 +21,7 @@ from distrl.functional.slopes import value_loss_slope
 from distrl.functional.statistics import masked_normalize
 
 
-class A2CConfig(AlgorithmConfig):
+class A2CConfig(LawConfig):
     """One optimizer step a batch, on data of the present policy."""
 
     learning_rate: Scheduled[float] = Field(7e-4, ge=0)
@@ -57,28 +58,35 @@ class A2C(Algorithm):
         return optim.RMSprop([self.parameter], lr=1.0, alpha=config.rmsprop_alpha, eps=config.rmsprop_eps)
 
     def prepare(self, rollout: Columns) -> Columns:
-        value, next_value = self.values(rollout)
-        advantage, returns = gae(
-            rollout.reward, value, next_value, rollout.terminated, rollout.truncated, self.config.gamma, self.config.lam
-        )
-        return rollout.with_(advantage=advantage, returns=returns)
+        critic, gamma, lam = self.model.critic, self.config.gamma, self.config.lam
+        now, following = self.judge(rollout)
+        value, next_value = critic.value(now), critic.value(following)
+        advantage, returns = gae(rollout.reward, value, next_value, rollout.terminated, rollout.truncated, gamma, lam)
+        laws = law_targets(critic, rollout, now, following, self.rng, gamma, lam)
+        return rollout.with_(advantage=advantage, returns=returns, **laws)
 
     def prepare_minibatch(self, batch: Columns) -> Columns:
+        batch = self.draw_levels(batch)
         if not self.config.normalize_advantage:
             return batch
         return batch.with_(advantage=masked_normalize(batch.advantage, batch.get("valid")))
 
     def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        params, value = self.evaluate(batch)
+        params, judged = self.evaluate(batch)
         actions, mask = self.policy.actions, batch.get("mask")
         actor = -batch.mean(policy_gradient(actions.logp(params, batch.action, mask), batch.advantage))
-        critic = batch.mean(value_loss(value, batch.returns))
+        critic = batch.mean(self.critic_loss(judged, batch))
         total = actor + self.config.critic * critic
         parts = {"actor": actor, "critic": critic}
         if self.config.entropy:
             parts["entropy"] = entropy = batch.mean(actions.entropy(params, mask))
             total = total - self.config.entropy * entropy
         return total, parts
+
+    def critic_loss(self, judged: Tensor, batch: Minibatch) -> Tensor:
+        if "law_values" in batch:
+            return self.model.critic.law.loss(judged, batch.law_values, batch.law_probs)
+        return value_loss(judged, batch.returns)
 
     def row_losses(self, batch: Minibatch, logp: np.ndarray, value: np.ndarray) -> RowLosses:
         return RowLosses(-batch.advantage * logp, -batch.advantage, *value_loss_slope(value, batch.returns))

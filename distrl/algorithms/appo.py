@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distrl.algorithms.base import Minibatch, Update
 from distrl.algorithms.impala import staleness
+from distrl.algorithms.laws import law_targets
 from distrl.algorithms.ppo import PPO, PPOConfig
 from distrl.base.columns import Columns
 from distrl.base.registry import register
@@ -94,23 +95,27 @@ class APPO(PPO):
         return update
 
     def prepare(self, rollout: Columns) -> Columns:
-        value, next_value = self.values(rollout)
+        critic, config = self.model.critic, self.config
+        now, following = self.judge(rollout)
+        value = critic.value(now)
         with self.target_weights():
             target_params = self.rollout_params(rollout)
-        config = self.config
+        log_ratio = self.policy.actions.logp(target_params, rollout.action, rollout.get("mask")) - rollout.logp
         trace = vtrace(
             rollout.reward,
             value,
-            next_value,
+            critic.value(following),
             rollout.terminated,
             rollout.truncated,
-            self.policy.actions.logp(target_params, rollout.action, rollout.get("mask")) - rollout.logp,
+            log_ratio,
             gamma=config.gamma,
             lam=config.lam,
             rho_bar=config.rho_bar,
             c_bar=config.c_bar,
         )
-        return rollout.with_(advantage=trace.advantage, returns=trace.vs, value=value, target_params=target_params)
+        laws = law_targets(critic, rollout, now, following, self.rng, config.gamma, config.lam, log_ratio)
+        columns = {"advantage": trace.advantage, "returns": trace.vs, "value": value, "target_params": target_params}
+        return rollout.with_(**columns, **laws)
 
     def penalties(self, params: Tensor, batch: Minibatch) -> dict[str, tuple[float, Tensor]]:
         """PPO's entropy bonus, and eq. 8's divergence from the target policy."""

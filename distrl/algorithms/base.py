@@ -120,6 +120,7 @@ class Algorithm:
         self.shards = shards or Shards()
         self.bf16 = bf16
         self.optimizer = self.make_optimizer()
+        self.rng = np.random.default_rng(0)  # of the present update
         self._loss: Callable[[Any], tuple[Tensor, dict[str, Tensor]]] = self.loss
         if compile:
             self._loss = torch.compile(self.loss, dynamic=False)
@@ -138,7 +139,8 @@ class Algorithm:
             config: The algorithm's own config, schedules unresolved.
             options: normalize_obs, clip_obs, seed.
         """
-        return build_actor_critic(observation_space, action_space, model, **options)
+        laws = {key: getattr(config, key) for key in ("critic_head", "risk") if hasattr(config, key)}
+        return build_actor_critic(observation_space, action_space, model, **laws, **options)
 
     @classmethod
     def acting_model(cls, model: Any) -> Any:
@@ -191,6 +193,7 @@ class Algorithm:
         """
         before = self._remember()
         self._set_learning_rate()
+        self.rng = rng
         with torch.no_grad():
             rows = self.training_rows(self.prepare(rollout))
         if self.written_out is not None:
@@ -314,36 +317,50 @@ class Algorithm:
     # ---- policy and critic on rollouts and minibatches -----------------------------------------------------------
 
     def evaluate(self, batch: Columns) -> tuple[Tensor, Tensor]:
-        """Distribution parameters (..., P) and values (...) of a minibatch or rollout, with gradients."""
+        """Distribution parameters (..., P) and the critic's output (...) of a minibatch or rollout, with gradients."""
+        levels = batch.get("levels")
         if self.policy.recurrent:
-            params, value, _ = self.model.unroll(batch.obs, batch.state, batch.first)
-            return params, value
-        return self.model.evaluate(batch.obs)
+            params, output, _ = self.model.unroll(batch.obs, batch.state, batch.first, levels)
+            return params, output
+        return self.model.evaluate(batch.obs, levels=levels)
 
     def values(self, rollout: Columns) -> tuple[Tensor, Tensor]:
         """V(obs) and the value that each step bootstraps from, both (T, B)."""
+        now, following = self.judge(rollout)
+        return self.model.critic.value(now), self.model.critic.value(following)
+
+    def judge(self, rollout: Columns) -> tuple[Tensor, Tensor]:
+        """The critic's output at obs, and where each step bootstraps from: values (T, B), or laws (T, B, P)."""
         if self.policy.recurrent:
-            return self._recurrent_values(rollout)
+            return self._judge_sequences(rollout)
         steps, envs = rollout.reward.shape
         parts = [tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs), rollout.last_obs]
         if len(rollout.final_index):
             parts.append(rollout.final_obs)
-        value = self.model.value(tree_map(lambda *leaves: torch.cat(leaves), *parts)).float()
-        inside, last, final = value.split([steps * envs, envs, len(value) - (steps + 1) * envs])
-        inside = inside.view(steps, envs)
+        output = self.model.judge(tree_map(lambda *leaves: torch.cat(leaves), *parts)).float()
+        inside, last, final = output.split([steps * envs, envs, len(output) - (steps + 1) * envs])
+        inside = inside.unflatten(0, (steps, envs))
         return inside, next_values(inside, last, final, rollout.final_index)
 
-    def _recurrent_values(self, rollout: Columns) -> tuple[Tensor, Tensor]:
-        """As `values`; a final observation is judged from the hidden state after the step it ended on."""
-        _, value, states = self.model.unroll(rollout.obs, rollout.state, rollout.first)
+    def _judge_sequences(self, rollout: Columns) -> tuple[Tensor, Tensor]:
+        """As `judge`; a final observation is judged from the hidden state after the step it ended on."""
+        _, output, states = self.model.unroll(rollout.obs, rollout.state, rollout.first)
         after = tree_map(lambda leaf: leaf[-1], states)
         ended = (rollout.terminated | rollout.truncated)[-1]
-        last = self.model.value(rollout.last_obs, after, ended)
-        final = value.new_zeros(0)
+        last = self.model.judge(rollout.last_obs, after, ended)
+        final = output[0, :0]
         if len(rollout.final_index):
             t, b = rollout.final_index.unbind(1)
-            final = self.model.value(rollout.final_obs, tree_map(lambda leaf: leaf[t, b], states))
-        return value, next_values(value, last, final, rollout.final_index)
+            final = self.model.judge(rollout.final_obs, tree_map(lambda leaf: leaf[t, b], states))
+        return output, next_values(output, last, final, rollout.final_index)
+
+    def draw_levels(self, batch: Columns) -> Columns:
+        """Add the random levels that the critic's head learns at, if it does."""
+        size = getattr(self.model.critic.head, "noise_size", 0)
+        if not size:
+            return batch
+        levels = self.rng.random((*batch.logp.shape, size), dtype=np.float32)
+        return batch.with_(levels=torch.from_numpy(levels).to(self.device))
 
     def rollout_params(self, rollout: Columns) -> Tensor:
         """Distribution parameters (T, B, P) of the policy on a whole rollout."""
@@ -359,7 +376,8 @@ class Algorithm:
     @torch.no_grad()
     def diagnose(self, rollout: Columns) -> dict[str, float]:
         """How far the policy moved on this batch, and what the critic explains: for the curves, not for learning."""
-        params, value = self.evaluate(rollout) if self.policy.recurrent else self._evaluate_steps(rollout)
+        params, output = self.evaluate(rollout) if self.policy.recurrent else self._evaluate_steps(rollout)
+        value = self.model.critic.value(output)
         actions, mask, valid = self.policy.actions, rollout.get("mask"), rollout.get("valid")
         batch = Minibatch.whole(rollout)
         log_ratio = actions.logp(params, rollout.action, mask) - rollout.logp
@@ -376,8 +394,8 @@ class Algorithm:
 
     def _evaluate_steps(self, rollout: Columns) -> tuple[Tensor, Tensor]:
         shape = rollout.reward.shape
-        params, value = self.model.evaluate(tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs))
-        return params.unflatten(0, shape), value.unflatten(0, shape)
+        params, output = self.model.evaluate(tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs))
+        return params.unflatten(0, shape), output.unflatten(0, shape)
 
     # ---- state ---------------------------------------------------------------------------------------------------
 

@@ -9,15 +9,15 @@ from torch import Tensor, optim
 
 from distrl.algorithms.a2c import A2C
 from distrl.algorithms.base import Algorithm, Minibatch
+from distrl.algorithms.laws import LawConfig, law_targets
 from distrl.base.columns import Columns
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.functional.returns import vtrace
 from distrl.functional.statistics import effective_sample_size
 
 
-class ImpalaConfig(AlgorithmConfig):
+class ImpalaConfig(LawConfig):
     """One optimizer step a batch, on data that may be some updates old (`store.max_staleness`)."""
 
     learning_rate: Scheduled[float] = Field(6e-4, ge=0)
@@ -67,13 +67,13 @@ class Impala(A2C):
         return super().make_optimizer() if self.schedules.optimizer == "rmsprop" else Algorithm.make_optimizer(self)
 
     def prepare(self, rollout: Columns) -> Columns:
-        value, next_value = self.values(rollout)
+        critic, config = self.model.critic, self.config
+        now, following = self.judge(rollout)
         logp = self.policy.actions.logp(self.rollout_params(rollout), rollout.action, rollout.get("mask"))
-        config = self.config
         trace = vtrace(
             rollout.reward,
-            value,
-            next_value,
+            critic.value(now),
+            critic.value(following),
             rollout.terminated,
             rollout.truncated,
             logp - rollout.logp,
@@ -82,7 +82,8 @@ class Impala(A2C):
             rho_bar=config.rho_bar,
             c_bar=config.c_bar,
         )
-        return rollout.with_(advantage=trace.advantage, returns=trace.vs)
+        laws = law_targets(critic, rollout, now, following, self.rng, config.gamma, config.lam, logp - rollout.logp)
+        return rollout.with_(advantage=trace.advantage, returns=trace.vs, **laws)
 
     row_losses = A2C.row_losses
 

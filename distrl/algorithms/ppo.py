@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from distrl.algorithms.base import Algorithm, Minibatch
+from distrl.algorithms.laws import LawConfig, law_targets
 from distrl.algorithms.written_out import RowLosses
 from distrl.base.columns import Columns
+from distrl.base.errors import ConfigError
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.functional.objectives import clipped_surrogate, clipped_value_loss, value_loss
 from distrl.functional.returns import gae
@@ -20,7 +21,7 @@ from distrl.functional.slopes import Slope, clipped_surrogate_slope, clipped_val
 from distrl.functional.statistics import approx_kl, masked_normalize
 
 
-class PPOConfig(AlgorithmConfig):
+class PPOConfig(LawConfig):
     """Every detail of PPO that matters, each with its own switch."""
 
     clip: Scheduled[float] = Field(0.2, ge=0)
@@ -44,6 +45,15 @@ class PPOConfig(AlgorithmConfig):
     target_kl: float | None = Field(None, gt=0)
     """End the epochs of a batch once the policy has moved 1.5 times this far. Usual: 0.01-0.03."""
 
+    @model_validator(mode="after")
+    def _clip_values_only(self) -> PPOConfig:
+        if self.clip_value is not None and self.critic_head.name != "scalar":
+            raise ConfigError(
+                f"clip_value {self.clip_value:g} with critic_head {self.critic_head.name}: only values can be clipped.",
+                "Use clip_value=null, or critic_head=scalar.",
+            )
+        return self
+
 
 @register.algorithm(
     "ppo",
@@ -57,23 +67,25 @@ class PPO(Algorithm):
     Config = PPOConfig
 
     def prepare(self, rollout: Columns) -> Columns:
-        value, next_value = self.values(rollout)
-        advantage, returns = gae(
-            rollout.reward, value, next_value, rollout.terminated, rollout.truncated, self.config.gamma, self.config.lam
-        )
-        return rollout.with_(advantage=advantage, returns=returns, value=value)
+        critic, gamma, lam = self.model.critic, self.config.gamma, self.config.lam
+        now, following = self.judge(rollout)
+        value, next_value = critic.value(now), critic.value(following)
+        advantage, returns = gae(rollout.reward, value, next_value, rollout.terminated, rollout.truncated, gamma, lam)
+        laws = law_targets(critic, rollout, now, following, self.rng, gamma, lam)
+        return rollout.with_(advantage=advantage, returns=returns, value=value, **laws)
 
     def prepare_minibatch(self, batch: Columns) -> Columns:
+        batch = self.draw_levels(batch)
         if not self.config.normalize_advantage:
             return batch
         return batch.with_(advantage=masked_normalize(batch.advantage, batch.get("valid")))
 
     def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        params, value = self.evaluate(batch)
+        params, judged = self.evaluate(batch)
         actions, mask = self.policy.actions, batch.get("mask")
         log_ratio = actions.logp(params, batch.action, mask) - batch.logp
         actor = -batch.mean(self.surrogate(log_ratio.exp(), batch.advantage))
-        critic = batch.mean(self.critic_loss(value, batch))
+        critic = batch.mean(self.critic_loss(judged, batch))
         total = actor + self.config.critic * critic
         parts = {"actor": actor, "critic": critic}
         for name, (weight, term) in self.penalties(params, batch).items():
@@ -93,10 +105,12 @@ class PPO(Algorithm):
         """eq. 7, to be maximized."""
         return clipped_surrogate(ratio, advantage, self.config.clip, self.config.dual_clip)
 
-    def critic_loss(self, value: Tensor, batch: Minibatch) -> Tensor:
+    def critic_loss(self, judged: Tensor, batch: Minibatch) -> Tensor:
+        if "law_values" in batch:
+            return self.model.critic.law.loss(judged, batch.law_values, batch.law_probs)
         if self.config.clip_value is None:
-            return value_loss(value, batch.returns)
-        return clipped_value_loss(value, batch.value, batch.returns, self.config.clip_value)
+            return value_loss(judged, batch.returns)
+        return clipped_value_loss(judged, batch.value, batch.returns, self.config.clip_value)
 
     def row_losses(self, batch: Minibatch, logp: np.ndarray, value: np.ndarray) -> RowLosses:
         ratio = np.exp(logp - batch.logp)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from distrl.models.actor_critic import ActorCritic
+from distrl.models.critic import Critic
 from distrl.models.dense import Dense
 from distrl.models.flat import FlatParameters
 from distrl.models.policy import Policy
@@ -153,7 +154,7 @@ class WrittenOutActorCritic:
     @staticmethod
     def fits(model: nn.Module) -> bool:
         """Whether the network is one that is written out here: dense tanh or relu layers on flat observations."""
-        if type(model) is not ActorCritic or model.recurrent:
+        if type(model) is not ActorCritic or model.recurrent or type(model.critic) is not Critic:
             return False
         torsos = [model.policy.torso] if model.shared else [model.policy.torso, model.critic.torso]
         return all(map(_plain, torsos)) and len({torso.dense.activation_name for torso in torsos}) == 1
