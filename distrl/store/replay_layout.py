@@ -171,11 +171,11 @@ def _observation_leaf(name: str, space: Space[Any], frames: int) -> Leaf:
 
 def _joined_along(shape: tuple[int, ...], frames: int) -> int | None:
     """Undo the frame stack wrapper's choice: last axis of color images, first of channel-first ones, else a new one."""
-    if len(shape) != 3:
+    if len(shape) != 3 or shape[0] == frames:
         return None
     if shape[2] % frames == 0 and shape[2] // frames in (1, 3, 4):
         return 2
-    return None if shape[0] == frames else 0
+    return 0
 
 
 def bytes_per_transition(
@@ -199,6 +199,12 @@ def bytes_per_transition(
 def index_bytes(frame_stack: int, prioritized: bool) -> int:
     """Bytes per row that stay in memory: links (8 each), and for priorities the mass and its place in the tree."""
     return 8 + (9 if frame_stack > 1 else 0) + (17 if prioritized else 0)
+
+
+def total_bytes(layout: Layout, capacity: int, segment_rows: int, lines: int, prioritized: bool) -> int:
+    """Bytes of a whole replay: its capacity, one segment more, and the environments' pending rows."""
+    rows = (-(-capacity // segment_rows) + 1) * segment_rows + lines
+    return rows * (layout.segment_bytes + index_bytes(layout.frame_stack, prioritized))
 
 
 def segment_rows_for(layout: Layout, capacity: int) -> int:

@@ -9,10 +9,10 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.store.replay_worlds import Step, World, observation, space
 
 from distrl.base.columns import tree_leaves
 from distrl.store.replay import Replay
+from tests.store.replay_worlds import Step, World, observation, space
 
 GAMMA = 0.5  # sums of small integers times powers of it are exact in float32
 ACTIONS = 5
@@ -134,7 +134,7 @@ class Model(RuleBasedStateMachine):
         replay = self.replay
         assert replay.tail == max(0, replay.head - replay.capacity)
         rows = np.arange(replay.tail, replay.head)
-        sampleable = {int(row) for row in rows[~replay._unsampleable(rows % replay.ring.rows)]}
+        sampleable = {int(row) for row in rows[~replay.unsampleable(rows % replay.ring.rows)]}
         resident = {row for row in self.known if row >= replay.tail and not self.known[row].step.burnt}
         assert len(sampleable) == len(replay)
         assert sampleable <= resident
