@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from distrl.algorithms.base import Update
 from distrl.algorithms.off_policy import OffPolicy, OffPolicyConfig
 from distrl.algorithms.part import Part
 from distrl.base.columns import Columns
+from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.heads import ReturnHeadConfig, RiskConfig
 from distrl.config.schedule import Schedule, Scheduled
@@ -66,6 +67,15 @@ class DQNConfig(OffPolicyConfig):
             return {**default.model_dump(exclude_none=True), **value}
         return value
 
+    @model_validator(mode="after")
+    def _joint_laws(self) -> DQNConfig:
+        if self.head.name == "joint" and (self.n_step > 1 or self.munchausen or self.next_action == "soft"):
+            raise ConfigError(
+                "head joint learns several reward channels, step by step and without entropy.",
+                "Set n_step=1, munchausen=0, and next_action to greedy or double.",
+            )
+        return self
+
     @field_validator("epsilon", mode="before")
     @classmethod
     def _default_epsilon(cls, value: Any, info: ValidationInfo) -> Any:
@@ -93,6 +103,11 @@ class DQN(OffPolicy):
         with seeded(seed):
             return QModel(QPolicy(observation_space, action_space, model, **switches, **options))
 
+    @classmethod
+    def replay_columns(cls, config: Any) -> dict[str, int]:
+        channels = config.head.options().get("channels", 1)
+        return {"reward_channels": channels} if channels > 1 else {}
+
     def make_parts(self) -> dict[str, Part]:
         part = Part(self.policy, target=True, eps=self.config.adam_eps)
         assert part.target_flat is not None
@@ -119,24 +134,31 @@ class DQN(OffPolicy):
         if self.plain is not None:
             update = self._written_out_update(batch)
         else:
-            values, probs = self.goal(batch, rng)
-            params = take_action(self.policy.returns(batch.obs, self.head_noise(batch, rng)), batch.action)
-            row_loss = self.distribution.loss(params, values, probs)
+            row_loss, priorities = self.row_loss(batch, rng, self.policy, self.target)
             loss = (row_loss * batch.weight).mean()
             self.minimize("policy", loss)
-            update = Update({"loss/critic": loss.detach()}, self.priorities(row_loss, params, values, probs))
+            update = Update({"loss/critic": loss.detach()}, priorities)
         self.move_targets()
         return update
 
+    def row_loss(
+        self, batch: Columns, rng: np.random.Generator, online: QPolicy, target: QPolicy
+    ) -> tuple[Tensor, Tensor | None]:
+        """How badly a network fits the target law of another: (N,), and new priorities (N,) where they are wanted."""
+        values, probs = self.goal(batch, rng, online, target)
+        params = take_action(online.returns(batch.obs, self.head_noise(batch, rng)), batch.action)
+        loss = self.distribution.loss(params, values, probs)
+        return loss, self.priorities(loss, params, values, probs)
+
     @torch.no_grad()
-    def goal(self, batch: Columns, rng: np.random.Generator) -> Atoms:
+    def goal(self, batch: Columns, rng: np.random.Generator, online: QPolicy, target: QPolicy) -> Atoms:
         """The target law r + discount * Z'(s', a'), the next action by the rule: atoms (N, M)."""
         noise = self.head_noise(batch, rng)
-        params = self.target.returns(batch.next_obs, noise)
+        params = target.returns(batch.next_obs, noise)
         # Random levels are for the law; actions are chosen from the head's own, even ones.
-        scores = self.target.score(params) if noise is None else self.target.values(batch.next_obs)
-        online = self.policy.values(batch.next_obs) if self.config.next_action == "double" else scores
-        choice = self.next_action(scores, online, batch.get("next_mask"), self.config.temperature)
+        scores = target.score(params) if noise is None else target.values(batch.next_obs)
+        own = online.values(batch.next_obs) if self.config.next_action == "double" else scores
+        choice = self.next_action(scores, own, batch.get("next_mask"), self.config.temperature)
         law = next_law(choice, *self.distribution.target_atoms(params))
         return Atoms(bellman(self.rewards(batch), batch.discount, law.values), law.probs)
 

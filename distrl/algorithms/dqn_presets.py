@@ -80,6 +80,25 @@ class FQF(DQN):
     Config = FQFConfig
 
 
+class MD3QNConfig(DQNConfig):
+    """Keys of `dqn`, with a joint law over reward channels."""
+
+    head: ReturnHeadConfig = ReturnHeadConfig(name="joint", size=32, channels=2)
+    """`size` equally likely vectors of `channels` returns; acting maximizes their sum, or the mean under `weights`."""
+
+
+@register.algorithm(
+    "md3qn",
+    paper="Distributional RL for Multi-Dimensional Reward Functions, Zhang et al. 2021",
+    entries=[14],
+    tests=TESTS,
+)
+class MD3QN(DQN):
+    """DQN with the joint law of several reward channels, by maximum mean discrepancy. Zhang et al. 2021."""
+
+    Config = MD3QNConfig
+
+
 class RainbowConfig(C51Config):
     """Everything on: double, dueling, prioritized, 3 steps, noisy, categorical (CB8)."""
 

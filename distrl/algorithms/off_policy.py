@@ -76,6 +76,7 @@ class OffPolicy(Algorithm):
     off_policy_correction = True
     warming_up = True
     policy: Any
+    model: Any
 
     def __init__(
         self,
@@ -104,6 +105,11 @@ class OffPolicy(Algorithm):
     @classmethod
     def acting_model(cls, model: Any) -> Any:
         return ActingModel(model.policy)
+
+    @classmethod
+    def replay_columns(cls, config: Any) -> dict[str, int]:
+        """Rollout columns (T, B, K) that the replay must keep beside the usual ones: name -> K."""
+        return {}
 
     def make_parts(self) -> dict[str, Part]:
         """What is learned, each with its optimizer; called once, when model and config are there."""

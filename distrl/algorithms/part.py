@@ -90,6 +90,7 @@ class Part:
             self.optimizer.state.clear()
         for name, value in self._tensors().items():
             value.copy_(self._kept[name])
+        self.flat.zero_grad()  # a NaN in the gaps between gradients would stay there
 
     def state(self) -> dict[str, Tensor]:
         """A state for `base.pack`."""

@@ -22,6 +22,7 @@ from distrl.envs.faults import Where
 from distrl.envs.masks import mask_block, mask_reader, write_mask
 from distrl.envs.observations import batch_writer, finite_check, mismatch, row_writer
 from distrl.envs.spaces import require_supported, zeros
+from distrl.envs.tabular import REWARD_CHANNELS
 from distrl.envs.vector import EpisodeEnd, SeedOf, Step
 
 #: What a wrong structure, shape or dtype raises while observations are gathered (and a NaN, where warnings are errors).
@@ -74,6 +75,9 @@ class LoopVectorEnv:
         self._never.flags.writeable = False  # handed out at every step in which nothing ends
         self._any_first = True
         self._close_looks = _CLOSE_LOOKS
+        first = self._envs[0]
+        channels = first.get_wrapper_attr(REWARD_CHANNELS) if first.has_wrapper_attr(REWARD_CHANNELS) else 1
+        self.reward_channels = int(channels)
 
     def reset(self) -> None:
         """Every environment begins its next episode.
@@ -121,11 +125,14 @@ class LoopVectorEnv:
         if self._any_first:
             self.first.fill(False)
             self._any_first = False
+        channels = self._read_channels(infos) if self.reward_channels > 1 else None
         if not ended:
             if self._mask_readers:
                 self._read_masks(infos)
-            return Step(reward_row, self._never, self._never, None, [], [])
-        return self._end_episodes(reward_row, ended, infos)
+            return Step(reward_row, self._never, self._never, None, [], [], channels)
+        step = self._end_episodes(reward_row, ended, infos)
+        step.channels = channels
+        return step
 
     def _gather(self, observations: list[Any], rewards: list[Any], actions: list[Any]) -> np.ndarray:
         """Write the observations into the block and check everything about this step; the rewards as (B,) float64."""
@@ -183,6 +190,20 @@ class LoopVectorEnv:
         if found := mismatch(self.observation_space, obs):
             raise faults.bad_observation(where, self.observation_space, found)
         self._write_row(i, obs)
+
+    def _read_channels(self, infos: list[Any]) -> np.ndarray:
+        """The reward of every environment, channel by channel (B, K)."""
+        try:
+            block = np.array([info[REWARD_CHANNELS] for info in infos], np.float64)
+            if block.shape != (self.num_envs, self.reward_channels) or not np.isfinite(block).all():
+                raise ValueError(f"expected {self.reward_channels} finite numbers, found {block[0]!r}")
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise EnvError(
+                f"{self.name} has {self.reward_channels} reward channels, but info['{REWARD_CHANNELS}'] of a step is "
+                f"missing or wrong: {error}.",
+                "Give it at every step, one number for each channel.",
+            ) from error
+        return block
 
     def _read_masks(self, infos: list[Any]) -> None:
         """Take every environment's mask; the first time, find out whether there are any."""

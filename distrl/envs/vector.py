@@ -37,6 +37,7 @@ class Step:
         valid: (B,) bool from back ends that burn steps, else None: every step counts.
         finals: (environment index, true last observation) of every environment that ended.
         episodes: one record for every environment that ended.
+        channels: (B, K) float64, the reward's K channels, where the environment tells them apart.
     """
 
     reward: np.ndarray
@@ -45,6 +46,7 @@ class Step:
     valid: np.ndarray | None
     finals: list[tuple[int, Any]]
     episodes: list[EpisodeEnd]
+    channels: np.ndarray | None = None
 
 
 class VectorEnv(Protocol):

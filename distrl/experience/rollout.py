@@ -21,6 +21,7 @@ STEP_COLUMNS = (
     "first",
     "mask",
     "valid",
+    "reward_channels",
 )
 #: columns whose leaves begin with (B,)
 ENV_COLUMNS = ("last_obs", "state", "version")

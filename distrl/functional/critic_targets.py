@@ -74,13 +74,14 @@ def next_law(choice: NextAction, values: Tensor, probs: Tensor) -> Atoms:
 
     Args:
         choice: Of a next-action rule.
-        values, probs: Atoms of every action, (N, A, M).
+        values, probs: Atoms of every action, (N, A, M); values (N, A, M, K) for laws of K reward channels.
 
     Returns:
         Atoms (N, M), or for weighted actions their mixture (N, A * M).
     """
     if choice.action is not None:
-        return Atoms(take_action(values, choice.action), take_action(probs.expand(values.shape), choice.action))
+        every = probs.expand(values.shape[:3])
+        return Atoms(take_action(values, choice.action), take_action(every, choice.action))
     assert choice.weight is not None
     if choice.gain is not None:
         values = values + choice.gain.unsqueeze(-1)

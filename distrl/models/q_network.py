@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from distrl.base.errors import ConfigError
 from distrl.config.heads import ReturnHeadConfig, RiskConfig
 from distrl.functional.return_distribution import ReturnDistribution, Scalar
+from distrl.functional.return_distribution_categorical import TwoHot
 from distrl.functional.risk import make_risk
 from distrl.models.action_values import EpsilonGreedy
 from distrl.models.noisy import NoisyLinear, redraw_noise
 from distrl.models.normalizer import Normalizer
-from distrl.models.return_heads import LinearHead, make_return_head
+from distrl.models.return_heads import LinearHead, ReturnHead, make_return_head
 from distrl.models.torsos import MLP, build_torso
 
 
@@ -31,7 +32,7 @@ class QPolicy(nn.Module):
     Args:
         observation_space, action_space: Of one environment.
         model_config: Reads torso, hidden, activation.
-        head: What the network says about an action's return.
+        head: What the network says about an action's return: a config, or a family for one linear layer.
         risk: What acting maximizes; None is the mean.
         dueling, noisy: See `DQNConfig`.
         normalize_obs, clip_obs: As in `Policy`.
@@ -49,7 +50,7 @@ class QPolicy(nn.Module):
         observation_space: spaces.Space,
         action_space: spaces.Space,
         model_config: Any,
-        head: ReturnHeadConfig,
+        head: ReturnHeadConfig | ReturnDistribution,
         risk: RiskConfig | None = None,
         dueling: bool = False,
         noisy: bool = False,
@@ -61,11 +62,15 @@ class QPolicy(nn.Module):
         self.normalizer = Normalizer(observation_space, normalize_obs, clip_obs)
         self.torso = small_first_weights(build_torso(observation_space, model_config))
         make_linear = NoisyLinear if noisy else nn.Linear
-        self.head = make_return_head(head, int(self.torso.output_size), self.actions.n, dueling, make_linear)
+        sizes = int(self.torso.output_size), self.actions.n
+        if isinstance(head, ReturnDistribution):
+            self.head: ReturnHead = LinearHead(head, *sizes, dueling, make_linear)
+        else:
+            self.head = make_return_head(head, *sizes, dueling, make_linear)
         self.distribution: ReturnDistribution = self.head.distribution
         self.score = self.distribution.mean
         if risk is not None and risk.name != "mean":
-            require_law(head)
+            require_law(self.distribution)
             self.score = partial(self.distribution.risk, measure=make_risk(risk.name, **risk.options()))
         self.noisy = noisy
         self.register_buffer("epsilon", torch.ones(()))
@@ -128,15 +133,15 @@ def discrete_actions(space: spaces.Space) -> int:
     )
 
 
-def require_law(head: ReturnHeadConfig) -> None:
+def require_law(law: ReturnDistribution) -> None:
     """Risk measures need more than a mean.
 
     Raises:
         ConfigError: The head gives only that.
     """
-    if head.name in ("scalar", "two_hot"):
+    if isinstance(law, Scalar | TwoHot):
         raise ConfigError(
-            f"a risk measure needs the law of the return, and head {head.name!r} gives its mean only.",
+            f"a risk measure needs the law of the return, and the head {type(law).__name__} gives its mean only.",
             "Use algorithm.head=quantile (or iqn, fqf, categorical, gaussian, mixture), or leave out algorithm.risk.",
         )
 

@@ -25,7 +25,7 @@ from distrl.envs.make import make_env, make_vector
 from distrl.envs.spaces import require_supported
 from distrl.learner.learner import Learner
 from distrl.learner.replay_learner import ReplayLearner
-from distrl.runtime.replays import build_replay, gives_masks, require_room
+from distrl.runtime.replays import build_replay, probe, require_room
 from distrl.samplers.env_sampler import EnvSampler
 
 
@@ -166,7 +166,7 @@ def make_plan(config: RunConfig) -> Plan:
     search_path = [path or os.getcwd() for path in sys.path]
     plan = Plan(config, *spaces, snapshots, search_path, user_sources(config.imports))
     if plan.off_policy:
-        plan.masked = gives_masks(config)
+        plan.masked = probe(plan)
         plan.build_model()  # an algorithm that cannot use these spaces says so now
         require_room(plan)
     return plan

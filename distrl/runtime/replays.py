@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from distrl.config.schema import RunConfig
+from distrl.base.errors import ConfigError
 from distrl.envs.make import make_vector
 from distrl.store.replay import Replay
-from distrl.store.replay_layout import bytes_per_transition, require_memory
+from distrl.store.replay_layout import Column, bytes_per_transition, require_memory
 from distrl.store.replay_priorities import PrioritySettings
 
 if TYPE_CHECKING:
@@ -34,8 +34,15 @@ def build_replay(plan: Plan) -> Replay:
         frame_stack=config.env.frame_stack,
         folder=Path(plan.folder) / "replay" if config.store.memory_map else None,
         memory_map=config.store.memory_map,
+        extra_columns=extra_columns(plan),
         masked=plan.masked,
     )
+
+
+def extra_columns(plan: Plan) -> tuple[Column, ...]:
+    """What the algorithm needs of a transition beside the usual columns."""
+    chosen: Any = plan.algorithm_class
+    return tuple(Column(name, (size,)) for name, size in chosen.replay_columns(plan.algorithm_config).items())
 
 
 def transition_bytes(plan: Plan) -> int | None:
@@ -46,6 +53,7 @@ def transition_bytes(plan: Plan) -> int | None:
         plan.observation_space,
         plan.action_space,
         frame_stack=plan.config.env.frame_stack,
+        extra_columns=extra_columns(plan),
         masked=plan.masked,
         prioritized=plan.algorithm_config.prioritized,
     )
@@ -62,11 +70,25 @@ def require_room(plan: Plan) -> None:
         require_memory(each * store.capacity, psutil.virtual_memory().available, store.capacity, each)
 
 
-def gives_masks(config: RunConfig) -> bool:
-    """Whether the environment says which actions are allowed."""
+def probe(plan: Plan) -> bool:
+    """Whether the environment says which actions are allowed; and whether it gives the columns that are asked for.
+
+    Raises:
+        ConfigError: The algorithm needs reward channels that the environment does not tell apart.
+    """
+    config = plan.config
     env: Any = make_vector(config.env.model_copy(update={"backend": "gymnasium"}), 1, lambda i, episode: config.seed)
     try:
         env.reset()
-        return env.mask is not None
+        masked, there = env.mask is not None, env.reward_channels
     finally:
         env.close()
+    for column in extra_columns(plan):
+        if column.name == "reward_channels" and (column.shape[0] != there or config.env.backend != "gymnasium"):
+            raise ConfigError(
+                f"the algorithm's head has {column.shape[0]} reward channels, {config.env.id} on env.backend "
+                f"{config.env.backend} gives {there if config.env.backend == 'gymnasium' else 1}.",
+                "Set algorithm.head.channels to match; an environment tells channels apart by its attribute "
+                "reward_channels and info['reward_channels'].",
+            )
+    return masked

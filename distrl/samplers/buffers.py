@@ -41,6 +41,8 @@ class RolloutBuffer:
         self.first = np.zeros(lead, bool)
         self.valid = np.ones(lead, bool) if env.burns_steps else None
         self.mask = None if env.mask is None else tree_map(lambda m: np.ones((*lead, *m.shape[1:]), bool), env.mask)
+        channels = getattr(env, "reward_channels", 1)
+        self.reward_channels = np.zeros((*lead, channels), np.float32) if channels > 1 else None
         self.first_tensor = torch.from_numpy(self.first)
         self._params_tensor = torch.from_numpy(self.params).unbind(0)
         self._obs_tensor = tree_map(torch.from_numpy, self.obs)
@@ -98,6 +100,8 @@ class RolloutBuffer:
         self.reward[t, span] = step.reward
         self.terminated[t, span] = step.terminated
         self.truncated[t, span] = step.truncated
+        if self.reward_channels is not None:
+            self.reward_channels[t, span] = step.channels
         if step.valid is not None and self.valid is not None:
             self.valid[t, span] = step.valid
         for b, obs in step.finals:
@@ -123,7 +127,7 @@ class RolloutBuffer:
             "version": np.full(self.width, version, np.int64),
             **self._finals(policy),
         }
-        for name in ("mask", "valid", "state"):
+        for name in ("mask", "valid", "state", "reward_channels"):
             if getattr(self, name) is not None:
                 columns[name] = getattr(self, name)
         return Columns(**columns)

@@ -28,7 +28,7 @@ WRONG_CONFIGS: list[Wrong] = [
     Wrong(["stop.max_steps=5"], "unknown key 'stop.max_steps': did you mean stop.env_steps?"),
     Wrong(["lr=1e-3"], "unknown key 'lr': did you mean algorithm.learning_rate?"),
     Wrong(["env.gamma=0.9"], "unknown key 'env.gamma': did you mean algorithm.gamma?"),
-    Wrong(["store.zebra=1"], "unknown key 'store.zebra'. Keys of store: max_staleness."),
+    Wrong(["store.zebra=1"], "unknown key 'store.zebra'. Keys of store: capacity, max_staleness, memory_map, shards."),
     Wrong({**GOOD, "nme": "x"}, "unknown key 'nme': did you mean name?"),
     # missing
     Wrong({key: GOOD[key] for key in ("env", "algorithm", "stop")}, "name is missing"),
