@@ -10,6 +10,7 @@ A ghost takes the place of one transition, so memory is fixed by the capacity.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from gymnasium import Space
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.store import replay_layout as rows_of
+from distrl.store.replay_checkpoint import load_replay, save_replay
 from distrl.store.replay_insert import ReplayRows
 from distrl.store.replay_layout import Column
 from distrl.store.replay_priorities import PrioritySettings, checked_priorities, importance_weights
 from distrl.store.replay_sample import sequences_at, transitions_at
-from distrl.store.segments import SegmentRing
+from distrl.store.segments import SegmentRing, mapped_rows
 from distrl.store.sum_tree import SumTree
 
 
@@ -72,14 +74,31 @@ class Replay(ReplayRows):
         layout = rows_of.make_layout(observation_space, action_space, frame_stack, extra_columns, masked)
         self.n_step, self.settings = n_step, prioritized
         segment_rows = segment_rows or rows_of.segment_rows_for(layout, capacity)
+        if memory_map:
+            if folder is None:
+                raise ConfigError("replay: memory_map needs a folder for its files.", "Give a folder.")
+            segment_rows = mapped_rows(segment_rows)
         self.nbytes = rows_of.total_bytes(layout, capacity, segment_rows, lines, prioritized is not None)
-        each = layout.segment_bytes + rows_of.index_bytes(frame_stack, prioritized is not None)
-        rows_of.require_memory(self.nbytes, psutil.virtual_memory().available, capacity, each)
-        ring = SegmentRing(layout.leaves(), capacity, segment_rows, lines)
+        self._require_room(layout, segment_rows, Path(folder or ".") if memory_map else None)
+        ring = SegmentRing(layout.leaves(), capacity, segment_rows, lines, Path(folder or ".") if memory_map else None)
         super().__init__(layout, ring, capacity, lines, None if prioritized is None else SumTree(ring.rows))
-        self.max_priority = 1.0
-        if prioritized is not None:
-            self.new_mass = float(prioritized.mass(np.array(self.max_priority)))
+        self.max_priority = 0.0
+        self.raise_max_priority(1.0)
+
+    def _require_room(self, layout: rows_of.Layout, segment_rows: int, folder: Path | None) -> None:
+        index = rows_of.index_bytes(layout.frame_stack, self.settings is not None)
+        rows = self.nbytes // (layout.segment_bytes + index)
+        capacity = rows - rows % segment_rows
+        free = psutil.virtual_memory().available
+        if folder is None:
+            rows_of.require_memory(self.nbytes, free, capacity, layout.segment_bytes + index)
+            return
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        rows_of.require_memory(rows * index, free, capacity, index)
+        disk = shutil.disk_usage(existing).free
+        rows_of.require_memory(
+            rows * layout.segment_bytes, disk, capacity, layout.segment_bytes, f"the disk of {folder}"
+        )
 
     # ---- sampling ----------------------------------------------------------------------------------------------------
 
@@ -177,7 +196,30 @@ class Replay(ReplayRows):
         if not here.all():
             index, priority = index[here], priority[here]
         if len(index):
-            self.max_priority = max(self.max_priority, float(priority.max()))
-            self.new_mass = float(self.settings.mass(np.array(self.max_priority)))
+            self.raise_max_priority(float(priority.max()))
             self.tree.set(index, self.settings.mass(priority))
         return len(index)
+
+    def raise_max_priority(self, priority: float) -> None:
+        """New transitions get the greatest priority that was ever given, 1 at first."""
+        if self.settings is not None and priority > self.max_priority:
+            self.max_priority = priority
+            self.new_mass = float(self.settings.mass(np.array(priority)))
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything into a folder; segments that are whole already are hard links.
+
+        Raises:
+            ResourceError: The disk is full.
+        """
+        save_replay(self, folder)
+
+    def load(self, folder: str | Path) -> None:
+        """Continue, in an empty replay, from what `save` wrote: the same draws from the same generators.
+
+        Raises:
+            CheckpointError: A file is missing or damaged, or it was another replay's.
+        """
+        load_replay(self, folder)

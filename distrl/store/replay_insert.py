@@ -181,12 +181,16 @@ class ReplayRows:
                 f"replay: stream {stream} brings {width} environments; {self.lines_used} of {self.lines} are here.",
                 "Make the replay with lines = environments of all streams.",
             )
-        begin = self.ring.rows + self.lines_used
+        place = self.make_place(width, self.ring.rows + self.lines_used)
         self.lines_used += width
+        self.streams[stream] = place
+        return place
+
+    def make_place(self, width: int, begin: int) -> StreamPlace:
+        """The place of a stream of `width` environments whose pending rows begin at slot `begin`."""
         place = StreamPlace(width, np.arange(begin, begin + width), bytes(width), ended=bytes([1]) * width)
         if self.obs_array is not None:
             place.showing = self.obs_array[begin : begin + width]
-        self.streams[stream] = place
         return place
 
     def _reserve(self, count: int) -> int:
@@ -238,7 +242,9 @@ class ReplayRows:
         for _ in range(self.frame_stack - 1):
             following = self.next_slot[current]
             inside = following < self.ring.rows
-            current = following[inside & (self.prev_slot[following] == current) & ((self.flags[following] & FIRST) == 0)]
+            current = following[
+                inside & (self.prev_slot[following] == current) & ((self.flags[following] & FIRST) == 0)
+            ]
             lost = current[~self.unsampleable(current) & ~np.isin(current, slots)]
             self.broken[lost] = True
             if self.tree is not None:

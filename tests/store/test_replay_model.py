@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Discrete
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from distrl.base.columns import tree_leaves
 from distrl.store.replay import Replay
+from distrl.store.replay_priorities import PrioritySettings
 from tests.store.replay_worlds import Step, World, observation, space
 
 GAMMA = 0.5  # sums of small integers times powers of it are exact in float32
@@ -30,7 +35,7 @@ class Known:
 
 
 class Model(RuleBasedStateMachine):
-    """Insert, sample, evict."""
+    """Insert, sample, update, evict, save and load."""
 
     @initialize(
         kind=st.sampled_from(["box", "image", "channels", "dict"]),
@@ -40,31 +45,50 @@ class Model(RuleBasedStateMachine):
         streams=st.integers(1, 3),
         width=st.integers(1, 3),
         capacity=st.integers(45, 90),
+        segment_rows=st.integers(1, 40),
+        alpha=st.sampled_from([None, 0.0, 0.6, 1.0]),
         seed=st.integers(0, 2**31),
     )
     def begin(
-        self, kind: str, frames: int, burns: bool, n_step: int, streams: int, width: int, capacity: int, seed: int
+        self,
+        kind: str,
+        frames: int,
+        burns: bool,
+        n_step: int,
+        streams: int,
+        width: int,
+        capacity: int,
+        segment_rows: int,
+        alpha: float | None,
+        seed: int,
     ) -> None:
-        from gymnasium.spaces import Discrete
-
         if kind in ("image", "channels") and frames == 1:
             frames = 2
         burns = burns and frames == 1  # as env.frame_stack does not go with back ends that burn steps
         self.rng = np.random.default_rng(seed)
         self.kind, self.frames, self.n = kind, frames, n_step
         self.worlds = [World(i, width, kind, frames, burns, self.rng) for i in range(streams)]
-        self.replay = Replay(
+        self.settings = None if alpha is None else PrioritySettings(alpha=alpha, eps=0.5)
+        self.folder = Path(tempfile.mkdtemp(prefix="replay-"))
+        self.saves = 0
+        self.make = lambda: Replay(
             space(kind, frames),
             Discrete(ACTIONS),
             capacity,
             streams * width,
             n_step,
-            frame_stack=frames,
-            extra_columns=("logp",),
+            self.settings,
+            frames,
+            ("logp",),
+            segment_rows=segment_rows,
         )
+        self.replay = self.make()
+        self.priority: dict[int, float] = {}
+        self.max_priority = 1.0
         self.known: dict[int, Known] = {}
         self.lines: dict[tuple[int, int], list[Known]] = {(i, b): [] for i in range(streams) for b in range(width)}
         self.sequence = [0] * streams
+        self.batches: list[Any] = []
 
     # ---- what may happen ---------------------------------------------------------------------------------------------
 
@@ -81,6 +105,7 @@ class Model(RuleBasedStateMachine):
                 known = Known(row, (world.stream, b), len(line), step)
                 line.append(known)
                 self.known[row] = known
+                self.priority[row] = self.max_priority
                 row += 1
         assert inserted == sum(not step.burnt for made in table for step in made)
 
@@ -97,9 +122,63 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: len(self.replay))
     @rule(seed=st.integers(0, 2**31))
     def sample(self, seed: int) -> None:
-        batch = self.replay.sample(8, np.random.default_rng(seed), GAMMA)
+        batch = self.replay.sample(8, np.random.default_rng(seed), GAMMA, beta=0.5)
         for i in range(8):
             self.check(batch, i)
+        self.batches.append(batch)
+        if self.settings is None:
+            assert (batch.weight == 1).all()
+            return
+        mass = {row: (self.priority[row] + 0.5) ** self.settings.alpha for row in self.sampleable()}
+        drawn = np.array([mass[self.row(batch, i)] for i in range(8)]) / sum(mass.values())
+        np.testing.assert_allclose(batch.probability, drawn, rtol=1e-12)
+        weight = (len(mass) * drawn) ** -0.5
+        np.testing.assert_allclose(batch.weight, weight / weight.max(), rtol=1e-6)
+
+    @precondition(lambda self: self.batches)
+    @rule(which=st.integers(0, 99), seed=st.integers(0, 2**31))
+    def update(self, which: int, seed: int) -> None:
+        """Late updates: of any batch so far, evicted transitions included."""
+        batch = self.batches[which % len(self.batches)]
+        priority = np.random.default_rng(seed).random(8) * 3
+        rows = [self.row(batch, i) for i in range(8)]
+        here = self.sampleable()
+        found = self.replay.update_priorities(batch.index, batch.generation, priority)
+        if self.settings is None:
+            assert found == 0
+            return
+        assert found == sum(row in here for row in rows)
+        for row, value in zip(rows, priority.tolist(), strict=True):
+            if row in here:
+                self.priority[row] = value
+                self.max_priority = max(self.max_priority, value)
+
+    @rule(seed=st.integers(0, 2**31), rarely=st.integers(0, 4))
+    def checkpoint(self, seed: int, rarely: int) -> None:
+        """Save, load into another replay, go on there; both draw the same."""
+        if rarely:  # it takes a hundred times as long as anything else here
+            return
+        self.saves += 1
+        folder = self.folder / str(self.saves)
+        before = {path: path.read_bytes() for path in self.folder.glob("*/*")}
+        self.replay.save(folder)
+        loaded = self.make()
+        loaded.load(folder)
+        assert loaded.ledger() == self.replay.ledger()
+        if len(loaded):
+            one, other = (replay.sample(16, np.random.default_rng(seed), GAMMA) for replay in (self.replay, loaded))
+            for left, right in zip(tree_leaves(one), tree_leaves(other), strict=True):
+                np.testing.assert_array_equal(left, right)
+        assert before == {path: path.read_bytes() for path in before}  # what is saved stays as it was
+        self.replay = loaded
+
+    def teardown(self) -> None:
+        if hasattr(self, "folder"):
+            shutil.rmtree(self.folder)
+
+    def sampleable(self) -> set[int]:
+        rows = np.arange(self.replay.tail, self.replay.head)
+        return {int(row) for row in rows[~self.replay.unsampleable(rows % self.replay.ring.rows)]}
 
     @precondition(lambda self: len(self.replay))
     @rule(seed=st.integers(0, 2**31), steps=st.integers(1, 5))
@@ -133,13 +212,14 @@ class Model(RuleBasedStateMachine):
             return
         replay = self.replay
         assert replay.tail == max(0, replay.head - replay.capacity)
-        rows = np.arange(replay.tail, replay.head)
-        sampleable = {int(row) for row in rows[~replay.unsampleable(rows % replay.ring.rows)]}
+        sampleable = self.sampleable()
         resident = {row for row in self.known if row >= replay.tail and not self.known[row].step.burnt}
         assert len(sampleable) == len(replay)
         assert sampleable <= resident
         for row in resident - sampleable:
             assert self.needs_evicted(self.known[row])
+        if replay.tree is not None:
+            assert set(np.flatnonzero(replay.tree.mass).tolist()) == {row % replay.ring.rows for row in sampleable}
 
     def needs_evicted(self, known: Known) -> bool:
         """Whether a step's stack reaches back behind the oldest resident row, or over a loss."""
@@ -173,7 +253,7 @@ class Model(RuleBasedStateMachine):
         path = self.path(self.row(batch, i), self.n)
         step, newest = path[0].step, path[-1].step
         assert_obs(batch.obs, (i,), self.kind, step.history)
-        assert (batch.action[i], batch.logp[i], batch.weight[i]) == (step.action, -step.reward, 1)
+        assert (batch.action[i], batch.logp[i]) == (step.action, -step.reward)
         assert batch.reward[i] == sum(GAMMA**k * known.step.reward for k, known in enumerate(path))
         assert batch.discount[i] == (0 if newest.terminated else GAMMA ** len(path))
         if not newest.terminated:
@@ -187,4 +267,4 @@ def assert_obs(tree: Any, at: tuple[int, ...], kind: str, history: list[float]) 
 
 
 TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestModel.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
