@@ -9,14 +9,13 @@ from pydantic import Field
 from torch import Tensor, optim
 
 from distrl.algorithms.base import Algorithm, Minibatch
-from distrl.algorithms.laws import LawConfig, law_targets
+from distrl.algorithms.laws import LawConfig, with_gae
 from distrl.algorithms.written_out import RowLosses
 from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.functional.objectives import policy_gradient, value_loss
-from distrl.functional.returns import gae
 from distrl.functional.slopes import value_loss_slope
 from distrl.functional.statistics import masked_normalize
 
@@ -58,12 +57,7 @@ class A2C(Algorithm):
         return optim.RMSprop([self.parameter], lr=1.0, alpha=config.rmsprop_alpha, eps=config.rmsprop_eps)
 
     def prepare(self, rollout: Columns) -> Columns:
-        critic, gamma, lam = self.model.critic, self.config.gamma, self.config.lam
-        now, following = self.judge(rollout)
-        value, next_value = critic.value(now), critic.value(following)
-        advantage, returns = gae(rollout.reward, value, next_value, rollout.terminated, rollout.truncated, gamma, lam)
-        laws = law_targets(critic, rollout, now, following, self.rng, gamma, lam)
-        return rollout.with_(advantage=advantage, returns=returns, **laws)
+        return with_gae(self, rollout)
 
     def prepare_minibatch(self, batch: Columns) -> Columns:
         batch = self.draw_levels(batch)

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from distrl.algorithms.base import Minibatch, Update
 from distrl.algorithms.impala import staleness
-from distrl.algorithms.laws import law_targets
+from distrl.algorithms.laws import with_vtrace
 from distrl.algorithms.ppo import PPO, PPOConfig
 from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
 from distrl.functional.objectives import adapt_kl_coefficient
-from distrl.functional.returns import vtrace
 
 #: Bounds of the adaptive coefficient: halved a thousand times it would be 0 and never come back.
 SMALLEST_COEFFICIENT, LARGEST_COEFFICIENT = 1e-4, 1e4
@@ -95,27 +94,10 @@ class APPO(PPO):
         return update
 
     def prepare(self, rollout: Columns) -> Columns:
-        critic, config = self.model.critic, self.config
-        now, following = self.judge(rollout)
-        value = critic.value(now)
         with self.target_weights():
             target_params = self.rollout_params(rollout)
         log_ratio = self.policy.actions.logp(target_params, rollout.action, rollout.get("mask")) - rollout.logp
-        trace = vtrace(
-            rollout.reward,
-            value,
-            critic.value(following),
-            rollout.terminated,
-            rollout.truncated,
-            log_ratio,
-            gamma=config.gamma,
-            lam=config.lam,
-            rho_bar=config.rho_bar,
-            c_bar=config.c_bar,
-        )
-        laws = law_targets(critic, rollout, now, following, self.rng, config.gamma, config.lam, log_ratio)
-        columns = {"advantage": trace.advantage, "returns": trace.vs, "value": value, "target_params": target_params}
-        return rollout.with_(**columns, **laws)
+        return with_vtrace(self, rollout, log_ratio).with_(target_params=target_params)
 
     def penalties(self, params: Tensor, batch: Minibatch) -> dict[str, tuple[float, Tensor]]:
         """PPO's entropy bonus, and eq. 8's divergence from the target policy."""

@@ -9,11 +9,10 @@ from torch import Tensor, optim
 
 from distrl.algorithms.a2c import A2C
 from distrl.algorithms.base import Algorithm, Minibatch
-from distrl.algorithms.laws import LawConfig, law_targets
+from distrl.algorithms.laws import LawConfig, with_vtrace
 from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
-from distrl.functional.returns import vtrace
 from distrl.functional.statistics import effective_sample_size
 
 
@@ -67,23 +66,8 @@ class Impala(A2C):
         return super().make_optimizer() if self.schedules.optimizer == "rmsprop" else Algorithm.make_optimizer(self)
 
     def prepare(self, rollout: Columns) -> Columns:
-        critic, config = self.model.critic, self.config
-        now, following = self.judge(rollout)
         logp = self.policy.actions.logp(self.rollout_params(rollout), rollout.action, rollout.get("mask"))
-        trace = vtrace(
-            rollout.reward,
-            critic.value(now),
-            critic.value(following),
-            rollout.terminated,
-            rollout.truncated,
-            logp - rollout.logp,
-            gamma=config.gamma,
-            lam=config.lam,
-            rho_bar=config.rho_bar,
-            c_bar=config.c_bar,
-        )
-        laws = law_targets(critic, rollout, now, following, self.rng, config.gamma, config.lam, logp - rollout.logp)
-        return rollout.with_(advantage=trace.advantage, returns=trace.vs, **laws)
+        return with_vtrace(self, rollout, logp - rollout.logp)
 
     row_losses = A2C.row_losses
 

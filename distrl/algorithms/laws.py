@@ -18,6 +18,7 @@ from distrl.base.errors import ConfigError
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.heads import ReturnHeadConfig, RiskConfig
 from distrl.functional.lambda_atoms import lambda_atoms, replacement_size
+from distrl.functional.returns import gae, vtrace
 from distrl.models.critic import LawCritic
 
 
@@ -47,6 +48,48 @@ class LawConfig(AlgorithmConfig):
                     f"Use {key}=1, or critic_head=scalar.",
                 )
         return self
+
+
+def with_gae(algorithm: Any, rollout: Columns) -> Columns:
+    """Add advantage, returns and value (T, B) by generalized advantage estimation, and the critic's law_targets.
+
+    Args:
+        algorithm: Its config has gamma and lam.
+        rollout: (T, B).
+    """
+    critic, gamma, lam = algorithm.model.critic, algorithm.config.gamma, algorithm.config.lam
+    now, following = algorithm.judge(rollout)
+    value, next_value = critic.value(now), critic.value(following)
+    advantage, returns = gae(rollout.reward, value, next_value, rollout.terminated, rollout.truncated, gamma, lam)
+    laws = law_targets(critic, rollout, now, following, algorithm.rng, gamma, lam)
+    return rollout.with_(advantage=advantage, returns=returns, value=value, **laws)
+
+
+def with_vtrace(algorithm: Any, rollout: Columns, log_ratio: Tensor) -> Columns:
+    """Add the same columns by V-trace, for data of another policy.
+
+    Args:
+        algorithm: Its config has gamma, lam, rho_bar and c_bar.
+        rollout: (T, B).
+        log_ratio: (T, B) log pi - log mu of the actions taken.
+    """
+    critic, config = algorithm.model.critic, algorithm.config
+    now, following = algorithm.judge(rollout)
+    value = critic.value(now)
+    trace = vtrace(
+        rollout.reward,
+        value,
+        critic.value(following),
+        rollout.terminated,
+        rollout.truncated,
+        log_ratio,
+        gamma=config.gamma,
+        lam=config.lam,
+        rho_bar=config.rho_bar,
+        c_bar=config.c_bar,
+    )
+    laws = law_targets(critic, rollout, now, following, algorithm.rng, config.gamma, config.lam, log_ratio)
+    return rollout.with_(advantage=trace.advantage, returns=trace.vs, value=value, **laws)
 
 
 def law_targets(

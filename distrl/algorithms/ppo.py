@@ -9,14 +9,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from distrl.algorithms.base import Algorithm, Minibatch
-from distrl.algorithms.laws import LawConfig, law_targets
+from distrl.algorithms.laws import LawConfig, with_gae
 from distrl.algorithms.written_out import RowLosses
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
 from distrl.functional.objectives import clipped_surrogate, clipped_value_loss, value_loss
-from distrl.functional.returns import gae
 from distrl.functional.slopes import Slope, clipped_surrogate_slope, clipped_value_loss_slope, value_loss_slope
 from distrl.functional.statistics import approx_kl, masked_normalize
 
@@ -67,12 +66,7 @@ class PPO(Algorithm):
     Config = PPOConfig
 
     def prepare(self, rollout: Columns) -> Columns:
-        critic, gamma, lam = self.model.critic, self.config.gamma, self.config.lam
-        now, following = self.judge(rollout)
-        value, next_value = critic.value(now), critic.value(following)
-        advantage, returns = gae(rollout.reward, value, next_value, rollout.terminated, rollout.truncated, gamma, lam)
-        laws = law_targets(critic, rollout, now, following, self.rng, gamma, lam)
-        return rollout.with_(advantage=advantage, returns=returns, value=value, **laws)
+        return with_gae(self, rollout)
 
     def prepare_minibatch(self, batch: Columns) -> Columns:
         batch = self.draw_levels(batch)

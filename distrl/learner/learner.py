@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from distrl.algorithms.base import Algorithm
-from distrl.base.columns import Columns, tree_leaves
+from distrl.base.columns import Columns
 from distrl.base.errors import NonFiniteError
 from distrl.base.phases import Phases
 from distrl.base.seeds import generator
@@ -219,8 +219,3 @@ def _as_tensor(leaf: np.ndarray) -> torch.Tensor:
     if not leaf.flags.writeable:
         leaf = leaf.copy()
     return torch.from_numpy(leaf)
-
-
-def batch_bytes(batch: Columns) -> int:
-    """Bytes of a batch on the device."""
-    return sum(leaf.nbytes for leaf in tree_leaves(batch))
