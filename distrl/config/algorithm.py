@@ -131,6 +131,11 @@ def check_replay(config: RunConfig, algorithm: AlgorithmConfig) -> None:
             f"learner.shards is {config.learner.shards}: off-policy learners do not split their minibatches.",
             "Set learner.shards=1 and learner.processes=1.",
         )
+    if config.model.recurrent is not None:
+        raise ConfigError(
+            f"model.recurrent is {config.model.recurrent}, but replayed transitions are single steps without memory.",
+            "Set model.recurrent=null; env.frame_stack shows motion, or use an on-policy algorithm.",
+        )
     if config.store.shards > config.env.streams:
         raise ConfigError(
             f"store.shards {config.store.shards} is more than env.streams {config.env.streams}: "
