@@ -6,6 +6,7 @@ import atexit
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +25,8 @@ from distrl.monitor.window import Window
 # A window between two flushes lives in memory, so even a patient user gets a flush once a minute.
 LONGEST_WINDOW = 60.0
 # Kinds of events that a person at the terminal should see pass; the others are in log.txt and events.jsonl.
-IMPORTANT = frozenset({"start", "resume", "stop", "target", "best", "interrupt", "warning", "error"})
+IMPORTANT = frozenset({"start", "scaled", "left", "resume", "stop", "target", "best", "interrupt", "warning", "error"})
+RECENT_EVENTS = 12
 _ALARMS = ("lost", "fail", "dead", "died", "hang", "restart", "non_finite", "refused")
 
 
@@ -63,6 +65,7 @@ class Monitor:
         self._latest: dict[str, float] = {}
         self._facts: dict[str, Any] = {}
         self._last_event = ""
+        self._recent: deque[str] = deque(maxlen=RECENT_EVENTS)
         self._window, self._system = Window(), System()
         self._lock = threading.RLock()  # events may come from another thread than updates
         self._closed = False
@@ -106,6 +109,7 @@ class Monitor:
         with self._lock:
             text = f"{kind} {facts_text(facts)}".strip()
             self._last_event = f"{datetime.now():%H:%M:%S} {text.splitlines()[0]}"
+            self._recent.append(self._last_event)
             self._events.write_json(
                 {
                     "time": time.time(),
@@ -121,6 +125,11 @@ class Monitor:
                 self._board.text("events", f"`{text}`", self._env_steps)
             if kind in IMPORTANT or any(alarm in kind for alarm in _ALARMS):
                 self._console.line(text)
+
+    def recent_events(self) -> list[str]:
+        """The newest events in one line each, the newest last."""
+        with self._lock:
+            return list(self._recent)
 
     def status(self, **facts: Any) -> None:
         """Facts for the live display: numbers and words, and mappings of shares in [0, 1] (phases)."""

@@ -10,12 +10,16 @@ import ray
 
 from distrl.base.errors import ResourceError
 
+#: Key of a Ray job's metadata that holds the name of its run.
+RUN_KEY = "distrl_run"
 
-def connect(settings: Any) -> tuple[bool, bool]:
+
+def connect(settings: Any, run: str | None = None) -> tuple[bool, bool]:
     """Connect to the cluster that the config names, or start a local one.
 
     Args:
         settings: The config's `ray` section.
+        run: Name of the run, for the metadata of the Ray job that this process becomes.
 
     Returns:
         Whether the cluster is local, and whether it was started here (and so must be ended here).
@@ -37,12 +41,25 @@ def connect(settings: Any) -> tuple[bool, bool]:
             options["object_store_memory"] = settings.object_store_mb * 2**20
     else:
         options = {"address": settings.address, "log_to_driver": False, "logging_level": logging.ERROR}
+    if run is not None:
+        options["job_config"] = ray.job_config.JobConfig(metadata={RUN_KEY: run})
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "start a local Ray cluster" if local else f"reach the Ray cluster at {settings.address}"
         raise ResourceError(f"could not {where}: {error}", "See ray status, or use backend=serial.") from error
     return local, True
+
+
+def learner_gpus(device: str, processes: int, local: bool) -> int:
+    """GPUs that each learner process reserves. On a remote cluster this machine may have none, and the cluster some."""
+    if device != "auto":
+        return int(device.startswith("cuda"))
+    if local:
+        import torch
+
+        return int(torch.cuda.is_available())
+    return int(ray.cluster_resources().get("GPU", 0) >= processes)
 
 
 def disconnect() -> None:

@@ -17,9 +17,9 @@ from distrl.experience.weights import Weights
 from distrl.learner.group import free_address
 from distrl.learner.learner import Progress
 from distrl.runtime.actors import EvaluatorActor, LearnerActor, SamplerActor
-from distrl.runtime.build import Plan, pick_device
+from distrl.runtime.build import Plan
 from distrl.runtime.checkpoint import SHARED
-from distrl.runtime.cluster import connect, disconnect
+from distrl.runtime.cluster import connect, disconnect, learner_gpus
 from distrl.runtime.events import (
     Collected,
     EvalFailed,
@@ -64,7 +64,7 @@ class RayBackend:
     def __init__(self, plan: Plan):
         self.plan = plan
         config = plan.config
-        self.local, self.started_here = connect(config.ray)
+        self.local, self.started_here = connect(config.ray, config.name)
         self.cpus = 0.0 if self.local else 1.0
         self.samplers: dict[int, Any] = {}
         self.learners: list[Any] = []
@@ -77,7 +77,7 @@ class RayBackend:
     def start(self, samplers: int) -> None:
         config = self.plan.config.learner
         rendezvous = free_address() if config.processes > 1 else ""
-        gpus = 1 if pick_device(config.device).startswith("cuda") else 0
+        gpus = learner_gpus(config.device, config.processes, self.local)
         # Staging a batch has a thread of its own, so that it runs beside an update.
         options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": gpus, "concurrency_groups": {"stage": 1}}
         actor = ray.remote(**options)(LearnerActor)

@@ -19,6 +19,7 @@ from distrl.runtime.backend import Backend
 from distrl.runtime.build import Plan, check_config, make_plan
 from distrl.runtime.callbacks import load_callbacks
 from distrl.runtime.checkpoint import list_checkpoints, newest_valid
+from distrl.runtime.control import Box, Control, FolderBox
 from distrl.runtime.folder import RunFolder
 from distrl.runtime.loop import Loop
 from distrl.runtime.saving import Saver
@@ -75,6 +76,7 @@ def _run(
 ) -> dict[str, Any]:
     """One attempt."""
     config, phases = plan.config, Phases()
+    plan.folder = str(folder.path.absolute())
     folder.save_config(config)
     callbacks = load_callbacks(config.callbacks)
     attempt = folder.begin_attempt(resumed_from)
@@ -89,7 +91,8 @@ def _run(
         total_updates=config.stop.updates,
         target_return=config.stop.return_mean,
     )
-    backend = None
+    backend = loop = None
+    state = "failed"
     try:
         for problem in problems:
             monitor.warn(f"skipped a checkpoint: {problem}")
@@ -101,19 +104,26 @@ def _run(
         saver = Saver(plan, folder, monitor, callbacks, phases)
         saver.last_path = Path(resumed_from) if resumed_from else None
         loop = Loop(plan, backend, saver, monitor, callbacks, phases)
+        loop.control = Control(open_boxes(plan, folder), attempt)
         with interruptible(loop):
             with phases("start"):
                 loop.start(states, first.weights if first else None)
             guard = Watchdog(loop, config.samplers.timeout) if not backend.concurrent else nullcontext()
             with guard as loop.watchdog:
                 reason = loop.run()
+        state = f"ended: {reason}"
         summary = loop.summary(reason)
         folder.write_summary(summary)
         monitor.event("stop", reason=reason)
         callbacks.on_end(loop, summary)
         monitor.close(summary)
         return summary
+    except BaseException as error:
+        state = f"failed: {error}" if isinstance(error, Exception) else "interrupted"
+        raise
     finally:
+        if loop is not None and loop.control is not None:
+            loop.control.close(loop, state)
         monitor.close(None)
         if backend is not None:
             backend.close()
@@ -128,6 +138,20 @@ def make_backend(plan: Plan, phases: Phases) -> Backend:
     from distrl.runtime.ray_backend import RayBackend
 
     return RayBackend(plan)
+
+
+def open_boxes(plan: Plan, folder: RunFolder) -> list[Box]:
+    """Where the run takes commands: its folder, and on a shared cluster an actor of its name.
+
+    Raises:
+        ConfigError: A run of this name is at work on the cluster.
+    """
+    boxes: list[Box] = [FolderBox(folder.path)]
+    if plan.config.backend == "ray" and plan.config.ray.address not in (None, "local"):
+        from distrl.runtime.control_actor import ActorBox
+
+        boxes.append(ActorBox(plan.config.name))
+    return boxes
 
 
 @contextmanager

@@ -60,6 +60,26 @@ def _kill_if_there(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+class Scales141(Callback):
+    """From one sampler to four at update 5, and back to one ten updates after the newcomers host streams; waits for
+    them where the run is too quick for processes to start."""
+
+    def __init__(self) -> None:
+        self.down_at = 0
+
+    def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
+        version = loop.progress.version
+        if version == 5:
+            loop.elastic.scale(4, "a test")
+        hosting = sum(slot.state == "hosting" for slot in loop.pool.slots)
+        if version > 5 and not self.down_at:
+            if hosting == 4:
+                self.down_at = version + 10
+            time.sleep(0.4)
+        if version == self.down_at:
+            loop.elastic.scale(1, "a test")
+
+
 class KillsTheLearner(Callback):
     """Kills the learner's process at update 5, once in the life of the file LEARNER_KILLED."""
 
