@@ -138,6 +138,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_goal(self) -> RunConfig:
+        if self.stop.eval_mean is not None and not self.eval.every:
+            raise ConfigError(
+                "stop.eval_mean is set, but eval.every is 0: nothing would be evaluated while training.",
+                "Set eval.every, for example eval.every=5000, or remove stop.eval_mean.",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_schedules(self) -> RunConfig:
         for key, value in self.algorithm.items():
             if looks_like_schedule(value):

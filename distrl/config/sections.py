@@ -246,18 +246,24 @@ class StopConfig(Section):
     """Environment steps consumed by the learner."""
     return_mean: float | None = None
     """Mean return of the last `window` finished training episodes."""
+    eval_mean: float | None = None
+    """Mean return of `eval_in_a_row` evaluations in a row, each of them at least this. Needs `eval.every`."""
     wall_seconds: float | None = Field(None, gt=0)
     """Seconds since the start, all attempts together."""
     updates: int | None = Field(None, ge=1)
     """Learner updates."""
     window: int = Field(20, ge=1)
     """Episodes that `return_mean` averages over. Usual: 20-100."""
+    eval_in_a_row: int = Field(1, ge=1)
+    """Evaluations that must reach `eval_mean` one after the other: one alone may be luck. Usual: 1-3."""
 
     @model_validator(mode="after")
     def _some_end(self) -> StopConfig:
-        if all(end is None for end in (self.env_steps, self.return_mean, self.wall_seconds, self.updates)):
+        if all(
+            end is None for end in (self.env_steps, self.return_mean, self.eval_mean, self.wall_seconds, self.updates)
+        ):
             raise ConfigError(
-                "stop has none of env_steps, return_mean, wall_seconds, updates; the run would never end.",
+                "stop has none of env_steps, return_mean, eval_mean, wall_seconds, updates; the run would never end.",
                 "Set one, for example stop.env_steps=100000.",
             )
         return self

@@ -123,7 +123,7 @@ class Loop:
         for unit in sorted(self.ledger.running):
             self.queue.cut(unit)
         self.saver.save(self)
-        return reason
+        return self.progress.eval_reason(self.config.stop) or reason  # an evaluation may have ended after the last step
 
     def step(self) -> None:
         """One turn: commands, orders out, events in."""
@@ -310,7 +310,7 @@ class Loop:
         """Curves, and the best policy so far."""
         self.evaluating -= 1
         mean = event.result.mean
-        self.progress.last_eval = mean
+        self.progress.evals.append((event.env_steps, mean))
         self.monitor.update(event.result.metrics(), event.env_steps, event.update)
         if self.progress.best is None or mean > self.progress.best:
             self.progress.best = mean
@@ -365,6 +365,7 @@ class Loop:
             "return_mean_last_20": _mean(list(self.progress.returns)[-20:]),
             "eval_return_mean": self.progress.last_eval,
             "best_eval_return_mean": self.progress.best,
+            "evaluations": self.progress.evals,
             "parameter_hash": weights.checksum(),
             "ledger": self.ledger.read(),
             "staleness_max": self.ledger.staleness_max,

@@ -23,6 +23,7 @@ class RunProgress:
         returns, lengths: Of the last `window` of them.
         evaluated_at: Boundary (multiple of `eval.every`) up to which evaluations were ordered.
         best: Mean return of the best evaluation so far.
+        evals: Every evaluation: environment steps of its weights, mean return.
         wall_before: Seconds that earlier attempts took.
     """
 
@@ -35,7 +36,7 @@ class RunProgress:
     evaluated_at: int = 0
     checkpointed_at: int = 0
     best: float | None = None
-    last_eval: float | None = None
+    evals: list[tuple[int, float]] = field(default_factory=list)
     wall_before: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
@@ -60,10 +61,27 @@ class RunProgress:
             self.returns.popleft()
             self.lengths.popleft()
 
+    @property
+    def last_eval(self) -> float | None:
+        """Mean return of the newest evaluation."""
+        return self.evals[-1][1] if self.evals else None
+
+    def eval_reason(self, stop: StopConfig) -> str | None:
+        """Why the evaluations end the run, or None."""
+        if stop.eval_mean is None:
+            return None
+        means = [mean for _, mean in self.evals[-stop.eval_in_a_row :]]
+        if len(means) < stop.eval_in_a_row or min(means) < stop.eval_mean:
+            return None
+        row = f", {len(means)} in a row" if len(means) > 1 else ""
+        return f"eval_mean {means[-1]:.1f} reached {stop.eval_mean:g}{row}"
+
     def stop_reason(self, stop: StopConfig) -> str | None:
         """Why the run ends here, or None."""
         if stop.return_mean is not None and self.return_mean is not None and self.return_mean >= stop.return_mean:
             return f"return_mean {self.return_mean:.1f} reached {stop.return_mean:g}"
+        if (goal := self.eval_reason(stop)) is not None:
+            return goal
         if stop.env_steps is not None and self.env_steps >= stop.env_steps:
             return f"env_steps reached {stop.env_steps}"
         if stop.updates is not None and self.version >= stop.updates:
@@ -81,7 +99,7 @@ class RunProgress:
             "lengths": list(self.lengths),
             "evaluated_at": self.evaluated_at,
             "best": self.best,
-            "last_eval": self.last_eval,
+            "evals": [list(entry) for entry in self.evals],
             "wall_seconds": self.wall_seconds,
         }
 
@@ -97,7 +115,7 @@ class RunProgress:
             evaluated_at=state["evaluated_at"],
             checkpointed_at=state["env_steps"],
             best=state["best"],
-            last_eval=state["last_eval"],
+            evals=[(steps, mean) for steps, mean in state["evals"]],
             wall_before=state["wall_seconds"],
         )
         while len(progress.returns) > window:

@@ -1,0 +1,58 @@
+"""The stop rule: what ends a run, and what does not yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distrl.config.sections import StopConfig
+from distrl.runtime.progress import RunProgress
+from distrl.runtime.train import train
+from tests.helpers import config
+
+
+def after(*means: float) -> RunProgress:
+    return RunProgress(20, evals=[(100 * number, mean) for number, mean in enumerate(means, 1)])
+
+
+@pytest.mark.parametrize(
+    ("means", "in_a_row", "ends"),
+    [
+        ([], 1, False),
+        ([474.9], 1, False),
+        ([475.0], 1, True),
+        ([480.0], 2, False),
+        ([480.0, 470.0, 480.0], 2, False),
+        ([100.0, 480.0, 475.0], 2, True),
+        ([480.0, 480.0, 100.0], 2, False),
+    ],
+)
+def test_evaluations_in_a_row_end_a_run(means: list[float], in_a_row: int, ends: bool) -> None:
+    stop = StopConfig(eval_mean=475, eval_in_a_row=in_a_row)
+    assert (after(*means).stop_reason(stop) is not None) == ends
+
+
+def test_the_reason_names_goal_and_row() -> None:
+    progress = after(476.0, 481.25)
+    assert progress.stop_reason(StopConfig(eval_mean=475, eval_in_a_row=2)) == (
+        "eval_mean 481.2 reached 475, 2 in a row"
+    )
+    assert progress.stop_reason(StopConfig(eval_mean=475)) == "eval_mean 481.2 reached 475"
+    assert progress.stop_reason(StopConfig(env_steps=1)) is None
+
+
+def test_evaluations_outlive_a_resume_and_count_against_the_present_goal() -> None:
+    progress = RunProgress.from_state(20, after(480.0, 480.0).to_state())
+    assert progress.evals == [(100, 480.0), (200, 480.0)]
+    assert progress.stop_reason(StopConfig(eval_mean=475, eval_in_a_row=2)) is not None
+    assert progress.stop_reason(StopConfig(eval_mean=490, eval_in_a_row=2)) is None
+
+
+def test_a_run_ends_where_its_evaluations_reach_the_goal(tmp_path: Path) -> None:
+    run = config(eval={"every": 64, "episodes": 2}, stop={"eval_mean": 0.0, "eval_in_a_row": 2})
+    summary = train(run, runs_dir=tmp_path)
+    assert [steps for steps, _ in summary["evaluations"]] == [64, 128]
+    assert summary["env_steps"] == 128
+    assert summary["stopped"].startswith("eval_mean")
+    assert summary["stopped"].endswith("reached 0, 2 in a row")
