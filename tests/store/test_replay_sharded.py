@@ -1,0 +1,162 @@
+"""Several replays behind one face: exact probabilities, unbiased means, dead shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Discrete
+
+from distrl.base.columns import Columns
+from distrl.base.errors import ResourceError
+from distrl.store.replay import Replay
+from distrl.store.replay_priorities import PrioritySettings
+from distrl.store.sharded import LocalShard, ShardedReplay, ShardLost
+from tests.store.replay_worlds import World, space
+from tests.store.test_sum_tree import chi_square_bound
+
+GAMMA = 0.9
+
+
+class Mortal(LocalShard):
+    """A shard that dies when told to: at once, or while it answers."""
+
+    dead = False
+    dies_answering = False
+
+    def call(self, method: str, *args: Any) -> Any:
+        if self.dead:
+            raise ShardLost
+        if self.dies_answering:
+            self.dead = True
+            return self
+        return super().call(method, *args)
+
+    def result(self) -> Any:
+        raise ShardLost
+
+
+def build(shards: int, streams: int, alpha: float | None, fragments: int = 6) -> tuple[ShardedReplay, list[Mortal]]:
+    """Shards that hold unequally much, with priorities that differ."""
+    rng = np.random.default_rng(5)
+    settings = None if alpha is None else PrioritySettings(alpha, eps=0.0)
+    lines = 2 * streams
+    handles = [Mortal(Replay(space("box", 1), Discrete(5), 200, lines, prioritized=settings)) for _ in range(shards)]
+    sharded = ShardedReplay(handles, prioritized=alpha is not None)
+    worlds = [World(i, 2, "box", 1, False, rng) for i in range(streams)]
+    for world in worlds:
+        for i in range(fragments * (1 + world.stream % 2)):
+            sharded.insert(world.fragment(3)[0], world.stream, i)
+    if alpha is not None:
+        for _ in range(20):
+            batch = sharded.sample(16, rng, GAMMA)
+            sharded.update_priorities(batch.index, batch.generation, 0.2 + 3 * rng.random(16))
+    return sharded, handles
+
+
+def masses(handles: list[Mortal]) -> dict[int, float]:
+    """Every item's mass by its frame, which names it."""
+    found = {}
+    for handle in handles:
+        replay = handle.shard.replay
+        rows = np.arange(replay.tail, replay.head)
+        slots = rows[~replay.unsampleable(rows % replay.ring.rows)] % replay.ring.rows
+        values = np.ones(len(slots)) if replay.tree is None else replay.tree.mass[slots]
+        found |= dict(zip(replay.obs[slots, 0].astype(int).tolist(), values.tolist(), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("alpha", [None, 1.0])
+def test_draws_follow_the_exact_distribution(alpha: float | None) -> None:
+    sharded, handles = build(3, 5, alpha)
+    mass = masses(handles)
+    total = sum(mass.values())
+    rng = np.random.default_rng(0)
+    counts = dict.fromkeys(mass, 0)
+    for _ in range(400):
+        batch = sharded.sample(64, rng, GAMMA)
+        for item, probability in zip(batch.obs[:, 0].astype(int).tolist(), batch.probability, strict=True):
+            assert probability == pytest.approx(mass[item] / total, rel=1e-12)
+            counts[item] += 1
+    expected = np.array([400 * 64 * mass[item] / total for item in counts])
+    statistic = ((np.array(list(counts.values())) - expected) ** 2 / expected).sum()
+    assert statistic < chi_square_bound(len(counts) - 1)
+    if alpha is None:
+        assert (batch.weight == 1).all()
+
+
+def test_weighted_means_stay_unbiased_while_priorities_change() -> None:
+    """The face divides batches by masses that it was told long ago; every draw finds shards changed since."""
+    sharded, handles = build(2, 4, 1.0)
+    stale = dict(sharded.reports)
+    items = sorted(masses(handles))
+    truth = np.mean([item % 7 for item in items])
+    rng = np.random.default_rng(1)
+    estimates = []
+    for _ in range(3000):
+        for handle in handles:  # somebody else's updates, which the face does not hear of
+            replay = handle.shard.replay
+            index = rng.integers(0, replay.head, 8)
+            there = replay.tree.mass[index] > 0
+            index = index[there]
+            replay.update_priorities(index, np.zeros(len(index), np.int64), 0.1 + 2 * rng.random(len(index)))
+        sharded.reports = dict(stale)
+        batch = sharded.sample(32, rng, GAMMA)
+        value = batch.obs[:, 0].astype(int) % 7
+        estimates.append((value / (len(items) * batch.probability)).mean())
+    error = np.std(estimates) / np.sqrt(len(estimates))
+    assert abs(np.mean(estimates) - truth) < 4.5 * error
+    assert error < 0.02 * truth
+
+
+def test_a_dead_shard_is_named_and_the_others_go_on() -> None:
+    sharded, handles = build(3, 5, 1.0)
+    before = sharded.ledger()
+    held = len(handles[1].shard.replay)
+    old = sharded.sample(64, np.random.default_rng(0), GAMMA)
+    handles[1].dead = True
+    batch = sharded.sample(64, np.random.default_rng(1), GAMMA)
+    assert len(batch.index) == 64
+    assert batch.probability.max() < 1
+    assert sharded.lost[1]["resident"] == held
+    after = sharded.ledger()
+    assert after["lost_with_shard"] == held
+    assert after["inserted"] == after["resident"] + after["evicted"] + after["lost_with_shard"] == before["inserted"]
+    updated = sharded.update_priorities(old.index, old.generation, np.ones(64))
+    assert updated == int((old.index >> 40 != 1).sum()) < 64
+    world = World(1, 2, "box", 1, False, np.random.default_rng(2))  # the stream whose home was shard 1
+    sharded.insert(world.fragment(2)[0], 1)
+    assert sharded.home(1) == 2
+    assert sharded.ledger()["inserted"] == before["inserted"] + 4
+
+
+def test_a_shard_that_dies_while_it_answers() -> None:
+    sharded, handles = build(2, 4, None)
+    handles[0].dies_answering = True
+    batch = sharded.sample(40, np.random.default_rng(0), GAMMA)
+    assert len(batch.index) == 40
+    assert set(batch.index >> 40) == {1}
+    handles[1].dies_answering = True
+    with pytest.raises(ResourceError, match="every shard has died"):
+        sharded.sample(4, np.random.default_rng(0), GAMMA)
+
+
+def test_sequences_and_checkpoints(tmp_path: Path) -> None:
+    sharded, _ = build(2, 4, 1.0)
+    sharded.save(tmp_path)
+    again = ShardedReplay(
+        [
+            LocalShard(Replay(space("box", 1), Discrete(5), 200, 8, prioritized=PrioritySettings(1.0, eps=0.0)))
+            for _ in range(2)
+        ],
+        prioritized=True,
+    )
+    again.load(tmp_path)
+    one, other = (replay.sample_sequences(9, 4, np.random.default_rng(3)) for replay in (sharded, again))
+    assert isinstance(one, Columns)
+    assert one.obs.shape == (4, 9, 2)
+    assert one.last_obs.shape == (9, 2)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
