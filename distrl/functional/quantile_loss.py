@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from distrl.functional.atoms import midpoints
+from distrl.functional.atoms import is_one_number, midpoints
+from distrl.functional.quantile_pairs import pairs, pays
 
 
 def with_gradient(value: Tensor, inputs: Tensor, gradient: Tensor) -> Tensor:
@@ -57,6 +58,10 @@ def quantile_huber(
     Returns:
         (...).
     """
+    if is_one_number(target_probs) and pays(values, target_values, kappa):
+        with torch.no_grad():
+            loss, gradient = pairs(values, taus, target_values, kappa)
+        return with_gradient(loss, values, gradient)
     with torch.no_grad():
         error = target_values.unsqueeze(-2) - values.unsqueeze(-1)  # (..., N, M)
         weight = taus.unsqueeze(-1) - (error < 0).to(error.dtype)

@@ -127,7 +127,7 @@ class ReluChain(torch.autograd.Function):
         # A product with one column is a plain multiplication, ten times faster as such.
         grad = by_out * weights[-1] if by_out.shape[-1] == 1 else torch.bmm(by_out, weights[-1])
         for layer in reversed(range(count)):
-            grad = torch.ops.aten.threshold_backward(grad, hidden[layer + 1], 0)
+            torch.ops.aten.threshold_backward.grad_input(grad, hidden[layer + 1], 0, grad_input=grad)  # grad * [h > 0]
             if wanted[layer]:
                 gradients[layer] = torch.bmm(hidden[layer].transpose(1, 2), grad)
                 gradients[count + layer] = grad.sum(1, keepdim=True)
