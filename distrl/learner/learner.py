@@ -137,6 +137,9 @@ class Learner:
     def save_files(self, folder: Path) -> None:
         """Write what is too large for `state` into a folder that does not exist yet: a replay, where there is one."""
 
+    def files_saved(self, folder: Path) -> None:
+        """What `save_files` wrote has its final place now."""
+
     def load_files(self, folder: Path) -> None:
         """The inverse of `save_files`."""
 

@@ -207,6 +207,10 @@ class ReplayLearner(Learner):
         """Write the replay into a folder that does not exist yet."""
         self.replay.save(folder)
 
+    def files_saved(self, folder: Path) -> None:
+        """Whole segments are linked from here into the next checkpoint: this folder outlives the older ones."""
+        self.replay.saved_at(folder)
+
     def load_files(self, folder: Path) -> None:
         """Take the replay from a folder that `save_files` wrote."""
         self.replay.load(folder)

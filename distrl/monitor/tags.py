@@ -16,6 +16,7 @@ GROUPS: dict[str, str] = {
     "policy": "the policy and how the update changed it",
     "throughput": "how fast the run goes",
     "staleness": "age of consumed experience, in weight versions",
+    "replay": "the replay of off-policy learners",
     "time": "where wall time goes",
     "system": "this process and its machine",
 }
@@ -40,6 +41,8 @@ TAGS: dict[str, str] = {
     "throughput/updates_per_s": "updates per second since the last point",
     "staleness/mean": "mean over consumed units",
     "staleness/max": "largest over consumed units",
+    "replay/transitions": "transitions that can be drawn",
+    "replay/gradient_steps": "gradient steps so far",
     "time/wall_s": "seconds of training, earlier attempts included",
     "system/rss_mib": "resident memory of the learner's process",
     "system/cpu_percent": "CPU of the learner's process; 100 is one core",
@@ -60,6 +63,8 @@ _NEWEST = frozenset(
         "progress",
         "total",
         "wall_s",
+        "transitions",
+        "gradient_steps",
     }
 )
 

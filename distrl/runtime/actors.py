@@ -101,6 +101,9 @@ class LearnerActor:
             return Failure.of(error)
         return platform.node()
 
+    def replay_saved(self, folder: str) -> None:
+        self.learner.files_saved(Path(folder))
+
     def load_replay(self, folder: str) -> Any:
         try:
             if not Path(folder).is_dir():

@@ -63,6 +63,9 @@ class Backend(Protocol):
     def save_replay(self, folder: Path) -> None:
         """Write the learner's replay into `folder`, which is made; only between updates, only off-policy."""
 
+    def replay_saved(self, folder: Path) -> None:
+        """What `save_replay` wrote is in `folder` now: the next checkpoint may share its files."""
+
     def load_replay(self, folder: Path) -> None:
         """Take the replay that `save_replay` wrote."""
 

@@ -221,6 +221,9 @@ class RayBackend:
         if not folder.is_dir():
             raise ResourceError(f"the learner on {node} wrote its replay to {path}, which is not seen here.", SHARED)
 
+    def replay_saved(self, folder: Path) -> None:
+        self.learners[0].replay_saved.remote(str(folder.absolute()))
+
     def load_replay(self, folder: Path) -> None:
         path = str(folder.absolute())
         failure = self._get(self.learners[0].load_replay.remote(path), "restore the replay", REPLAY_SECONDS)

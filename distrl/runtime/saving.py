@@ -53,6 +53,8 @@ class Saver:
                 self.problem = str(error)
                 loop.progress.checkpointed_at = loop.progress.env_steps  # tried again when the next one is due
                 return None
+            if self.plan.off_policy:
+                loop.backend.replay_saved(path / REPLAY_FOLDER)
             self.problem = None
             self.saved_version = loop.progress.version
             loop.progress.checkpointed_at = loop.progress.env_steps

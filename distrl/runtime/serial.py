@@ -121,6 +121,9 @@ class SerialBackend:
     def save_replay(self, folder: Path) -> None:
         self.learner.save_files(folder)
 
+    def replay_saved(self, folder: Path) -> None:
+        self.learner.files_saved(folder)
+
     def load_replay(self, folder: Path) -> None:
         self.learner.load_files(folder)
 

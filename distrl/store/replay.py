@@ -216,6 +216,13 @@ class Replay(ReplayRows):
         """
         save_replay(self, folder)
 
+    def saved_at(self, folder: str | Path) -> None:
+        """What `save` wrote has been moved to `folder`, with whatever it was moved in: later saves link from there."""
+        for segment, (path, checksum) in list(self.ring.files.items()):
+            moved = Path(folder) / path.name
+            if moved.is_file():
+                self.ring.files[segment] = moved, checksum
+
     def load(self, folder: str | Path) -> None:
         """Continue, in an empty replay, from what `save` wrote: the same draws from the same generators.
 

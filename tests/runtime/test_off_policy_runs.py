@@ -104,6 +104,22 @@ def test_kill_and_resume_on_ray(local_ray: str, shared_runs: Path) -> None:
     assert summary_of(shared_runs / "killed-ray")["parameter_hash"] == serial_hash(shared_runs, "normalized")
 
 
+def test_a_mapped_replay_changes_nothing(tmp_runs: Path, shared_runs: Path) -> None:
+    """In files, resumed in the middle; checkpoints share whole segments by hard links."""
+    every = {"store": {"memory_map": True}, "checkpoint": {"every": 64, "keep": 2}}
+    train(dqn_config(**every, stop={"updates": 15}), runs_dir=tmp_runs)
+    summary = train(dqn_config(**every), runs_dir=tmp_runs, resume=True)
+    assert summary["parameter_hash"] == serial_hash(shared_runs, "plain")
+
+
+def test_checkpoints_share_whole_segments(tmp_runs: Path) -> None:
+    train(dqn_config(checkpoint={"every": 64, "keep": 2}, stop={"updates": 30}), runs_dir=tmp_runs)
+    newest, before = list_checkpoints(tmp_runs / "run" / "checkpoints")
+    shared = {path.name for path in (newest / "replay").iterdir() if path.stat().st_nlink == 2}
+    assert shared
+    assert all((before / "replay" / name).samefile(newest / "replay" / name) for name in shared)
+
+
 def test_a_damaged_replay_falls_back_to_the_checkpoint_before(tmp_runs: Path) -> None:
     run = dqn_config(checkpoint={"every": 32, "keep": 3})
     expected = train(run, runs_dir=tmp_runs)["parameter_hash"]
