@@ -98,7 +98,7 @@ class OffPolicy(Algorithm):
         self.parts: dict[str, Part] = self.make_parts()
         self.gradient_steps = 0
         self.warnings: list[str] = []
-        self._norms: list[Tensor] = []
+        self._norms = torch.zeros((), device=self.device)  # their sum: a kept tensor for each would pin scattered memory
 
     # ---- what an algorithm's file writes -----------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class OffPolicy(Algorithm):
 
     def note(self, norm: Tensor) -> Tensor:
         """Have a gradient's norm checked when the updates are over."""
-        self._norms.append(norm)
+        self._norms += norm
         return norm
 
     def move_targets(self) -> None:
@@ -163,7 +163,7 @@ class OffPolicy(Algorithm):
 
     def begin_steps(self) -> None:
         """Gradient steps follow: keep what `end_steps` may have to bring back."""
-        self._norms = []
+        self._norms.zero_()
         self._steps_before = self.gradient_steps
         for part in self.parts.values():
             part.remember()
@@ -174,7 +174,7 @@ class OffPolicy(Algorithm):
         Raises:
             NonFiniteError: A gradient was NaN or infinite; the weights are those of `begin_steps` again.
         """
-        if self._norms and not bool(torch.isfinite(torch.stack(self._norms)).all()):
+        if not bool(torch.isfinite(self._norms)):
             self.take_back()
             raise NonFiniteError(
                 _cause(batch), "The weights are those before this update; lower learning_rate, or check rewards."
