@@ -190,15 +190,15 @@ def bytes_per_transition(
     """Bytes that one transition takes, its places in the index and in the priority tree included.
 
     >>> bytes_per_transition(Box(0, 255, (84, 84, 4), np.uint8), Discrete(6), frame_stack=4, prioritized=True)
-    7103
+    7111
     """
     layout = make_layout(observation_space, action_space, frame_stack, extra_columns, masked)
     return layout.segment_bytes + index_bytes(frame_stack, prioritized)
 
 
 def index_bytes(frame_stack: int, prioritized: bool) -> int:
-    """Bytes per row that stay in memory: links (8 each), and for priorities the mass and its place in the tree."""
-    return 8 + (9 if frame_stack > 1 else 0) + (17 if prioritized else 0)
+    """Bytes per row that stay in memory: links, numbers of slots (8 each); for priorities the mass and its sum."""
+    return 16 + (9 if frame_stack > 1 else 0) + (17 if prioritized else 0)
 
 
 def total_bytes(layout: Layout, capacity: int, segment_rows: int, lines: int, prioritized: bool) -> int:

@@ -55,6 +55,11 @@ class SumTree:
         self._pairs = (tuple(self.masses), tuple(self.sums))
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether the loops are numba's."""
+        return self._loops is not None
+
+    @property
     def total(self) -> float:
         """The sum of all masses."""
         if self._stale:

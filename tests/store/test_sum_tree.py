@@ -13,7 +13,7 @@ from distrl.base.errors import ConfigError
 from distrl.store.sum_tree import SumTree
 
 MASSES = st.one_of(st.just(0.0), st.floats(1e-12, 1e12), st.floats(0.5, 2))
-needs_numba = pytest.mark.skipif(SumTree(1).__dict__["_loops"] is None, reason="the extra `fast` is not installed")
+needs_numba = pytest.mark.skipif(not SumTree(1).is_compiled, reason="the extra `fast` is not installed")
 
 
 def chi_square_bound(degrees: int) -> float:
@@ -103,6 +103,6 @@ def test_demanding_numba_where_there_is_none(monkeypatch: pytest.MonkeyPatch) ->
         return real(name, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    assert SumTree(3, compiled=None)._loops is None
+    assert not SumTree(3, compiled=None).is_compiled
     with pytest.raises(ConfigError, match="numba"):
         SumTree(3, compiled=True)

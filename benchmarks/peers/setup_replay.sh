@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Create the virtual environments of the replay's peers: benchmarks/peers/setup_replay.sh sb3|tianshou|torchrl|cpprb|all
+# One each, beside those of setup.sh. PYTHON: the interpreter (3.11 was tested). Finished environments are left as they are.
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+packages_of() {
+  case "$1" in
+    sb3) echo "torch==2.13.0 stable-baselines3==2.9.2" ;;
+    tianshou) echo "torch==2.13.0 tianshou==2.0.1 joblib" ;;
+    # The compiled priorities of TorchRL 0.12 to 0.14 fail to import with torch 2.13, so only its uniform buffer is measured.
+    torchrl) echo "torch==2.13.0 torchrl==0.14.1" ;;
+    cpprb) echo "setuptools cpprb==11.0.0" ;;
+    *)
+      echo "unknown peer '$1'. Peers: sb3, tianshou, torchrl, cpprb, all." >&2
+      return 2
+      ;;
+  esac
+}
+
+install() {
+  local peer="$1" folder wanted
+  wanted="$(packages_of "$peer")"
+  folder="$here/.venv-replay-$peer"
+  if [[ -f "$folder/.pins" && "$(cat "$folder/.pins")" == "$wanted" ]]; then
+    echo "$folder is ready."
+    return
+  fi
+  echo "Creating $folder with $wanted ..."
+  rm -rf "$folder"
+  "${PYTHON:-python3.11}" -m venv "$folder"
+  # shellcheck disable=SC2086  # the pins are words
+  "$folder/bin/pip" install -q $wanted
+  echo "$wanted" > "$folder/.pins"
+}
+
+case "${1:-}" in
+  all) for peer in sb3 tianshou torchrl cpprb; do install "$peer"; done ;;
+  "") echo "usage: $0 sb3|tianshou|torchrl|cpprb|all" >&2; exit 2 ;;
+  *) install "$1" ;;
+esac
