@@ -1,23 +1,33 @@
-"""The learning benchmark as a table: task, config, gate, budget."""
+"""The learning benchmark: what a cell is. `cell_table.py` lists them."""
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from code_hash import REPOSITORY, code_hash, config_hash
 
-from distrl.base.errors import UserError, unknown
 from distrl.config.load import load_config
 
 SEEDS = (0, 1, 2)
 
-#: What no cell needs: evaluations cost time, and the gate is about training episodes.
-COMMON = ("eval.every=0", "logging.tensorboard=false", "logging.console=plain", "stop.window=20")
+#: A gate is met by two evaluations in a row: one alone may be luck.
+IN_A_ROW = 2
+EVAL_EVERY = 5_000
+EVAL_EPISODES = 20
+#: Evaluations at the end of a run whose mean is its score, where runs are compared at equal steps.
+SCORED = 5
+
+#: What no cell needs.
+COMMON = ("logging.tensorboard=false", "logging.console=plain", "stop.window=20")
 IN_PROCESS = ("backend=serial",)
 ASYNCHRONOUS = ("backend=ray", "samplers.count=2")
+
+Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,25 +38,54 @@ class Cell:
         name: How it is called on the command line and in the file names of its records.
         task, method: For the table.
         example: Stem of a file in `examples/`.
-        gate: Mean return of the last 20 training episodes.
+        gate: Mean return to be reached; None: the cell is only there to be compared with.
         budget: Environment steps within which the gate is to be reached.
         overrides: Words that change the example.
-        ceiling: The other direction: the best such mean of the whole budget must stay below the gate.
+        judged_by: `training`: the mean return of the last 20 training episodes. `evaluation`: `IN_A_ROW` greedy
+            evaluations, each of `EVAL_EPISODES` episodes and at or above the gate. The run ends there.
+        ceiling: The other direction: the best training mean of the whole budget must stay below the gate.
+        median: The gate is for the median over seeds: more than half of them must meet it.
+        beats: Name of a cell whose mean score must be lower; both use up the same budget.
+        seeds: Seeds that are run.
+        minutes: Processor minutes of one run, about: the longest begin first.
     """
 
     name: str
     task: str
     method: str
     example: str
-    gate: float
+    gate: float | None
     budget: int
     overrides: tuple[str, ...] = IN_PROCESS
+    judged_by: Literal["training", "evaluation"] = "training"
     ceiling: bool = False
+    median: bool = False
+    beats: str | None = None
+    seeds: tuple[int, ...] = SEEDS
+    minutes: float = 1.0
+
+    @property
+    def scored(self) -> bool:
+        """Whether the whole budget is used, to compare scores at its end."""
+        return self.gate is None
 
     def words(self, seed: int) -> list[str]:
-        """All overrides of one run; the run ends where the gate is reached, or at the end of the budget."""
-        stop = f"stop={{env_steps: {self.budget}, return_mean: {self.gate:g}}}"
-        return [stop, *COMMON, *self.overrides, f"seed={seed}"]
+        """All overrides of one run; it ends where the gate is reached, or at the end of the budget."""
+        stop = [f"env_steps: {self.budget}"]
+        if self.gate is not None and self.judged_by == "training":
+            stop.append(f"return_mean: {self.gate:g}")
+        elif self.gate is not None:
+            stop.append(f"eval_mean: {self.gate:g}, eval_in_a_row: {IN_A_ROW}")
+        return [f"stop={{{', '.join(stop)}}}", self._evaluation, *COMMON, *self.overrides, f"seed={seed}"]
+
+    @property
+    def _evaluation(self) -> str:
+        """Evaluations cost time: none where training episodes decide."""
+        if self.judged_by == "training":
+            return "eval.every=0"
+        return (
+            f"eval={{every: {EVAL_EVERY}, episodes: {EVAL_EPISODES}, num_envs: {EVAL_EPISODES}, deterministic: true}}"
+        )
 
     @property
     def config_file(self) -> Path:
@@ -66,51 +105,63 @@ class Cell:
         own = [REPOSITORY / entry for entry in config.imports if (REPOSITORY / entry).is_file()]
         return {
             "code": code_hash(config.algorithm["name"], own),
-            "config": config_hash(config, [self.gate, self.budget, self.ceiling]),
+            "config": config_hash(config, [self.gate, self.budget, self.ceiling, self.judged_by]),
         }
 
-    def passed(self, reached: bool, env_steps: int) -> bool:
-        """Whether a run that ended so meets the gate."""
-        return not reached if self.ceiling else reached and env_steps <= self.budget
+    # ---- judging -------------------------------------------------------------------------------------------------
+
+    def reached_at(self, summary: Mapping[str, Any]) -> int | None:
+        """Environment steps at which a run met the gate, or None.
+
+        An evaluation counts for the weights that it was made with; on a cluster training goes on meanwhile.
+        """
+        reason = summary["stopped"]
+        if self.judged_by == "training":
+            return summary["env_steps"] if reason.startswith("return_mean") else None
+        return int(summary["evaluations"][-1][0]) if reason.startswith("eval_mean") else None
+
+    def passed(self, reached_at: int | None) -> bool:
+        """Whether a run that met the gate there, or never, does what is asked of each seed."""
+        if self.scored:
+            return True
+        if self.ceiling:
+            return reached_at is None
+        return reached_at is not None and reached_at <= self.budget
+
+    def verdict(self, records: Sequence[Record | None], others: Sequence[Record | None] = ()) -> bool:
+        """Whether the cell as a whole does what is asked.
+
+        Args:
+            records: Of its seeds; None where there is none.
+            others: Those of the cell that it is to beat.
+        """
+        if None in records or None in others:
+            return False
+        passed = [bool(record["passed"]) for record in records if record is not None]
+        if self.beats is not None:
+            mine, theirs = mean_score(records), mean_score(others)
+            return mine is not None and theirs is not None and mine > theirs
+        return sum(passed) * 2 > len(passed) if self.median else all(passed)
 
     @property
     def wanted(self) -> str:
         """The gate in words."""
-        return f"{'stays below' if self.ceiling else '>='} {self.gate:g}"
+        if self.beats is not None:
+            return f"mean score above {self.beats}"
+        if self.gate is None:
+            return "score"
+        if self.ceiling:
+            return f"stays below {self.gate:g}"
+        return f"{'median ' if self.median else ''}>= {self.gate:g}"
 
 
-CELLS = [
-    Cell("ppo-cartpole", "CartPole-v1", "PPO", "cartpole_ppo", 475, 100_000),
-    Cell("ppo-acrobot", "Acrobot-v1", "PPO", "acrobot_ppo", -100, 500_000),
-    Cell("ppo-pendulum", "Pendulum-v1", "PPO", "pendulum_ppo", -250, 300_000),
-    Cell("appo-cartpole", "CartPole-v1", "APPO, 2 samplers", "cartpole_appo", 475, 500_000, ASYNCHRONOUS),
-    Cell("impala-cartpole", "CartPole-v1", "IMPALA, 2 samplers", "cartpole_impala", 475, 1_000_000, ASYNCHRONOUS),
-    Cell("trpo-cartpole", "CartPole-v1", "TRPO", "cartpole_trpo", 475, 100_000),
-    Cell("spo-cartpole", "CartPole-v1", "SPO", "cartpole_spo", 475, 200_000),
-    Cell("ppo-memory", "CartPole-v1, velocities hidden", "PPO, recurrent", "cartpole_memory", 400, 500_000),
-    Cell(
-        "ppo-memory-feedforward",
-        "CartPole-v1, velocities hidden",
-        "PPO, feed-forward",
-        "cartpole_memory",
-        150,
-        500_000,
-        (*IN_PROCESS, "model.recurrent=null"),
-        ceiling=True,
-    ),
-]
+def score_of(evaluations: Sequence[Sequence[float]]) -> float | None:
+    """Mean return over the last `SCORED` evaluations [env_steps, mean]; None without any."""
+    means = [mean for _, mean in evaluations[-SCORED:]]
+    return statistics.fmean(means) if means else None
 
 
-def choose(names: str | None) -> list[Cell]:
-    """The cells that a comma-separated list names; all without one.
-
-    Raises:
-        UserError: Unknown name.
-    """
-    if not names:
-        return CELLS
-    known = {cell.name: cell for cell in CELLS}
-    for name in names.split(","):
-        if name not in known:
-            raise UserError(unknown("cell", name, known))
-    return [known[name] for name in names.split(",")]
+def mean_score(records: Sequence[Record | None]) -> float | None:
+    """Mean score over the seeds that have one."""
+    scores = [record["score"] for record in records if record is not None and record["score"] is not None]
+    return statistics.fmean(scores) if scores else None

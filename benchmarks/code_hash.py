@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -54,13 +55,20 @@ def learning_files(algorithm: str, root: Path = REPOSITORY) -> list[Path]:
     package = root / PACKAGE
     silent = {package / name for name in SILENT}
     found = {path for room in ROOMS for path in (package / room).rglob("*.py")}
-    own = package / "algorithms" / f"{algorithm}.py"
-    queue = [*found, package / LOOP, *([own] if own.is_file() else (package / "algorithms").glob("*.py"))]
+    queue = [*found, package / LOOP, *algorithm_files(package / "algorithms", algorithm)]
     while queue:  # follow imports into the rooms of which not everything counts
         path = queue.pop()
         found.add(path)
         queue += [file for file in imported_files(path, root) if file not in found]
     return sorted(found - silent)
+
+
+def algorithm_files(folder: Path, algorithm: str) -> list[Path]:
+    """The file that registers an algorithm; where none does, the one of that name, or else all."""
+    registered = re.compile(rf'@register\.algorithm\(\s*"{re.escape(algorithm)}"')
+    files = sorted(folder.glob("*.py"))
+    named = [file for file in files if file.stem == algorithm]
+    return [file for file in files if registered.search(file.read_text())] or named or files
 
 
 @cache

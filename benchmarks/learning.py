@@ -17,15 +17,19 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cells import CELLS, SEEDS, Cell, choose
+from cell_table import CELLS, choose
+from cells import SEEDS, Cell
 from common import FOLDER
 from jobs import Job
-from records import Places, header, outcome, read_record, result_rows, write_table
+from records import Places, header, meets, outcome, own_seeds, read_record, result_rows, write_table
 from tables import text_table
 
 from distrl.base.errors import UserError
 
 POLL_SECONDS = 0.2
+#: A run counts as hung after this many times its usual processor time, and never before an hour.
+PATIENCE = 5.0
+LEAST_TIMEOUT = 3600.0
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -39,10 +43,12 @@ def main(words: Sequence[str] | None = None) -> int:
         if args.list:
             print(listing(places, cells, args.seeds))
             return 0
-        wanted = [(cell, seed) for cell in cells for seed in args.seeds]
+        wanted = [(cell, seed) for cell in cells for seed in own_seeds(cell, args.seeds)]
         todo = [(cell, seed) for cell, seed in wanted if args.force or read_record(places, cell, seed)[0] != "current"]
         print(f"{len(wanted) - len(todo)} of {len(wanted)} runs are current, {len(todo)} to do.", flush=True)
-        failed = run_all([Job(cell, seed, places, args.timeout, args.force) for cell, seed in todo], args.jobs)
+        todo.sort(key=lambda pair: -pair[0].minutes)  # so that no long one is left for the end
+        jobs = [Job(cell, seed, places, args.timeout or patience(cell), args.force) for cell, seed in todo]
+        failed = run_all(jobs, args.jobs)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -52,8 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
     print(text_table(header(args.seeds), result_rows(places, cells, args.seeds)))
     write_table(places, CELLS if not args.trial else cells, SEEDS if not args.trial else args.seeds)
     print(f"table: {places.table.relative_to(FOLDER.parent)}")
-    records = [read_record(places, cell, seed) for cell, seed in wanted]
-    return int(bool(failed) or not all(record is not None and record["passed"] for _, record in records))
+    return int(bool(failed) or not all(meets(places, cell, own_seeds(cell, args.seeds)) for cell in cells))
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -64,9 +69,16 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, choices=(1, 2), help="runs at a time")
     parser.add_argument("--list", action="store_true", help="show the state of every run and stop")
     parser.add_argument("--force", action="store_true", help="make current records again, from the start")
-    parser.add_argument("--timeout", type=float, default=3600.0, help="seconds that one run may take")
+    parser.add_argument(
+        "--timeout", type=float, help="seconds that one run may take; default: by the cell, an hour or more"
+    )
     parser.add_argument("--trial", type=int, metavar="STEPS", help="cut budgets to STEPS; keeps no result")
     return parser.parse_args(words)
+
+
+def patience(cell: Cell) -> float:
+    """Seconds after which a run of a cell counts as hung."""
+    return max(LEAST_TIMEOUT, PATIENCE * 60 * cell.minutes)
 
 
 def numbers(text: str) -> list[int]:
@@ -84,7 +96,7 @@ def listing(places: Places, cells: Sequence[Cell], seeds: Sequence[int]) -> str:
     """Every run with the state of its record."""
     rows = []
     for cell in cells:
-        for seed in seeds:
+        for seed in own_seeds(cell, seeds):
             try:
                 state, record = read_record(places, cell, seed)
             except UserError as error:

@@ -22,7 +22,8 @@ import jobs  # noqa: E402
 import learning  # noqa: E402
 import records  # noqa: E402
 import throughput  # noqa: E402
-from cells import CELLS, Cell, choose  # noqa: E402
+from cell_table import CELLS, choose  # noqa: E402
+from cells import SEEDS, Cell, mean_score, score_of  # noqa: E402
 from tables import markdown_table, text_table  # noqa: E402
 
 from distrl.base.errors import ResourceError, UserError  # noqa: E402
@@ -34,6 +35,7 @@ SUMMARY: dict[str, Any] = {
     "env_steps": 40_000,
     "wall_s": 3.0,
     "return_mean_last_20": 480.0,
+    "evaluations": [],
     "updates": 10,
     "parameter_hash": "abc",
 }
@@ -70,6 +72,15 @@ def test_a_string_that_is_a_value_counts() -> None:
     assert code_hash.meaning('def f():\n    return "a"') != code_hash.meaning('def f():\n    return "b"')
 
 
+PRESET = """
+from distrl.functional import conjugate
+@register.algorithm(
+    "mild", paper="none"
+)
+class Mild: ...
+"""
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A small repository: one room that always counts, two algorithms, three functional files."""
@@ -83,6 +94,7 @@ def tree(tmp_path: Path) -> Path:
         "algorithms/base.py": "from distrl.functional.returns import gae",
         "algorithms/ppo.py": "import distrl.functional.losses\nfrom distrl.algorithms.base import Algorithm",
         "algorithms/trpo.py": "from distrl.functional import conjugate\nfrom distrl.algorithms.base import Algorithm",
+        "algorithms/presets.py": PRESET,
         "functional/returns.py": "gae = 1",
         "functional/losses.py": "clip = 1",
         "functional/conjugate.py": "solve = 1",
@@ -117,6 +129,13 @@ def test_a_change_reaches_the_algorithms_that_use_the_file(tree: Path, file: str
     assert {name for name in before if before[name] != after[name]} == changed
 
 
+def test_a_preset_counts_the_file_that_registers_it(tree: Path) -> None:
+    names = [path.name for path in code_hash.learning_files("mild", tree)]
+    assert "presets.py" in names
+    assert "conjugate.py" in names
+    assert "ppo.py" not in names
+
+
 def test_files_of_the_runs_own_count(tmp_path: Path) -> None:
     own = tmp_path / "env.py"
     own.write_text("x = 1")
@@ -147,9 +166,9 @@ def put_record(places: records.Places, cell: Cell, seed: int, **changes: Any) ->
 def test_cells_have_names_of_their_own_and_configs_that_load() -> None:
     assert len({cell.name for cell in CELLS}) == len(CELLS)
     for cell in CELLS:
-        if cell.config_file.is_file():
-            assert set(cell.hashes(0)) == {"code", "config"}
-            assert cell.hashes(0)["config"] != cell.hashes(1)["config"]
+        assert set(cell.hashes(0)) == {"code", "config"}
+        assert cell.hashes(0)["config"] != cell.hashes(1)["config"]
+        assert set(cell.seeds) <= set(SEEDS)
 
 
 def test_unknown_cell_is_named() -> None:
@@ -159,11 +178,59 @@ def test_unknown_cell_is_named() -> None:
 
 def test_a_gate_is_met_within_the_budget_only() -> None:
     ceiling = replace(CELL, ceiling=True)
-    assert CELL.passed(True, 100_000)
-    assert not CELL.passed(True, 100_001)
-    assert not CELL.passed(False, 100_000)
-    assert ceiling.passed(False, 100_096)
-    assert not ceiling.passed(True, 50_000)
+    assert CELL.passed(100_000)
+    assert not CELL.passed(100_001)
+    assert not CELL.passed(None)
+    assert ceiling.passed(None)
+    assert not ceiling.passed(50_000)
+
+
+EVALUATED = replace(CELL, name="evaluated", judged_by="evaluation")
+
+
+def test_evaluations_decide_where_the_cell_says_so() -> None:
+    config = EVALUATED._loaded
+    assert (config.stop.eval_mean, config.stop.eval_in_a_row, config.stop.return_mean) == (475, 2, None)
+    assert (config.eval.every, config.eval.episodes, config.eval.deterministic) == (5_000, 20, True)
+    assert (CELL._loaded.eval.every, CELL._loaded.stop.eval_mean, CELL._loaded.stop.return_mean) == (0, None, 475)
+    curve = [(5_000, 480.0), (10_000, 500.0)]
+    ended = {"env_steps": 10_500, "evaluations": curve, "stopped": "eval_mean 500.0 reached 475, 2 in a row"}
+    assert EVALUATED.reached_at(ended) == 10_000, "the weights that were evaluated, not how far training went meanwhile"
+    assert EVALUATED.reached_at(ended | {"stopped": "env_steps reached 100000"}) is None
+    assert CELL.reached_at(SUMMARY) == 40_000
+
+
+def judged(*passed: bool, score: float | None = None) -> list[dict[str, Any]]:
+    return [{"passed": one, "score": score} for one in passed]
+
+
+def test_every_seed_or_the_median() -> None:
+    median = replace(CELL, median=True)
+    assert CELL.verdict(judged(True, True, True))
+    assert not CELL.verdict(judged(True, True, False))
+    assert median.verdict(judged(True, True, False))
+    assert not median.verdict(judged(True, False, False))
+    assert not median.verdict([*judged(True, True), None])
+
+
+def test_a_cell_beats_another_by_its_mean_score() -> None:
+    cell = replace(CELL, gate=None, beats="other")
+    assert cell.verdict(judged(True, score=3.0), judged(True, score=2.0))
+    assert not cell.verdict(judged(True, score=3.0), judged(True, score=3.0))
+    assert not cell.verdict(judged(True, score=3.0), [None])
+    assert mean_score([*judged(True, score=3.0), *judged(True, score=4.0)]) == 3.5
+    assert score_of([[number, float(number)] for number in range(1, 11)]) == 8.0
+    assert score_of([]) is None
+    assert "return_mean" not in " ".join(cell.words(0))
+
+
+def test_compared_cells_exist_and_run_as_long() -> None:
+    for cell in CELLS:
+        if cell.beats is not None:
+            other = choose(cell.beats)[0]
+            assert cell.scored
+            assert other.scored
+            assert (cell.budget, cell.seeds, cell.task) == (other.budget, other.seeds, other.task)
 
 
 def test_a_record_is_current_until_config_or_code_change(tmp_path: Path) -> None:
@@ -227,6 +294,40 @@ def test_a_missed_gate_ends_with_1(bench: records.Places, monkeypatch: pytest.Mo
     assert learning.main(["--seeds", "0", "--only", "tiny"]) == 1, "a record that missed is current all the same"
     assert FakeJob.started == ["tiny-seed0"]
     assert "not reached (300.0 at 100,096)" in bench.table.read_text()
+
+
+def test_long_runs_begin_first_with_their_own_seeds(
+    bench: records.Places, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = [CELL, replace(CELL, name="long", minutes=9.0, seeds=(0,))]
+    monkeypatch.setattr(learning, "choose", lambda only: cells)
+    monkeypatch.setattr(learning, "CELLS", cells)
+    assert learning.main(["--seeds", "0,1"]) == 0
+    assert FakeJob.started == ["long-seed0", "tiny-seed0", "tiny-seed1"]
+    assert "| >= 475 | 40,000 |  |  | 1/1 |" in bench.table.read_text()
+    assert learning.patience(cells[0]) == learning.LEAST_TIMEOUT
+    assert learning.patience(replace(CELL, minutes=30.0)) == 9_000.0
+
+
+def test_the_page_shows_gates_scores_and_medians(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = places_in(tmp_path)
+    plain = replace(EVALUATED, name="plain", gate=None)
+    better = replace(plain, name="better", beats="plain")
+    middle = replace(EVALUATED, name="middle", median=True)
+    monkeypatch.setattr(records, "choose", lambda name: [plain])
+    ended = {"stopped": "env_steps reached 100000", "env_steps": 100_096}
+    for seed in (0, 1):
+        put_record(places, plain, seed, **ended, evaluations=[(100_000, 4.0 + seed)])
+        put_record(places, better, seed, **ended, evaluations=[(100_000, 4.75)])
+    goal = {"stopped": "eval_mean 480.0 reached 475, 2 in a row", "evaluations": [(35_000, 480.0), (40_000, 480.0)]}
+    put_record(places, middle, 0, **goal)
+    put_record(places, middle, 1, **ended, evaluations=[(100_000, 3.0)])
+    rows = [row[3:] for row in records.result_rows(places, [plain, better, middle], [0, 1])]
+    assert rows == [
+        ["score", "4.0", "5.0", ""],
+        ["mean score above plain", "4.8", "4.8", "yes"],
+        ["median >= 475", "40,000", "not reached (3.0 at 100,096)", "1/2 (no)"],
+    ]
 
 
 def test_list_shows_states(bench: records.Places, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,102 @@
+"""The learning benchmark as a table: task, config, gate, budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cells import ASYNCHRONOUS, IN_PROCESS, Cell
+
+from distrl.base.errors import UserError, unknown
+
+#: Two streams, so that both samplers have work, and a replay in two processes of its own.
+SHARDED = (*ASYNCHRONOUS, "env.num_envs=2", "env.streams=2", "store.shards=2", "store.max_staleness=1")
+
+
+def evaluated(
+    name: str, task: str, method: str, example: str, gate: float | None, budget: int, *words: str, **options: Any
+) -> Cell:
+    """A cell of the off-policy half: in one process, and judged by greedy evaluations; `options` may differ."""
+    options.setdefault("overrides", (*IN_PROCESS, *words))
+    return Cell(name, task, method, example, gate, budget, judged_by="evaluation", **options)
+
+
+ON_POLICY = [
+    Cell("ppo-cartpole", "CartPole-v1", "PPO", "cartpole_ppo", 475, 100_000, minutes=0.2),
+    Cell("ppo-acrobot", "Acrobot-v1", "PPO", "acrobot_ppo", -100, 500_000, minutes=0.7),
+    Cell("ppo-pendulum", "Pendulum-v1", "PPO", "pendulum_ppo", -250, 300_000, minutes=0.5),
+    Cell("appo-cartpole", "CartPole-v1", "APPO, 2 samplers", "cartpole_appo", 475, 500_000, ASYNCHRONOUS, minutes=0.7),
+    Cell("impala-cartpole", "CartPole-v1", "IMPALA, 2 samplers", "cartpole_impala", 475, 1_000_000, ASYNCHRONOUS),
+    Cell("trpo-cartpole", "CartPole-v1", "TRPO", "cartpole_trpo", 475, 100_000, minutes=0.2),
+    Cell("spo-cartpole", "CartPole-v1", "SPO", "cartpole_spo", 475, 200_000, minutes=0.2),
+    Cell("ppo-memory", "CartPole-v1, velocities hidden", "PPO, recurrent", "cartpole_memory", 400, 500_000),
+    Cell(
+        "ppo-memory-feedforward",
+        "CartPole-v1, velocities hidden",
+        "PPO, feed-forward",
+        "cartpole_memory",
+        150,
+        500_000,
+        (*IN_PROCESS, "model.recurrent=null"),
+        ceiling=True,
+        minutes=2.0,
+    ),
+]
+
+CARTPOLE = [
+    evaluated("dqn-cartpole", "CartPole-v1", "DQN", "cartpole_dqn", 475, 100_000),
+    evaluated("qr-dqn-cartpole", "CartPole-v1", "QR-DQN", "cartpole_qr_dqn", 475, 100_000),
+    evaluated("c51-cartpole", "CartPole-v1", "C51", "cartpole_c51", 475, 200_000),
+    evaluated("iqn-cartpole", "CartPole-v1", "IQN", "cartpole_iqn", 475, 200_000),
+    evaluated("fqf-cartpole", "CartPole-v1", "FQF", "cartpole_fqf", 475, 200_000),
+    evaluated("rainbow-cartpole", "CartPole-v1", "Rainbow", "cartpole_rainbow", 475, 200_000),
+]
+
+VALUE_BASED = [
+    evaluated("dqn-acrobot", "Acrobot-v1", "DQN", "acrobot_dqn", -90, 100_000),
+    evaluated("qr-dqn-acrobot", "Acrobot-v1", "QR-DQN", "acrobot_qr_dqn", -90, 100_000),
+    evaluated("dqn-lunarlander", "LunarLander-v3", "DQN", "lunarlander_dqn", 120, 150_000, median=True),
+    evaluated("ppo-lunarlander", "LunarLander-v3", "PPO", "lunarlander_ppo", 200, 1_000_000),
+    evaluated("dqn-breakout", "MinAtar-Breakout-v1", "DQN", "minatar_breakout_dqn", None, 200_000),
+    evaluated(
+        "qr-dqn-breakout", "MinAtar-Breakout-v1", "QR-DQN", "minatar_breakout_qr_dqn", None, 200_000,
+        beats="dqn-breakout",
+    ),
+]  # fmt: skip
+
+CONTINUOUS = [
+    evaluated("sac-pendulum", "Pendulum-v1", "SAC", "pendulum_sac", -170, 20_000),
+    evaluated("td3-pendulum", "Pendulum-v1", "TD3", "pendulum_td3", -170, 20_000),
+    evaluated("tqc-pendulum", "Pendulum-v1", "TQC", "pendulum_tqc", -170, 20_000),
+    evaluated("dsac-pendulum", "Pendulum-v1", "DSAC", "pendulum_dsac", -170, 20_000),
+    evaluated("ddpg-pendulum", "Pendulum-v1", "DDPG", "pendulum_ddpg", -170, 20_000),
+    evaluated("sac-halfcheetah", "HalfCheetah-v5", "SAC", "halfcheetah_sac", 3_500, 200_000, seeds=(0,)),
+    evaluated("tqc-halfcheetah", "HalfCheetah-v5", "TQC", "halfcheetah_tqc", 2_500, 100_000, seeds=(0,)),
+]
+
+ON_RAY = [
+    evaluated(
+        "dqn-cartpole-ray", "CartPole-v1", "DQN, 2 samplers, 2 replay shards", "cartpole_dqn", 475, 100_000,
+        overrides=(*SHARDED, "algorithm.rollout_steps=128"),
+    ),
+    evaluated(
+        "sac-pendulum-ray", "Pendulum-v1", "SAC, 2 samplers, 2 replay shards", "pendulum_sac", -170, 20_000,
+        overrides=SHARDED,
+    ),
+]  # fmt: skip
+
+CELLS = [*ON_POLICY, *CARTPOLE, *VALUE_BASED, *CONTINUOUS, *ON_RAY]
+
+
+def choose(names: str | None) -> list[Cell]:
+    """The cells that a comma-separated list names; all without one.
+
+    Raises:
+        UserError: Unknown name.
+    """
+    if not names:
+        return CELLS
+    known = {cell.name: cell for cell in CELLS}
+    for name in names.split(","):
+        if name not in known:
+            raise UserError(unknown("cell", name, known))
+    return [known[name] for name in names.split(",")]
