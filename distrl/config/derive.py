@@ -165,7 +165,8 @@ def reserved_cpus(config: RunConfig) -> float:
     each = 0.0 if config.ray.address is None else 1.0
     sampler = each if config.samplers.cpus is None else config.samplers.cpus
     evaluators = 1 if config.eval.every else 0
-    return config.samplers.count * sampler + (config.learner.processes + evaluators) * each
+    shards = config.store.shards if config.store.shards > 1 else 0
+    return config.samplers.count * sampler + (config.learner.processes + evaluators + shards) * each
 
 
 def _verdict(busy: int, reserved: float, there: float) -> str:

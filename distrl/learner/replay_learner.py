@@ -23,6 +23,7 @@ from distrl.experience.fragment import FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.learner import Learner, Progress, Report
 from distrl.store.limiter import Limiter
+from distrl.store.sharded import ShardedReplay
 
 #: Minibatches that are drawn at once where nothing that happens between them changes the draw, and the most bytes.
 DRAWN_AT_ONCE = 16
@@ -65,6 +66,8 @@ class ReplayLearner(Learner):
         self.replay = replay
         config = algorithm.schedules
         self.limiter = Limiter(config.replay_ratio, config.learning_starts)
+        self.sharded = isinstance(replay, ShardedReplay)
+        self._lost: set[int] = set()  # shards whose end was told
         self.prioritized = bool(config.prioritized)
         self.total = total
         self._held: set[Unit] = set()  # inserted by an update that was refused: they come again
@@ -94,12 +97,14 @@ class ReplayLearner(Learner):
                 metrics |= self._schedule_metrics() | self._replay_metrics()
                 if batch is not None:
                     metrics |= self.algorithm.diagnose(batch)
+        if self.sharded and self.replay.lost:
+            metrics["replay/lost_with_shard"] = float(self.replay.ledger()["lost_with_shard"])
         with self.phases("publish"):
             weights = self.weights(progress.update + 1)
         seconds = self.phases.reset() if self.own_phases else {}
         if self.own_phases:
             self.phases.switch("wait")  # until the next batch
-        told, self.algorithm.warnings = self.algorithm.warnings, []
+        told, self.algorithm.warnings = [*self.algorithm.warnings, *self._lost_shards()], []
         return Report(progress.update + 1, metrics, seconds, told), weights
 
     def stage(self, units: Sequence[Unit], fragments: Sequence[FragmentData]) -> None:
@@ -167,7 +172,10 @@ class ReplayLearner(Learner):
         at_once = 1
         while count:
             part = min(count, at_once)
-            drawn = self._prepared(self.replay.sample(part * size, rng, gamma))
+            rows = self.replay.sample(part * size, rng, gamma)
+            if self.sharded and part > 1:  # they come shard by shard; every minibatch shall be of all shards
+                rows = rows[rng.permutation(part * size)]
+            drawn = self._prepared(rows)
             for start in range(0, part * size, size):
                 yield drawn if part == 1 else drawn[start : start + size]
             count -= part
@@ -209,11 +217,23 @@ class ReplayLearner(Learner):
 
     def files_saved(self, folder: Path) -> None:
         """Whole segments are linked from here into the next checkpoint: this folder outlives the older ones."""
-        self.replay.saved_at(folder)
+        if not self.sharded:
+            self.replay.saved_at(folder)
 
     def load_files(self, folder: Path) -> None:
         """Take the replay from a folder that `save_files` wrote."""
         self.replay.load(folder)
+
+    def _lost_shards(self) -> list[str]:
+        """What is to be told of shards that died since the last update."""
+        lost = self.replay.lost if self.sharded else {}
+        texts = [
+            f"replay shard {name} died with {counts['resident']:,} transitions; training goes on with the others."
+            for name, counts in lost.items()
+            if name not in self._lost
+        ]
+        self._lost.update(lost)
+        return texts
 
     def _replay_metrics(self) -> dict[str, float]:
         return {

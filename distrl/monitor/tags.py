@@ -43,6 +43,7 @@ TAGS: dict[str, str] = {
     "staleness/max": "largest over consumed units",
     "replay/transitions": "transitions that can be drawn",
     "replay/gradient_steps": "gradient steps so far",
+    "replay/lost_with_shard": "transitions that were lost with shards that died",
     "time/wall_s": "seconds of training, earlier attempts included",
     "system/rss_mib": "resident memory of the learner's process",
     "system/cpu_percent": "CPU of the learner's process; 100 is one core",

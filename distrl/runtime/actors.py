@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from distrl.models.weights import load_weights
 from distrl.runtime.build import Plan, pick_device
 from distrl.runtime.checkpoint import SHARED
 from distrl.runtime.events import Failure
+from distrl.runtime.replay_actors import RemoteShard
 from distrl.runtime.threads import set_threads
 
 
@@ -57,7 +59,7 @@ class SamplerActor:
 class LearnerActor:
     """Hosts a `Learner`, alone or as one process of a data-parallel group."""
 
-    def __init__(self, plan: Plan, rank: int, rendezvous: str):
+    def __init__(self, plan: Plan, rank: int, rendezvous: str, replay_shards: Sequence[Any] = ()):
         import torch
 
         plan.enter_process()
@@ -67,7 +69,8 @@ class LearnerActor:
         if config.processes > 1:
             join_group(rendezvous, rank, config.processes, torch.device(pick_device(config.device)))
             shards = GroupShards(config.shards, rank, config.processes)
-        self.learner = plan.build_learner(shards=shards)
+        handles = [RemoteShard(actor) for actor in replay_shards]
+        self.learner = plan.build_learner(shards=shards, replay_shards=handles)
         self.learner.phases.switch("wait")
         self.learner.phases.reset()
 

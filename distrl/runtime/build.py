@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,16 @@ class Plan:
         """Networks that published weights fit into."""
         return build_acting_model(self.config, self.observation_space, self.action_space)
 
-    def build_learner(self, shards: Shards | None = None, phases: Phases | None = None) -> Learner:
+    def build_learner(
+        self, shards: Shards | None = None, phases: Phases | None = None, replay_shards: Sequence[Any] = ()
+    ) -> Learner:
+        """The learner of this run, fresh.
+
+        Args:
+            shards: Logical shards of a data-parallel group.
+            phases: Of this process, if it has any already.
+            replay_shards: Handles of replay shards in other processes.
+        """
         config = self.config
         algorithm = self.algorithm_class(
             self.algorithm_config,
@@ -101,7 +111,8 @@ class Plan:
             "phases": phases,
         }
         if isinstance(algorithm, OffPolicy):
-            return ReplayLearner(algorithm, build_replay(self), config.seed, total=config.stop.env_steps, **options)
+            replay = build_replay(self, replay_shards)
+            return ReplayLearner(algorithm, replay, config.seed, total=config.stop.env_steps, **options)
         return Learner(algorithm, config.seed, **options)
 
     def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> EnvSampler:

@@ -32,6 +32,7 @@ from distrl.runtime.events import (
     SamplerReady,
     Updated,
 )
+from distrl.runtime.replay_actors import start_shards
 
 START_SECONDS = 180.0  # an actor that is not up by then will not come: importing torch takes seconds, not minutes
 UPDATE_SECONDS = 3600.0
@@ -69,6 +70,7 @@ class RayBackend:
         self.samplers: dict[int, Any] = {}
         self.learners: list[Any] = []
         self.evaluator: Any = None
+        self.replay_shards: list[Any] = []
         self._staged: tuple[Unit, ...] = ()
         self._orders: dict[Any, Order] = {}  # the first reference of a call -> its order
 
@@ -84,7 +86,9 @@ class RayBackend:
         self.prefetches = bool(gpus) and config.prefetch
         for sampler in range(samplers):  # they start while the learner does
             self.replace_sampler(sampler)
-        self.learners = [actor.remote(self.plan, rank, rendezvous) for rank in range(config.processes)]
+        self.replay_shards = start_shards(self.plan, self.cpus)
+        processes = range(config.processes)
+        self.learners = [actor.remote(self.plan, rank, rendezvous, self.replay_shards) for rank in processes]
         self._get([learner.ready.remote() for learner in self.learners], "start the learner", START_SECONDS)
 
     def replace_sampler(self, sampler: int) -> None:
@@ -262,8 +266,9 @@ class RayBackend:
 
     def close(self) -> None:
         self._orders.clear()
-        for actor in [*self.samplers.values(), *self.learners, *([self.evaluator] if self.evaluator else [])]:
+        everyone = [*self.samplers.values(), *self.learners, *self.replay_shards]
+        for actor in [*everyone, *([self.evaluator] if self.evaluator else [])]:
             ray.kill(actor)
-        self.samplers, self.learners, self.evaluator = {}, [], None
+        self.samplers, self.learners, self.replay_shards, self.evaluator = {}, [], [], None
         if self.started_here:
             disconnect()

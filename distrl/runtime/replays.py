@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,27 +13,60 @@ from distrl.envs.make import make_vector
 from distrl.store.replay import Replay
 from distrl.store.replay_layout import Column, bytes_per_transition, require_memory
 from distrl.store.replay_priorities import PrioritySettings
+from distrl.store.sharded import LocalShard, ReplayShard, ShardedReplay, ShardHandle
 
 if TYPE_CHECKING:
     from distrl.runtime.build import Plan
 
 
-def build_replay(plan: Plan) -> Replay:
-    """An empty replay in this process.
+def build_replay(plan: Plan, handles: Sequence[ShardHandle] = ()) -> Replay | ShardedReplay:
+    """An empty replay: one in this process, or the face of several.
+
+    Args:
+        handles: Ways to shards in other processes; without them, shards live in this one.
 
     Raises:
         ConfigError, ResourceError: Numbers that cannot be, or more than fits.
     """
+    count = plan.config.store.shards
+    if count == 1:
+        return empty_replay(plan, plan.config.store.capacity, "replay")
+    shards = list(handles) or [HereShard(build_shard(plan, index)) for index in range(count)]
+    return ShardedReplay(shards, prioritized=plan.algorithm_config.prioritized)
+
+
+class Shard(ReplayShard):
+    """A shard of a run. One that had died when a checkpoint was made has no files there, and begins empty."""
+
+    def load(self, folder: str) -> None:
+        if Path(folder).is_dir():
+            super().load(folder)
+
+
+class HereShard(LocalShard):
+    """A run's shard in this process."""
+
+    def __init__(self, shard: Shard):
+        self.shard = shard
+
+
+def build_shard(plan: Plan, index: int) -> Shard:
+    """One of the run's shards, empty."""
+    return Shard(empty_replay(plan, -(-plan.config.store.capacity // plan.config.store.shards), f"replay/{index}"))
+
+
+def empty_replay(plan: Plan, capacity: int, folder: str) -> Replay:
+    """A replay in this process, its files (where it has any) in `folder` below the run folder."""
     config, algorithm = plan.config, plan.algorithm_config
     return Replay(
         plan.observation_space,
         plan.action_space,
-        config.store.capacity,
+        capacity,
         lines=config.env.num_envs,
         n_step=algorithm.n_step,
         prioritized=PrioritySettings(algorithm.priority_alpha) if algorithm.prioritized else None,
         frame_stack=config.env.frame_stack,
-        folder=Path(plan.folder) / "replay" if config.store.memory_map else None,
+        folder=Path(plan.folder) / folder if config.store.memory_map else None,
         memory_map=config.store.memory_map,
         extra_columns=extra_columns(plan),
         masked=plan.masked,

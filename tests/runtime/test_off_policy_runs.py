@@ -29,6 +29,8 @@ CASES: dict[str, dict[str, Any]] = {
         "algorithm": {"head": "iqn", "n_step": 3},
         "store": {"max_staleness": 2},
     },
+    "sharded": {"algorithm": {"prioritized": True, "replay_ratio": 1.0}, "store": {"shards": 2}},
+    "sharded_uniform": {"algorithm": {"replay_ratio": 1.0, "n_step": 2}, "store": {"shards": 3, "max_staleness": 1}},
     "masked_dict": {"env": {"id": "tests.runtime.user_code:MaskedDictEnv"}, "algorithm": {"next_action": "double"}},
 }
 
