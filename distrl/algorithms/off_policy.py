@@ -98,7 +98,7 @@ class OffPolicy(Algorithm):
         self.parts: dict[str, Part] = self.make_parts()
         self.gradient_steps = 0
         self.warnings: list[str] = []
-        self._norms = torch.zeros((), device=self.device)  # their sum: a kept tensor for each would pin scattered memory
+        self._norms = torch.zeros((), device=self.device)  # their sum: one tensor for each would pin scattered memory
 
     # ---- what an algorithm's file writes -----------------------------------------------------------------------
 
