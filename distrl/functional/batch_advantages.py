@@ -5,6 +5,7 @@ All statistics are of the tensors given: a learner calls these once on the whole
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -96,8 +97,7 @@ def beta_parameters(rate: Tensor) -> tuple[float, float]:
 
 def beta_density(p: Tensor, alpha: float, beta: float) -> Tensor:
     """Density of Beta(alpha, beta) at p, same shape, float64."""
-    a, b = torch.tensor(alpha, dtype=torch.float64), torch.tensor(beta, dtype=torch.float64)
-    norm = (torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)).exp()
+    norm = math.exp(math.lgamma(alpha) + math.lgamma(beta) - math.lgamma(alpha + beta))
     return p.double() ** (alpha - 1.0) * (1.0 - p.double()) ** (beta - 1.0) / norm
 
 

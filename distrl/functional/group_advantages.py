@@ -5,8 +5,8 @@ differ here in options more than in formulas, so these are explicit everywhere:
 
 - `ddof`: 1 (the public trainers) or 0 (most papers) in the standard deviation.
 - `eps`: added to the standard deviation; 1e-6 (verl) or 1e-4 (TRL).
-- `all_equal`: what a group without any difference gets. `zero` sets it to 0 exactly, `divide` leaves what rounding
-  errors divided by eps give.
+- `all_equal`: what a group without any difference beyond rounding gets. `zero` sets it to 0 exactly, `divide` leaves
+  what rounding errors divided by eps give.
 - `allow_singleton`: a group of one has nothing to be compared with, which is an error; if allowed, its mean counts
   as 0 and its deviation as 1, so that the advantage is the reward.
 """
@@ -21,9 +21,6 @@ from distrl.base.registry import register
 from distrl.functional.groups import Groups, as_double, like
 
 _TESTS = ["tests/functional/test_llm_group_advantages.py"]
-
-#: Rewards of a group that differ by less are equal.
-EQUAL = 1e-8
 
 
 def compared(group: Tensor, allow_singleton: bool = False) -> Groups:
@@ -63,7 +60,7 @@ def without_ties(advantage: Tensor, value: Tensor, groups: Groups, all_equal: st
         return advantage
     if all_equal != "zero":
         raise ConfigError(f"no all_equal rule {all_equal!r}.", "Write zero or divide.")
-    tied = groups.all_equal(value, EQUAL) & (groups.count > 1)
+    tied = groups.all_equal(value) & (groups.count > 1)
     return advantage.masked_fill(groups.spread(tied), 0.0)
 
 

@@ -61,10 +61,10 @@ class Groups:
         high = x.new_full((len(self),), -math.inf).scatter_reduce(0, self.row, x, "amax")
         return low, high
 
-    def all_equal(self, x: Tensor, tolerance: float = 1e-8) -> Tensor:
-        """Whether a group's values differ by less than `tolerance`, (R,) to (Q,) bool."""
+    def all_equal(self, x: Tensor, tolerance: float = 1e-8, relative: float = 5e-7) -> Tensor:
+        """Whether a group's values differ by no more than rounding in float32, (R,) to (Q,) bool."""
         low, high = self.extremes(x)
-        return high - low < tolerance
+        return high - low < tolerance + relative * torch.maximum(low.abs(), high.abs())
 
     def order(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Values sorted inside their groups, and where each group begins.

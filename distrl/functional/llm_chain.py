@@ -1,8 +1,8 @@
 """How the links of a language-model algorithm compose: reward, credit, advantage, objective, divergence, aggregation.
 
 Every link is a registered pure function. Its positional parameters are *columns of the batch, by name*; its
-keyword-only parameters are *options of the config*, or numbers that the run supplies, such as an entropy. So a link is called on a batch without glue, and can be called by
-hand just as well:
+keyword-only parameters are *options of the config*, or numbers that the run supplies, such as an entropy. So a link is
+called on a batch without glue, and can be called by hand just as well:
 
     grpo(reward, group, *, ddof=1, eps=1e-6, ...)        # reads reward, group; takes ddof, eps, ...
 
@@ -144,11 +144,10 @@ def link(plug_point: str, word: str | Mapping[str, Any], supplied: Sequence[str]
     absent = [option for option in needed if option not in given and option not in supplied]
     if absent:
         raise ConfigError(f"{plug_point} {name} needs {', '.join(absent)}.", f"Add {absent[0]}: VALUE.")
-    if unit == "episode":
-        if plug_point != "advantage" or "mask" in reads:
-            raise ConfigError(
-                f"{plug_point} {name} works on tokens; unit: episode is for advantages of rows.", "Leave unit out."
-            )
+    if unit == "episode" and (plug_point != "advantage" or "mask" in reads):
+        raise ConfigError(
+            f"{plug_point} {name} works on tokens; unit: episode is for advantages of rows.", "Leave unit out."
+        )
     return Link(plug_point, name, function, reads, may_read, given, tuple(n for n in supplied if n in known), unit)
 
 
