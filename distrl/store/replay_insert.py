@@ -121,14 +121,25 @@ class ReplayRows:
             ConfigError: More rows than the capacity, more environments than `lines`, a stream of another width, or
                 observations that are no stack of frames.
         """
-        data = rollout.to_dict()  # plain look-ups: fragments of one step come by the thousand per second
+        data = rollout._data  # plain look-ups: fragments of one step come by the thousand per second
         first, terminated, truncated = data["first"], data["terminated"], data["truncated"]
         steps, width = first.shape
-        count, rows = steps * width, self.ring.rows
-        finals, valid = len(data["final_index"]), data.get("valid")
+        valid = data.get("valid")
         place = self.streams.get(stream)
         if place is None or place.width != width:
             place = self._open_stream(stream, width)
+        nothing = place.nothing
+        if (
+            steps == 1
+            and place.ended is nothing
+            and self.plain
+            and valid is None
+            and sequence == place.sequence
+            and truncated.tobytes() == terminated.tobytes() == first.tobytes() == nothing
+            and self._append_step(place, data, width)
+        ):
+            return width
+        count, rows, finals = steps * width, self.ring.rows, len(data["final_index"])
         demand = count + finals + (self.frame_stack + 1) * width
         if demand > self.capacity:  # nothing that one call appends may push out something else of the same call
             raise self._too_small(demand)
@@ -258,6 +269,34 @@ class ReplayRows:
             self.evicted += len(lost)
 
     # ---- writing -----------------------------------------------------------------------------------------------------
+
+    def _append_step(self, place: StreamPlace, data: dict[str, Any], width: int) -> bool:
+        """One step of environments that all go on: the common case, written out because it is short of time.
+
+        Returns:
+            False where something is special after all, and nothing was done.
+        """
+        start, last, rows = self.head, place.last, self.ring.rows
+        head, slot, before = start + width, start % rows, last % rows
+        end, tail = slot + width, head - self.capacity
+        if end > rows or before + width > rows or head > self.ring.ready or last < tail or last < self.tail:
+            return False
+        if tail > self.tail:
+            self._evict(tail)
+        self.obs[slot:end] = data["obs"]
+        self.action[slot:end] = data["action"]
+        self.reward[slot:end] = data["reward"]
+        place.showing[...] = data["last_obs"]
+        links = self.next_slot
+        links[before : before + width] = self.numbers[slot:end]
+        links[slot:end] = place.pending
+        if self.tree is not None:
+            self.tree.set_range(slot, end, self.new_mass)
+        self.head, place.last = head, start
+        self.inserted += width
+        if place.sequence is not None:
+            place.sequence += 1
+        return True
 
     def _write_plain(self, slot: int, steps: int, count: int, data: dict[str, Any]) -> None:
         """Like `_write` where observations and actions are single arrays and nothing else is kept."""

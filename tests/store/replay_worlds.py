@@ -71,7 +71,7 @@ class World:
         for t in range(steps):
             row = []
             for b, line in enumerate(self.lines):
-                step = self._step(line)
+                step = self._step(line, p_end)
                 if step.truncated and not step.terminated:
                     finals.append(observation(self.kind, step.next_history))
                     index.append((t, b))
@@ -103,7 +103,7 @@ class World:
         """Steps that are made and lost."""
         self.fragment(2)
 
-    def _step(self, line: Line, p_end: float = 0.25) -> Step:
+    def _step(self, line: Line, p_end: float) -> Step:
         history, first = list(line.history), line.first
         if line.burn:
             line.burn = False

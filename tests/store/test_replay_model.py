@@ -46,6 +46,7 @@ class Model(RuleBasedStateMachine):
         width=st.integers(1, 3),
         capacity=st.integers(45, 90),
         segment_rows=st.integers(1, 40),
+        extra=st.booleans(),
         alpha=st.sampled_from([None, 0.0, 0.6, 1.0]),
         seed=st.integers(0, 2**31),
     )
@@ -59,6 +60,7 @@ class Model(RuleBasedStateMachine):
         width: int,
         capacity: int,
         segment_rows: int,
+        extra: bool,
         alpha: float | None,
         seed: int,
     ) -> None:
@@ -79,7 +81,7 @@ class Model(RuleBasedStateMachine):
             n_step,
             self.settings,
             frames,
-            ("logp",),
+            ("logp",) if extra else (),
             segment_rows=segment_rows,
         )
         self.replay = self.make()
@@ -92,10 +94,10 @@ class Model(RuleBasedStateMachine):
 
     # ---- what may happen ---------------------------------------------------------------------------------------------
 
-    @rule(which=st.integers(0, 99), steps=st.sampled_from([1, 1, 1, 2, 3, 5]))
-    def insert(self, which: int, steps: int) -> None:
+    @rule(which=st.integers(0, 99), steps=st.sampled_from([1, 1, 1, 2, 3, 5]), p_end=st.sampled_from([0.0, 0.25]))
+    def insert(self, which: int, steps: int, p_end: float) -> None:
         world = self.worlds[which % len(self.worlds)]
-        rollout, table = world.fragment(steps)
+        rollout, table = world.fragment(steps, p_end)
         inserted = self.replay.insert(rollout, world.stream, self.sequence[world.stream])
         self.sequence[world.stream] += 1
         row = self.replay.head - steps * world.width - len(rollout.final_index)
@@ -253,7 +255,8 @@ class Model(RuleBasedStateMachine):
         path = self.path(self.row(batch, i), self.n)
         step, newest = path[0].step, path[-1].step
         assert_obs(batch.obs, (i,), self.kind, step.history)
-        assert (batch.action[i], batch.logp[i]) == (step.action, -step.reward)
+        assert batch.action[i] == step.action
+        assert "logp" not in batch or batch.logp[i] == -step.reward
         assert batch.reward[i] == sum(GAMMA**k * known.step.reward for k, known in enumerate(path))
         assert batch.discount[i] == (0 if newest.terminated else GAMMA ** len(path))
         if not newest.terminated:
