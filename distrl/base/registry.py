@@ -44,6 +44,7 @@ HOMES: dict[str, list[str]] = {
     "combination": ["distrl.functional"],
     "gate": ["distrl.functional"],
     "length_reward": ["distrl.functional"],
+    "shaping": ["distrl.functional"],
     "credit": ["distrl.functional"],
     "token_loss": ["distrl.functional"],
     "row_loss": ["distrl.functional"],

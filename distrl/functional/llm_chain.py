@@ -8,7 +8,7 @@ called on a batch without glue, and can be called by hand just as well:
 
 | link | plug point | writes | shape |
 |--|--|--|--|
-| reward | `reward`; parts by `reward_parts.RewardPlan` | `reward` | (R,) |
+| reward | `reward`; parts by `reward_plan.RewardPlan` | `reward` | (R,) |
 | credit | `credit` | `token_reward` | (N, L) |
 | advantage | `advantage` | `advantage` | (R,) or (N, L) |
 | objective | `token_loss`, `row_loss`, `group_loss` | a loss to be minimized | (N, L), (N,), (Q,) |
@@ -42,9 +42,8 @@ advantage on one row of each episode and gives the result to all its rows; `unit
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -54,114 +53,10 @@ from distrl.base.errors import ConfigError, unknown
 from distrl.base.registry import register
 from distrl.functional.aggregation import aggregate, group_loss_mean, row_mean
 from distrl.functional.groups import Groups
+from distrl.functional.links import Link, link
 
 #: Plug points of the objective link and the level of what they give.
 LOSS_LEVELS = {"token_loss": "token", "row_loss": "row", "group_loss": "group"}
-
-UNITS = ("row", "episode")
-
-
-@dataclass(frozen=True)
-class Link:
-    """A registered function with its options, called on columns.
-
-    Attributes:
-        plug_point: What kind of link it is.
-        name: Its registered name.
-        function: The pure function.
-        reads: Columns that it needs.
-        may_read: Columns that it uses where the batch has them.
-        options: Values of its keyword-only parameters.
-        supplied: Keyword-only parameters that get their values at the call.
-        unit: What one observation of its statistics is, `row` or `episode`.
-    """
-
-    plug_point: str
-    name: str
-    function: Callable[..., Any] = field(repr=False)
-    reads: tuple[str, ...]
-    may_read: tuple[str, ...]
-    options: Mapping[str, Any]
-    supplied: tuple[str, ...] = ()
-    unit: str = "row"
-
-    def __call__(self, batch: Columns, **numbers: Any) -> Any:
-        """The link's result.
-
-        Args:
-            batch: Columns, rows first.
-            numbers: What the run supplies; those that this link has no use for are left aside, so that one algorithm
-                can call any link.
-
-        Raises:
-            ConfigError: The batch lacks a column that the link reads.
-        """
-        needed = (*self.reads, "episode") if self.unit == "episode" else self.reads
-        missing = [name for name in needed if name not in batch]
-        if missing:
-            raise ConfigError(
-                f"{self.plug_point} {self.name!r} reads {', '.join(missing)}, and the batch has {', '.join(batch)}.",
-                "Configure what makes these columns, or choose another method.",
-            )
-        options = {**self.options, **{name: numbers[name] for name in self.supplied if name in numbers}}
-        if self.unit == "row":
-            return self.function(*self._arguments(batch), **options)
-        episodes = Groups(batch.episode)
-        return episodes.spread(self.function(*self._arguments(batch, episodes.first_rows()), **options))
-
-    def _arguments(self, batch: Columns, rows: Tensor | None = None) -> list[Any]:
-        columns = batch.only(*self.reads, *self.may_read)
-        columns = columns if rows is None else columns[rows]
-        return [columns.get(name) for name in (*self.reads, *self.may_read)]
-
-
-def link(plug_point: str, word: str | Mapping[str, Any], supplied: Sequence[str] = ()) -> Link:
-    """A link from its config word: a name, or a mapping of `name` and options.
-
-    Args:
-        plug_point: The kind of link.
-        word: What the config says.
-        supplied: Numbers that the caller gives at each call, where the method takes them.
-
-    >>> link("advantage", {"name": "grpo", "ddof": 0}).reads
-    ('reward', 'group')
-
-    Raises:
-        ConfigError: An unknown name, an option that the method does not have, or one that it needs and did not get.
-    """
-    given = {"name": word} if isinstance(word, str) else dict(word)
-    name = given.pop("name", None)
-    if name is None:
-        raise ConfigError(f"{plug_point}: {dict(given)} does not say which.", "Add name: METHOD.")
-    function = register.get(plug_point, name)
-    unit = given.pop("unit", "row")
-    if unit not in UNITS:
-        raise ConfigError(unknown(f"unit of {plug_point} {name}", str(unit), UNITS))
-    reads, may_read, needed, known = _signature(function)
-    for option in given:
-        if option not in known:
-            raise ConfigError(unknown(f"option of {plug_point} {name}", option, [*known, "unit"]))
-    absent = [option for option in needed if option not in given and option not in supplied]
-    if absent:
-        raise ConfigError(f"{plug_point} {name} needs {', '.join(absent)}.", f"Add {absent[0]}: VALUE.")
-    if unit == "episode" and (plug_point != "advantage" or "mask" in reads):
-        raise ConfigError(
-            f"{plug_point} {name} works on tokens; unit: episode is for advantages of rows.", "Leave unit out."
-        )
-    return Link(plug_point, name, function, reads, may_read, given, tuple(n for n in supplied if n in known), unit)
-
-
-def _signature(function: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...], list[str], list[str]]:
-    """Columns needed, columns used if there, options needed, options known."""
-    parameters = inspect.signature(function).parameters.values()
-    columns = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-    return (
-        tuple(p.name for p in columns if p.default is p.empty),
-        tuple(p.name for p in columns if p.default is not p.empty),
-        [p.name for p in options if p.default is p.empty],
-        [p.name for p in options],
-    )
 
 
 @dataclass(frozen=True)

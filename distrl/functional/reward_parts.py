@@ -1,18 +1,13 @@
-"""From a verifier's named parts to one reward: parts, transform, combination, gates, length, shaping, in this order.
+"""What may happen to a verifier's named parts on their way to a reward; `reward_plan.py` fixes the order.
 
-Parts are (R, K) with a fixed order of names; NaN means that a part does not apply to a row. What stands before length
-and shaping (`value`) is what curricula read: a penalty for length must not make a prompt look hard.
+Parts are (R, K); NaN means that a part does not apply to a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor
 
-from distrl.base.errors import ConfigError, unknown
 from distrl.base.registry import register
 
 _TESTS = ["tests/functional/test_llm_rewards.py"]
@@ -49,8 +44,9 @@ def weighted_sum(parts: Tensor, weights: Tensor) -> Tensor:
 
 @register.combination("product", tests=_TESTS)
 def product(parts: Tensor, weights: Tensor) -> Tensor:
-    """Product of part ** weight over the parts that apply: none can make up for another. (R,). Parts in [0, 1]."""
-    return torch.where(parts.isnan(), torch.ones_like(parts), parts ** weights.to(parts)).prod(1)
+    """Product of part ** weight over the parts that apply, in [0, 1]: none makes up for another. 0 without parts. (R,)."""
+    result = torch.where(parts.isnan(), torch.ones_like(parts), parts ** weights.to(parts)).prod(1)
+    return result.masked_fill(parts.isnan().all(1), 0.0)
 
 
 @register.combination("minimum", tests=_TESTS)
@@ -90,86 +86,12 @@ def overlong(length: Tensor, *, max_length: int = 20480, buffer: int = 4096) -> 
     return ((max_length - buffer - length.float()) / buffer).clamp(-1.0, 0.0)
 
 
+@register.shaping("scale", tests=_TESTS)
+def scale(reward: Tensor, *, factor: float = 1.0, shift: float = 0.0) -> Tensor:
+    """factor * reward + shift. (R,)."""
+    return factor * reward + shift
+
+
 def overlong_filter(mask: Tensor, truncated: Tensor) -> Tensor:
     """The mask without truncated answers: they stay in their group's statistics and leave the loss. (N, L). DAPO."""
     return mask & ~truncated.bool()[:, None]
-
-
-@dataclass(frozen=True)
-class RewardPlan:
-    """What happens to parts on their way to a reward; every step is optional but the combination.
-
-    Attributes:
-        names: Of the K parts, in order.
-        weights: (K,) by default ones.
-        transforms: Name of a part -> function (R,) -> (R,).
-        combination: (parts (R, K), weights (K,)) -> (R,).
-        part_gates: (gated part, conditioning part, gate), applied before the combination, after all transforms.
-        gates: (conditioning part, gate) on the combined reward; the condition is the transformed part.
-        length: length in tokens (R,) -> (R,), added.
-        shaping: reward (R,) -> (R,), last.
-    """
-
-    names: Sequence[str]
-    weights: Sequence[float] | None = None
-    transforms: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
-    combination: Callable[[Tensor, Tensor], Tensor] = weighted_sum
-    part_gates: Sequence[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]] = ()
-    gates: Sequence[tuple[str, Callable[[Tensor, Tensor], Tensor]]] = ()
-    length: Callable[[Tensor], Tensor] | None = None
-    shaping: Callable[[Tensor], Tensor] | None = None
-
-    def __post_init__(self) -> None:
-        named = [
-            *self.transforms,
-            *(n for gate in self.part_gates for n in gate[:2]),
-            *(gate[0] for gate in self.gates),
-        ]
-        for name in named:
-            if name not in self.names:
-                raise ConfigError(unknown("reward part", name, self.names))
-        if self.weights is not None and len(self.weights) != len(self.names):
-            raise ConfigError(
-                f"{len(self.weights)} weights for {len(self.names)} reward parts ({', '.join(self.names)}).",
-                "Give one weight for each part.",
-            )
-
-
-@dataclass(frozen=True)
-class Rewards:
-    """What became of the parts.
-
-    Attributes:
-        parts: (R, K) transformed and gated, uncombined: what GDPO and BNPO normalize one by one.
-        value: (R,) combined and gated: how well the task was done. For curricula and success rates.
-        reward: (R,) with length and shaping: what is learned from.
-    """
-
-    parts: Tensor
-    value: Tensor
-    reward: Tensor
-
-
-def combine(plan: RewardPlan, parts: Tensor, length: Tensor) -> Rewards:
-    """Apply a plan.
-
-    Args:
-        plan: What to do.
-        parts: (R, K) as the verifier gave them.
-        length: (R,) tokens of each answer.
-    """
-    columns = {name: plan.transforms.get(name, _same)(parts[:, k]) for k, name in enumerate(plan.names)}
-    gated = dict(columns)
-    for name, condition, gate in plan.part_gates:
-        gated[name] = gate(gated[name], columns[condition])
-    stacked = torch.stack([gated[name] for name in plan.names], dim=1)
-    weights = torch.ones(len(plan.names)) if plan.weights is None else torch.tensor(plan.weights)
-    value = plan.combination(stacked, weights.to(stacked))
-    for condition, combined_gate in plan.gates:
-        value = combined_gate(value, columns[condition])
-    reward = value if plan.length is None else value + plan.length(length).to(value)
-    return Rewards(stacked, value, reward if plan.shaping is None else plan.shaping(reward))
-
-
-def _same(part: Tensor) -> Tensor:
-    return part

@@ -10,7 +10,8 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.functional.group_advantages import grpo
-from distrl.functional.llm_chain import LOSS_LEVELS, link, objective
+from distrl.functional.links import link
+from distrl.functional.llm_chain import LOSS_LEVELS, objective
 
 LINKS = ["reward", "credit", "advantage", "behavior_correction", "divergence", "aggregation", *LOSS_LEVELS]
 

@@ -16,6 +16,7 @@ from distrl.functional import reward_parts as p
 from distrl.functional.batch_advantages import batch_normalized
 from distrl.functional.group_advantages import grpo
 from distrl.functional.label_free_rewards import majority, ttrv
+from distrl.functional.reward_plan import RewardPlan, combine, plan_from_words
 
 
 def test_overlong():
@@ -39,7 +40,7 @@ def test_combinations_leave_out_what_does_not_apply():
     parts = torch.tensor([[0.5, 1.0], [0.5, math.nan], [math.nan, math.nan]], dtype=torch.float64)
     weights = rows(2, 3)
     assert p.weighted_sum(parts, weights).tolist() == [4, 1, 0]
-    assert p.product(parts, weights).tolist() == [0.25, 0.25, 1]
+    assert p.product(parts, weights).tolist() == [0.25, 0.25, 0]
     assert p.minimum(parts, weights).tolist() == [1, 1, 0]
 
 
@@ -58,7 +59,7 @@ def test_gates():
 
 
 def test_the_plan_keeps_the_order():
-    plan = p.RewardPlan(
+    plan = RewardPlan(
         names=["correct", "brief", "format"],
         weights=[1.0, 0.5, 0.0],
         transforms={"correct": lambda x: p.affine(x, low=-1.0)},
@@ -68,7 +69,7 @@ def test_the_plan_keeps_the_order():
         shaping=lambda r: 10 * r,
     )
     parts = torch.tensor([[1, 1, 1], [-1, 1, 1], [1, 1, 0]], dtype=torch.float64)
-    found = p.combine(plan, parts, ids(18, 4, 4))
+    found = combine(plan, parts, ids(18, 4, 4))
     assert found.parts.tolist() == [[1, 1, 1], [0, 0, 1], [1, 1, 0]]
     assert found.value.tolist() == [1.5, 0, 0]  # what curricula read
     assert found.reward.tolist() == [10.0, 0, 0]
@@ -76,14 +77,46 @@ def test_the_plan_keeps_the_order():
 
 def test_a_plan_names_what_is_wrong():
     with pytest.raises(ConfigError, match="did you mean 'correct'"):
-        p.RewardPlan(names=["correct"], transforms={"corect": p.clip})
+        RewardPlan(names=["correct"], transforms={"corect": p.clip})
     with pytest.raises(ConfigError, match="2 weights for 1 reward parts"):
-        p.RewardPlan(names=["correct"], weights=[1.0, 2.0])
+        RewardPlan(names=["correct"], weights=[1.0, 2.0])
 
 
 def test_without_options_the_sum_is_the_reward():
-    found = p.combine(p.RewardPlan(names=["a", "b"]), torch.tensor([[1.0, 2.0]]), ids(3))
+    found = combine(RewardPlan(names=["a", "b"]), torch.tensor([[1.0, 2.0]]), ids(3))
     assert found.value.tolist() == found.reward.tolist() == [3]
+
+
+def test_a_plan_from_words_is_the_plan():
+    plan = plan_from_words(
+        {
+            "correct": {"transform": {"name": "affine", "low": -1.0}},
+            "brief": {"weight": 0.5, "gate": {"name": "conditioned", "on": "correct"}},
+            "format": {"weight": 0.0},
+        },
+        gates=[{"name": "require", "on": "format"}],
+        length={"name": "overlong", "max_length": 20, "buffer": 4},
+        shaping={"name": "scale", "factor": 10.0},
+    )
+    parts = torch.tensor([[1, 1, 1], [-1, 1, 1], [1, 1, 0]], dtype=torch.float64)
+    found = combine(plan, parts, ids(18, 4, 4))
+    assert found.value.tolist() == [1.5, 0, 0]
+    assert found.reward.tolist() == [10.0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"parts": {"a": {"wait": 1.0}}}, "did you mean 'weight'"),
+        ({"parts": {"a": {"gate": {"name": "require"}}}}, "does not say which part decides"),
+        ({"parts": {"a": {"gate": {"name": "require", "on": "b"}}}}, "unknown reward part 'b'"),
+        ({"parts": {"a": {}}, "length": {"name": "overlong", "bufer": 1}}, "did you mean 'buffer'"),
+        ({"parts": {"a": {}}, "combination": "weigthed_sum"}, "did you mean 'weighted_sum'"),
+    ],
+)
+def test_wrong_words_of_a_plan_are_named(words, message):
+    with pytest.raises(ConfigError, match=message):
+        plan_from_words(**words)
 
 
 # agreement
