@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from distrl.base.errors import ConfigError
 from distrl.config.algorithm import AlgorithmConfig, check_algorithm
 from distrl.config.derive import derive, format_bytes, format_sections, streams_per_sampler
 from distrl.config.load import load_config
@@ -68,6 +69,50 @@ def test_serial_has_one_sampler() -> None:
     found = derived("backend=serial")
     assert found["experience"]["streams per sampler"] == [4]
     assert found["cpus"] == {"busy threads": 1}
+
+
+class Replayed(AlgorithmConfig):
+    batch_size: int = 64
+    """Rows."""
+    replay_ratio: float = 0.5
+    """Ratio."""
+    learning_starts: int = 100
+    """Start."""
+    prioritized: bool = True
+    """Priorities."""
+
+
+def test_a_replay() -> None:
+    source = {"name": "x", "env": {"id": "CartPole-v1", "num_envs": 2}, "algorithm": {"name": "x", "rollout_steps": 8}}
+    config = load_config({**source, "store": {"capacity": 1000, "shards": 2}, "stop": {"updates": 5}})
+    found = derive(config, check_algorithm(config, Replayed), transition_bytes=40)
+    assert found["learning"]["gradient steps per update"] == 8.0
+    assert found["learning"]["minibatch (transitions)"] == 64
+    assert found["replay"] == {
+        "capacity (transitions)": 1000,
+        "shards": 2,
+        "samples per insert": 32.0,
+        "first gradient step after (environment steps)": 100,
+        "drawn": "by priority",
+    }
+    assert found["memory (bytes)"]["replay"] == 40_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"store": {"capacity": 15}}, "less than one batch of fragments: 16 steps"),
+        ({"store": {"capacity": 99}}, "less than algorithm.learning_starts 100"),
+        ({"learner": {"shards": 2}}, "do not split"),
+        ({"model": {"recurrent": "lstm"}}, "single steps without memory"),
+        ({"store": {"shards": 3}}, "more than env.streams 2"),
+    ],
+)
+def test_numbers_that_clash_with_a_replay(changes: dict[str, Any], words: str) -> None:
+    source = {"name": "x", "env": {"id": "CartPole-v1", "num_envs": 2}, "algorithm": {"name": "x", "rollout_steps": 8}}
+    config = load_config({**source, "stop": {"updates": 5}, **changes})
+    with pytest.raises(ConfigError, match=words):
+        check_algorithm(config, Replayed)
 
 
 @given(st.integers(1, 100), st.integers(1, 100))

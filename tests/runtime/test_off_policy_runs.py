@@ -69,6 +69,18 @@ def test_serial_repeats(case: str, shared_runs: Path) -> None:
     assert parameter_hash(case_config(f"{case}-again", case), shared_runs) == serial_hash(shared_runs, case)
 
 
+NAMES = ("c51", "qr_dqn", "iqn", "fqf", "rainbow", "md3qn", "iqn_iterated", "orchestrated_mapping")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_based_learner_runs_and_resumes(name: str, tmp_runs: Path) -> None:
+    env = "distrl/TwoChannels-v0" if name == "md3qn" else "CartPole-v1"
+    run = dqn_config(algorithm={"name": name}, env={"id": env}, stop={"updates": 8}, checkpoint={"every": 0})
+    undisturbed = parameter_hash({**run, "name": "undisturbed"}, tmp_runs)
+    train({**run, "stop": {"updates": 5}}, runs_dir=tmp_runs)
+    assert train(run, runs_dir=tmp_runs, resume=True)["parameter_hash"] == undisturbed
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("samplers", [1, 2])

@@ -231,3 +231,31 @@ def test_weights_that_are_not_finite_are_named(bench: Any) -> None:
     b.weights = Weights.of(arrays, 0)
     with pytest.raises(NonFiniteError, match="weight version 0"):
         b.collect(b.sampler(), 0, [0])
+
+
+def test_raw_observations_for_a_replay(bench: Any) -> None:
+    """The same steps as a normalizing run sees, before normalization; last and final observations too."""
+    b = bench(**ENVS["normalized"])
+    normalizer = b.plan.build_learner().algorithm.policy.normalizer
+    normalizer.load(np.full(3, 0.5), np.full(3, 4.0), 10.0)
+    seen, raw = b.sampler(), b.sampler()
+    raw.raw_obs = True
+    arrays = {**b.weights.arrays(), "policy.normalizer.mean": np.full(3, 0.5), "policy.normalizer.var": np.full(3, 4.0)}
+    b.weights = Weights.of(arrays, 0)
+    for seq in range(2):
+        one, other = (b.collect(sampler, seq, [0, 1])[0][1].rollout for sampler in (seen, raw))
+        assert np.array_equal(one.action, other.action)
+        for name in ("obs", "last_obs", "final_obs"):
+            expected = (other[name] - 0.5) / np.sqrt(4.0 + 1e-8)
+            np.testing.assert_allclose(one[name], expected, atol=1e-5)
+            assert other[name].dtype == np.float32
+    assert len(one.final_obs) == 1  # 20 steps an episode, 32 in two fragments
+
+
+def test_reward_channels_are_recorded(bench: Any) -> None:
+    """The channels of a step add up to its reward."""
+    b = bench(env={"id": "distrl/TwoChannels-v0"})
+    rollout = check_rollout(b.collect(b.sampler(), 0, [0, 1])[0][1].rollout)
+    assert rollout.reward_channels.shape == (*rollout.reward.shape, 2)
+    np.testing.assert_allclose(rollout.reward_channels.sum(-1), rollout.reward, atol=1e-6)
+    assert np.abs(rollout.reward_channels).max() > 0
