@@ -45,6 +45,7 @@ class Peer:
 PEERS = {
     "ours": Peer("ours.py"),
     "sb3": Peer("sb3_ppo.py", "sb3"),
+    "sb3-off-policy": Peer("sb3_off_policy.py", "sb3"),
     "single-file": Peer("single_file_ppo.py"),
     "rllib": Peer("rllib_train.py", "rllib"),
     "sample-factory": Peer("sample_factory_appo.py", "sample-factory"),

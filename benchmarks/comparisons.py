@@ -31,6 +31,17 @@ def steps_per_second(line: Line) -> float:
     return float(line["steps_per_second"])
 
 
+def gradient_steps_per_second(line: Line) -> float:
+    """Gradient updates a second of a whole off-policy run, environment steps included, once updates have begun.
+
+    Raises:
+        UserError: There were none to count.
+    """
+    if not line["gradient_steps_per_second"]:
+        raise UserError(f"{line['peer']} made no gradient updates to count.", "Give it more steps.")
+    return float(line["gradient_steps_per_second"])
+
+
 def seconds_to_solve(line: Line) -> float:
     """Training seconds until a greedy evaluation first reached 475; infinite where none did."""
     found = seconds_to_reach(line["eval"], SOLVED)
@@ -135,6 +146,14 @@ FACTORY_APPO = (
     "model.shared=true",
 )
 
+# Off-policy: 256-256 ReLU networks, one environment, and a call of four updates every four steps for SAC on both sides.
+UPDATES: dict[str, Any] = {"metric": gradient_steps_per_second, "unit": "updates/s"}
+EVERY_FOUR = ("algorithm.rollout_steps=4", "algorithm.learning_starts=500", "algorithm.batch_size=256")
+SB3_SAC = (
+    *("--algo=sac", "--env=Pendulum-v1", "--rollout=4", "--epochs=4", "--minibatch-size=256", "--lr=1e-3"),
+    "--learning-starts=500",
+)
+
 GROUPS: dict[str, Group] = {
     "a": Group(
         {"ours": ZOO, "sb3": Side("sb3", (), 100_000)},
@@ -196,5 +215,17 @@ GROUPS: dict[str, Group] = {
     "g": Group(
         {"ours": ZOO},
         [Row("plumbing, serial, zoo settings", "ours", None, 0.15, metric=plumbing, unit="of wall time", at_most=True)],
+    ),
+    "h": Group(
+        {
+            "dqn": ours("cartpole_dqn", "backend=serial", steps=60_000),
+            "sb3-dqn": Side("sb3-off-policy", (), 20_000),
+            "sac": ours("pendulum_sac", "backend=serial", "store.capacity=100000", *EVERY_FOUR, steps=6_000),
+            "sb3-sac": Side("sb3-off-policy", SB3_SAC, 3_000),
+        },
+        [
+            Row("DQN CartPole, 128 updates of 64 every 256 steps", "dqn", "sb3-dqn", 1.3, **UPDATES),
+            Row("SAC Pendulum, 4 updates of 256 every 4 steps", "sac", "sb3-sac", 1.3, **UPDATES),
+        ],
     ),
 }

@@ -116,8 +116,9 @@ def measure(name: str, group: Group, args: argparse.Namespace, absent: set[str])
                 continue
             line = run_peer(what.program, *what.command(turn, scale), timeout=args.timeout)
             measured.lines.setdefault(side, []).append(line)
-            speed = line["steps_per_second"]
+            speed, updates = line["steps_per_second"], line.get("gradient_steps_per_second")
             shown = "too short to measure" if speed is None else f"{speed:,.0f} steps/s"
+            shown += f", {updates:,.0f} updates/s" if updates else ""
             print(f"{name} {side} {turn}/{repeats}: {shown}, {line['train_seconds']:.1f} s", flush=True)
     return measured
 
@@ -178,8 +179,9 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     """The Markdown page."""
     machines = sorted({machine_line(row["machine"]).rsplit(";", 1)[0] for row in rows})
     return (
-        "# Throughput\n\nWritten by `make throughput` from `results/throughput.json`: CartPole-v1, medians, both sides "
-        "in turns on the same machine. The clock runs from the end\nof the first update to the end of the last.\n\n"
+        "# Throughput\n\nWritten by `make throughput` from `results/throughput.json`: CartPole-v1 unless a row names "
+        "another, medians, both sides in turns on the\nsame machine. The clock runs from the end of the first update "
+        "to the end of the last.\n\n"
         + markdown_table(HEADER, [table_row(row) for row in rows])
         + "\n\n"
         + "".join(f"- {line}\n" for line in machines)
@@ -203,7 +205,7 @@ def number(value: float | None, unit: str) -> str:
     """A figure as people read it."""
     if value is None:
         return "never"
-    return f"{value:,.0f}" if unit == "steps/s" else f"{value:.1f}" if unit == "s" else f"{value:.1%}"
+    return f"{value:,.0f}" if unit.endswith("/s") else f"{value:.1f}" if unit == "s" else f"{value:.1%}"
 
 
 if __name__ == "__main__":

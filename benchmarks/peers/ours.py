@@ -44,7 +44,11 @@ class Clocked(Callback):
 
     def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
         """Called by the loop."""
-        self.clock.tick(loop.progress.env_steps)
+        learner = getattr(loop.backend, "learner", None)  # in-process only
+        taken = getattr(getattr(learner, "algorithm", None), "gradient_steps", None)
+        if taken == 0:
+            return  # off-policy, still filling the replay: nothing counts before the first gradient update
+        self.clock.tick(loop.progress.env_steps, taken or 0)
         self.return_mean = loop.progress.return_mean
         if self.evaluations.after_update(lambda obs: self.act(loop, obs)):
             raise ReachedError

@@ -53,7 +53,8 @@ class TrainingClock:
     """Seconds of training, start-up and pauses excluded.
 
     The clock runs from the end of the first update, when imports, processes and lazy initialization are behind, and
-    counts the steps from there too, so `steps_per_second` compares like with like.
+    counts the steps from there too, so `steps_per_second` compares like with like. Off-policy, the same is done with
+    gradient updates.
     """
 
     def __init__(self) -> None:
@@ -61,8 +62,8 @@ class TrainingClock:
         self._begin = self._now()
         self._started: float | None = None
         self._last_tick = 0.0
-        self._steps_at_start = 0
-        self.env_steps = 0
+        self._steps_at_start = self._gradient_steps_at_start = 0
+        self.env_steps = self.gradient_steps = 0
         self.first_update_seconds = 0.0
 
     def _now(self) -> float:
@@ -72,15 +73,15 @@ class TrainingClock:
         """Call right before training; only `first_update_seconds` depends on it."""
         self._begin = self._now()
 
-    def tick(self, env_steps: int) -> None:
-        """Call after every update with the environment steps so far."""
+    def tick(self, env_steps: int, gradient_steps: int = 0) -> None:
+        """Call after every update with the environment steps, and off-policy the gradient updates, so far."""
         now = self._now()
         if self._started is None:
             self._started = now
-            self._steps_at_start = env_steps
+            self._steps_at_start, self._gradient_steps_at_start = env_steps, gradient_steps
             self.first_update_seconds = now - self._begin
         self._last_tick = now
-        self.env_steps = env_steps
+        self.env_steps, self.gradient_steps = env_steps, gradient_steps
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -98,6 +99,10 @@ class TrainingClock:
     def counted_steps(self) -> int:
         """Environment steps between the first and the last tick."""
         return self.env_steps - self._steps_at_start
+
+    def counted_gradient_steps(self) -> int:
+        """Gradient updates between the first and the last tick."""
+        return self.gradient_steps - self._gradient_steps_at_start
 
 
 def greedy_return(act: Callable[[np.ndarray], np.ndarray], env_id: str, episodes: int, seed: int) -> float:
@@ -176,6 +181,7 @@ def print_result(
         "counted_steps": clock.counted_steps(),
         "train_seconds": seconds,
         "steps_per_second": clock.counted_steps() / seconds if seconds > 0 else None,
+        "gradient_steps_per_second": clock.counted_gradient_steps() / seconds if seconds > 0 else None,
         "first_update_seconds": clock.first_update_seconds,
         **extra,
     }

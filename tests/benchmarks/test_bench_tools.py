@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
@@ -28,6 +29,7 @@ from tables import markdown_table, text_table  # noqa: E402
 
 from distrl.base.errors import ResourceError, UserError  # noqa: E402
 from distrl.base.files import read_json, write_atomic  # noqa: E402
+from distrl.config.load import load_config  # noqa: E402
 
 CELL = Cell("tiny", "CartPole-v1", "PPO", "cartpole_ppo", 475, 100_000)
 SUMMARY: dict[str, Any] = {
@@ -496,6 +498,34 @@ def test_rows_without_their_peer_are_left_out(monkeypatch: pytest.MonkeyPatch) -
 def test_a_run_of_one_update_cannot_be_timed() -> None:
     with pytest.raises(UserError, match="single update"):
         comparisons.steps_per_second({"peer": "ours", "steps_per_second": None})
+
+
+def test_gradient_updates_are_counted_over_the_same_span() -> None:
+    sys.path.insert(0, str(BENCHMARKS / "peers"))
+    clock = importlib.import_module("peer_tools").TrainingClock()
+    clock.tick(1_000, 500)
+    clock.tick(3_000, 1_500)
+    assert (clock.counted_steps(), clock.counted_gradient_steps()) == (2_000, 1_000)
+    assert comparisons.gradient_steps_per_second({"gradient_steps_per_second": 90.0}) == 90.0
+    with pytest.raises(UserError, match="no gradient updates"):
+        comparisons.gradient_steps_per_second({"peer": "ours", "gradient_steps_per_second": 0.0})
+
+
+@pytest.mark.parametrize(("ours", "peer"), [("dqn", "sb3-dqn"), ("sac", "sb3-sac")])
+def test_off_policy_sides_do_the_same_work(ours: str, peer: str) -> None:
+    """Batch, network and updates per step of our config and of the peer's command line are equal."""
+    sides = comparisons.GROUPS["h"].sides
+    config = load_config(sides[ours].words[0], sides[ours].words[1:])
+    defaults = {"--rollout": "256", "--epochs": "128", "--minibatch-size": "64", "--lr": "2.3e-3"}
+    words = defaults | {"--learning-starts": "1000"} | dict(word.split("=") for word in sides[peer].words)
+    algorithm = config.algorithm
+    assert config.model.hidden == [256, 256]
+    assert config.env.num_envs == 1
+    assert algorithm["rollout_steps"] == int(words["--rollout"])
+    assert algorithm["replay_ratio"] * algorithm["rollout_steps"] == int(words["--epochs"])
+    assert algorithm["batch_size"] == int(words["--minibatch-size"])
+    assert algorithm["learning_rate"] == float(words["--lr"])
+    assert algorithm["learning_starts"] == int(words["--learning-starts"])
 
 
 def test_rows_name_sides_of_their_group() -> None:
