@@ -85,7 +85,7 @@ def test_the_best_cvar_of_the_episode_needs_the_stock():
     assert episode_cvar(learner, start) == pytest.approx(-10.0)
 
     greedy = make_q("qr_dqn", head=QUANTILES, risk={"name": "cvar", "level": LEVEL}, **LEARNING)
-    learn(greedy, 200, with_stock=False)
+    learn(greedy, 500, with_stock=False)
     assert episode_cvar(greedy, 0.0, with_stock=False) == pytest.approx(-11.0)
     neutral = make_q("dqn", **LEARNING)
     learn(neutral, 200, with_stock=False)
