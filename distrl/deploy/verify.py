@@ -18,7 +18,8 @@ from distrl.envs.make import make_vector
 from distrl.models.action_distribution import ActionDistribution, DiagonalGaussian, masked
 from distrl.models.action_products import Bernoulli, Composite, MultiCategorical
 
-#: Largest allowed difference of distribution parameters, and of real-valued actions.
+#: Largest allowed difference of distribution parameters (of large ones, such as action values, relative to them), and
+#: of real-valued actions.
 TOLERANCE = 1e-5
 #: Choices whose best two logits are closer than this may fall differently.
 CLEAR_GAP = 1e-4
@@ -32,7 +33,7 @@ class Verification:
 
     Attributes:
         observations: How many were replayed.
-        params_error: Largest absolute difference of a distribution parameter.
+        params_error: Largest difference of a distribution parameter p, over max(1, |p|).
         choices, clear, wrong: Choices that were made; those with a clear best; of these, those that fell differently.
         action_error: Largest difference of a real-valued action.
     """
@@ -115,7 +116,7 @@ def verify(
 def _compare(
     found: Verification, signature: Signature, params: torch.Tensor, mask: Any, outputs: dict[str, np.ndarray]
 ) -> None:
-    error = np.abs(outputs["params"] - params.numpy()).max()
+    error = (np.abs(outputs["params"] - params.numpy()) / np.maximum(1.0, np.abs(params.numpy()))).max()
     found.params_error = max(found.params_error, float(error))
     expected = tree_leaves(tree_map(lambda leaf: leaf.numpy(), signature.actor.mode(params, mask)))
     names = [name for name in signature.output_names if name.split(".")[0] == "action"]
