@@ -23,7 +23,7 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.store import replay_layout as rows_of
 from distrl.store.replay_checkpoint import load_replay, save_replay
-from distrl.store.replay_insert import ReplayRows
+from distrl.store.replay_insert import ReplayInserts
 from distrl.store.replay_layout import Column
 from distrl.store.replay_priorities import PrioritySettings, checked_priorities, importance_weights
 from distrl.store.replay_sample import sequences_at, transitions_at
@@ -31,7 +31,7 @@ from distrl.store.segments import SegmentRing, mapped_rows
 from distrl.store.sum_tree import SumTree
 
 
-class Replay(ReplayRows):
+class Replay(ReplayInserts):
     """A replay buffer.
 
     Args:

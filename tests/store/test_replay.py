@@ -166,6 +166,42 @@ def test_priorities_that_are_none(value: float) -> None:
     np.testing.assert_array_equal(replay.tree.mass, before)
 
 
+def test_single_steps_and_longer_fragments_are_the_same_experience() -> None:
+    """Single steps of environments that go on take a path of their own."""
+    settings = PrioritySettings()
+    single, longer = (filled(0, n_step=3, prioritized=settings, segment_rows=16)[0] for _ in range(2))
+    worlds = [World(0, 2, "box", 1, False, np.random.default_rng(7)) for _ in range(2)]
+    for i in range(30):
+        p_end = 0.3 if i % 5 == 4 else 0.0
+        longer.insert(without_truncation(worlds[0].fragment(4, p_end)[0]), 0, i)
+        whole = without_truncation(worlds[1].fragment(4, p_end)[0])
+        for t in range(4):
+            following = whole.obs[t + 1] if t < 3 else whole.last_obs
+            step = whole.only("obs", "action", "reward", "terminated", "truncated", "first")[t : t + 1]
+            rest = whole.only("final_obs", "final_index").with_(last_obs=following)
+            single.insert(Columns(**step.to_dict(), **rest.to_dict()), 0, 4 * i + t)
+        assert single.ledger() == longer.ledger()
+        assert same_draws(single, longer, i)
+
+
+def without_truncation(rollout: Columns) -> Columns:
+    """Truncated steps terminate: ghosts would lie elsewhere among single steps."""
+    ends = rollout.terminated | rollout.truncated
+    nothing = {"final_obs": rollout.final_obs[:0], "final_index": rollout.final_index[:0]}
+    return rollout.with_(terminated=ends, truncated=np.zeros_like(ends), **nothing)
+
+
+def test_late_updates_of_evicted_transitions_are_ignored() -> None:
+    replay, world = filled(prioritized=PrioritySettings())
+    batch = replay.sample(16, np.random.default_rng(0), GAMMA)
+    for i in range(8, 60):
+        replay.insert(world.fragment(4)[0], 0, i)
+    before = replay.tree.mass.copy()
+    assert replay.update_priorities(batch.index, batch.generation, np.full(16, 50.0)) == 0
+    np.testing.assert_array_equal(replay.tree.mass, before)
+    assert replay.max_priority == 1
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
