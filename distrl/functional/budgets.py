@@ -70,7 +70,7 @@ def knapsack_budget(
     left = _level(budget, unseen, total - sum(budget), min(share, high))
 
     needed = math.ceil(sum(mixed_group_cost(float(success_rate[i] or 0.0), confidence) for i in effective))
-    for_effective = min(left, max(0, needed - low * len(effective))) if never else left
+    for_effective = min(left, max(0, needed - low * len(effective)))
     left -= for_effective - _greedy(budget, effective, success_rate, for_effective, high)
     left = _level(budget, never, left, high)
     left = _greedy(budget, effective, success_rate, left, high)

@@ -50,7 +50,7 @@ def _entropy_without(share: Tensor, total: Tensor, entropy: Tensor) -> Tensor:
     rest = (count - 1).clamp(min=0)
     changed = sum_of_logs - torch.xlogy(count, count) + torch.xlogy(rest, rest)
     left = (n - 1).clamp(min=1)
-    return torch.where(n > 1, left.log() - changed / left, torch.zeros_like(n))
+    return left.log() - changed / left
 
 
 @register.reward("majority", paper="TTRL, 2025", entries=[119], tests=_TESTS)

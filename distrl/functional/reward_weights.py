@@ -28,7 +28,7 @@ def hypervolume(points: Tensor, reference: Tensor) -> float:
         reference: (D,), below what is interesting; points that are not above it in every objective add nothing.
     """
     height = (points.double() - reference.double()).clamp(min=0.0)
-    return _volume(height[(height > 0).all(1)])
+    return _volume(height)
 
 
 def _volume(height: Tensor) -> float:

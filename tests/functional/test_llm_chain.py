@@ -122,6 +122,21 @@ def test_parts_of_a_minibatch_add_up(words):
     assert torch.all(gradient(total, b.logp)[0][~b.mask] == 0)
 
 
+def test_what_follows_the_objective_counts():
+    b = batch().with_(advantage=link("advantage", "grpo")(batch()))
+
+    def loss(**words):
+        chain = objective("token_ppo", **words)
+        return chain.loss(chain.weights(b)).item()
+
+    m = b.mask
+    weight = (b.old_logp - b.behavior_logp).exp().clamp(max=1.05)[m]
+    terms = link("token_loss", "token_ppo")(b)[m]
+    assert loss(correction={"name": "tis", "cap": 1.05}) == pytest.approx((weight * terms).mean().item())
+    d = (b.logp - b.ref_logp)[m]
+    assert loss(divergence="k3", beta=0.1) == pytest.approx((terms + 0.1 * ((-d).exp() - 1 + d)).mean().item())
+
+
 def test_what_does_not_fit_is_named():
     with pytest.raises(ConfigError, match="did you mean 'gspo'"):
         objective("gsppo")
