@@ -44,7 +44,7 @@ def weighted_sum(parts: Tensor, weights: Tensor) -> Tensor:
 
 @register.combination("product", tests=_TESTS)
 def product(parts: Tensor, weights: Tensor) -> Tensor:
-    """Product of part ** weight over the parts that apply, in [0, 1]: none makes up for another. 0 if none does. (R,)."""
+    """Product of part ** weight over the parts that apply, in [0, 1]: none makes up for another. 0 if none. (R,)."""
     result = torch.where(parts.isnan(), torch.ones_like(parts), parts ** weights.to(parts)).prod(1)
     return result.masked_fill(parts.isnan().all(1), 0.0)
 
