@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from typing import Any
 
 from cells import Cell
 from code_hash import REPOSITORY, digest, forget_files
@@ -113,11 +114,15 @@ class Job:
             "attempts": len(read_json(self.run_folder / "attempts.json")),
             "machine": machine_facts(),
         }
-        record = make_record(self.cell, self.seed, self.hashes, read_json(self.run_folder / "summary.json"), facts)
+        record = self.result(read_json(self.run_folder / "summary.json"), facts)
         write_record(self.places, self.cell, self.seed, record)
         shutil.rmtree(self.run_folder)
         verdict = "passed" if record["passed"] else "MISSED"
         self.report = f"{verdict}: {outcome(self.cell, 'current', record)}, {record['wall_s']:.0f} s"
+
+    def result(self, summary: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+        """The record of a run that has ended."""
+        return make_record(self.cell, self.seed, self.hashes, summary, facts)
 
     def _tail(self, lines: int = 8) -> str:
         return "\n".join(self.log.read_text(errors="replace").rstrip().splitlines()[-lines:])

@@ -88,8 +88,10 @@ def outcome(cell: Cell, state: State, record: dict[str, Any] | None) -> str:
 
 def ending(cell: Cell, record: dict[str, Any]) -> str:
     """What became of a run that met no gate."""
-    if cell.scored:
+    if cell.scored and cell.judged_by == "evaluation":
         return "no evaluations" if record["score"] is None else f"{record['score']:.1f}"
+    if cell.scored:
+        return f"measured over {record['env_steps']:,} steps"
     evaluated = cell.judged_by == "evaluation" and record["evaluations"]
     last = record["evaluations"][-1][1] if evaluated else record["return_mean"]
     mean = "no episodes" if last is None else f"{last:.1f}"

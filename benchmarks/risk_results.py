@@ -1,0 +1,101 @@
+"""What distributions and risk are good for, as numbers and pictures: makes docs/results.md.
+
+    python benchmarks/risk_results.py                      # all studies, about half an hour on one core
+    python benchmarks/risk_results.py --only risky-path    # one study; the page is made when all have their records
+    python benchmarks/risk_results.py --jobs 2             # two runs at a time
+
+A run whose record is current is not made again, and an interrupted one goes on from its newest checkpoint. Exit code 1:
+a run failed, or a claim does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cells import SEEDS
+from code_hash import REPOSITORY
+from common import FOLDER, RESULTS
+from jobs import Job
+from learning import patience, run_all
+from records import Places, read_record
+from risk_page import Found, holds, write_page
+from risk_studies import STUDIES, Study
+
+from distrl.base.errors import UserError, unknown
+from distrl.base.files import read_json
+
+PLACES = Places(RESULTS / "risk", FOLDER / ".cache" / "risk", REPOSITORY / "docs" / "results.md")
+
+
+class MeasuredJob(Job):
+    """A run that leaves what it measured."""
+
+    def result(self, summary: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+        return super().result(summary, facts) | {"measured": read_json(self.run_folder / "measured.json")}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run what is missing and make the page; returns the exit code."""
+    args = parse(words)
+    try:
+        studies = chosen(args.only)
+        pairs = [(cell, seed) for study in studies for cell in study.cells.values() for seed in cell.seeds]
+        todo = [(cell, seed) for cell, seed in pairs if read_record(PLACES, cell, seed)[0] != "current"]
+        print(f"{len(pairs) - len(todo)} of {len(pairs)} runs are current, {len(todo)} to do.", flush=True)
+        todo.sort(key=lambda pair: -pair[0].minutes)
+        failed = run_all([MeasuredJob(cell, seed, PLACES, patience(cell)) for cell, seed in todo], args.jobs)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoints.", file=sys.stderr)
+        return 130
+    if failed:
+        return 1
+    complete = [(study, found) for study in STUDIES if (found := records_of(study)) is not None]
+    if len(complete) == len(STUDIES):
+        write_page(PLACES.table, complete)
+        print(f"page: {PLACES.table.relative_to(REPOSITORY)}")
+    wrong = [study.claim for study, found in complete if study in studies and not holds(study, found)]
+    for claim in wrong:
+        print(f"does not hold: {claim}")
+    return int(bool(wrong))
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help=f"studies, with commas: {', '.join(study.name for study in STUDIES)}")
+    parser.add_argument("--jobs", type=int, default=1, choices=(1, 2), help="runs at a time")
+    return parser.parse_args(words)
+
+
+def chosen(names: str | None) -> list[Study]:
+    """The studies that a comma-separated list names; all without one.
+
+    Raises:
+        UserError: Unknown name.
+    """
+    known = {study.name: study for study in STUDIES}
+    for name in names.split(",") if names else ():
+        if name not in known:
+            raise UserError(unknown("study", name, known))
+    return [known[name] for name in names.split(",")] if names else STUDIES
+
+
+def records_of(study: Study) -> Found | None:
+    """Records by label; None while one is missing. Old ones are shown too: the next call makes them again."""
+    found = {
+        label: [read_record(PLACES, cell, seed)[1] for seed in SEEDS if seed in cell.seeds]
+        for label, cell in study.cells.items()
+    }
+    if any(record is None for records in found.values() for record in records):
+        return None
+    return found  # type: ignore[return-value]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
