@@ -8,7 +8,7 @@ import sys
 import typer
 
 from distrl.base.errors import UserError
-from distrl.cli import board, doctor, evaluate, export, methods, starter, train
+from distrl.cli import board, doctor, evaluate, export, jobs, methods, starter, status, train
 
 __all__ = ["app", "main"]
 
@@ -22,6 +22,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
+app.command("submit")(jobs.submit)
+app.command("ps")(jobs.ps)
+app.command("status")(status.status)
+app.command("logs")(jobs.logs)
+app.command("scale")(jobs.scale)
+app.command("stop")(jobs.stop)
 app.command("eval")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("init")(starter.init)

@@ -80,6 +80,7 @@ def _versions() -> Iterator[Row]:
 
 
 _EXTRAS = {
+    "cluster": ("aiohttp", "opencensus"),
     "envs": ("Box2D", "mujoco", "envpool"),
     "export": ("onnx", "onnxruntime", "onnxscript", "imageio"),
 }

@@ -34,7 +34,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     table = Table(*header, box=box.SIMPLE, pad_edge=False)
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    _console().print(table)
+    console().print(table)
 
 
 def print_sections(sections: Mapping[str, Mapping[str, Any]]) -> None:
@@ -47,10 +47,11 @@ def print_sections(sections: Mapping[str, Mapping[str, Any]]) -> None:
         table.add_row(Text(title, style="bold"))
         for name, value in values.items():
             table.add_row(Text(f"  {name}"), Text(str(value)))
-    _console().print(table)
+    console().print(table)
 
 
-def _console() -> Console:
+def console() -> Console:
+    """Where tables go: stdout, at the terminal's width where there is one."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_WIDTH)

@@ -25,6 +25,9 @@ def train(
     ] = None,
     runs_dir: Annotated[Path, typer.Option(help="Where the run folder is made.")] = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest valid checkpoint.")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster: local (start one), auto, HOST:PORT or ray://HOST:PORT.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print what follows, and stop.")] = False,
 ) -> None:
     """Train what a config describes."""
@@ -32,6 +35,8 @@ def train(
     from distrl.config.load import load_config
 
     words = list(overrides or [])
+    if address is not None:
+        words.append(f"ray.address={'null' if address == 'local' else json.dumps(address)}")
     checked = load_config(config, words)  # before torch is imported: a misspelt key is answered at once
     if name == "auto":
         if resume:
@@ -49,7 +54,7 @@ def train(
 
         run(config, words, runs_dir=runs_dir, resume=resume)
     except KeyboardInterrupt:
-        tell_how_to_resume(run_folder, _command(config, list(overrides or []), name, runs_dir))
+        tell_how_to_resume(run_folder, _command(config, list(overrides or []), name, runs_dir, address))
         raise typer.Exit(130) from None
     say(f"distrl eval {run_folder}  plays the trained policy; distrl tensorboard {runs_dir}  shows the curves.")
 
@@ -73,12 +78,13 @@ def tell_how_to_resume(run_folder: Path, command: str) -> None:
         say("interrupted before the first update; there is no checkpoint, start again.")
 
 
-def _command(config: Path, overrides: list[str], name: str | None, runs_dir: Path) -> str:
+def _command(config: Path, overrides: list[str], name: str | None, runs_dir: Path, address: str | None) -> str:
     import shlex
 
     words = ["distrl", "train", str(config), *overrides]
     words += ["--name", name] if name else []
     words += ["--runs-dir", str(runs_dir)] if runs_dir != Path("runs") else []
+    words += ["--address", address] if address else []
     return shlex.join(words)
 
 

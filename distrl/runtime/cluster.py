@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from distrl.base.errors import ResourceError
 
@@ -45,6 +46,11 @@ def connect(settings: Any, run: str | None = None) -> tuple[bool, bool]:
         options["job_config"] = ray.job_config.JobConfig(metadata={RUN_KEY: run})
     try:
         ray.init(**options)
+    except AuthenticationError:
+        raise ResourceError(
+            f"the Ray cluster at {settings.address} asks for a token that this machine does not have.",
+            "Set RAY_AUTH_MODE=token, and copy the cluster's token to ~/.ray/auth_token or into RAY_AUTH_TOKEN.",
+        ) from None
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "start a local Ray cluster" if local else f"reach the Ray cluster at {settings.address}"
         raise ResourceError(f"could not {where}: {error}", "See ray status, or use backend=serial.") from error

@@ -9,63 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
-import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from distrl.base.errors import ConfigError, ResourceError, UserError
-from distrl.base.files import to_json
-from distrl.runtime.loop import STOP, STOP_NOW
+from distrl.base.errors import UserError
+from distrl.runtime.commands import (
+    CONTROL_FOLDER,
+    STATUS_FILE,
+    STOP,
+    STOP_NOW,
+    TURN_SECONDS,
+    VERBS,
+    Answer,
+    Command,
+    put,
+)
 from distrl.runtime.status import StatusWriter
-
-TURN_SECONDS = 1.0  # between two looks into the boxes
-ANSWER_SECONDS = 60.0  # what a command waits for its answer: a turn can hold a long update
-CONTROL_FOLDER = "control"
-STATUS_FILE = "status.json"
-VERBS = ("scale", "stop", "stop_now")
-
-
-@dataclass(frozen=True)
-class Command:
-    """Something a running loop is asked to do.
-
-    Attributes:
-        verb: `scale`, `stop` (checkpoint and leave) or `stop_now` (leave).
-        samplers: For `scale`: how many.
-        id: Names the answer.
-    """
-
-    verb: str
-    samplers: int | None = None
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    @classmethod
-    def parse(cls, value: Any) -> Command:
-        """A command from what came out of a box; an unknown verb is answered, not obeyed."""
-        return cls(str(value.get("verb")), value.get("samplers"), str(value.get("id")))
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of a command: a sentence, and whether it was obeyed; else what to type instead."""
-
-    ok: bool
-    text: str
-    fix: str = ""
-
-    def read(self) -> str:
-        """The sentence.
-
-        Raises:
-            ConfigError: The command was refused.
-        """
-        if not self.ok:
-            raise ConfigError(self.text, self.fix)
-        return self.text
 
 
 class Box(Protocol):
@@ -168,74 +130,3 @@ class FolderBox:
 
     def close(self) -> None:
         """The last status stays, for those who ask later."""
-
-
-def put(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees all of it. Not flushed to the disk: it need not outlive a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(to_json(value))
-    temporary.replace(path)
-
-
-class FolderRun:
-    """A run seen from outside, through its run folder.
-
-    Args:
-        folder: The run folder.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def status(self) -> dict[str, Any] | None:
-        """The newest record; None where the run has not written any. A run that died is `dead`."""
-        try:
-            record = json.loads((self.folder / STATUS_FILE).read_text())
-        except (OSError, ValueError):
-            return None
-        if record["state"] == "running" and not self._alive(record):
-            record["state"] = "dead"
-        return record
-
-    def send(self, command: Command, seconds: float = ANSWER_SECONDS) -> str:
-        """Give the run a command and wait for its answer.
-
-        Raises:
-            ConfigError: The run refused it, or does not run.
-            ResourceError: No answer in time; the command stays in the box.
-        """
-        status = self.status()
-        state = status["state"] if status else "not started"
-        if status is None or state != "running":
-            raise ConfigError(f"the run {self.folder.name} is not running: {state}.", "distrl ps lists the runs.")
-        control = self.folder / CONTROL_FOLDER
-        put(control / f"{command.id}.command.json", asdict(command))
-        answer = control / f"{command.id}.answer.json"
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if answer.is_file():
-                found = Answer(**json.loads(answer.read_text()))
-                answer.unlink(missing_ok=True)
-                return found.read()
-            if not self._alive(status):
-                raise ResourceError(f"the run {self.folder.name} ended before it answered.", "See its log.txt.")
-            time.sleep(0.05)
-        raise ResourceError(
-            f"no answer from {self.folder.name} within {seconds:g} s; it reads commands between two of its turns and "
-            f"obeys when the present one ends.",
-            f"To end it without waiting: kill -9 {status['pid']} on {status['host']}.",
-        )
-
-    @staticmethod
-    def _alive(status: dict[str, Any]) -> bool:
-        """Whether its process is there, as far as this machine can know."""
-        import platform
-
-        import psutil
-
-        if status["host"] != platform.node():
-            return True
-        try:
-            return psutil.Process(status["pid"]).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False

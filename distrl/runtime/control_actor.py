@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from distrl.base.errors import ConfigError, ResourceError
-from distrl.runtime.control import ANSWER_SECONDS, Answer, Command
+from distrl.runtime.commands import ANSWER_SECONDS, Answer, Command
 
 NAMESPACE = "distrl"
 PREFIX = "distrl:"

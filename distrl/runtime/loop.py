@@ -23,6 +23,7 @@ from distrl.learner.learner import Progress
 from distrl.runtime.backend import Backend
 from distrl.runtime.build import Plan
 from distrl.runtime.callbacks import Callbacks
+from distrl.runtime.commands import STOP_NOW
 from distrl.runtime.elastic import Elastic
 from distrl.runtime.events import (
     Collected,
@@ -43,8 +44,6 @@ from distrl.runtime.shares import Shares, limit
 from distrl.store.queue import Queue
 
 WAIT_SECONDS = 1.0  # how long the loop sleeps at most before it looks around
-STOP = "stop command"
-STOP_NOW = "stop --now command"
 DIAGNOSE_SECONDS = 0.5  # between two measurements of how far an update moved the policy
 
 
@@ -76,7 +75,7 @@ class Loop:
         self.updating = False  # the learner is at work: its state is not that of a boundary
         self.evaluating = 0
         self.interrupted = False
-        self.asked_to_stop: str | None = None  # by a command: STOP or STOP_NOW
+        self.asked_to_stop: str | None = None  # by a command: commands.STOP or STOP_NOW
         self.elastic = Elastic(self)
         self.control: Any = None  # commands from outside, see control.py
         self.diagnosed = self.shown = 0.0

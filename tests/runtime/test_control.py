@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.experience.ledger import Ledger
 from distrl.runtime.autoscale import Autoscaler
-from distrl.runtime.control import CONTROL_FOLDER, Command, FolderBox, FolderRun
+from distrl.runtime.commands import CONTROL_FOLDER, Command, FolderRun
+from distrl.runtime.control import FolderBox
 from distrl.runtime.pool import MAX_LOSSES, Pool
 from distrl.runtime.train import train
 from distrl.store.queue import Queue

@@ -1,0 +1,102 @@
+"""A Ray cluster of several nodes on this one machine, to try everything that a cluster does.
+
+    python cluster/local_cluster.py --nodes 2 --cpus 4
+
+It runs until Ctrl-C and then ends what it started, and nothing else. Every port is on loopback, and everybody needs the
+token of `~/.ray/auth_token` (made where there is none).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+RAY = shutil.which("ray", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])) or "ray"
+LOOPBACK = "127.0.0.1"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        return int(listener.getsockname()[1])
+
+
+def common(cpus: int, memory_mb: int) -> list[str]:
+    """Words of `ray start` for every node: several on one machine must not take each other's ports."""
+    return [
+        "--block", "--disable-usage-stats", f"--node-ip-address={LOOPBACK}", f"--num-cpus={cpus}",
+        f"--object-store-memory={memory_mb * 2**20}", f"--dashboard-agent-listen-port={free_port()}",
+        f"--metrics-export-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0",
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Start a head and nodes; end them on Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--nodes", type=int, default=2, help="besides the head")
+    parser.add_argument("--cpus", type=int, default=4, help="that each node offers")
+    parser.add_argument("--port", type=int, default=6379)
+    parser.add_argument("--dashboard-port", type=int, default=8265)
+    parser.add_argument("--client-port", type=int, default=10001)
+    parser.add_argument("--object-store-mb", type=int, default=200, help="of each node")
+    given = parser.parse_args()
+
+    env = {**os.environ, "RAY_AUTH_MODE": "token"}
+    subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, stdout=subprocess.DEVNULL)
+    folder = Path(tempfile.mkdtemp(prefix="distrl", dir="/tmp"))  # paths of sockets must be short
+    head = [
+        "--head", f"--port={given.port}", f"--ray-client-server-port={given.client_port}", "--include-dashboard=true",
+        f"--dashboard-host={LOOPBACK}", f"--dashboard-port={given.dashboard_port}", f"--temp-dir={folder}",
+    ]  # fmt: skip
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        started.append(start(head + common(given.cpus, given.object_store_mb), folder / "head.txt", env))
+        wait_for(given.dashboard_port, started[0], ended, folder)
+        for node in range(given.nodes):
+            words = [f"--address={LOOPBACK}:{given.port}", *common(given.cpus, given.object_store_mb)]
+            started.append(start(words, folder / f"node{node}.txt", env))
+        print(f"job server: http://{LOOPBACK}:{given.dashboard_port}   Ray: {LOOPBACK}:{given.port}", flush=True)
+        print(f"{given.nodes + 1} nodes are starting; Ctrl-C ends them.", flush=True)
+        while not ended.wait(0.5):
+            if started[0].poll() is not None:
+                sys.exit(f"the head ended:\n{(folder / 'head.txt').read_text()}")
+    finally:
+        for process in reversed(started):
+            process.terminate()
+        for process in reversed(started):
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def start(words: list[str], output: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """`ray start` in a process group of its own."""
+    with open(output, "w") as file:
+        return subprocess.Popen([RAY, "start", *words], env=env, stdout=file, stderr=file, start_new_session=True)
+
+
+def wait_for(port: int, head: subprocess.Popen[bytes], ended: threading.Event, folder: Path) -> None:
+    """Until the job server listens."""
+    while not ended.wait(0.3):
+        if head.poll() is not None:
+            sys.exit(f"the head did not start:\n{(folder / 'head.txt').read_text()}")
+        with socket.socket() as probe:
+            if probe.connect_ex((LOOPBACK, port)) == 0:
+                return
+
+
+if __name__ == "__main__":
+    main()
