@@ -1,0 +1,97 @@
+"""A ring of transitions inside an on-policy learner: for side networks that learn off-policy from the same stream.
+
+It lives on the learner's device and in its checkpoint, and holds observations as the policy saw them. The store's
+replay is for off-policy learners: it belongs to the loop and stores each observation once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distrl.base.columns import Columns, tree_map
+
+
+class SideReplay:
+    """One-step transitions, the newest `capacity`.
+
+    Args:
+        capacity: Transitions.
+    """
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self.inserted = 0
+        self._rows: Columns | None = None
+
+    def __len__(self) -> int:
+        return min(self.inserted, self.capacity)
+
+    def insert(self, rollout: Columns, gamma: float) -> int:
+        """Append the steps of a rollout (T, B) that count, in the order of time; returns how many.
+
+        The next observation of a truncated step is the true final one; after a true end it does not matter.
+        """
+        fresh = transitions(rollout, gamma)
+        count = len(fresh.reward)
+        fresh = fresh[-self.capacity :]
+        first = self.inserted + count - len(fresh.reward)
+        if self._rows is None:
+            self._rows = fresh.map(lambda leaf: leaf.new_zeros((self.capacity, *leaf.shape[1:])))
+        place = torch.arange(first, first + len(fresh.reward), device=fresh.reward.device) % self.capacity
+        tree_map(lambda block, leaf: block.__setitem__(place, leaf), self._rows, fresh)
+        self.inserted += count
+        return count
+
+    def sample(self, count: int, rng: np.random.Generator) -> Columns:
+        """Transitions (N, ...), uniformly and with replacement: obs, action, reward, discount, next_obs, weight, and
+        mask, next_mask where there are any."""
+        assert self._rows is not None
+        index = torch.from_numpy(rng.integers(0, len(self), count)).to(self._rows.reward.device)
+        drawn = self._rows[index]
+        return drawn.with_(weight=torch.ones_like(drawn.reward))
+
+    def state(self) -> dict[str, Any]:
+        """What was inserted and is still there: a state for `base.pack`."""
+        rows = None if self._rows is None else self._rows[: len(self)].map(Tensor.clone).to_dict()
+        return {"inserted": self.inserted, "rows": rows}
+
+    def load_state(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """The inverse of `state`."""
+        self.inserted, self._rows = int(state["inserted"]), None
+        if state["rows"] is not None:
+            kept = Columns(**state["rows"]).map(lambda leaf: torch.as_tensor(leaf).to(device))
+            self._rows = kept.map(lambda leaf: leaf.new_zeros((self.capacity, *leaf.shape[1:])))
+            tree_map(lambda block, leaf: block[: len(leaf)].copy_(leaf), self._rows, kept)
+
+
+def transitions(rollout: Columns, gamma: float) -> Columns:
+    """The steps of a rollout as transitions (N, ...): T * B, less those that do not count."""
+    following = tree_map(lambda obs, last: torch.cat((obs[1:], last[None])), rollout.obs, rollout.last_obs)
+    if len(rollout.final_index):
+        t, b = rollout.final_index.unbind(1)
+        tree_map(lambda leaf, final: leaf.__setitem__((t, b), final), following, rollout.final_obs)
+    columns: dict[str, Any] = {
+        "obs": rollout.obs,
+        "action": rollout.action,
+        "reward": rollout.reward,
+        "discount": gamma * (~rollout.terminated).float(),
+        "next_obs": following,
+    }
+    mask = rollout.get("mask")
+    if mask is not None:  # that of the observation after the rollout is not known: everything is allowed there
+        columns["mask"] = mask
+        columns["next_mask"] = _next_masks(rollout, mask)
+    rows = Columns(**columns).map(lambda leaf: leaf.flatten(0, 1))
+    valid = rollout.get("valid")
+    return rows if valid is None else rows[valid.flatten()]
+
+
+def _next_masks(rollout: Columns, mask: Tensor) -> Tensor:
+    """Masks (T, B, A) of the next observations; all true after the rollout and where an episode ended."""
+    after = torch.cat((mask[1:], torch.ones_like(mask[:1])))
+    return after | (rollout.terminated | rollout.truncated).unsqueeze(-1)
