@@ -26,14 +26,16 @@ IMPORTED_ROOMS = (
 )
 LOOP = "runtime/train.py"
 
-#: Files of those rooms that check, explain or show, and change nothing that is computed.
+#: Files of those rooms that check, explain, show, watch or keep, and change nothing that is computed.
 SILENT = {
     "base/errors.py",
     "config/derive.py",
     "config/messages.py",
     "config/reference.py",
     "envs/trial.py",
-    "runtime/shares.py",
+    *(f"runtime/{name}.py" for name in ("autoscale", "callbacks", "checkpoint", "cluster", "commands", "control")),
+    *(f"runtime/{name}.py" for name in ("control_actor", "elastic", "folder", "saving", "shares", "status")),
+    "runtime/watchdog.py",
 }
 
 
