@@ -104,7 +104,7 @@ class Cell:
         config = self._loaded.model_copy(update={"seed": seed})
         own = [REPOSITORY / entry for entry in config.imports if (REPOSITORY / entry).is_file()]
         return {
-            "code": code_hash(config.algorithm["name"], own),
+            "code": code_hash(config.algorithm["name"], own, env_id=config.env.id),
             "config": config_hash(config, [self.gate, self.budget, self.ceiling, self.judged_by]),
         }
 

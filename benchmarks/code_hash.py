@@ -19,11 +19,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = "distrl"
 
 #: Every file of these rooms counts; of the others what the loop and the algorithm at hand import, near or far.
-ROOMS = ("base", "envs")
+ROOMS = ("base",)
 IMPORTED_ROOMS = (
-    *("config", "experience", "functional", "models", "store", "algorithms"),
-    *("samplers", "learner", "runtime"),
+    *("config", "experience", "functional", "models", "envs", "store"),
+    *("algorithms", "samplers", "learner", "runtime"),
 )
+#: Where our own environments are; their ids begin with OWN_ENVS, and they are found by name and not imported.
+ENVS, OWN_ENVS = "envs", "distrl/"
 LOOP = "runtime/train.py"
 
 #: Files of those rooms that check, explain, show, watch or keep, and change nothing that is computed.
@@ -39,24 +41,26 @@ SILENT = {
 }
 
 
-def code_hash(algorithm: str, extra: Iterable[Path] = (), root: Path = REPOSITORY) -> str:
+def code_hash(algorithm: str, extra: Iterable[Path] = (), root: Path = REPOSITORY, env_id: str = "") -> str:
     """Hash of what a run with this algorithm computes with.
 
     Args:
         algorithm: `algorithm.name` of its config.
+        env_id: `env.id`; with one of our own environments every file of their room counts.
         extra: Python files of the run's own (config key `imports`).
         root: The repository.
     """
-    parts = [(path.relative_to(root).as_posix(), file_hash(path)) for path in learning_files(algorithm, root)]
+    parts = [(path.relative_to(root).as_posix(), file_hash(path)) for path in learning_files(algorithm, root, env_id)]
     parts += [(path.name, file_hash(path)) for path in sorted(extra)]
     return digest(parts)
 
 
-def learning_files(algorithm: str, root: Path = REPOSITORY) -> list[Path]:
+def learning_files(algorithm: str, root: Path = REPOSITORY, env_id: str = "") -> list[Path]:
     """Source files that can influence learning with this algorithm, sorted."""
     package = root / PACKAGE
     silent = {package / name for name in SILENT}
-    found = {path for room in ROOMS for path in (package / room).rglob("*.py")}
+    rooms = (*ROOMS, ENVS) if env_id.startswith(OWN_ENVS) else ROOMS
+    found = {path for room in rooms for path in (package / room).rglob("*.py")}
     queue = [*found, package / LOOP, *algorithm_files(package / "algorithms", algorithm)]
     while queue:  # follow imports into the rooms of which not everything counts
         path = queue.pop()

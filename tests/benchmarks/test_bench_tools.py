@@ -138,6 +138,13 @@ def test_a_preset_counts_the_file_that_registers_it(tree: Path) -> None:
     assert "ppo.py" not in names
 
 
+def test_our_own_environments_count_where_they_are_played(tree: Path) -> None:
+    write_atomic(tree / "distrl" / "envs" / "maze.py", "walls = 1")
+    for env_id, counts in (("CartPole-v1", False), ("distrl/Maze-v0", True)):
+        found = code_hash.learning_files("ppo", tree, env_id)
+        assert (tree / "distrl" / "envs" / "maze.py" in found) is counts
+
+
 def test_files_of_the_runs_own_count(tmp_path: Path) -> None:
     own = tmp_path / "env.py"
     own.write_text("x = 1")
