@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ IMPORTED_ROOMS = (
 #: Where our own environments are; their ids begin with OWN_ENVS, and they are found by name and not imported.
 ENVS, OWN_ENVS = "envs", "distrl/"
 LOOP = "runtime/train.py"
+#: The replay's files that the loop imports: they compute nothing for an algorithm that does not import OFF_POLICY.
+OFF_POLICY = "algorithms/off_policy.py"
+REPLAY = {"learner/replay_learner.py", "runtime/replays.py", "runtime/replay_actors.py", OFF_POLICY}
 
 #: Files of those rooms that check, explain, show, watch or keep, and change nothing that is computed.
 SILENT = {
@@ -58,23 +61,23 @@ def code_hash(algorithm: str, extra: Iterable[Path] = (), root: Path = REPOSITOR
 def learning_files(algorithm: str, root: Path = REPOSITORY, env_id: str = "") -> list[Path]:
     """Source files that can influence learning with this algorithm, sorted."""
     package = root / PACKAGE
-    silent = {package / name for name in SILENT}
     rooms = (*ROOMS, ENVS) if env_id.startswith(OWN_ENVS) else ROOMS
-    found = {path for room in rooms for path in (package / room).rglob("*.py")}
-    queue = [*found, package / LOOP, *algorithm_files(package / "algorithms", algorithm)]
-    while queue:  # follow imports into the rooms of which not everything counts
+    everywhere = {path for room in rooms for path in (package / room).rglob("*.py")}
+    own = package / "algorithms" / f"{algorithm}.py"
+    algorithms = reached([own] if own.is_file() else (package / "algorithms").glob("*.py"), root)
+    closed = set() if package / OFF_POLICY in algorithms else {package / name for name in REPLAY}
+    found = algorithms | reached([*everywhere, package / LOOP], root, closed)
+    return sorted(found - {package / name for name in SILENT})
+
+
+def reached(files: Iterable[Path], root: Path, closed: Collection[Path] = ()) -> set[Path]:
+    """These files and what they import of `IMPORTED_ROOMS`, near or far, not through `closed` ones."""
+    found, queue = set[Path](), list(files)
+    while queue:
         path = queue.pop()
         found.add(path)
-        queue += [file for file in imported_files(path, root) if file not in found]
-    return sorted(found - silent)
-
-
-def algorithm_files(folder: Path, algorithm: str) -> list[Path]:
-    """The file that registers an algorithm; where none does, the one of that name, or else all."""
-    registered = re.compile(rf'@register\.algorithm\(\s*"{re.escape(algorithm)}"')
-    files = sorted(folder.glob("*.py"))
-    named = [file for file in files if file.stem == algorithm]
-    return [file for file in files if registered.search(file.read_text())] or named or files
+        queue += [file for file in imported_files(path, root) if file not in found and file not in closed]
+    return found
 
 
 @cache

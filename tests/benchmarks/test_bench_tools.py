@@ -90,7 +90,11 @@ def tree(tmp_path: Path) -> Path:
         "base/seeds.py": "SEED = 1",
         "base/errors.py": "TEXT = 1",
         "monitor/view.py": "SHOWN = 1",
-        "runtime/train.py": "from distrl.store.queue import Queue\nimport distrl.monitor.view",
+        "runtime/train.py": "from distrl.store.queue import Queue\nimport distrl.monitor.view\n"
+        "import distrl.learner.replay_learner",
+        "learner/replay_learner.py": "import distrl.store.replay",
+        "algorithms/off_policy.py": "Q = 1",
+        "algorithms/dqn.py": "from distrl.algorithms.off_policy import Q",
         "store/queue.py": "Queue = 1",
         "store/replay.py": "Replay = 1",
         "algorithms/base.py": "from distrl.functional.returns import gae",
@@ -109,12 +113,13 @@ def tree(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("file", "changed"),
     [
-        ("base/seeds.py", {"ppo", "trpo"}),
+        ("base/seeds.py", {"ppo", "trpo", "dqn"}),
         ("base/errors.py", set()),
         ("monitor/view.py", set()),
-        ("runtime/train.py", {"ppo", "trpo"}),
-        ("store/queue.py", {"ppo", "trpo"}),
-        ("store/replay.py", set()),
+        ("runtime/train.py", {"ppo", "trpo", "dqn"}),
+        ("store/queue.py", {"ppo", "trpo", "dqn"}),
+        ("store/replay.py", {"dqn"}),
+        ("learner/replay_learner.py", {"dqn"}),
         ("algorithms/base.py", {"ppo", "trpo"}),
         ("algorithms/ppo.py", {"ppo"}),
         ("functional/returns.py", {"ppo", "trpo"}),
@@ -123,11 +128,11 @@ def tree(tmp_path: Path) -> Path:
     ],
 )
 def test_a_change_reaches_the_algorithms_that_use_the_file(tree: Path, file: str, changed: set[str]) -> None:
-    before = {name: code_hash.code_hash(name, root=tree) for name in ("ppo", "trpo")}
+    before = {name: code_hash.code_hash(name, root=tree) for name in ("ppo", "trpo", "dqn")}
     path = tree / "distrl" / file
     path.write_text(path.read_text() + "\nMORE = 2\n")
     code_hash.forget_files()
-    after = {name: code_hash.code_hash(name, root=tree) for name in ("ppo", "trpo")}
+    after = {name: code_hash.code_hash(name, root=tree) for name in ("ppo", "trpo", "dqn")}
     assert {name for name in before if before[name] != after[name]} == changed
 
 
