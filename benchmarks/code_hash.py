@@ -63,11 +63,18 @@ def learning_files(algorithm: str, root: Path = REPOSITORY, env_id: str = "") ->
     package = root / PACKAGE
     rooms = (*ROOMS, ENVS) if env_id.startswith(OWN_ENVS) else ROOMS
     everywhere = {path for room in rooms for path in (package / room).rglob("*.py")}
-    own = package / "algorithms" / f"{algorithm}.py"
-    algorithms = reached([own] if own.is_file() else (package / "algorithms").glob("*.py"), root)
+    algorithms = reached(algorithm_files(package / "algorithms", algorithm), root)
     closed = set() if package / OFF_POLICY in algorithms else {package / name for name in REPLAY}
     found = algorithms | reached([*everywhere, package / LOOP], root, closed)
     return sorted(found - {package / name for name in SILENT})
+
+
+def algorithm_files(folder: Path, algorithm: str) -> list[Path]:
+    """The file that registers an algorithm; where none does, the one of that name, or else all."""
+    registered = re.compile(rf'@register\.algorithm\(\s*"{re.escape(algorithm)}"')
+    files = sorted(folder.glob("*.py"))
+    named = [file for file in files if file.stem == algorithm]
+    return [file for file in files if registered.search(file.read_text())] or named or files
 
 
 def reached(files: Iterable[Path], root: Path, closed: Collection[Path] = ()) -> set[Path]:

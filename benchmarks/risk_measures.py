@@ -1,6 +1,7 @@
 """What the studies of risk measure inside a run, as callbacks: returns of the last policy, and how wrong its critic is.
 
-Each leaves `measured.json` in the run folder. They look into the learner, so they need `backend=serial`.
+A callback leaves `measured.json` in the run folder, and looks into the learner, so it needs `backend=serial`. A wrapper
+makes rewards noisy.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 
@@ -29,6 +31,14 @@ BIAS_EVERY = 1_000
 BIAS_ENVS = 16
 BIAS_STEPS = 100
 BIAS_HORIZON = 600
+
+
+class NoisyReward(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Adds standard normal noise to every reward, from the environment's own generator: seeds decide it, too."""
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, float(reward) + self.unwrapped.np_random.standard_normal(), terminated, truncated, info
 
 
 def measured_file(loop: Any) -> Path:

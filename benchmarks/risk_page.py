@@ -60,7 +60,7 @@ def section(study: Study, found: Found) -> str:
 
 
 def figures_of(study: Study, records: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    return [study.figures(record["measured"]) for record in records]
+    return [study.figures(record) for record in records]
 
 
 def holds(study: Study, found: Found) -> bool:
@@ -72,47 +72,57 @@ def holds(study: Study, found: Found) -> bool:
 def spread(study: Study, records: Sequence[Mapping[str, Any]], name: str) -> str:
     """Mean over seeds with lowest and highest."""
     values = [row[name] for row in figures_of(study, records)]
-    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    return f"{readable(float(np.mean(values)))} ({readable(min(values))} to {readable(max(values))})"
+
+
+def readable(value: float) -> str:
+    """A figure as people read it."""
+    if not np.isfinite(value):
+        return "never"
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.2f}"
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------
 
 
 def draw(study: Study, found: Found) -> Figure:
-    """Distributions of returns, or curves of a bias, by what the runs measured."""
+    """Distributions of returns, or curves over the run."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
     for label, records in found.items():
-        measured = [record["measured"] for record in records]
-        if "returns" in measured[0]:
-            draw_distribution(axes, label, measured)
+        if study.picture == "distribution":
+            draw_distribution(axes, label, [record["measured"]["returns"] for record in records])
+        elif study.picture == "bias":
+            points = [[(p["env_steps"], p["bias"]) for p in record["measured"]["curve"]] for record in records]
+            draw_curve(axes, label, points, "predicted - real return")
         else:
-            draw_curve(axes, label, measured)
+            draw_curve(axes, label, [record["evaluations"] for record in records], "mean return of an evaluation")
+    if study.picture == "bias":
+        axes.axhline(0.0, color="black", linewidth=0.8, linestyle="--")
     axes.set_title(study.title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure
 
 
-def draw_distribution(axes: Any, label: str, measured: Sequence[Mapping[str, Any]]) -> None:
+def draw_distribution(axes: Any, label: str, seeds: Sequence[Sequence[float]]) -> None:
     """Share of episodes at or below each return, all seeds together."""
-    returns = np.sort(np.concatenate([found["returns"] for found in measured]))
+    returns = np.sort(np.concatenate(seeds))
     axes.step(returns, np.arange(1, len(returns) + 1) / len(returns), where="post", label=label)
     axes.set_xlabel("return of an episode")
     axes.set_ylabel("share of episodes at or below")
     axes.set_ylim(0.0, 1.02)
 
 
-def draw_curve(axes: Any, label: str, measured: Sequence[Mapping[str, Any]]) -> None:
-    """Mean over seeds against environment steps, with a band from the lowest to the highest."""
-    length = min(len(found["curve"]) for found in measured)
-    steps = [point["env_steps"] for point in measured[0]["curve"][:length]]
-    bias = np.array([[point["bias"] for point in found["curve"][:length]] for found in measured])
-    (line,) = axes.plot(steps, bias.mean(0), label=label)
-    axes.fill_between(steps, bias.min(0), bias.max(0), alpha=0.2, color=line.get_color(), linewidth=0)
-    axes.axhline(0.0, color="black", linewidth=0.8, linestyle="--")
+def draw_curve(axes: Any, label: str, seeds: Sequence[Sequence[Sequence[float]]], meaning: str) -> None:
+    """Mean over seeds of (env_steps, value) points, with a band from the lowest to the highest."""
+    length = min(len(points) for points in seeds)
+    steps = [point[0] for point in seeds[0][:length]]
+    values = np.array([[point[1] for point in points[:length]] for points in seeds])
+    (line,) = axes.plot(steps, values.mean(0), label=label)
+    axes.fill_between(steps, values.min(0), values.max(0), alpha=0.2, color=line.get_color(), linewidth=0)
     axes.set_xlabel("environment steps")
-    axes.set_ylabel("predicted - real return")
+    axes.set_ylabel(meaning)
 
 
 def save(figure: Figure, path: Path) -> None:

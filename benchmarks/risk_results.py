@@ -34,7 +34,8 @@ class MeasuredJob(Job):
     """A run that leaves what it measured."""
 
     def result(self, summary: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-        return super().result(summary, facts) | {"measured": read_json(self.run_folder / "measured.json")}
+        file = self.run_folder / "measured.json"
+        return super().result(summary, facts) | {"measured": read_json(file) if file.is_file() else None}
 
 
 def main(words: Sequence[str] | None = None) -> int:

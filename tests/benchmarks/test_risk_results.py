@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -20,13 +21,13 @@ import risk_measures  # noqa: E402
 import risk_page  # noqa: E402
 import risk_results  # noqa: E402
 from common import machine_facts  # noqa: E402
-from risk_studies import STUDIES, bias_figures, return_figures  # noqa: E402
+from risk_studies import STUDIES, bias_figures, curve_figures, return_figures  # noqa: E402
 
 from distrl.base.errors import UserError  # noqa: E402
 from distrl.base.files import read_json, to_json, write_atomic  # noqa: E402
 from distrl.runtime.train import train  # noqa: E402
 
-PATH, TRUNCATION = STUDIES
+CURVES, PATH, TRUNCATION = STUDIES
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
@@ -77,13 +78,31 @@ def test_final_returns_are_those_of_the_last_policy(tmp_path: Path, monkeypatch:
 
 
 def test_figures_of_returns() -> None:
-    figures = return_figures({"returns": [*range(20, 0, -1)]})
+    figures = return_figures({"measured": {"returns": [*range(20, 0, -1)]}})
     assert figures == {"mean return": 10.5, "10 % quantile": 2.0, "mean of the worst 10 %": 1.5}
+
+
+def test_figures_of_a_learning_curve() -> None:
+    figures = curve_figures({"evaluations": [[5_000, 100.0], [10_000, 460.0]], "score": 280.0})
+    assert list(figures.values()) == [280.0, 10_000.0, 280.0]
+    never = curve_figures({"evaluations": [[5_000, 100.0]], "score": 100.0})
+    assert risk_page.readable(never["steps to 450"]) == "never"
+
+
+def test_noise_on_rewards_follows_the_seed() -> None:
+    def rewards(seed: int) -> list[float]:
+        env = risk_measures.NoisyReward(gymnasium.make("CartPole-v1"))
+        env.reset(seed=seed)
+        return [env.step(number % 2)[1] for number in range(8)]
+
+    assert rewards(1) == rewards(1)
+    assert rewards(1) != rewards(2)
+    assert np.std(rewards(1)) > 0.2
 
 
 def test_figures_of_a_bias() -> None:
     curve = [{"bias": bias, "real": -10.0 * number} for number, bias in enumerate([9.0, 1.0, 2.0, 4.0])]
-    assert list(bias_figures({"curve": curve}).values()) == [3.0, 9.0, -25.0]
+    assert list(bias_figures({"measured": {"curve": curve}}).values()) == [3.0, 9.0, -25.0]
 
 
 # ---- studies and their page ------------------------------------------------------------------------------------------
@@ -92,8 +111,8 @@ def test_figures_of_a_bias() -> None:
 def test_configs_of_the_studies_load_and_differ_in_one_word() -> None:
     for study in STUDIES:
         one, other = study.cells.values()
-        assert one.hashes(0)["code"] == other.hashes(0)["code"]
-        assert len(set(one.words(0)) ^ set(other.words(0))) == 2
+        assert 1 <= len(set(one.words(0)) ^ set(other.words(0))) <= 2
+        assert one.hashes(0)["config"] != other.hashes(0)["config"]
         assert (risk_measures.__file__ or "").endswith(study_imports(one.words(0)))
 
 
@@ -138,7 +157,8 @@ class FakeJob(risk_results.MeasuredJob):
     def start(self) -> None:
         self.started.append(self.name)
         self.hashes = self.cell.hashes(self.seed)
-        better = 1.0 if self.cell.name in ("riskypath-cvar-ppo", "tqc-truncated") else 0.0
+        better = 1.0 if self.cell.name in ("riskypath-cvar-ppo", "tqc-truncated", "pg-rainbow-noisy-cartpole") else 0.0
+        self.evaluations = [(5_000, 100.0), (10_000, 460.0 + better)]
         curve = [{"env_steps": 1_000 * number, "bias": 2.0 - better, "real": -9.0} for number in (1, 2)]
         measured = {"returns": [better] * 10} if "riskypath" in self.cell.name else {"curve": curve}
         write_atomic(self.run_folder / "measured.json", to_json(measured))
@@ -149,7 +169,7 @@ class FakeJob(risk_results.MeasuredJob):
             "env_steps": 1,
             "wall_s": 1.0,
             "return_mean_last_20": None,
-            "evaluations": [],
+            "evaluations": self.evaluations,
             "updates": 1,
             "parameter_hash": "abc",
         }
@@ -163,15 +183,16 @@ def test_the_command_makes_page_and_pictures_and_runs_nothing_twice(bench: recor
     assert len(FakeJob.started) == 6
     assert not bench.table.exists(), "the page waits for the other studies"
     assert risk_results.main([]) == 0
-    assert len(FakeJob.started) == 12
+    assert len(FakeJob.started) == 18
     assert FakeJob.started[6].startswith("tqc"), "the longest begin first"
     page = bench.table.read_text()
     assert "| CVaR-PPO | 1.00 (1.00 to 1.00) |" in page
-    assert page.count("Holds: **yes**") == 2
+    assert page.count("Holds: **yes**") == 3
+    assert "| PG-Rainbow | 280.50 (280.50 to 280.50) | 10,000 (10,000 to 10,000) |" in page
     pictures = {path.name: path.read_bytes() for path in (bench.table.parent / "pictures").iterdir()}
-    assert set(pictures) == {"risky-path.svg", "truncation.svg"}
+    assert set(pictures) == {"pg-rainbow.svg", "risky-path.svg", "truncation.svg"}
     assert risk_results.main([]) == 0
-    assert len(FakeJob.started) == 12
+    assert len(FakeJob.started) == 18
     assert all((bench.table.parent / "pictures" / name).read_bytes() == data for name, data in pictures.items())
 
 
