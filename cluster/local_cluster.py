@@ -2,7 +2,8 @@
 
     python cluster/local_cluster.py --nodes 2 --cpus 4
 
-It runs until Ctrl-C and then ends what it started, and nothing else. Every port is on loopback, and everybody needs the
+It runs until Ctrl-C and then ends what it started, and nothing else. The dashboard with its job server listens on
+loopback; Ray's own ports listen on the machine's address, which Ray puts in the place of 127.0.0.1. Everybody needs the
 token of `~/.ray/auth_token` (made where there is none).
 """
 
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 RAY = shutil.which("ray", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])) or "ray"
@@ -50,11 +52,11 @@ def main() -> None:
     given = parser.parse_args()
 
     env = {**os.environ, "RAY_AUTH_MODE": "token"}
-    subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
     folder = Path(tempfile.mkdtemp(prefix="distrl", dir="/tmp"))  # paths of sockets must be short
     head = [
         "--head", f"--port={given.port}", f"--ray-client-server-port={given.client_port}", "--include-dashboard=true",
-        f"--dashboard-host={LOOPBACK}", f"--dashboard-port={given.dashboard_port}", f"--temp-dir={folder}",
+        f"--dashboard-host={LOOPBACK}", f"--dashboard-port={given.dashboard_port}", f"--temp-dir={folder / 'head'}",
     ]  # fmt: skip
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -64,8 +66,9 @@ def main() -> None:
         started.append(start(head + common(given.cpus, given.object_store_mb), folder / "head.txt", env))
         wait_for(given.dashboard_port, started[0], ended, folder)
         for node in range(given.nodes):
-            words = [f"--address={LOOPBACK}:{given.port}", *common(given.cpus, given.object_store_mb)]
-            started.append(start(words, folder / f"node{node}.txt", env))
+            # Nodes that share a folder unpack jobs' files under each other's feet.
+            own = [f"--address={LOOPBACK}:{given.port}", f"--temp-dir={folder / str(node)}"]
+            started.append(start(own + common(given.cpus, given.object_store_mb), folder / f"node{node}.txt", env))
         print(f"job server: http://{LOOPBACK}:{given.dashboard_port}   Ray: {LOOPBACK}:{given.port}", flush=True)
         print(f"{given.nodes + 1} nodes are starting; Ctrl-C ends them.", flush=True)
         while not ended.wait(0.5):
@@ -79,7 +82,11 @@ def main() -> None:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(5):  # the last of them may still write
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(1)
 
 
 def start(words: list[str], output: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:

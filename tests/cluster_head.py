@@ -1,4 +1,4 @@
-"""A Ray head of the tests' own: job server, token authentication, every port on loopback and free when it starts."""
+"""A Ray head of the tests' own: job server on loopback, token authentication, ports that are free when it starts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Head:
         secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
         return {**kept, **secret, "PATH": path, "HOME": str(self.home), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
-    def _wait(self, seconds: float = 90.0) -> None:
+    def _wait(self, seconds: float = 180.0) -> None:
         deadline = time.monotonic() + seconds
         request = urllib.request.Request(f"{self.http}/api/version", headers={"Authorization": f"Bearer {self.token}"})
         while time.monotonic() < deadline:
@@ -72,11 +72,11 @@ class Head:
         self.close()
         raise AssertionError(f"the head did not come up:\n{self.output.read_text()}")
 
-    def distrl(self, *words: str, cwd: Path, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def distrl(self, *words: str, cwd: Path, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         """One `distrl` command, as a user of this cluster types it."""
         return self.run([sys.executable, "-m", "distrl", *words], cwd, seconds)
 
-    def run(self, words: Sequence[str], cwd: Path, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(self, words: Sequence[str], cwd: Path, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(words, cwd=cwd, env=self.env(), capture_output=True, text=True, timeout=seconds)
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from distrl.runtime.shipment import SUBMITTER_FILE
 from distrl.runtime.versions import differences, require_node
 
 MARK = "distrl-answer: "
-START_SECONDS = 45.0  # a run that was submitted a moment ago still imports torch
+START_SECONDS = 90.0  # a run that was submitted a moment ago still imports torch
 
 
 def check() -> None:

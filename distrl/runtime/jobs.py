@@ -30,7 +30,7 @@ RUNS_DIR_KEY = "distrl_runs_dir"
 RUNS_DIR = "~/distrl-runs"
 HELPER = "python -m distrl.runtime.job_entry"
 AT_WORK = ("PENDING", "RUNNING")
-HELPER_SECONDS = 60.0  # to start a process on the head and connect, on top of what the command may take
+HELPER_SECONDS = 120.0  # to start a process on the head and connect, on top of what the command may take
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,20 @@ class JobServer:
             ConfigError: It refused, or is not at work.
             ResourceError: No answer.
         """
-        job = self.find(run)
-        if not job.at_work:
-            raise ConfigError(f"the run {run} is not at work: {job.status}. {job.message}".strip(), "")
+        self._require_at_work(run)
         return str(self._ask(run, command, seconds)["text"])
+
+    def _require_at_work(self, run: str) -> None:
+        """Raise with the last of what it printed where a run has ended."""
+        job = self.find(run)
+        if job.at_work:
+            return
+        printed = self.client.get_job_logs(job.id).strip().splitlines() if job.id else []
+        last = ([line for line in printed if line.startswith("error:")] or printed or [""])[-1]
+        raise ConfigError(
+            f"the run {run} is not at work: {job.status}. Its last words: {last}",
+            f"distrl logs {run} --address {self.address}  shows all that it printed.",
+        )
 
     def watch(self, run: str) -> Iterator[dict[str, Any]]:
         """The status again and again, until the run ends."""
@@ -184,6 +194,7 @@ class JobServer:
         logs = self.client.get_job_logs(helper)
         for answer in _answers(logs.splitlines()):
             if "problem" in answer:
+                self._require_at_work(run)
                 raise ConfigError(answer["problem"], answer["fix"])
             return answer
         raise ResourceError(f"the cluster did not answer for {run}: {logs[-500:]}", "See ray status on the head.")
@@ -230,8 +241,8 @@ def _client(address: str) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
-    logging.getLogger("ray._private.runtime_env").setLevel(logging.WARNING)
+    for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except AuthenticationError:

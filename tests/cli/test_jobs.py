@@ -147,7 +147,7 @@ def head() -> Iterator[Head]:
     started.close()
 
 
-def until(look: Callable[[], Any], seconds: float = 120) -> Any:
+def until(look: Callable[[], Any], seconds: float = 300) -> Any:
     """What `look` gives once it gives something."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -160,7 +160,7 @@ def until(look: Callable[[], Any], seconds: float = 120) -> Any:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_a_run_on_a_cluster_from_submit_to_stop(head: Head, project: Path) -> None:
     def distrl(*words: str, address: str = head.http, fails: bool = False) -> str:
         done = head.distrl(*words, "--address", address, cwd=project)

@@ -55,14 +55,14 @@ def newcomer() -> Iterator[tuple[Path, dict[str, str]]]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_a_newcomer_types_what_the_page_says(newcomer: tuple[Path, dict[str, str]]) -> None:
     folder, env = newcomer
     laptop, on_cluster = blocks("tested")
     [background] = blocks("tested in the background")
 
     def type_in(text: str) -> str:
-        done = subprocess.run(["bash", "-ec", text], cwd=folder, env=env, capture_output=True, text=True, timeout=400)
+        done = subprocess.run(["bash", "-ec", text], cwd=folder, env=env, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -82,7 +82,7 @@ def test_a_newcomer_types_what_the_page_says(newcomer: tuple[Path, dict[str, str
         started = psutil.Process(cluster.pid).children(recursive=True)
     finally:
         cluster.send_signal(signal.SIGINT)
-        assert cluster.wait(90) == 0
+        assert cluster.wait(180) == 0
     assert "submitted second" in shown
     assert "-> 3:" in shown
     assert "versions: as on the submitting machine" in shown
