@@ -71,6 +71,6 @@ clean:  ## remove .venv and caches; runs/ stays
 	@touch $@
 
 .venv/.ready-dev: $(REQUIREMENTS) .venv/bin/python
-	@echo "Installing distrl with the packages of dev, envs, export and cluster (minutes the first time)"
-	$(INSTALL) -e '.[dev,envs,export,cluster]'
+	@echo "Installing distrl with the packages of dev, envs, export, cluster and fast (minutes the first time)"
+	$(INSTALL) -e '.[dev,envs,export,cluster,fast]'
 	@touch .venv/.ready-core $@
