@@ -221,6 +221,8 @@ class EvalConfig(Section):
     """Environments of the evaluator. Default: one for each episode, at most 16."""
     deterministic: bool = True
     """Take the most likely action instead of a sampled one."""
+    seed: int | None = Field(None, ge=0)
+    """Seed of the episodes: runs of different seeds with the same one meet the same starts. Default: the run's."""
 
     @field_validator("num_envs", mode="before")
     @classmethod

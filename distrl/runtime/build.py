@@ -142,7 +142,8 @@ class Plan:
         )
 
     def build_evaluator(self) -> Evaluator:
-        return Evaluator(self.config.env, self.config.eval.num_envs, self.config.seed)
+        seed = self.config.seed if self.config.eval.seed is None else self.config.eval.seed
+        return Evaluator(self.config.env, self.config.eval.num_envs, seed)
 
 
 def check_config(config: RunConfig) -> RunConfig:

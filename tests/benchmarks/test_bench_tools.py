@@ -206,6 +206,7 @@ def test_evaluations_decide_where_the_cell_says_so() -> None:
     config = EVALUATED._loaded
     assert (config.stop.eval_mean, config.stop.eval_in_a_row, config.stop.return_mean) == (475, 2, None)
     assert (config.eval.every, config.eval.episodes, config.eval.deterministic) == (5_000, 20, True)
+    assert config.eval.seed == 0, "the same starts for every seed"
     assert (CELL._loaded.eval.every, CELL._loaded.stop.eval_mean, CELL._loaded.stop.return_mean) == (0, None, 475)
     curve = [(5_000, 480.0), (10_000, 500.0)]
     ended = {"env_steps": 10_500, "evaluations": curve, "stopped": "eval_mean 500.0 reached 475, 2 in a row"}

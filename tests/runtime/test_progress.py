@@ -49,6 +49,23 @@ def test_evaluations_outlive_a_resume_and_count_against_the_present_goal() -> No
     assert progress.stop_reason(StopConfig(eval_mean=490, eval_in_a_row=2)) is None
 
 
+def test_runs_of_different_seeds_may_meet_the_same_starts(tmp_path: Path) -> None:
+    """With a learning rate of 0 and the same first weights nothing but the starts can differ."""
+    still = {"learning_rate": 0.0}
+    first = train(config("first", stop={"updates": 1}, algorithm=still), runs_dir=tmp_path)
+    found = {}
+    for seed in (1, 2):
+        for starts in (None, 7):
+            name = f"run-{seed}-{starts}"
+            evaluated = {"every": 64, "episodes": 5, "seed": starts}
+            again = config(name, seed=seed, algorithm=still, eval=evaluated, stop={"updates": 1})
+            summary = train(again | {"init_from": str(tmp_path / "first")}, runs_dir=tmp_path)
+            found[seed, starts] = summary["evaluations"]
+    assert first["updates"] == 1
+    assert found[1, 7] == found[2, 7]
+    assert found[1, None] != found[2, None]
+
+
 def test_a_run_ends_where_its_evaluations_reach_the_goal(tmp_path: Path) -> None:
     run = config(eval={"every": 64, "episodes": 2}, stop={"eval_mean": 0.0, "eval_in_a_row": 2})
     summary = train(run, runs_dir=tmp_path)
