@@ -63,7 +63,7 @@ class GuardedPath(RiskyPath):
 
     One context c, uniform by default: the guard is on duty where c > 1 - guard_probability, and takes from 0 up to
     `toll` in proportion to how far c is above that. Only the top row goes around him. With the defaults the short way
-    returns 3.6 on average and -15 in its worst twentieth; the long way always returns 2. Its id is
+    returns 4.4 on average and -1.5 in its worst twentieth; the long way always returns 4. Its id is
     `distrl.envs.context:GuardedPath`.
 
     Args:
@@ -77,9 +77,9 @@ class GuardedPath(RiskyPath):
     def __init__(
         self,
         width: int = 5,
-        height: int = 3,
-        guard_probability: float = 0.2,
-        toll: float = 24.0,
+        height: int = 2,
+        guard_probability: float = 0.4,
+        toll: float = 8.0,
         step_reward: float = -1.0,
         goal_reward: float = 10.0,
         observation: Literal["one_hot", "index"] = "one_hot",

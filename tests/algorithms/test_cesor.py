@@ -71,7 +71,7 @@ def test_the_first_action_chooses_the_context():
     assert (reward, terminated, info["context"]) == (0.0, False, pytest.approx(0.95))
     assert np.array_equal(first, obs)
     steps = [env.step({"action": 1, "context": np.array([0.0, 0.0], np.float32)}) for _ in range(4)]
-    assert [step[1] for step in steps] == pytest.approx([-1.0, -1.0 - 24.0 * 0.75, -1.0, 9.0], abs=1e-5)
+    assert [step[1] for step in steps] == pytest.approx([-1.0, -1.0 - 8.0 * 0.875, -1.0, 9.0], abs=1e-5)
     assert steps[-1][2]
     free = []
     for seed in range(200):
@@ -87,9 +87,9 @@ def test_the_two_ways_of_the_guarded_path():
         env.reset(seed=0, options={"context": [context]})
         return sum(env.step(action)[1] for action in actions)
 
-    short, long = [1] * 4, [0, 0, 1, 1, 1, 1, 2, 2]
-    assert [walk(short, c) for c in (0.0, 0.8, 0.9, 1.0)] == pytest.approx([6.0, 6.0, -6.0, -18.0])
-    assert [walk(long, c) for c in (0.0, 1.0)] == [2.0, 2.0]
+    short, long = [1] * 4, [0, 1, 1, 1, 1, 2]
+    assert [walk(short, c) for c in (0.0, 0.6, 0.8, 1.0)] == pytest.approx([6.0, 6.0, 2.0, -2.0])
+    assert [walk(long, c) for c in (0.0, 1.0)] == [4.0, 4.0]
 
 
 @pytest.mark.parametrize("mean", [0.05, 0.3, 0.5, 0.97])
@@ -108,7 +108,7 @@ def test_the_policy_draws_from_source_and_sampler_in_their_shares():
     algorithm = make(source_share=0.25)
     policy = algorithm.policy
     policy.context_mean.fill_(0.9)
-    params = policy(torch.zeros(4000, 15))[0].detach()
+    params = policy(torch.zeros(4000, 10))[0].detach()
     noise = torch.from_numpy(policy.actions.draw_noise(np.random.default_rng(0), (4000,)))
     action = policy.actions.sample(params, noise)
     contexts, source = action["context"].unbind(-1)
@@ -154,7 +154,7 @@ def episode(reward: float, context: float, drawn_by: float = 0.5, source: bool =
     """Two steps after the choice, the first of them paid."""
     chosen = torch.tensor([[context, float(source)]]).expand(3, 2)
     return Columns(
-        obs=torch.zeros(3, 15),
+        obs=torch.zeros(3, 10),
         action={"action": torch.zeros(3, dtype=torch.int64), "context": chosen},
         reward=torch.tensor([0.0, reward, 0.0]),
         params=torch.cat([torch.zeros(3, 4), torch.full((3, 1), drawn_by)], -1),
