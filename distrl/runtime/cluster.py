@@ -51,7 +51,7 @@ def connect(settings: Any, run: str | None = None) -> tuple[bool, bool]:
             f"the Ray cluster at {settings.address} asks for a token that this machine does not have.",
             "Set RAY_AUTH_MODE=token, and copy the cluster's token to ~/.ray/auth_token or into RAY_AUTH_TOKEN.",
         ) from None
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises bare ones too, such as when its processes take too long to start
         where = "start a local Ray cluster" if local else f"reach the Ray cluster at {settings.address}"
         raise ResourceError(f"could not {where}: {error}", "See ray status, or use backend=serial.") from error
     return local, True
