@@ -201,13 +201,14 @@ class Algorithm:
         norms: list[Any] = []
         parts: dict[str, Any] = {}
         steps = 0
-        for minibatches in self.epochs(rows, int(getattr(self.config, "epochs", 1)), rng):
-            for minibatch in minibatches:
-                norm, parts = self.step(minibatch)
-                norms.append(norm)
-                steps += 1
-            if self.stop_epochs(parts):
-                break
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below, and named
+            for minibatches in self.epochs(rows, int(getattr(self.config, "epochs", 1)), rng):
+                for minibatch in minibatches:
+                    norm, parts = self.step(minibatch)
+                    norms.append(norm)
+                    steps += 1
+                if self.stop_epochs(parts):
+                    break
         norm_total = torch.stack([torch.as_tensor(norm) for norm in norms])
         if not bool(torch.isfinite(norm_total).all()):
             self._restore(before)

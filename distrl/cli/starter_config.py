@@ -9,6 +9,15 @@ from typing import Any
 
 Line = tuple[str, str, str]  # key, value as YAML, comment
 
+#: Keys of the algorithms that learn from a replay, with what they mean; the values are their own defaults.
+_REPLAY = (
+    ("learning_rate", "step size of Adam"),
+    ("gamma", "discount; lower where rewards come soon"),
+    ("batch_size", "transitions of one gradient step"),
+    ("replay_ratio", "gradient steps per environment step"),
+    ("learning_starts", "environment steps before the first gradient step"),
+)
+
 #: Kind of environment -> keys of the algorithm. An algorithm gets those that it has.
 _ALGORITHM: dict[str, list[Line]] = {
     "discrete": [
@@ -103,7 +112,7 @@ def starter_config(env_id: str, algorithm: str, path: str, imports: Sequence[str
     return "\n".join(
         [
             *head,
-            *_section("env", _env_lines(env_id, kind, observation)),
+            *_section("env", _env_lines(env_id, kind, observation, off_policy(target))),
             *(_section("model", _model_lines(observation)) if kind == "image" else []),
             *_section("algorithm", _algorithm_lines(algorithm, target, kind)),
             *_section("samplers", [("count", str(min(_STREAMS, os.cpu_count() or 1)), "at most env.streams")]),
@@ -114,7 +123,7 @@ def starter_config(env_id: str, algorithm: str, path: str, imports: Sequence[str
     )
 
 
-def _env_lines(env_id: str, kind: str, observation: Any) -> list[Line]:
+def _env_lines(env_id: str, kind: str, observation: Any, from_replay: bool) -> list[Line]:
     from distrl.models.spaces import is_float, leaves
 
     lines = [
@@ -123,6 +132,8 @@ def _env_lines(env_id: str, kind: str, observation: Any) -> list[Line]:
         ("streams", str(_STREAMS), "the most samplers that can share them"),
     ]
     real = any(is_float(leaf) for _, leaf in leaves(observation))
+    if from_replay:
+        kind = "image" if kind == "image" else ""
     if kind == "continuous" and real:
         lines.append(("normalize_obs", "true", "running mean and variance"))
     if kind == "continuous":
@@ -155,7 +166,15 @@ def _model_lines(observation: Any) -> list[Line]:
 
 def _algorithm_lines(name: str, target: Any, kind: str) -> list[Line]:
     fields = target.Config.model_fields
+    if off_policy(target):  # their own defaults are usual values, and differ from one to the next
+        own = [(key, f"{fields[key].default:g}", comment) for key, comment in _REPLAY if key in fields]
+        return [("name", name, ""), *own]
     return [("name", name, ""), *(line for line in _ALGORITHM[kind] if line[0] in fields)]
+
+
+def off_policy(target: Any) -> bool:
+    """Whether an algorithm learns from a replay."""
+    return "replay_ratio" in target.Config.model_fields
 
 
 def _section(title: str, lines: list[Line]) -> list[str]:
