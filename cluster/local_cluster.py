@@ -63,8 +63,9 @@ def main() -> None:
         signal.signal(number, lambda *_: ended.set())
     started: list[subprocess.Popen[bytes]] = []
     try:
-        started.append(start(head + common(given.cpus, given.object_store_mb), folder / "head.txt", env))
-        wait_for(given.dashboard_port, started[0], ended, folder)
+        started.append(
+            start_head(head + common(given.cpus, given.object_store_mb), given.dashboard_port, ended, folder, env)
+        )
         for node in range(given.nodes):
             # Nodes that share a folder unpack jobs' files under each other's feet.
             own = [f"--address={LOOPBACK}:{given.port}", f"--temp-dir={folder / str(node)}"]
@@ -95,14 +96,17 @@ def start(words: list[str], output: Path, env: dict[str, str]) -> subprocess.Pop
         return subprocess.Popen([RAY, "start", *words], env=env, stdout=file, stderr=file, start_new_session=True)
 
 
-def wait_for(port: int, head: subprocess.Popen[bytes], ended: threading.Event, folder: Path) -> None:
-    """Until the job server listens."""
-    while not ended.wait(0.3):
-        if head.poll() is not None:
-            sys.exit(f"the head did not start:\n{(folder / 'head.txt').read_text()}")
-        with socket.socket() as probe:
-            if probe.connect_ex((LOOPBACK, port)) == 0:
-                return
+def start_head(
+    words: list[str], dashboard_port: int, ended: threading.Event, folder: Path, env: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    """The head, once its job server listens. On a busy machine Ray's own deadlines need another try."""
+    for _ in range(3):
+        head = start(words, folder / "head.txt", env)
+        while head.poll() is None:
+            with socket.socket() as probe:
+                if ended.wait(0.3) or probe.connect_ex((LOOPBACK, dashboard_port)) == 0:
+                    return head
+    sys.exit(f"the head did not start:\n{(folder / 'head.txt').read_text()}")
 
 
 if __name__ == "__main__":

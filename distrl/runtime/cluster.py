@@ -13,6 +13,7 @@ from distrl.base.errors import ResourceError
 
 #: Key of a Ray job's metadata that holds the name of its run.
 RUN_KEY = "distrl_run"
+START_TRIES = 3  # Ray gives a new node's agent 15 s, which is little beside other work
 
 
 def connect(settings: Any, run: str | None = None) -> tuple[bool, bool]:
@@ -45,7 +46,7 @@ def connect(settings: Any, run: str | None = None) -> tuple[bool, bool]:
     if run is not None:
         options["job_config"] = ray.job_config.JobConfig(metadata={RUN_KEY: run})
     try:
-        ray.init(**options)
+        _init(options, START_TRIES if local else 1)
     except AuthenticationError:
         raise ResourceError(
             f"the Ray cluster at {settings.address} asks for a token that this machine does not have.",
@@ -55,6 +56,18 @@ def connect(settings: Any, run: str | None = None) -> tuple[bool, bool]:
         where = "start a local Ray cluster" if local else f"reach the Ray cluster at {settings.address}"
         raise ResourceError(f"could not {where}: {error}", "See ray status, or use backend=serial.") from error
     return local, True
+
+
+def _init(options: dict[str, Any], tries: int) -> None:
+    """`ray.init`, and again where Ray says that a new node's own processes were late."""
+    for left in reversed(range(tries)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            if not left or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
 
 
 def learner_gpus(device: str, processes: int, local: bool) -> int:
