@@ -24,6 +24,7 @@ RESUMABLE = (
     "learner.processes",
     "learner.compile",
     "learner.prefetch",
+    "learner.recover_every",
     "logging.",
     "checkpoint.",
     "ray.",

@@ -176,6 +176,10 @@ class LearnerConfig(Section):
     """Number format of the forward pass. `bf16` is faster on recent GPUs and less exact."""
     prefetch: bool = True
     """Move the next batch to the GPU while the present one is learned from (Ray back end, `max_staleness` >= 1)."""
+    recover_every: int | None = Field(None, ge=0)
+    """Updates between two copies of the learner's state in the loop's memory, from which a learner that died is built
+    again without loss (Ray back end). 0: it is not, the run ends. Default: as often as costs at most 3 % of the time;
+    small networks every update. Off-policy learners begin from the newest checkpoint instead."""
 
     @field_validator("device")
     @classmethod

@@ -15,15 +15,14 @@ from typing import Any
 import ray
 
 from distrl.algorithms.shards import Shards
-from distrl.base.errors import CheckpointError
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.group import GroupShards, join_group, leave_group
 from distrl.learner.learner import Progress
 from distrl.models.weights import load_weights
 from distrl.runtime.build import Plan, pick_device
-from distrl.runtime.checkpoint import SHARED
 from distrl.runtime.events import Failure
+from distrl.runtime.learner_host import LearnerHost
 from distrl.runtime.replay_actors import RemoteShard
 from distrl.runtime.threads import set_threads
 
@@ -71,6 +70,7 @@ class LearnerActor:
             shards = GroupShards(config.shards, rank, config.processes)
         handles = [RemoteShard(actor) for actor in replay_shards]
         self.learner = plan.build_learner(shards=shards, replay_shards=handles)
+        self.host = LearnerHost(self.learner)
         self.learner.phases.switch("wait")
         self.learner.phases.reset()
 
@@ -79,10 +79,16 @@ class LearnerActor:
 
     def update(self, progress: Progress, *fragments: FragmentData) -> tuple[Any, Any]:
         """Report and weights."""
-        try:
-            return self.learner.update(fragments, progress)
-        except Exception as error:
-            return Failure.of(error), None
+        return self.host.update(progress, *fragments)
+
+    def keep(self) -> tuple[float, Any]:
+        return self.host.keep()
+
+    def recover(self, version: int, packed: Any, folder: str | None) -> None:
+        self.host.recover(version, packed, folder)
+
+    def make_again(self, progress: Progress, *fragments: FragmentData) -> Any:
+        return self.host.make_again(progress, *fragments)
 
     def stage(self, units: list[Unit], *fragments: FragmentData) -> None:
         self.learner.stage(units, fragments)
@@ -108,13 +114,7 @@ class LearnerActor:
         self.learner.files_saved(Path(folder))
 
     def load_replay(self, folder: str) -> Any:
-        try:
-            if not Path(folder).is_dir():
-                raise CheckpointError(f"{folder} is not there on {platform.node()}, where the learner runs.", SHARED)
-            self.learner.load_files(Path(folder))
-        except Exception as error:
-            return Failure.of(error)
-        return None
+        return self.host.load_replay(folder)
 
     def warm_start(self, weights: Weights) -> None:
         self.learner.warm_start(weights)

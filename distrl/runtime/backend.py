@@ -14,6 +14,7 @@ from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.learner import Progress
 from distrl.runtime.events import Event
+from distrl.runtime.recovery import Base, Batch
 
 
 class Backend(Protocol):
@@ -23,6 +24,8 @@ class Backend(Protocol):
     concurrent: bool
     #: True where it pays to move the next batch to the learner's device while the present one is learned from
     prefetches: bool
+    #: True where the learner can die alone, and be built again
+    recovers: bool
 
     def start(self, samplers: int) -> None:
         """Start the learner and `samplers` samplers; each announces itself with `SamplerReady`."""
@@ -31,13 +34,13 @@ class Backend(Protocol):
         """Order fragments from a sampler. Answer: `Collected`, `SamplerFailed` or `SamplerLost`."""
 
     def update(self, data: Sequence[Any], progress: Progress) -> None:
-        """Order an update. Answer: `Updated` or `LearnerFailed`."""
+        """Order an update. Answer: `Updated`, `LearnerFailed` or `LearnerLost`."""
 
     def stage(self, units: Sequence[Unit], data: Sequence[Any]) -> None:
         """The batch that will probably come next; only where `prefetches`. No answer."""
 
     def evaluate(self, weights: Any, env_steps: int, update: int) -> None:
-        """Order an evaluation. Answer: `Evaluated` or `EvalFailed`."""
+        """Order an evaluation. Answer: `Evaluated`, `EvalFailed` or `EvaluatorLost`."""
 
     def wait(self, timeout: float) -> list[Event]:
         """Events since the last call; waits up to `timeout` seconds for the first."""
@@ -59,6 +62,27 @@ class Backend(Protocol):
 
     def load_learner(self, state: dict[str, Any]) -> None:
         """Continue from a state."""
+
+    def keep_state(self) -> Any:
+        """Ask for the learner's state behind the updates that were ordered so far; a handle, at once."""
+
+    def kept_state(self, handle: Any) -> tuple[float, Any] | None:
+        """Seconds that it took the learner, and its packed state, in this process; None while it is not here."""
+
+    def unpacked(self, state: Any) -> dict[str, Any]:
+        """The learner's state from a packed one."""
+
+    def rebuild_learner(self, base: Base, updates: Sequence[Batch]) -> dict[int, Any]:
+        """A new learner begins with `base` and makes `updates` again; returns at once.
+
+        Announced with `LearnerReady`.
+
+        Returns:
+            Handles of the weights that it will publish again, by version.
+        """
+
+    def intact(self, handle: Any) -> bool:
+        """Whether what a handle stands for can still be had."""
 
     def save_replay(self, folder: Path) -> None:
         """Write the learner's replay into `folder`, which is made; only between updates, only off-policy."""

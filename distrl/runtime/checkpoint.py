@@ -28,6 +28,7 @@ from distrl.base.pack import load_state, save_state
 FORMAT = "distrl-checkpoint-1"
 STATES = ("learner", "streams", "progress")
 REPLAY_FOLDER = "replay"
+LEARNER_FILE = "learner.safetensors"
 #: what helps where the learner's machine and this one see different disks
 SHARED = "Put --runs-dir on a file system that every machine of the cluster sees."
 

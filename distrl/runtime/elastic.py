@@ -8,6 +8,7 @@ from typing import Any
 from distrl.base.errors import ConfigError
 from distrl.runtime.autoscale import Autoscaler
 from distrl.runtime.events import SamplerLost, SamplerReady
+from distrl.runtime.recovery import backoff
 
 
 class Elastic:
@@ -71,20 +72,27 @@ class Elastic:
         self._rehomed(moved)
 
     def lost(self, event: SamplerLost) -> None:
-        """A sampler died or hung: a new process takes its place, where one is wanted."""
+        """A sampler died or hung: a new process takes its place, at once or after a while, where one is wanted."""
         loop, slot = self.loop, self.loop.pool.slots[event.sampler]
         loop.monitor.event(
             "died", sampler=slot.index, reason=event.reason, cut=[tuple(request.unit) for request in event.requests]
         )
         if loop.pool.lost(slot, event.requests, event.reason):
-            loop.backend.replace_sampler(slot.index)
-            loop.monitor.event("restarted", sampler=slot.index, streams=slot.streams)
+            slot.restart_at = time.monotonic() + backoff(slot.losses)
             return
         self._left(slot.index)
         if slot.losses > 1:
             loop.monitor.warn(
                 f"sampler {slot.index} could not be started ({event.reason}); the run goes on with {loop.pool.size}."
             )
+
+    def turn(self) -> None:
+        """Called between the loop's turns: successors of lost samplers begin when their time has come."""
+        for slot in self.loop.pool.slots:
+            if slot.restart_at is not None and time.monotonic() >= slot.restart_at:
+                slot.restart_at = None
+                self.loop.backend.replace_sampler(slot.index)
+                self.loop.monitor.event("restarted", sampler=slot.index, streams=slot.streams, losses=slot.losses)
 
     def drained(self, sampler: int) -> None:
         """A sampler finished its fragments: if it was to leave, it goes now."""

@@ -91,6 +91,20 @@ class LearnerFailed:
 
 
 @dataclass
+class LearnerLost:
+    """The learner died or hung; an update under way was not made."""
+
+    reason: str
+
+
+@dataclass
+class LearnerReady:
+    """A learner that was built again stands."""
+
+    pid: int
+
+
+@dataclass
 class Evaluated:
     """An evaluation ended."""
 
@@ -101,10 +115,32 @@ class Evaluated:
 
 
 @dataclass
+class EvaluatorLost:
+    """The evaluator died or hung; the evaluation can be ordered again."""
+
+    env_steps: int
+    update: int
+    weights: Any
+    reason: str
+
+
+@dataclass
 class EvalFailed:
     """An evaluation raised."""
 
     failure: Failure
 
 
-Event = SamplerReady | Collected | SamplerLost | SamplerFailed | Updated | LearnerFailed | Evaluated | EvalFailed
+Event = (
+    SamplerReady
+    | Collected
+    | SamplerLost
+    | SamplerFailed
+    | Updated
+    | LearnerFailed
+    | LearnerLost
+    | LearnerReady
+    | Evaluated
+    | EvaluatorLost
+    | EvalFailed
+)

@@ -25,13 +25,17 @@ from distrl.runtime.build import Plan
 from distrl.runtime.callbacks import Callbacks
 from distrl.runtime.commands import STOP_NOW
 from distrl.runtime.elastic import Elastic
+from distrl.runtime.evaluations import Evaluations
 from distrl.runtime.events import (
     Collected,
     EvalFailed,
     Evaluated,
+    EvaluatorLost,
     Event,
     Failure,
     LearnerFailed,
+    LearnerLost,
+    LearnerReady,
     SamplerFailed,
     SamplerLost,
     SamplerReady,
@@ -39,11 +43,13 @@ from distrl.runtime.events import (
 )
 from distrl.runtime.pool import Pool
 from distrl.runtime.progress import RunProgress
+from distrl.runtime.recovery import Recovery
 from distrl.runtime.saving import Saver
 from distrl.runtime.shares import Shares, limit
 from distrl.store.queue import Queue
 
 WAIT_SECONDS = 1.0  # how long the loop sleeps at most before it looks around
+RESTART_SECONDS = 0.05  # the same while something is down
 DIAGNOSE_SECONDS = 0.5  # between two measurements of how far an update moved the policy
 
 
@@ -73,10 +79,11 @@ class Loop:
         self.weights: dict[int, Any] = {}  # version -> handle, as far back as a unit may need
         self.updates_started = 0
         self.updating = False  # the learner is at work: its state is not that of a boundary
-        self.evaluating = 0
         self.interrupted = False
         self.asked_to_stop: str | None = None  # by a command: commands.STOP or STOP_NOW
         self.elastic = Elastic(self)
+        self.recovery = Recovery(self)
+        self.evaluations = Evaluations(self)
         self.control: Any = None  # commands from outside, see control.py
         self.diagnosed = self.shown = 0.0
         self.collecting = False  # a sampler of this very process is at work (serial back end)
@@ -98,6 +105,7 @@ class Loop:
         known = restored["progress"]["ledger"]["counts"]["voided"] if restored else 0
         if self.ledger.counts["voided"] > known:
             self.monitor.event("voided", units=self.ledger.counts["voided"] - known)
+        self.recovery.begin(restored["folder"] if restored else None)
 
     def run(self) -> str:
         """Go on until the stop rule holds; returns why the run ended.
@@ -118,7 +126,7 @@ class Loop:
             self.monitor.event("failed", error=str(error) or type(error).__name__)
             self.save_after_failure()
             raise
-        self.finish_evaluations(ended=True)
+        self.evaluations.finish(ended=True)
         for unit in sorted(self.ledger.running):
             self.queue.cut(unit)
         self.saver.save(self)
@@ -130,12 +138,12 @@ class Loop:
             self.look_around()
             self.feed_learner()
             self.dispatch()
-        if not (self.backend.busy() or self.interrupted):  # interrupted, no orders go out any more
+        if not (self.backend.busy() or self.interrupted or self.restarting()):  # interrupted, no orders go out any more
             raise RuntimeError(f"the loop has nothing to wait for: {self.ledger.read()}, next {self.queue.next_seq}")
         if self.backend.concurrent:
             self.elastic.note()
             with self.phases("wait"):
-                events = self.backend.wait(WAIT_SECONDS)
+                events = self.wait()
         else:
             self.watchdog.turn()
             self.collecting = not self.queue.learning
@@ -146,10 +154,24 @@ class Loop:
             for event in sorted(events, key=lambda event: not isinstance(event, Updated)):
                 self.handle(event)
 
+    def wait(self) -> list[Event]:
+        """Events; short where something is to be started again soon."""
+        if not self.backend.busy():
+            time.sleep(RESTART_SECONDS)
+        return self.backend.wait(RESTART_SECONDS if self.restarting() else WAIT_SECONDS)
+
+    def restarting(self) -> bool:
+        """Whether a part is down and will be started again when its time has come."""
+        parts = (self.recovery.restart_at, self.evaluations.restart_at, *(slot.restart_at for slot in self.pool.slots))
+        return any(moment is not None for moment in parts)
+
     def look_around(self) -> None:
-        """Commands from outside, at most once a second."""
+        """Commands from outside, at most once a second; what died and may begin again does."""
         if self.control is not None:
             self.control.turn(self)
+        self.elastic.turn()
+        self.recovery.turn()
+        self.evaluations.turn()
 
     def boundary_reason(self) -> str | None:
         """Called with no update under way: stop, interrupt."""
@@ -184,7 +206,9 @@ class Loop:
         )
         self.updates_started += 1
         self.updating = True
-        self.backend.update([waiting.data for waiting in batch], progress)
+        data = [waiting.data for waiting in batch]
+        self.recovery.ordered(data, progress)
+        self.backend.update(data, progress)
 
     def dispatch(self) -> None:
         """Give every idle sampler what it may do now."""
@@ -218,11 +242,16 @@ class Loop:
             case LearnerFailed():
                 self.updating = False
                 self.raise_failure(event.failure)
+            case LearnerLost():
+                self.recovery.lost(event.reason)
+            case LearnerReady():
+                self.monitor.event("joined", part="learner", pid=event.pid)
             case Evaluated():
-                self.on_evaluated(event)
+                self.evaluations.done(event)
             case EvalFailed():
-                self.evaluating -= 1
-                self.monitor.warn(f"an evaluation failed, training goes on: {event.failure.error}")
+                self.evaluations.failed(str(event.failure.error))
+            case EvaluatorLost():
+                self.evaluations.lost(event)
 
     def on_updated(self, event: Updated) -> None:
         """An update boundary: the only place where counters move."""
@@ -241,7 +270,8 @@ class Loop:
             self.monitor.warn(text)
         with self.phases("monitor"):
             self.record(event.report.metrics, metas, episodes, before)
-        self.evaluate_if_due()
+        self.recovery.done(sum(meta.nbytes for meta in metas))
+        self.evaluations.order_if_due()
         self.checkpoint_if_due()
 
     def record(self, metrics: dict[str, float], metas: list[FragmentMeta], episodes: list[Any], version: int) -> None:
@@ -281,42 +311,6 @@ class Loop:
             self.monitor.event("traceback", text=failure.traceback)
         raise failure.error
 
-    # ---- evaluation ------------------------------------------------------------------------------------------------
-
-    def evaluate_if_due(self) -> None:
-        """Order an evaluation when `eval.every` more steps were consumed; in deterministic mode wait for it here."""
-        every = self.config.eval.every
-        if not every or self.progress.env_steps // every <= self.progress.evaluated_at // every:
-            return
-        if self.evaluating and not self.config.deterministic:
-            return  # never a queue of evaluations; the next boundary asks again
-        self.progress.evaluated_at = self.progress.env_steps
-        self.evaluating += 1
-        self.backend.evaluate(self.weights[self.progress.version], self.progress.env_steps, self.progress.version)
-        if self.config.deterministic or not self.backend.concurrent:
-            self.finish_evaluations()
-
-    def finish_evaluations(self, ended: bool = False) -> None:
-        """Wait for evaluations under way; once the run has ended, what samplers fail at no longer matters."""
-        while self.evaluating:
-            if not ended:
-                self.look_around()
-            for event in self.backend.wait(WAIT_SECONDS):
-                if not (ended and isinstance(event, SamplerFailed | SamplerLost)):
-                    self.handle(event)
-
-    def on_evaluated(self, event: Evaluated) -> None:
-        """Curves, and the best policy so far."""
-        self.evaluating -= 1
-        mean = event.result.mean
-        self.progress.evals.append((event.env_steps, mean))
-        self.monitor.update(event.result.metrics(), event.env_steps, event.update)
-        if self.progress.best is None or mean > self.progress.best:
-            self.progress.best = mean
-            facts = {"env_steps": event.env_steps, "update": event.update, "eval_return_mean": mean}
-            self.saver.save_best(self.backend.fetch(event.weights), facts)
-            self.monitor.event("best", **facts)
-
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def checkpoint_if_due(self) -> None:
@@ -340,7 +334,7 @@ class Loop:
         """Wait for an update under way, so that the learner's state is that of a boundary and fits our counters."""
         while self.updating:
             for event in self.backend.wait(WAIT_SECONDS):
-                if isinstance(event, LearnerFailed):
+                if isinstance(event, LearnerFailed | LearnerLost):
                     self.updating = False
                 elif isinstance(event, Updated | Evaluated | EvalFailed):
                     self.handle(event)

@@ -35,6 +35,7 @@ class SamplerSlot:
     busy_since: float = 0.0  # time.monotonic()
     hosts: set[int] = field(default_factory=set)  # streams whose environments it has built
     losses: int = 0
+    restart_at: float | None = None  # time.monotonic() at which a lost process gets its successor
     pid: int = 0
     node: str = ""
     env_steps: int = 0  # made by this slot, all its processes together
@@ -111,7 +112,7 @@ class Pool:
             if free is None:
                 free = SamplerSlot(len(self.slots), [])
                 self.slots.append(free)
-            free.state, free.losses = "joining", 0
+            free.state, free.losses, free.restart_at = "joining", 0, None
             start.append(free.index)
         leaving = self._leaving(self.size - samplers)
         for slot in leaving:
@@ -129,7 +130,7 @@ class Pool:
         """Whether a draining sampler has nothing running, and so is gone now."""
         if slot.state != "draining" or slot.busy:
             return False
-        slot.state, slot.ready, slot.hosts = "gone", False, set()
+        slot.state, slot.ready, slot.hosts, slot.restart_at = "gone", False, set(), None
         return True
 
     def joined(self, slot: SamplerSlot, pid: int, node: str) -> dict[int, tuple[int, int]]:

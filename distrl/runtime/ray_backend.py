@@ -11,7 +11,8 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from distrl.base.errors import ResourceError
+from distrl.base.errors import ResourceError, UserError
+from distrl.base.pack import unpack
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.group import free_address
@@ -24,18 +25,24 @@ from distrl.runtime.events import (
     Collected,
     EvalFailed,
     Evaluated,
+    EvaluatorLost,
     Event,
     Failure,
     LearnerFailed,
+    LearnerLost,
+    LearnerReady,
     SamplerFailed,
     SamplerLost,
     SamplerReady,
     Updated,
 )
+from distrl.runtime.recovery import Base, Batch
 from distrl.runtime.replay_actors import start_shards
 
 START_SECONDS = 180.0  # an actor that is not up by then will not come: importing torch takes seconds, not minutes
 UPDATE_SECONDS = 3600.0
+PEER_SECONDS = 5.0  # what a process of a group may take to say that it lives
+INTACT_SECONDS = 10.0  # what weights may take to come from another node
 REPLAY_SECONDS = 3600.0  # a large replay is as many GiB as the disk writes in minutes
 
 
@@ -61,6 +68,7 @@ class RayBackend:
 
     concurrent = True
     prefetches = False
+    recovers = True
 
     def __init__(self, plan: Plan):
         self.plan = plan
@@ -77,19 +85,23 @@ class RayBackend:
     # ---- starting ------------------------------------------------------------------------------------------------
 
     def start(self, samplers: int) -> None:
-        config = self.plan.config.learner
-        rendezvous = free_address() if config.processes > 1 else ""
-        gpus = learner_gpus(config.device, config.processes, self.local)
-        # Staging a batch has a thread of its own, so that it runs beside an update.
-        options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": gpus, "concurrency_groups": {"stage": 1}}
-        actor = ray.remote(**options)(LearnerActor)
-        self.prefetches = bool(gpus) and config.prefetch
         for sampler in range(samplers):  # they start while the learner does
             self.replace_sampler(sampler)
+        self._start_learners()
+        self._get([learner.ready.remote() for learner in self.learners], "start the learner", START_SECONDS)
+
+    def _start_learners(self) -> None:
+        """Processes of the learner, and of its replay's shards."""
+        config = self.plan.config.learner
+        rendezvous = free_address() if config.processes > 1 else ""
+        self.gpus = learner_gpus(config.device, config.processes, self.local)
+        # Staging a batch has a thread of its own, so that it runs beside an update.
+        options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus, "concurrency_groups": {"stage": 1}}
+        actor = ray.remote(**options)(LearnerActor)
+        self.prefetches = bool(self.gpus) and config.prefetch
         self.replay_shards = start_shards(self.plan, self.cpus)
         processes = range(config.processes)
         self.learners = [actor.remote(self.plan, rank, rendezvous, self.replay_shards) for rank in processes]
-        self._get([learner.ready.remote() for learner in self.learners], "start the learner", START_SECONDS)
 
     def replace_sampler(self, sampler: int) -> None:
         old = self.samplers.pop(sampler, None)
@@ -124,8 +136,8 @@ class RayBackend:
         deadline = time.monotonic() + UPDATE_SECONDS
         for rank, learner in enumerate(self.learners):
             refs = learner.update.options(num_returns=2).remote(progress, *data)
-            if rank == 0:  # every process of a group computes the same; one answer is enough
-                self._orders[refs[0]] = Order("update", deadline, refs=refs)
+            # Every process of a group computes the same; one answer is enough, but each may die.
+            self._orders[refs[0]] = Order("peer" if rank else "update", deadline, refs=refs)
 
     def stage(self, units: Sequence[Unit], data: Sequence[Any]) -> None:
         if self._staged != tuple(units):
@@ -149,13 +161,14 @@ class RayBackend:
         ready, rest = ray.wait(pending, num_returns=1, timeout=timeout, fetch_local=False)
         if ready and rest:  # whatever else is there already
             ready += ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)[0]
-        events = [self._answer(self._orders.pop(ref), ref) for ref in ready if ref in self._orders]
-        return events + self._overdue()
+        answers = [self._answer(self._orders.pop(ref), ref) for ref in ready if ref in self._orders]
+        return [event for event in answers if event is not None] + self._overdue()
 
     def busy(self) -> bool:
         return bool(self._orders)
 
-    def _answer(self, order: Order, ref: Any) -> Event:
+    def _answer(self, order: Order, ref: Any) -> Event | None:
+        """The event that an answered call is; None where there is nothing to tell."""
         try:
             value = ray.get(ref)
         except RayActorError as error:
@@ -169,29 +182,50 @@ class RayBackend:
             if isinstance(value, Failure):
                 return SamplerFailed(order.sampler, order.requests, value)
             return Collected(order.sampler, order.requests, value, list(order.refs[1:]))
+        if order.kind == "peer":
+            return None
+        if order.kind == "learner":
+            return LearnerReady(value)
         if order.kind == "update":
-            return LearnerFailed(value) if isinstance(value, Failure) else Updated(value, order.refs[1])
+            return self._update_failed(value) if isinstance(value, Failure) else Updated(value, order.refs[1])
         return (
             EvalFailed(value)
             if isinstance(value, Failure)
             else Evaluated(order.env_steps, order.update, order.refs, value)
         )
 
+    def _update_failed(self, failure: Failure) -> Event:
+        """An update raised; in a group maybe because another process of it died in the middle of an exchange."""
+        if len(self.learners) > 1 and not isinstance(failure.error, UserError):
+            for rank, learner in enumerate(self.learners):
+                try:
+                    ray.get(learner.ready.remote(), timeout=PEER_SECONDS)
+                except GetTimeoutError:
+                    continue  # it waits for a lost one
+                except RayActorError:
+                    return self._learner_lost(f"process {rank} of its group of {len(self.learners)} was lost")
+        return LearnerFailed(failure)
+
+    def _learner_lost(self, reason: str) -> Event:
+        """One event for a death, however many calls were under way."""
+        for ref in [ref for ref, order in self._orders.items() if order.kind in ("update", "peer", "learner")]:
+            del self._orders[ref]
+        return LearnerLost(reason)
+
     def _died(self, order: Order, reason: str) -> Event:
         if order.kind in ("ready", "collect"):
             return SamplerLost(order.sampler, order.requests or [], reason)
         if order.kind == "eval":
             self.evaluator = None  # the next evaluation starts a new one
-            return EvalFailed(Failure(ResourceError(f"the evaluator died: {reason}"), ""))
-        problem = ResourceError(f"the learner died: {reason}", "Start again with --resume.")
-        return LearnerFailed(Failure(problem, ""))
+            return EvaluatorLost(order.env_steps, order.update, order.refs, reason)
+        return self._learner_lost(reason)
 
     def _overdue(self) -> list[Event]:
         """Calls past their deadline: a hung call is ended by killing its actor."""
         now = time.monotonic()
         events: list[Event] = []
         for ref, order in list(self._orders.items()):
-            if now < order.deadline:
+            if now < order.deadline or ref not in self._orders:
                 continue
             del self._orders[ref]
             if order.kind in ("ready", "collect"):
@@ -199,13 +233,57 @@ class RayBackend:
                 seconds = START_SECONDS if order.kind == "ready" else self.plan.config.samplers.timeout
                 events.append(self._died(order, f"no answer to {order.kind!r} within {seconds:.0f} s"))
             else:
-                events.append(self._died(order, f"no answer to {order.kind!r} within {UPDATE_SECONDS:.0f} s"))
+                if order.kind == "eval":
+                    ray.kill(self.evaluator)
+                seconds = START_SECONDS if order.kind == "learner" else UPDATE_SECONDS
+                events.append(self._died(order, f"no answer to {order.kind!r} within {seconds:.0f} s"))
         return events
 
     # ---- state and data ------------------------------------------------------------------------------------------
 
     def learner_state(self) -> dict[str, Any]:
         return self._get(self.learners[0].state.remote(), "read the learner's state", START_SECONDS)
+
+    def keep_state(self) -> Any:
+        return self.learners[0].keep.options(num_returns=2).remote()
+
+    def kept_state(self, handle: Any) -> tuple[float, Any] | None:
+        here, _ = ray.wait(list(handle), num_returns=2, timeout=0)
+        if len(here) < 2:
+            return None
+        try:
+            seconds, packed = ray.get(list(handle))
+        except RayError:  # it died before it could tell
+            return None
+        return seconds, packed
+
+    def unpacked(self, state: Any) -> dict[str, Any]:
+        return unpack(*state)
+
+    def rebuild_learner(self, base: Base, updates: Sequence[Batch]) -> dict[int, Any]:
+        for actor in [*self.learners, *self.replay_shards]:
+            ray.kill(actor)
+        self._staged = ()
+        self._start_learners()
+        ready = [learner.ready.remote() for learner in self.learners]
+        self._orders[ready[0]] = Order("learner", time.monotonic() + START_SECONDS)
+        # Calls of one actor run in the order in which they were made, so nothing has to be waited for.
+        state = ray.put(base.state)
+        folder = str(base.folder.absolute()) if base.folder else None
+        for learner in self.learners:
+            learner.recover.remote(base.version, state, folder)
+        published = {base.version: self.publish(base.version)}
+        for batch in updates:
+            handles = [learner.make_again.remote(batch.progress, *batch.data) for learner in self.learners]
+            published[batch.progress.update + 1] = handles[0]
+        return published
+
+    def intact(self, handle: Any) -> bool:
+        try:
+            ray.get(handle, timeout=INTACT_SECONDS)
+        except RayError:
+            return False
+        return True
 
     def load_learner(self, state: dict[str, Any]) -> None:
         handle = ray.put(state)

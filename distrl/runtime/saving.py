@@ -59,6 +59,7 @@ class Saver:
             self.saved_version = loop.progress.version
             loop.progress.checkpointed_at = loop.progress.env_steps
             self.last_path = path
+            loop.recovery.saved(path)
             self.monitor.event("checkpoint", path=path.name, env_steps=loop.progress.env_steps)
             if self.callbacks:
                 self.callbacks.on_checkpoint(loop, path)
@@ -87,7 +88,7 @@ class Saver:
             self.folder.checkpoints,
             progress.version,
             {
-                "learner": backend.learner_state(),
+                "learner": loop.recovery.learner_state(),
                 "streams": streams,
                 "progress": {"counters": progress.to_state(), "ledger": loop.ledger.to_state()},
             },

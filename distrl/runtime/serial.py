@@ -35,6 +35,7 @@ class SerialBackend:
 
     concurrent = False
     prefetches = False
+    recovers = False  # with the learner everything dies
 
     def __init__(self, plan: Plan, phases: Phases):
         self.plan = plan
@@ -114,6 +115,21 @@ class SerialBackend:
 
     def learner_state(self) -> dict[str, Any]:
         return self.learner.state()
+
+    def keep_state(self) -> Any:
+        return None
+
+    def kept_state(self, handle: Any) -> tuple[float, Any] | None:
+        return None
+
+    def unpacked(self, state: Any) -> dict[str, Any]:
+        return state
+
+    def rebuild_learner(self, base: Any, updates: Sequence[Any]) -> dict[int, Any]:
+        raise RuntimeError("a learner in this process does not die alone")
+
+    def intact(self, handle: Any) -> bool:
+        return True
 
     def load_learner(self, state: dict[str, Any]) -> None:
         self.learner.load_state(state)

@@ -92,6 +92,22 @@ class KillsTheLearner(Callback):
             os.kill(ray.get(loop.backend.learners[0].ready.remote()), signal.SIGKILL)
 
 
+class KillsLearners(Callback):
+    """Kills the learner's process at updates 2 and 6, there in the middle of what it does next."""
+
+    def __init__(self) -> None:
+        self.left = {2: 0.0, 6: 0.005}
+
+    def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
+        delay = self.left.pop(loop.progress.version, None)
+        if delay is not None:
+            import ray
+
+            time.sleep(0.3)  # its state shall have been kept, which takes no time on a machine with nothing else to do
+            pid = ray.get(loop.backend.learners[0].ready.remote())
+            threading.Timer(delay, _kill_if_there, (pid,)).start()
+
+
 class Raises(Callback):
     """A mistake in user code, at update 3."""
 

@@ -1,0 +1,204 @@
+"""Parts that die are started again, and what cannot go on says why."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distrl.base.errors import ResourceError
+from distrl.base.pack import unpack
+from distrl.base.phases import Phases
+from distrl.learner.learner import Progress
+from distrl.runtime import recovery
+from distrl.runtime.build import Plan
+from distrl.runtime.events import Event, Failure, LearnerFailed, LearnerLost, Updated
+from distrl.runtime.learner_host import LearnerHost
+from distrl.runtime.recovery import MAX_DEATHS, Base
+from distrl.runtime.serial import SerialBackend
+from distrl.runtime.train import train
+from tests.helpers import check_curve, config, events
+from tests.runtime.off_policy_config import dqn_config
+
+KILLS_LEARNERS = ["tests.runtime.user_code:KillsLearners"]
+
+
+class DyingBackend(SerialBackend):
+    """Everything in this process, but the learner dies in the updates of `deaths`: before and after it has learned.
+
+    Args:
+        deaths: Update -> how often its learner dies.
+    """
+
+    recovers = True
+
+    def __init__(self, plan: Plan, phases: Phases, deaths: dict[int, int]):
+        super().__init__(plan, phases)
+        self.deaths = dict(deaths)
+        self.host = LearnerHost(self.learner)
+        self.sampler = plan.build_sampler(0, reuse_buffers=False, phases=phases)  # batches are kept
+
+    def update(self, data: Any, progress: Any) -> None:
+        def task() -> Event:
+            left = self.deaths.get(progress.update, 0)
+            report, weights = self.host.update(progress, *data) if left != 1 else (None, None)
+            if left:
+                self.deaths[progress.update] = left - 1
+                del self.learner, self.host
+                return LearnerLost("SIGKILL")
+            return LearnerFailed(report) if isinstance(report, Failure) else Updated(report, weights)
+
+        self._tasks.appendleft(task)
+
+    def keep_state(self) -> Any:
+        return self.host.keep()
+
+    def kept_state(self, handle: Any) -> Any:
+        return handle
+
+    def unpacked(self, state: Any) -> Any:
+        return unpack(*state)
+
+    def rebuild_learner(self, base: Base, updates: Any) -> dict[int, Any]:
+        self.learner = self.plan.build_learner(phases=self.phases)
+        self.host = LearnerHost(self.learner)
+        self.host.recover(base.version, base.state, str(base.folder) if base.folder else None)
+        published = {base.version: self.learner.weights(base.version)}
+        for batch in updates:
+            published[batch.progress.update + 1] = self.host.make_again(batch.progress, *batch.data)
+        return published
+
+
+@pytest.fixture
+def die(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """From here on learners of serial runs die: `die({update: how often})`."""
+    monkeypatch.setattr("distrl.runtime.recovery.backoff", lambda failures: 0.0)
+
+    def set_deaths(deaths: dict[int, int]) -> None:
+        monkeypatch.setattr(
+            "distrl.runtime.train.make_backend", lambda plan, phases: DyingBackend(plan, phases, deaths)
+        )
+
+    return set_deaths
+
+
+def balanced(ledger: dict[str, int]) -> bool:
+    fates = ("consumed", "evicted", "lost", "voided", "waiting")
+    return ledger["started"] == ledger["finished"] + ledger["cut"] + ledger["running"] and ledger["finished"] == sum(
+        ledger[fate] for fate in fates
+    )
+
+
+# ---- the learner ---------------------------------------------------------------------------------------------------
+
+LEARNERS: dict[str, Any] = {
+    "ppo": lambda name, **changes: config(name, env={"normalize_obs": True, "normalize_reward": True}, **changes),
+    "dqn": lambda name, **changes: dqn_config(name, algorithm={"prioritized": True}, **changes),
+    "sharded": lambda name, **changes: dqn_config(name, store={"shards": 2}, **changes),
+}
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("every", [None, 1, 4])
+def test_a_learner_that_dies_loses_nothing(die: Any, tmp_runs: Path, learner: str, every: int | None) -> None:
+    make = LEARNERS[learner]
+    undisturbed = train(make("undisturbed"), runs_dir=tmp_runs)
+    die({0: 1, 3: 2, 4: 1, 9: 1})
+    summary = train(make("dying", learner={"recover_every": every}), runs_dir=tmp_runs)
+    for key in ("parameter_hash", "env_steps", "updates", "episodes", "ledger"):
+        assert summary[key] == undisturbed[key], key
+    folder = tmp_runs / "dying"
+    assert len(events(folder, "died")) == len(events(folder, "restarted")) == 5
+    check_curve(folder)
+
+
+def test_a_learner_that_dies_after_a_resume_begins_with_its_checkpoint(die: Any, tmp_runs: Path) -> None:
+    undisturbed = train(dqn_config("undisturbed"), runs_dir=tmp_runs)
+    run = dqn_config("dying", checkpoint={"every": 0})
+    train({**run, "stop": {"updates": 7}}, runs_dir=tmp_runs)
+    die({9: 1})
+    assert train(run, runs_dir=tmp_runs, resume=True)["parameter_hash"] == undisturbed["parameter_hash"]
+    assert events(tmp_runs / "dying", "restarted")[-1]["state_of_version"] == 7
+
+
+def test_batches_are_bounded(die: Any, tmp_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "LOG_UPDATES", 3)
+    die({8: 1})
+    train(dqn_config("off", checkpoint={"every": 0}), runs_dir=tmp_runs)
+    train(config("on", checkpoint={"every": 0}, learner={"recover_every": 100}), runs_dir=tmp_runs)
+    for name, since in (("off", 2), ("on", 2)):
+        assert [event["updates_made_again"] for event in events(tmp_runs / name, "restarted")] == [since], name
+
+
+@pytest.mark.parametrize(("deaths", "every", "message"), [(1, 0, "recover_every is 0"), (9, 1, "4 deaths in a row")])
+def test_a_learner_that_cannot_live_is_named_and_its_state_saved(
+    die: Any, tmp_runs: Path, deaths: int, every: int, message: str
+) -> None:
+    assert MAX_DEATHS == 3
+    undisturbed = train(config("undisturbed"), runs_dir=tmp_runs)
+    die({5: deaths})
+    run = config("dying", learner={"recover_every": every})
+    with pytest.raises(ResourceError, match=f"the learner died: SIGKILL.*{message}.*--resume"):
+        train(run, runs_dir=tmp_runs)
+    die({})
+    resumed = train(run, runs_dir=tmp_runs, resume=True)
+    assert resumed["parameter_hash"] == undisturbed["parameter_hash"]
+    began = events(tmp_runs / "dying", "resume")[-1]["checkpoint"]
+    assert began.endswith("update_00000005" if every else "update_00000004")
+
+
+def test_lost_data_of_a_batch_is_named() -> None:
+    class Counts:
+        def update(self, fragments: Any, progress: Any) -> tuple[Any, Any]:
+            return "report", "weights"
+
+    host = LearnerHost(Counts())  # type: ignore[arg-type]
+    host.version = 4
+    assert host.update(Progress(4, 0)) == ("report", "weights")
+    failure, _ = host.update(Progress(6, 0))
+    assert "data of update 5 is gone" in str(failure.error)
+
+
+def test_keeping_the_state_costs_its_share() -> None:
+    """With a cost of 1 s and updates of 4 s the state is kept every eighth or ninth update: 3 % of the time."""
+    credit = recovery.Credit(recovery.COST_SHARE)
+    kept = []
+    for update in range(1000):
+        credit.earn(4.0)
+        if credit.spend(1.0):
+            kept.append(update)
+    assert len(kept) <= 1000 * 4 * 0.03
+    assert {after - before for before, after in itertools.pairwise(kept)} <= {8, 9}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(("staleness", "every"), [(0, None), (2, 3)])
+def test_a_learner_that_dies_twice_changes_no_bit(
+    local_ray: str, tmp_runs: Path, staleness: int, every: int | None
+) -> None:
+    changes: dict[str, Any] = {"store": {"max_staleness": staleness}, "env": {"normalize_obs": True}}
+    run = config(
+        "killed",
+        backend="ray",
+        samplers={"count": 2},
+        learner={"recover_every": every},
+        callbacks=KILLS_LEARNERS,
+        **changes,
+    )
+    summary = train(run, runs_dir=tmp_runs)
+    undisturbed = train(config("undisturbed", **changes), runs_dir=tmp_runs)
+    for key in ("parameter_hash", "env_steps", "updates", "episodes"):
+        assert summary[key] == undisturbed[key], key
+    assert summary["ledger"]["consumed"] == undisturbed["ledger"]["consumed"] == 40
+    assert balanced(summary["ledger"])
+    folder = tmp_runs / "killed"
+    assert [event["part"] for event in events(folder, "died")] == ["learner", "learner"]
+    again = events(folder, "restarted")
+    assert len(again) == 2
+    if every:
+        assert [event["state_of_version"] for event in again] == [0, 6]
+        assert [event["updates_made_again"] for event in again] == [2, 0]
+    check_curve(folder)
