@@ -104,6 +104,8 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
             f"bound {record['staleness_bound']}",
         ),
         ("fragments", ", ".join([f"{ledger['consumed']:,} consumed", f"{record['waiting']} waiting", *losses])),
+        *(("waits", text) for text in [record["waits"]["line"]] if text),
+        *(("problem", text) for text in record["waits"]["problems"]),
         ("limited by", record["limit"] or "not known yet"),
         ("learner", ", ".join(f"{name} {share:.0%}" for name, share in shares) or "-"),
         ("streams", _streams(record["streams"])),

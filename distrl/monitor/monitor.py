@@ -27,7 +27,19 @@ LONGEST_WINDOW = 60.0
 # Kinds of events that a person at the terminal should see pass; the others are in log.txt and events.jsonl.
 IMPORTANT = frozenset({"start", "scaled", "left", "resume", "stop", "target", "best", "interrupt", "warning", "error"})
 RECENT_EVENTS = 12
-_ALARMS = ("lost", "fail", "dead", "died", "hang", "restart", "non_finite", "refused")
+_ALARMS = (
+    "lost",
+    "fail",
+    "dead",
+    "died",
+    "hang",
+    "restart",
+    "non_finite",
+    "refused",
+    "quarantined",
+    "waiting",
+    "problem",
+)
 
 
 class Monitor:

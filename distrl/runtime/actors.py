@@ -24,6 +24,7 @@ from distrl.runtime.build import Plan, pick_device
 from distrl.runtime.events import Failure
 from distrl.runtime.learner_host import LearnerHost
 from distrl.runtime.replay_actors import RemoteShard
+from distrl.runtime.stacks import SUSPICIOUS_SECONDS, Stacks
 from distrl.runtime.threads import set_threads
 
 
@@ -35,6 +36,8 @@ class SamplerActor:
         set_threads(plan.config.samplers.threads)
         # A returned fragment has been copied to shared memory before the next call begins, so buffers can be reused.
         self.sampler = plan.build_sampler(index, reuse_buffers=True)
+        seconds = min(SUSPICIOUS_SECONDS, plan.config.samplers.timeout / 2)
+        self.stacks = Stacks(plan.folder, f"sampler {index}", seconds)
         self.sampler.phases.switch("wait")
         self.sampler.phases.reset()  # what came before was the start, which is the loop's phase
 
@@ -45,7 +48,8 @@ class SamplerActor:
     def collect(self, requests: list[CollectRequest], weights: Weights) -> tuple[Any, ...]:
         """Metas first, then one return value per fragment, so that data and metas travel apart."""
         try:
-            fragments = self.sampler.collect(requests, weights)
+            with self.stacks.watch():
+                fragments = self.sampler.collect(requests, weights)
         except Exception as error:
             return (Failure.of(error), *([None] * len(requests)))
         return ([meta for meta, _ in fragments], *(data for _, data in fragments))
@@ -71,6 +75,7 @@ class LearnerActor:
         handles = [RemoteShard(actor) for actor in replay_shards]
         self.learner = plan.build_learner(shards=shards, replay_shards=handles)
         self.host = LearnerHost(self.learner)
+        self.stacks = Stacks(plan.folder, f"learner {rank}")
         self.learner.phases.switch("wait")
         self.learner.phases.reset()
 
@@ -79,7 +84,8 @@ class LearnerActor:
 
     def update(self, progress: Progress, *fragments: FragmentData) -> tuple[Any, Any]:
         """Report and weights."""
-        return self.host.update(progress, *fragments)
+        with self.stacks.watch():
+            return self.host.update(progress, *fragments)
 
     def keep(self) -> tuple[float, Any]:
         return self.host.keep()

@@ -6,7 +6,7 @@ the objects themselves in-process, object references on Ray.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from distrl.experience.weights import Weights
 from distrl.learner.learner import Progress
 from distrl.runtime.events import Event
 from distrl.runtime.recovery import Base, Batch
+from distrl.runtime.waits import Wait
 
 
 class Backend(Protocol):
@@ -26,6 +27,8 @@ class Backend(Protocol):
     prefetches: bool
     #: True where the learner can die alone, and be built again
     recovers: bool
+    #: called about once a second while the back end itself waits for something
+    on_wait: Callable[[], None]
 
     def start(self, samplers: int) -> None:
         """Start the learner and `samplers` samplers; each announces itself with `SamplerReady`."""
@@ -107,6 +110,15 @@ class Backend(Protocol):
 
     def fetch(self, handle: Any) -> Any:
         """What a handle stands for."""
+
+    def waits(self) -> list[Wait]:
+        """Orders that have not been answered yet, and a start that is waited for."""
+
+    def nodes(self) -> dict[str, str]:
+        """Living machines: name and address."""
+
+    def store_bytes(self) -> int | None:
+        """Size of the shared memory that fragments travel through; None where there is none."""
 
     def close(self) -> None:
         """End every process that was started here."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -79,6 +80,26 @@ def learner_gpus(device: str, processes: int, local: bool) -> int:
 
         return int(torch.cuda.is_available())
     return int(ray.cluster_resources().get("GPU", 0) >= processes)
+
+
+def fits(asked: Mapping[str, float]) -> bool:
+    """Whether some living node is large enough, were it empty."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes)
+
+
+def scarcity(asked: Mapping[str, float]) -> str:
+    """Why an actor that reserves so much cannot start now, in words; an empty string where it can."""
+    wish = " and ".join(f"{amount:g} {name}" for name, amount in asked.items() if amount)
+    if not fits(asked):
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        had = "; ".join(" and ".join(f"{node.get(name, 0):g} {name}" for name in asked) for node in nodes[:8])
+        return f"it asks for {wish}, and no node is that large: {len(nodes)} nodes have {had}"
+    free = ray.available_resources()
+    if any(free.get(name, 0) < amount for name, amount in asked.items()):
+        left = " and ".join(f"{free.get(name, 0):g} {name}" for name in asked)
+        return f"it asks for {wish}, and {left} of the cluster are free"
+    return ""
 
 
 def disconnect() -> None:

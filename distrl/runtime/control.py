@@ -68,6 +68,10 @@ class Control:
         for box in self.boxes:
             for command in box.take():
                 box.answer(command, obey(loop, command))
+        self.show(loop)
+
+    def show(self, loop: Any) -> None:
+        """Give the newest status to every box."""
         record = self.status.record(loop)
         for box in self.boxes:
             box.show(record)

@@ -8,7 +8,9 @@ from typing import Any
 from distrl.base.errors import ConfigError
 from distrl.runtime.autoscale import Autoscaler
 from distrl.runtime.events import SamplerLost, SamplerReady
+from distrl.runtime.pool import Quarantined
 from distrl.runtime.recovery import backoff
+from distrl.runtime.stacks import stacks_file
 
 
 class Elastic:
@@ -74,10 +76,17 @@ class Elastic:
     def lost(self, event: SamplerLost) -> None:
         """A sampler died or hung: a new process takes its place, at once or after a while, where one is wanted."""
         loop, slot = self.loop, self.loop.pool.slots[event.sampler]
-        loop.monitor.event(
-            "died", sampler=slot.index, reason=event.reason, cut=[tuple(request.unit) for request in event.requests]
-        )
-        if loop.pool.lost(slot, event.requests, event.reason):
+        facts: dict[str, Any] = {"reason": event.reason, "cut": [tuple(request.unit) for request in event.requests]}
+        stacks = stacks_file(loop.saver.folder.path, f"sampler {slot.index}")
+        if stacks.is_file():
+            facts["stacks"] = str(stacks)
+        loop.monitor.event("died", sampler=slot.index, **facts)
+        try:
+            wanted = loop.pool.lost(slot, event.requests, event.reason, event.hopeless)
+        except Quarantined as error:
+            loop.monitor.event("quarantined", stream=error.stream, why=error.problem)
+            raise
+        if wanted:
             slot.restart_at = time.monotonic() + backoff(slot.losses)
             return
         self._left(slot.index)

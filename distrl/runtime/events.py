@@ -64,6 +64,7 @@ class SamplerLost:
     sampler: int
     requests: list[CollectRequest]
     reason: str
+    hopeless: bool = False  # another one would have no better luck
 
 
 @dataclass

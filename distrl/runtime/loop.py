@@ -20,6 +20,7 @@ from distrl.experience.fragment import FragmentMeta
 from distrl.experience.ledger import Ledger
 from distrl.experience.weights import Weights
 from distrl.learner.learner import Progress
+from distrl.runtime.admission import Admission
 from distrl.runtime.backend import Backend
 from distrl.runtime.build import Plan
 from distrl.runtime.callbacks import Callbacks
@@ -46,6 +47,7 @@ from distrl.runtime.progress import RunProgress
 from distrl.runtime.recovery import Recovery
 from distrl.runtime.saving import Saver
 from distrl.runtime.shares import Shares, limit
+from distrl.runtime.waits import Waits
 from distrl.store.queue import Queue
 
 WAIT_SECONDS = 1.0  # how long the loop sleeps at most before it looks around
@@ -84,6 +86,10 @@ class Loop:
         self.elastic = Elastic(self)
         self.recovery = Recovery(self)
         self.evaluations = Evaluations(self)
+        self.admission = Admission(self, None)
+        self.waits = Waits(self)
+        self.waits_at = 0.0
+        backend.on_wait = self.show_waits
         self.control: Any = None  # commands from outside, see control.py
         self.diagnosed = self.shown = 0.0
         self.collecting = False  # a sampler of this very process is at work (serial back end)
@@ -105,6 +111,7 @@ class Loop:
         known = restored["progress"]["ledger"]["counts"]["voided"] if restored else 0
         if self.ledger.counts["voided"] > known:
             self.monitor.event("voided", units=self.ledger.counts["voided"] - known)
+        self.admission.capacity = self.backend.store_bytes()
         self.recovery.begin(restored["folder"] if restored else None)
 
     def run(self) -> str:
@@ -169,9 +176,19 @@ class Loop:
         """Commands from outside, at most once a second; what died and may begin again does."""
         if self.control is not None:
             self.control.turn(self)
+        self.show_waits()
         self.elastic.turn()
         self.recovery.turn()
         self.evaluations.turn()
+
+    def show_waits(self) -> None:
+        """Who waits for whom, at most once a second; also called while the back end itself waits."""
+        now = time.monotonic()
+        if self.backend.concurrent and now - self.waits_at >= WAIT_SECONDS:
+            self.waits_at = now
+            self.waits.turn()
+            if self.control is not None:
+                self.control.show(self)
 
     def boundary_reason(self) -> str | None:
         """Called with no update under way: stop, interrupt."""
@@ -215,7 +232,7 @@ class Loop:
         if self.queue.learning and not self.backend.concurrent and not self.config.deterministic:
             return  # one process: what is sampled after the update is fresher
         for slot in self.pool.idle():
-            requests = self.pool.orders(slot, self.progress.version)
+            requests = self.admission.allowed(self.pool.orders(slot, self.progress.version))
             if requests:
                 self.pool.started(slot, requests)
                 self.backend.collect(slot.index, requests, self.weights[requests[0].version])
@@ -231,6 +248,7 @@ class Loop:
                 for meta, data in zip(event.metas, event.data, strict=True):
                     self.queue.put(meta, data)
                 self.shares.add("sampler", event.metas[0].seconds)
+                self.admission.note(event.metas)
                 self.elastic.drained(event.sampler)
             case SamplerReady():
                 self.elastic.ready(event)

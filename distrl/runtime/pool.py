@@ -12,15 +12,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from distrl.base.errors import ConfigError, ResourceError
+from distrl.base.errors import ConfigError, EnvError, ResourceError
 from distrl.experience.fragment import CollectRequest, FragmentMeta, Unit
 from distrl.store.queue import Queue
 
 MAX_LOSSES = 3  # of one sampler in a row, without a finished fragment between
+MAX_BLAMED = 3  # of samplers while they made nothing but one stream's fragment, in a row
 
 #: hosting: has streams, or will as soon as it is back. joining: has none before it is ready. draining: has none any
 #: more, its last call runs. gone: no process.
 State = Literal["hosting", "joining", "draining", "gone"]
+
+
+class Quarantined(EnvError):
+    """A stream whose environments end their sampler again and again.
+
+    Args:
+        stream: Which.
+        reason: How the sampler ended the last time.
+    """
+
+    def __init__(self, problem: str, fix: str, stream: int = -1):
+        super().__init__(problem, fix)
+        self.stream = stream
 
 
 @dataclass
@@ -74,6 +88,9 @@ class Pool:
         self.deterministic = deterministic
         self.snapshots: list[Any] = [None] * streams  # of each stream, after its last finished fragment
         self.slots = [SamplerSlot(index, []) for index in range(samplers)]
+        #: streams whose last fragment was not finished because the sampler was lost, and how often it was lost with
+        #: nothing else to do: each is made alone until it has finished one, so that the guilty one is known
+        self.suspects: dict[int, int] = {}
         self.running: dict[int, int] = {}  # stream -> the sampler that makes its next fragment right now
         for stream in range(streams):
             self.slots[stream * samplers // streams].streams.append(stream)
@@ -180,6 +197,8 @@ class Pool:
         wanted = [(unit, self.version_for(unit, version)) for unit in units if unit is not None]
         if not wanted:
             return []
+        suspects = [item for item in wanted if item[0].stream in self.suspects]
+        wanted = suspects[:1] or wanted
         first = min(needed for _, needed in wanted)
         requests = []
         for unit, needed in wanted:
@@ -207,6 +226,7 @@ class Pool:
         slot.env_steps += sum(meta.env_steps for meta in metas)
         self._ended(slot, [meta.unit for meta in metas])
         for meta in metas:
+            self.suspects.pop(meta.unit.stream, None)
             self.snapshots[meta.unit.stream] = meta.snapshot
             meta.snapshot = None  # kept here, once
 
@@ -217,7 +237,7 @@ class Pool:
         for request in requests:
             self.queue.cut(request.unit)
 
-    def lost(self, slot: SamplerSlot, requests: list[CollectRequest], reason: str) -> bool:
+    def lost(self, slot: SamplerSlot, requests: list[CollectRequest], reason: str, hopeless: bool = False) -> bool:
         """The sampler is gone: its unfinished units are cut, and its streams will be built anew from their snapshots.
 
         Returns:
@@ -225,17 +245,21 @@ class Pool:
             never got ready: the run goes on without that one.
 
         Raises:
-            ResourceError: It was lost too often in a row.
+            Quarantined: Again and again with one stream.
+            ResourceError: It was lost too often in a row, or there is no room for it anywhere.
         """
         slot.ready = False
         slot.hosts = set()
         slot.losses += 1
         self.stopped(slot, requests)
+        self._blame(requests, reason)
         if self.take_leave(slot):
             return False
-        if slot.losses > MAX_LOSSES and slot.state == "joining":
+        if (hopeless or slot.losses > MAX_LOSSES) and slot.state == "joining":
             slot.state = "gone"
             return False
+        if hopeless:
+            raise ResourceError(f"sampler {slot.index} cannot be started: {reason}.", "Set samplers.cpus lower.")
         if slot.losses > MAX_LOSSES:
             raise ResourceError(
                 f"sampler {slot.index} (streams {slot.streams}) was lost {slot.losses} times in a row: {reason}",
@@ -243,9 +267,38 @@ class Pool:
             )
         return True
 
+    def _blame(self, requests: Sequence[CollectRequest], reason: str) -> None:
+        """Whose environment may it have been? Alone in its call: that one's."""
+        for request in requests:
+            self.suspects.setdefault(request.unit.stream, 0)
+        if len(requests) != 1:
+            return
+        unit = requests[0].unit
+        self.suspects[unit.stream] += 1
+        if self.suspects[unit.stream] >= MAX_BLAMED:
+            raise Quarantined(
+                f"stream {unit.stream} ended its sampler {MAX_BLAMED} times in a row while nothing but its fragment "
+                f"{unit.seq} was made ({reason}). {place(self.snapshots[unit.stream])}",
+                "Mend the environment (distrl doctor), or set samplers.timeout higher if its steps are slow; then "
+                "continue with --resume: nothing is lost.",
+                unit.stream,
+            )
+
     def _ended(self, slot: SamplerSlot, units: Sequence[Unit]) -> None:
         """Nothing of these streams runs any more; a stream that moved away meanwhile is hosted here no longer."""
         for unit in units:
             self.running.pop(unit.stream, None)
             if unit.stream not in slot.streams:
                 slot.hosts.discard(unit.stream)
+
+
+def place(snapshot: Any) -> str:
+    """Where a stream stood after its last whole fragment, in words."""
+    if not snapshot:
+        return "It had not finished a fragment that can be gone back to."
+    env = snapshot["env"]
+    places = [
+        f"environment {index}: episode {episode}, seed {seed}, step {len(actions)}"
+        for index, (episode, seed, actions) in enumerate(zip(env["episode"], env["seed"], env["actions"], strict=True))
+    ]
+    return f"Before that fragment it stood at {'; '.join(places[:4])}{'; ...' if len(places) > 4 else ''}."

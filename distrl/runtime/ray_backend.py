@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from distrl.learner.learner import Progress
 from distrl.runtime.actors import EvaluatorActor, LearnerActor, SamplerActor
 from distrl.runtime.build import Plan
 from distrl.runtime.checkpoint import SHARED
-from distrl.runtime.cluster import connect, disconnect, learner_gpus
+from distrl.runtime.cluster import connect, disconnect, fits, learner_gpus, scarcity
 from distrl.runtime.events import (
     Collected,
     EvalFailed,
@@ -38,9 +38,13 @@ from distrl.runtime.events import (
 )
 from distrl.runtime.recovery import Base, Batch
 from distrl.runtime.replay_actors import start_shards
+from distrl.runtime.waits import Wait
 
 START_SECONDS = 180.0  # an actor that is not up by then will not come: importing torch takes seconds, not minutes
 UPDATE_SECONDS = 3600.0
+START_LEARNER = "start the learner"
+LOOK_SECONDS = 1.0  # between two looks around while the loop itself waits for an answer
+SCARCE_SECONDS = 12.0  # after which an actor that has not started is asked whether it can
 PEER_SECONDS = 5.0  # what a process of a group may take to say that it lives
 INTACT_SECONDS = 10.0  # what weights may take to come from another node
 REPLAY_SECONDS = 3600.0  # a large replay is as many GiB as the disk writes in minutes
@@ -57,6 +61,27 @@ class Order:
     refs: Any = None
     env_steps: int = 0
     update: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def part(self) -> str:
+        """Who has it."""
+        if self.kind in ("ready", "collect"):
+            return f"sampler {self.sampler}"
+        return {"eval": "evaluator", "peer": "learner's group"}.get(self.kind, "learner")
+
+    @property
+    def what(self) -> tuple[str, str]:
+        """Kind of wait, and the order in words."""
+        match self.kind:
+            case "ready" | "learner":
+                return "start", "its process starts"
+            case "collect":
+                units = [f"{request.unit.seq} of stream {request.unit.stream}" for request in self.requests or []]
+                return "fragments", f"it makes fragments {', '.join(units)}"
+            case "eval":
+                return "evaluation", f"it evaluates version {self.update}"
+        return "update", f"it makes update {self.update + 1}"
 
 
 class RayBackend:
@@ -80,6 +105,10 @@ class RayBackend:
         self.evaluator: Any = None
         self.replay_shards: list[Any] = []
         self._staged: tuple[Unit, ...] = ()
+        self.on_wait: Callable[[], None] = lambda: None
+        self._blocked: Wait | None = None  # what this very process waits for
+        self.gpus = 0
+        self._store: int | None = None
         self._orders: dict[Any, Order] = {}  # the first reference of a call -> its order
 
     # ---- starting ------------------------------------------------------------------------------------------------
@@ -88,7 +117,7 @@ class RayBackend:
         for sampler in range(samplers):  # they start while the learner does
             self.replace_sampler(sampler)
         self._start_learners()
-        self._get([learner.ready.remote() for learner in self.learners], "start the learner", START_SECONDS)
+        self._get([learner.ready.remote() for learner in self.learners], START_LEARNER, START_SECONDS)
 
     def _start_learners(self) -> None:
         """Processes of the learner, and of its replay's shards."""
@@ -137,7 +166,7 @@ class RayBackend:
         for rank, learner in enumerate(self.learners):
             refs = learner.update.options(num_returns=2).remote(progress, *data)
             # Every process of a group computes the same; one answer is enough, but each may die.
-            self._orders[refs[0]] = Order("peer" if rank else "update", deadline, refs=refs)
+            self._orders[refs[0]] = Order("peer" if rank else "update", deadline, refs=refs, update=progress.update)
 
     def stage(self, units: Sequence[Unit], data: Sequence[Any]) -> None:
         if self._staged != tuple(units):
@@ -225,12 +254,19 @@ class RayBackend:
         now = time.monotonic()
         events: list[Event] = []
         for ref, order in list(self._orders.items()):
-            if now < order.deadline or ref not in self._orders:
+            if ref not in self._orders:  # another death took it along
+                continue
+            if order.kind == "ready" and self._hopeless(order, now):
+                del self._orders[ref]
+                ray.kill(self.samplers.pop(order.sampler))
+                events.append(SamplerLost(order.sampler, [], scarcity(self._asked(order)), hopeless=True))
+                continue
+            if now < order.deadline:
                 continue
             del self._orders[ref]
             if order.kind in ("ready", "collect"):
                 ray.kill(self.samplers[order.sampler])
-                seconds = START_SECONDS if order.kind == "ready" else self.plan.config.samplers.timeout
+                seconds = order.deadline - order.began
                 events.append(self._died(order, f"no answer to {order.kind!r} within {seconds:.0f} s"))
             else:
                 if order.kind == "eval":
@@ -238,6 +274,37 @@ class RayBackend:
                 seconds = START_SECONDS if order.kind == "learner" else UPDATE_SECONDS
                 events.append(self._died(order, f"no answer to {order.kind!r} within {seconds:.0f} s"))
         return events
+
+    # ---- waits -----------------------------------------------------------------------------------------------------
+
+    def waits(self) -> list[Wait]:
+        now = time.monotonic()
+        waits = [self._blocked] if self._blocked else []
+        for order in self._orders.values():
+            kind, what = order.what
+            seconds = now - order.began
+            why = scarcity(self._asked(order)) if kind == "start" and seconds > SCARCE_SECONDS / 2 else ""
+            waits.append(Wait(order.part, kind, what, seconds, order.deadline - order.began, why))
+        return waits
+
+    def nodes(self) -> dict[str, str]:
+        return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+
+    def store_bytes(self) -> int | None:
+        if self._store is None:
+            self._store = int(ray.cluster_resources().get("object_store_memory", 0))
+        return self._store or None
+
+    def _asked(self, order: Order) -> dict[str, float]:
+        """Resources that an actor reserves."""
+        if order.kind == "learner":
+            return {"CPU": self.cpus, "GPU": float(self.gpus)}
+        cpus = self.plan.config.samplers.cpus
+        return {"CPU": self.cpus if cpus is None else cpus}
+
+    def _hopeless(self, order: Order, now: float) -> bool:
+        """Whether a sampler will never start: this machine has too little. A cluster may still grow."""
+        return self.local and now - order.began > SCARCE_SECONDS and not fits(self._asked(order))
 
     # ---- state and data ------------------------------------------------------------------------------------------
 
@@ -330,8 +397,9 @@ class RayBackend:
         return self._get(handle, "fetch data", START_SECONDS)
 
     def _get(self, refs: Any, purpose: str, seconds: float) -> Any:
+        """Wait for an answer, and show meanwhile that this is what the run waits for."""
         try:
-            return ray.get(refs, timeout=seconds)
+            return self._shown_get(refs, purpose, seconds)
         except GetTimeoutError:
             cluster, free = ray.cluster_resources(), ray.available_resources()
             raise ResourceError(
@@ -341,6 +409,22 @@ class RayBackend:
             ) from None
         except RayActorError as error:
             raise ResourceError(f"could not {purpose}: {str(error)[-1500:]}") from None
+        finally:
+            self._blocked = None
+
+    def _shown_get(self, refs: Any, purpose: str, seconds: float) -> Any:
+        began = time.monotonic()
+        while True:
+            waited = time.monotonic() - began
+            try:
+                return ray.get(refs, timeout=min(LOOK_SECONDS, seconds))
+            except GetTimeoutError:
+                if waited >= seconds:
+                    raise
+            starting = purpose == START_LEARNER and waited > SCARCE_SECONDS / 2
+            why = scarcity({"CPU": self.cpus, "GPU": float(self.gpus)}) if starting else ""
+            self._blocked = Wait("the run", "start", f"it waits to {purpose}", waited, seconds, why)
+            self.on_wait()
 
     def close(self) -> None:
         self._orders.clear()

@@ -131,7 +131,7 @@ class Recovery:
         now = time.monotonic()
         self._credit.earn(now - self._at)
         self._at = now
-        full = len(self.since) >= LOG_UPDATES or sum(batch.nbytes for batch in self.since) >= LOG_BYTES
+        full = len(self.since) >= LOG_UPDATES or self.nbytes() >= self._most_bytes()
         if self.off_policy:
             if full and self.loop.saver.save(self.loop) is None:
                 self.base, self.since = None, []  # no disk, no recovery; the checkpoint's problem was told
@@ -150,6 +150,14 @@ class Recovery:
         if self.base and self.base.state is not None and self.base.version == self.loop.progress.version:
             return self.loop.backend.unpacked(self.base.state)
         return self.loop.backend.learner_state()
+
+    def nbytes(self) -> int:
+        """Size of the batches that are kept."""
+        return sum(batch.nbytes for batch in self.since)
+
+    def _most_bytes(self) -> int:
+        capacity = self.loop.backend.store_bytes()
+        return min(LOG_BYTES, capacity // 5) if capacity else LOG_BYTES
 
     def _due(self) -> bool:
         if self.every is not None:

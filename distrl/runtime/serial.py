@@ -25,6 +25,7 @@ from distrl.runtime.events import (
     Updated,
 )
 from distrl.runtime.threads import set_threads
+from distrl.runtime.waits import Wait
 
 
 class SerialBackend:
@@ -42,6 +43,7 @@ class SerialBackend:
         self._threads = 0
         self._use_threads(plan.config.learner.threads)
         self.phases = phases
+        self.on_wait: Callable[[], None] = lambda: None
         self.learner = plan.build_learner(phases=phases)
         # A fragment is learned from before the next is made, unless fragments may wait.
         reuse = plan.config.store.max_staleness == 0
@@ -157,6 +159,15 @@ class SerialBackend:
 
     def fetch(self, handle: Any) -> Any:
         return handle
+
+    def waits(self) -> list[Wait]:
+        return []  # one thing at a time: whoever could look is at work
+
+    def nodes(self) -> dict[str, str]:
+        return {}
+
+    def store_bytes(self) -> int | None:
+        return None
 
     def close(self) -> None:
         self.sampler.close()

@@ -51,6 +51,7 @@ class StatusWriter:
             "staleness_max": loop.ledger.staleness_max,
             "staleness_bound": loop.config.store.max_staleness,
             "waiting": len(loop.queue),
+            "waits": loop.waits.record(),
             "limit": view.facts.get("limit", ""),
             "time_shares": _rounded(view.facts.get("phases", {})),
             "samplers": [self._sampler(loop, slot) for slot in loop.pool.slots if slot.state != "gone"],

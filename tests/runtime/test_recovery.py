@@ -8,17 +8,21 @@ from typing import Any
 
 import pytest
 
-from distrl.base.errors import ResourceError
+from distrl.base.errors import EnvError, ResourceError
 from distrl.base.pack import unpack
 from distrl.base.phases import Phases
+from distrl.experience.fragment import FragmentMeta
+from distrl.experience.ledger import Ledger
 from distrl.learner.learner import Progress
 from distrl.runtime import recovery
 from distrl.runtime.build import Plan
-from distrl.runtime.events import Event, Failure, LearnerFailed, LearnerLost, Updated
+from distrl.runtime.events import Event, Failure, LearnerFailed, LearnerLost, SamplerLost, Updated
 from distrl.runtime.learner_host import LearnerHost
+from distrl.runtime.pool import Pool
 from distrl.runtime.recovery import MAX_DEATHS, Base
 from distrl.runtime.serial import SerialBackend
 from distrl.runtime.train import train
+from distrl.store.queue import Queue
 from tests.helpers import check_curve, config, events
 from tests.runtime.off_policy_config import dqn_config
 
@@ -171,6 +175,81 @@ def test_keeping_the_state_costs_its_share() -> None:
             kept.append(update)
     assert len(kept) <= 1000 * 4 * 0.03
     assert {after - before for before, after in itertools.pairwise(kept)} <= {8, 9}
+
+
+# ---- samplers and environments -------------------------------------------------------------------------------------
+
+
+class DeadlyBackend(SerialBackend):
+    """A sampler dies in every call that makes a fragment of `stream` from sequence number `begin` on, `times` times."""
+
+    concurrent = True
+    stream, begin, times = 1, 3, 10**9
+
+    def collect(self, sampler: int, requests: Any, weights: Any) -> None:
+        if self.times and any(
+            request.unit.stream == self.stream and request.unit.seq >= self.begin for request in requests
+        ):
+            self.times -= 1
+            self.sampler.close()
+            self._tasks.append(lambda: SamplerLost(sampler, requests, "SIGSEGV"))
+        else:
+            super().collect(sampler, requests, weights)
+
+
+@pytest.fixture
+def deadly(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("distrl.runtime.elastic.backoff", lambda failures: 0.0)
+    monkeypatch.setattr("distrl.runtime.train.make_backend", DeadlyBackend)
+    return monkeypatch
+
+
+def test_an_environment_that_ends_its_sampler_again_and_again_is_named(deadly: Any, tmp_runs: Path) -> None:
+    run = config("deadly", checkpoint={"every": 0})
+    with pytest.raises(EnvError, match=r"stream 1 ended its sampler 3 times.*SIGSEGV.*episode \d+, seed \d+, step"):
+        train(run, runs_dir=tmp_runs)
+    folder = tmp_runs / "deadly"
+    assert [event["stream"] for event in events(folder, "quarantined")] == [1]
+    assert 3 <= len(events(folder, "died")) <= 4  # once together with other streams
+    deadly.undo()
+    resumed = train(run, runs_dir=tmp_runs, resume=True)
+    assert events(folder, "resume")[-1]["checkpoint"].endswith("update_00000003")
+    assert resumed["parameter_hash"] == train(config("sound"), runs_dir=tmp_runs)["parameter_hash"]
+
+
+def test_a_stream_that_makes_its_fragment_in_the_end_is_trusted_again(deadly: Any, tmp_runs: Path) -> None:
+    deadly.setattr(DeadlyBackend, "times", 2)
+    summary = train(config("shaky"), runs_dir=tmp_runs)
+    deadly.undo()
+    assert summary["parameter_hash"] == train(config("sound"), runs_dir=tmp_runs)["parameter_hash"]
+    assert balanced(summary["ledger"])
+    assert len(events(tmp_runs / "shaky", "restarted")) == 2
+
+
+def test_suspects_are_made_alone() -> None:
+    pool = Pool(4, 1, Queue(4, 1, False, Ledger()), 1, False)
+    slot = pool.slots[0]
+    pool.joined(slot, 1, "")
+
+    def turn(dies: bool) -> list[int]:
+        requests = pool.orders(slot, 0)
+        pool.started(slot, requests)
+        if dies:
+            pool.lost(slot, requests, "SIGKILL")
+        else:
+            metas = [FragmentMeta(request.unit, 0, 1, []) for request in requests]
+            for meta in metas:
+                pool.queue.put(meta, None)
+            pool.finished(slot, metas)
+        return [request.unit.stream for request in requests]
+
+    assert turn(dies=True) == [0, 1, 2, 3]
+    assert [turn(dies=False), turn(dies=True), turn(dies=True)] == [[0], [1], [1]]
+    assert [turn(dies=False), turn(dies=False), turn(dies=False)] == [[1], [2], [3]]
+    assert turn(dies=False) == [0, 1, 2, 3]
+
+
+# ---- on Ray --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.ray
