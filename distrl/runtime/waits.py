@@ -115,7 +115,7 @@ class Waits:
         """Told once when it comes, and once when it goes."""
         if text and kind not in self.problems:
             self.loop.monitor.event("problem", of=kind, text=text)
-        if not text and self.problems.pop(kind, None):
+        if not text and self.problems.pop(kind, ""):
             self.loop.monitor.event("problem_over", of=kind)
         if text:
             self.problems[kind] = text

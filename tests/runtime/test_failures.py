@@ -108,7 +108,9 @@ def test_ray_a_dead_learner_ends_the_attempt_and_resume_makes_good(
     local_ray: str, tmp_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LEARNER_KILLED", str(tmp_path / "killed"))
-    run = config("widowed", backend="ray", callbacks=["tests.runtime.user_code:KillsTheLearner"])
+    run = config(
+        "widowed", backend="ray", learner={"recover_every": 0}, callbacks=["tests.runtime.user_code:KillsTheLearner"]
+    )
     with pytest.raises(ResourceError, match=r"the learner died.*--resume"):
         train(run, runs_dir=tmp_runs)
     check_kept(tmp_runs / "widowed", update=4)  # checkpoints are due every second update

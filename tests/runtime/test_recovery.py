@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ class DyingBackend(SerialBackend):
     def update(self, data: Any, progress: Any) -> None:
         def task() -> Event:
             left = self.deaths.get(progress.update, 0)
-            report, weights = self.host.update(progress, *data) if left != 1 else (None, None)
+            report: Any = None
+            if left != 1:
+                report, weights = self.host.update(progress, *data)
             if left:
                 self.deaths[progress.update] = left - 1
                 del self.learner, self.host
@@ -281,3 +284,35 @@ def test_a_learner_that_dies_twice_changes_no_bit(
         assert [event["state_of_version"] for event in again] == [0, 6]
         assert [event["updates_made_again"] for event in again] == [2, 0]
     check_curve(folder)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_resources_that_are_nowhere_are_named_within_half_a_minute(local_ray: str, tmp_runs: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(
+        ResourceError, match="sampler 0 cannot be started: it asks for 64 CPU, and no node is that large"
+    ):
+        train(config("greedy", backend="ray", samplers={"cpus": 64}), runs_dir=tmp_runs)
+    assert time.monotonic() - began < 60  # starting a learner included
+    waits = [event for event in events(tmp_runs / "greedy", "waiting") if event["part"] == "sampler 0"]
+    assert "64 CPU" in waits[0]["cause"]
+    assert waits[0]["seconds"] < 30
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_hung_environment_is_named_with_its_stacks(local_ray: str, tmp_runs: Path, tmp_path: Path) -> None:
+    """Told after 10 s, its stacks written; then its sampler is replaced, and the run loses one fragment a stream."""
+    kwargs = {"fault": "hang", "marker": str(tmp_path / "mended"), "once": True}
+    env = {"id": "tests.runtime.user_code:FaultyEnv", "num_envs": 2, "streams": 2, "kwargs": kwargs}
+    run = config("hung", backend="ray", env=env, samplers={"count": 2, "timeout": 13.0})
+    summary = train(run, runs_dir=tmp_runs)
+    folder = tmp_runs / "hung"
+    told = [event for event in events(folder, "waiting") if "fragments 4 of stream" in event["what"]]
+    assert told
+    assert all(event["part"].startswith("sampler") and event["seconds"] < 30 for event in told)
+    deaths = events(folder, "died")
+    assert deaths
+    assert all("misbehave" in Path(death["stacks"]).read_text() for death in deaths)
+    assert summary["ledger"]["cut"] == len(deaths) <= 2
