@@ -81,6 +81,7 @@ class Loop:
         self.weights: dict[int, Any] = {}  # version -> handle, as far back as a unit may need
         self.updates_started = 0
         self.updating = False  # the learner is at work: its state is not that of a boundary
+        self.lost_transitions = 0  # with replay shards that died
         self.interrupted = False
         self.asked_to_stop: str | None = None  # by a command: commands.STOP or STOP_NOW
         self.elastic = Elastic(self)
@@ -284,6 +285,10 @@ class Loop:
         episodes = [episode for meta in metas for episode in meta.episodes]
         self.progress.consume(sum(meta.env_steps for meta in metas), episodes)
         self.shares.add("learner", event.report.seconds)
+        lost = int(event.report.metrics.get("replay/lost_with_shard", 0))
+        if lost > self.lost_transitions:
+            self.monitor.event("lost", part="replay shard", transitions=lost - self.lost_transitions)
+            self.lost_transitions = lost
         for text in event.report.warnings:
             self.monitor.warn(text)
         with self.phases("monitor"):

@@ -16,6 +16,7 @@ import pytest
 
 from distrl.runtime.train import train
 from tests.helpers import Training, check_curve, config, events, merged, parameter_hash, summary_of, train_apart
+from tests.runtime.off_policy_config import dqn_config
 
 pytestmark = [pytest.mark.drill, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -128,3 +129,19 @@ def test_three_hundred_updates_with_delays(local_ray: str, tmp_runs: Path) -> No
     assert summary["env_steps"] == 300 * 8 * 16
     assert ledger["started"] == ledger["finished"] + ledger["cut"]
     assert ledger["finished"] == sum(ledger[fate] for fate in ("consumed", "evicted", "lost", "voided", "waiting"))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("learner", ["ppo", "dqn"])
+def test_learner_and_samplers_killed_again_and_again(local_ray: str, tmp_runs: Path, learner: str) -> None:
+    """Four deaths of the learner and eight or more of samplers in one attempt change no bit."""
+    changes: dict[str, Any] = {"store": {"max_staleness": 1}, "stop": {"updates": 50}, "samplers": {"count": 2}}
+    make = dqn_config if learner == "dqn" else config
+    undisturbed = train(make("undisturbed", **changes), runs_dir=tmp_runs)
+    run = make("killed", backend="ray", callbacks=["tests.runtime.user_code:KillsParts"], **changes)
+    summary = train(run, runs_dir=tmp_runs)
+    check(tmp_runs / "killed", undisturbed)
+    died = events(tmp_runs / "killed", "died")
+    assert sum(death.get("part") == "learner" for death in died) == 4
+    assert sum("sampler" in death for death in died) >= 8
+    assert summary["ledger"]["cut"] >= sum(len(death.get("cut", ())) for death in died)

@@ -108,6 +108,18 @@ class KillsLearners(Callback):
             threading.Timer(delay, _kill_if_there, (pid,)).start()
 
 
+class KillsParts(KillsManySamplers):
+    """Kills the learner's process at every twelfth update, a random while after it, and samplers beside it."""
+
+    def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
+        super().on_update(loop, metrics)
+        if loop.progress.version % 12 == 11:
+            import ray
+
+            pid = ray.get(loop.backend.learners[0].ready.remote())
+            threading.Timer(self.random.uniform(0, 0.05), _kill_if_there, (pid,)).start()
+
+
 class Raises(Callback):
     """A mistake in user code, at update 3."""
 

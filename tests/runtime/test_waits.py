@@ -1,0 +1,155 @@
+"""Who waits for whom is told, machines are watched, and the object store is never filled to its limit."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from distrl.experience.fragment import CollectRequest, FragmentMeta, Unit
+from distrl.runtime import waits
+from distrl.runtime.admission import FULL, STORED, Admission
+from distrl.runtime.stacks import Stacks, stacks_file
+from distrl.runtime.waits import Wait, Waits
+
+MIB = 2**20
+
+
+class World:
+    """A loop that does nothing but wait.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path):
+        self.orders: list[Wait] = []
+        self.living = {"n1": "10.0.0.1", "n2": "10.0.0.2"}
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.full = ""
+        self.monitor = SimpleNamespace(event=lambda kind, **facts: self.told.append((kind, facts)))
+        self.backend = SimpleNamespace(waits=lambda: self.orders, nodes=lambda: dict(self.living))
+        slots = [SimpleNamespace(index=index, node=f"n{index}", state="hosting") for index in (1, 2)]
+        self.pool = SimpleNamespace(slots=slots)
+        self.saver = SimpleNamespace(folder=SimpleNamespace(path=folder))
+        self.admission = SimpleNamespace(problem=lambda: self.full)
+        self.recovery = SimpleNamespace(restart_at=None)
+        self.queue = SimpleNamespace(learning=[])
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(waits, "LOOK_SECONDS", 0.0)
+    return World(tmp_path)
+
+
+def fragments(seconds: float, unit: int = 4) -> Wait:
+    return Wait("sampler 1", "fragments", f"it makes fragments {unit} of stream 2", seconds, 120.0)
+
+
+def test_a_long_wait_is_told_and_told_again_when_it_is_three_times_as_long(world: World) -> None:
+    watch = Waits(world)
+    for seconds in (1.0, 9.0, 11.0, 12.0, 30.0, 34.0, 50.0):
+        world.orders = [fragments(seconds)]
+        watch.turn()
+    assert [facts["seconds"] for kind, facts in world.told if kind == "waiting"] == [11.0, 34.0]
+    assert watch.line() == "the learner waits for sampler 1: it makes fragments 4 of stream 2 for 50 s of 120 s"
+    assert watch.record()["orders"][0]["part"] == "sampler 1"
+
+
+def test_what_always_takes_long_is_not_told_each_time(world: World) -> None:
+    watch = Waits(world)
+    for unit in range(3):
+        for seconds in (5.0, 15.0):
+            world.orders = [fragments(seconds, unit)]
+            watch.turn()
+    assert len([kind for kind, _ in world.told if kind == "waiting"]) == 1
+
+
+def test_machines_are_watched(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Waits(world)
+    watch.turn()
+    del world.living["n2"]
+    world.full = "the object store is at its limit"
+    monkeypatch.setattr(waits.shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * MIB))
+    watch.turn()
+    watch.turn()
+    assert ("node_lost", {"node": "n2", "address": "10.0.0.2", "samplers": [2]}) in world.told
+    assert watch.record()["problems"] == ["the run folder's disk is nearly full: 3 MiB free", world.full]
+    world.full = ""
+    watch.turn()
+    assert [(kind, facts["of"]) for kind, facts in world.told if kind.startswith("problem")] == [
+        ("problem", "disk"),
+        ("problem", "object store"),
+        ("problem_over", "object store"),
+    ]
+
+
+# ---- admission -----------------------------------------------------------------------------------------------------
+
+
+def admission(*, ordered: bool, nbytes: int, waiting: int, running: int, kept: int = 0) -> Admission:
+    """A loop of 4 streams that has taken 5 batches, in a store of 100 MiB."""
+    meta = FragmentMeta(Unit(5, 0), 5, 16, [], nbytes=nbytes)
+
+    class Line(list[Any]):
+        streams = 4
+
+        def waiting(self) -> list[Any]:
+            return list(self)
+
+    queue: Any = Line(SimpleNamespace(meta=meta) for _ in range(waiting))
+    queue.ordered = ordered
+    loop = SimpleNamespace(
+        queue=queue,
+        updates_started=5,
+        ledger=SimpleNamespace(running=set(range(running))),
+        recovery=SimpleNamespace(nbytes=lambda: kept),
+    )
+    made = Admission(loop, 100 * MIB)
+    made.note([meta])
+    return made
+
+
+REQUESTS = [CollectRequest(Unit(seq, stream), 5) for seq, stream in ((5, 0), (6, 1), (7, 2))]
+
+
+@pytest.mark.parametrize(
+    ("facts", "allowed"),
+    [
+        ({"ordered": True, "nbytes": 10 * MIB, "waiting": 1, "running": 1}, 3),  # 50 MiB
+        (
+            {"ordered": True, "nbytes": 10 * MIB, "waiting": 3, "running": 1},
+            1,
+        ),  # 70: only fragment 5, of the next batch
+        ({"ordered": True, "nbytes": 10 * MIB, "waiting": 1, "running": 1, "kept": 20 * MIB}, 1),
+        ({"ordered": False, "nbytes": 10 * MIB, "waiting": 2, "running": 2}, 0),  # a batch is on its way
+        ({"ordered": False, "nbytes": 20 * MIB, "waiting": 1, "running": 1}, 2),  # it is not: two are missing
+        ({"ordered": True, "nbytes": STORED - 1, "waiting": 10**5, "running": 0}, 3),  # none of them is in the store
+    ],
+)
+def test_samplers_run_ahead_only_where_there_is_room(facts: dict[str, Any], allowed: int) -> None:
+    made = admission(**facts)
+    assert len(made.allowed(REQUESTS)) == allowed
+    assert made.held_back == (allowed < 3)
+    assert ("of 100 MiB" in made.problem()) == made.held_back
+    assert FULL < 0.8  # where Ray begins to write to the disk
+
+
+# ---- stacks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_call_writes_its_stacks_once(tmp_path: Path) -> None:
+    stacks = Stacks(str(tmp_path), "sampler 3", seconds=0.05)
+    with stacks.watch():
+        assert not stacks_file(tmp_path, "sampler 3").exists()
+    path = stacks_file(tmp_path, "sampler 3")
+    with stacks.watch():
+        for _ in range(200):
+            if path.is_file() and "test_a_long_call" in path.read_text():
+                break
+            time.sleep(0.05)
+    assert "test_waits.py" in path.read_text()
