@@ -33,7 +33,7 @@ SEQUENCE_STATE = ("state",)
 #: columns that `prepare` has used up, where steps no longer know their order
 PREPARED = ("reward", "terminated", "truncated", "first")
 #: columns that no loss needs row by row
-PER_ROLLOUT = ("last_obs", "final_obs", "final_index", "version")
+PER_ROLLOUT = ("last_obs", "last_mask", "final_obs", "final_mask", "final_index", "version")
 
 
 @dataclass

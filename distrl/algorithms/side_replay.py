@@ -83,7 +83,7 @@ def transitions(rollout: Columns, gamma: float) -> Columns:
         "next_obs": following,
     }
     mask = rollout.get("mask")
-    if mask is not None:  # that of the observation after the rollout is not known: everything is allowed there
+    if mask is not None:
         columns["mask"] = mask
         columns["next_mask"] = _next_masks(rollout, mask)
     rows = Columns(**columns).map(lambda leaf: leaf.flatten(0, 1))
@@ -92,6 +92,12 @@ def transitions(rollout: Columns, gamma: float) -> Columns:
 
 
 def _next_masks(rollout: Columns, mask: Tensor) -> Tensor:
-    """Masks (T, B, A) of the next observations; all true after the rollout and where an episode ended."""
-    after = torch.cat((mask[1:], torch.ones_like(mask[:1])))
-    return after | (rollout.terminated | rollout.truncated).unsqueeze(-1)
+    """Masks (T, B, A) of the next observations; all true where the rollout does not tell, and after a true end."""
+    last = rollout.get("last_mask")
+    after = torch.cat((mask[1:], torch.ones_like(mask[:1]) if last is None else last[None]))
+    after |= (rollout.terminated | rollout.truncated).unsqueeze(-1)
+    final = rollout.get("final_mask")
+    if final is not None and len(rollout.final_index):
+        t, b = rollout.final_index.unbind(1)
+        after[t, b] = final
+    return after

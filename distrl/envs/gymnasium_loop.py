@@ -19,7 +19,7 @@ from distrl.base.errors import EnvError
 from distrl.envs import faults
 from distrl.envs.actions import ActionHistory, clipper, splitter
 from distrl.envs.faults import Where
-from distrl.envs.masks import mask_block, mask_reader, write_mask
+from distrl.envs.masks import final_mask, mask_block, mask_reader, write_mask
 from distrl.envs.observations import batch_writer, finite_check, mismatch, row_writer
 from distrl.envs.spaces import require_supported, zeros
 from distrl.envs.tabular import REWARD_CHANNELS
@@ -155,9 +155,12 @@ class LoopVectorEnv:
     def _end_episodes(self, reward: np.ndarray, ended: list[tuple[int, bool, bool]], infos: list[Any]) -> Step:
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         finals, episodes = [], []
+        final_masks = [] if self._mask_readers else None
         for i, is_terminated, is_truncated in ended:
             terminated[i], truncated[i] = is_terminated, is_truncated
             finals.append((i, self._row(i)))
+            if final_masks is not None:  # read before the reset: `action_masks()` tells of now
+                final_masks.append(self._final_mask(i, infos[i], is_terminated))
             length = self._history.length(i)
             episodes.append(EpisodeEnd(i, self._episodes[i], self._seeds[i], float(self._returns[i]), length))
             infos[i] = self._begin(i, self._episodes[i] + 1)
@@ -165,7 +168,7 @@ class LoopVectorEnv:
         self._any_first = True
         if self._mask_readers:
             self._read_masks(infos)
-        return Step(reward, terminated, truncated, None, finals, episodes)
+        return Step(reward, terminated, truncated, None, finals, episodes, None, final_masks)
 
     def _begin(self, i: int, episode: int, seed: int | None = None) -> Any:
         """Reset environment i into an episode and write its first observation; returns the info."""
@@ -223,6 +226,13 @@ class LoopVectorEnv:
                 write_mask(self.action_space, self.mask, i, read(info))
             except Exception as error:
                 raise faults.bad_mask(self._where(i), error) from error
+
+    def _final_mask(self, i: int, info: Any, terminated: bool) -> Any:
+        """What environment i allows after a step that cut its episode off; after a true end nobody asks."""
+        try:
+            return final_mask(self.action_space, _anything if terminated else self._mask_readers[i], info)
+        except Exception as error:
+            raise faults.bad_mask(self._where(i), error) from error
 
     def _row(self, i: int) -> Any:
         return self.obs[i].copy() if self._plain else tree_map(lambda leaf: leaf[i].copy(), self.obs)
@@ -303,6 +313,10 @@ class LoopVectorEnv:
                 env.close()
             except Exception as error:
                 warnings.warn(f"closing environment {i} of {self.name}: {type(error).__name__}: {error}", stacklevel=2)
+
+
+def _anything(info: Any) -> None:
+    """The mask where none is of interest."""
 
 
 def _no_mask(info: Any) -> Any:

@@ -14,6 +14,8 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Dict, Discrete, MultiDiscrete, Tuple
 
+from distrl.base.columns import tree_map
+
 
 def mask_block(space: Space[Any], num_envs: int) -> Any | None:
     """A tree (B, A) of true values for the masks of an action space, or None where it cannot have any."""
@@ -27,25 +29,45 @@ def mask_block(space: Space[Any], num_envs: int) -> Any | None:
     return np.ones((num_envs, sum(sizes)), bool) if sizes else None
 
 
+def final_mask(space: Space[Any], read: Callable[[Any], Any], info: Any) -> Any:
+    """The mask of an episode's last observation: a tree (A,) of bool. Where there is none, everything is allowed.
+
+    Args:
+        read: The environment's `mask_reader`.
+        info: Of the step that ended the episode; it may lack a mask, as no action follows.
+
+    Raises:
+        ValueError: A wrong shape.
+    """
+    block = mask_block(space, 1)
+    given = None if read is _from_info and "action_mask" not in info else read(info)
+    if given is not None:
+        write_mask(space, block, 0, given, may_be_empty=True)
+    return tree_map(lambda leaf: leaf[0], block)
+
+
 def _sizes(space: Space[Any]) -> list[int]:
     if isinstance(space, Discrete):
         return [int(space.n)]
     return [int(n) for n in space.nvec] if isinstance(space, MultiDiscrete) else []
 
 
-def write_mask(space: Space[Any], block: Any, i: int, given: Any) -> None:
+def write_mask(space: Space[Any], block: Any, i: int, given: Any, may_be_empty: bool = False) -> None:
     """Put one environment's mask into row i of a mask block.
+
+    Args:
+        may_be_empty: A mask that allows nothing is taken as one that allows everything.
 
     Raises:
         ValueError: A wrong shape, or a mask that allows nothing.
     """
     if isinstance(space, Dict):
         for name, child in space.spaces.items():
-            write_mask(child, block[name], i, given[name])
+            write_mask(child, block[name], i, given[name], may_be_empty)
         return
     if isinstance(space, Tuple):
         for child, part, value in zip(space.spaces, block, given, strict=True):
-            write_mask(child, part, i, value)
+            write_mask(child, part, i, value, may_be_empty)
         return
     sizes = _sizes(space)
     if isinstance(given, tuple | list) and len(sizes) > 1 and len(given) == len(sizes) and np.ndim(given[0]) == 1:
@@ -58,7 +80,9 @@ def write_mask(space: Space[Any], block: Any, i: int, given: Any) -> None:
     begin = 0
     for size in sizes:
         if not row[begin : begin + size].any():
-            raise ValueError("the action mask allows no action at all")
+            if not may_be_empty:
+                raise ValueError("the action mask allows no action at all")
+            row[begin : begin + size] = True
         begin += size
 
 

@@ -38,6 +38,8 @@ class Step:
         finals: (environment index, true last observation) of every environment that ended.
         episodes: one record for every environment that ended.
         channels: (B, K) float64, the reward's K channels, where the environment tells them apart.
+        final_masks: For each of `finals` the mask of that observation, a tree (A,) of bool; None where there are no
+            masks. All true after a true end, and where the environment does not tell.
     """
 
     reward: np.ndarray
@@ -47,6 +49,7 @@ class Step:
     finals: list[tuple[int, Any]]
     episodes: list[EpisodeEnd]
     channels: np.ndarray | None = None
+    final_masks: list[Any] | None = None
 
 
 class VectorEnv(Protocol):

@@ -24,7 +24,9 @@ STEP_COLUMNS = (
     "reward_channels",
 )
 #: columns whose leaves begin with (B,)
-ENV_COLUMNS = ("last_obs", "state", "version")
+ENV_COLUMNS = ("last_obs", "last_mask", "state", "version")
+#: columns whose leaves begin with (N,), N truncated steps
+FINAL_COLUMNS = ("final_obs", "final_mask", "final_index")
 REQUIRED = (
     "obs",
     "action",
@@ -56,7 +58,7 @@ def check_rollout(rollout: Columns) -> Columns:
             lead: tuple[int, ...] = (steps, envs)
         elif name in ENV_COLUMNS:
             lead = (envs,)
-        elif name in ("final_obs", "final_index"):
+        elif name in FINAL_COLUMNS:
             lead = (len(rollout.final_index),)
         else:
             raise ValueError(f"rollout has an unknown column {name!r}")
@@ -93,7 +95,7 @@ def slice_envs(rollout: Columns, start: int, stop: int) -> Columns:
     for name, column in rollout.items():
         if name == "final_index":
             parts[name] = index[inside] - np.array([0, start])
-        elif name == "final_obs":
+        elif name in FINAL_COLUMNS:
             parts[name] = tree_map(lambda leaf: leaf[inside], column)
         elif name in STEP_COLUMNS:
             parts[name] = tree_map(lambda leaf: leaf[:, start:stop], column)

@@ -41,6 +41,7 @@ class RolloutBuffer:
         self.first = np.zeros(lead, bool)
         self.valid = np.ones(lead, bool) if env.burns_steps else None
         self.mask = None if env.mask is None else tree_map(lambda m: np.ones((*lead, *m.shape[1:]), bool), env.mask)
+        self.last_mask = None if self.mask is None else tree_map(lambda m: m[0].copy(), self.mask)
         channels = getattr(env, "reward_channels", 1)
         self.reward_channels = np.zeros((*lead, channels), np.float32) if channels > 1 else None
         self.first_tensor = torch.from_numpy(self.first)
@@ -51,10 +52,11 @@ class RolloutBuffer:
         self._raw_is_array = isinstance(self.raw, np.ndarray)
         self.state: Any = None
         self.finals: list[tuple[int, int, Any]] = []
+        self.final_masks: list[Any] = []
 
     def begin(self, state: Any) -> None:
         """Forget what was recorded sparsely; remember the recurrent state before step 0."""
-        self.finals = []
+        self.finals, self.final_masks = [], []
         self.state = None if state is None else tree_map(lambda leaf: leaf.numpy().copy(), state)
 
     def observe(self, t: int, span: slice, env: Any) -> None:
@@ -70,6 +72,8 @@ class RolloutBuffer:
     def observe_last(self, span: slice, env: Any) -> None:
         """Copy what the environments show after the last step."""
         tree_map(lambda block, leaf: block.__setitem__(span, leaf), self.raw_last, env.obs)
+        if self.last_mask is not None:
+            tree_map(lambda block, leaf: block.__setitem__(span, leaf), self.last_mask, env.mask)
 
     def policy_obs(self, t: int, policy: Any) -> Any:
         """The observation of step t as the policy sees it (B, ...)."""
@@ -104,9 +108,11 @@ class RolloutBuffer:
             self.reward_channels[t, span] = step.channels
         if step.valid is not None and self.valid is not None:
             self.valid[t, span] = step.valid
-        for b, obs in step.finals:
+        for i, (b, obs) in enumerate(step.finals):
             if step.truncated[b] and not step.terminated[b]:
                 self.finals.append((t, span.start + b, tree_map(np.array, obs)))
+                if step.final_masks is not None:
+                    self.final_masks.append(step.final_masks[i])
 
     def rollout(self, policy: Any, version: int) -> Columns:
         """Read the buffer out; log-probabilities of all steps are computed here, at once."""
@@ -127,20 +133,23 @@ class RolloutBuffer:
             "version": np.full(self.width, version, np.int64),
             **self._finals(policy),
         }
-        for name in ("mask", "valid", "state", "reward_channels"):
+        for name in ("mask", "last_mask", "valid", "state", "reward_channels"):
             if getattr(self, name) is not None:
                 columns[name] = getattr(self, name)
         return Columns(**columns)
 
     def _finals(self, policy: Any) -> dict[str, Any]:
+        masks: dict[str, Any] = {}
+        if self.mask is not None:
+            masks["final_mask"] = tree_stack(self.final_masks) if self.final_masks else _none_of(self.mask)
         if not self.finals:
-            empty = tree_map(lambda leaf: np.zeros((0, *leaf.shape[2:]), leaf.dtype), self.obs)
-            return {"final_obs": empty, "final_index": np.zeros((0, 2), np.int64)}
+            return {"final_obs": _none_of(self.obs), "final_index": np.zeros((0, 2), np.int64), **masks}
         stacked = tree_stack([obs for _, _, obs in self.finals])
         dtypes = tree_map(lambda leaf, block: leaf.astype(block.dtype, copy=False), stacked, self.raw_last)
         return {
             "final_obs": self._as_seen(dtypes, policy),
             "final_index": np.array([(t, b) for t, b, _ in self.finals], np.int64),
+            **masks,
         }
 
     def _as_seen(self, raw: Any, policy: Any) -> Any:
@@ -154,6 +163,11 @@ class RolloutBuffer:
         """Moments of the raw observations of some environments, in the order of the policy's normalizer."""
         rows = policy.normalizer.rows(tree_map(lambda leaf: leaf[:, span], self.raw))
         return Moments.of(rows if valid is None else rows[valid.reshape(-1)], leading=1)
+
+
+def _none_of(tree: Any) -> Any:
+    """No rows of a tree (T, B, ...): (0, ...)."""
+    return tree_map(lambda leaf: np.zeros((0, *leaf.shape[2:]), leaf.dtype), tree)
 
 
 def _seen(tree: Any) -> Any:
