@@ -20,6 +20,7 @@ from distrl.algorithms.shards import Shards
 from distrl.base.columns import Columns, tree_leaves
 from distrl.base.errors import ConfigError, NonFiniteError
 from distrl.config.algorithm import AlgorithmConfig
+from distrl.config.hindsight import HindsightConfig
 from distrl.config.schedule import Scheduled
 
 
@@ -45,6 +46,9 @@ class OffPolicyConfig(AlgorithmConfig):
     """How strongly: 0 uniform, 1 in proportion to the error. Only with `prioritized`. Usual: 0.5-0.7."""
     priority_beta: Scheduled[float] = Field(0.4, ge=0, le=1)
     """How much of the resulting bias importance weights take back. Usual: 0.4, rising to 1."""
+    hindsight: HindsightConfig | None = None
+    """Goal environments: relabel a share of every batch with goals that were reached later (Andrychowicz et al. 2017),
+    for example `{relabeled: 0.8, horizon: 50}`. Not with replay shards or reward channels."""
     tau: float = Field(1.0, gt=0, le=1)
     """How far a target network moves towards its network at each of its updates: 1 copies it. Usual: 0.005, or 1 with a
     long interval."""

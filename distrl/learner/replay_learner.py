@@ -7,7 +7,8 @@ statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from distrl.base.seeds import generator
 from distrl.experience.fragment import FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.learner import Learner, Progress, Report
+from distrl.store.her import Hindsight
 from distrl.store.limiter import Limiter
 from distrl.store.sharded import ShardedReplay
 
@@ -36,6 +38,7 @@ class ReplayLearner(Learner):
     Args:
         algorithm: What is learned.
         replay: See `store.replay`; or `store.sharded` for one in several processes.
+        hindsight: Draws from the replay with new goals, where the run wants that.
         seed: The run's seed; an update's draws come from (seed, update).
         total: The run's `stop.env_steps`, for schedules `over: run`.
         normalize_obs, normalize_reward, clip_reward: See `Learner`. Rewards are scaled as n-step sums.
@@ -49,6 +52,7 @@ class ReplayLearner(Learner):
         replay: Any,
         seed: int,
         *,
+        hindsight: Hindsight | None = None,
         total: int | None = None,
         normalize_obs: bool = False,
         normalize_reward: bool = False,
@@ -64,6 +68,7 @@ class ReplayLearner(Learner):
             phases=phases,
         )
         self.replay = replay
+        self.draw: Callable[..., Columns] = replay.sample if hindsight is None else partial(hindsight.sample, replay)
         config = algorithm.schedules
         self.limiter = Limiter(config.replay_ratio, config.learning_starts)
         self.sharded = isinstance(replay, ShardedReplay)
@@ -167,12 +172,12 @@ class ReplayLearner(Learner):
         size, gamma = config.batch_size, float(config.gamma)
         if self.prioritized:
             for _ in range(count):
-                yield self._prepared(self.replay.sample(size, rng, gamma, beta=float(config.priority_beta)))
+                yield self._prepared(self.draw(size, rng, gamma, beta=float(config.priority_beta)))
             return
         at_once = 1
         while count:
             part = min(count, at_once)
-            rows = self.replay.sample(part * size, rng, gamma)
+            rows = self.draw(part * size, rng, gamma)
             if self.sharded and part > 1:  # they come shard by shard; every minibatch shall be of all shards
                 rows = rows[rng.permutation(part * size)]
             drawn = self._prepared(rows)
@@ -184,7 +189,7 @@ class ReplayLearner(Learner):
 
     def _prepared(self, drawn: Columns) -> Columns:
         """A drawn batch on the device: rewards scaled, observations normalized."""
-        columns = drawn.to_dict()
+        columns = drawn.without("relabeled").to_dict()
         if self.normalize_reward:
             scale = np.float32(1.0 / np.sqrt(self.return_moments.var + 1e-8))
             bound = self.clip_reward * self.algorithm.config.n_step

@@ -26,7 +26,7 @@ from distrl.envs.make import make_env, make_vector
 from distrl.envs.spaces import require_supported
 from distrl.learner.learner import Learner
 from distrl.learner.replay_learner import ReplayLearner
-from distrl.runtime.replays import build_replay, probe, require_room
+from distrl.runtime.replays import build_hindsight, build_replay, probe, require_room
 from distrl.samplers.env_sampler import EnvSampler
 
 
@@ -112,7 +112,8 @@ class Plan:
         }
         if isinstance(algorithm, OffPolicy):
             replay = build_replay(self, replay_shards)
-            return ReplayLearner(algorithm, replay, config.seed, total=config.stop.env_steps, **options)
+            options |= {"hindsight": build_hindsight(self), "total": config.stop.env_steps}
+            return ReplayLearner(algorithm, replay, config.seed, **options)
         return Learner(algorithm, config.seed, **options)
 
     def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> EnvSampler:
@@ -181,6 +182,7 @@ def make_plan(config: RunConfig) -> Plan:
         plan.masked = probe(plan)
         plan.build_model()  # an algorithm that cannot use these spaces says so now
         require_room(plan)
+        build_hindsight(plan)  # what it refuses is said now
     return plan
 
 

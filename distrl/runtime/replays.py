@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from distrl.base.errors import ConfigError
+from distrl.envs.goal_rewards import GoalRewards
 from distrl.envs.make import make_vector
+from distrl.store.her import Hindsight, require_goals
 from distrl.store.replay import Replay
 from distrl.store.replay_layout import Column, bytes_per_transition, require_memory
 from distrl.store.replay_priorities import PrioritySettings
@@ -102,6 +104,35 @@ def require_room(plan: Plan) -> None:
     store, each = plan.config.store, transition_bytes(plan)
     if each is not None and not store.memory_map and plan.config.ray.address is None:
         require_memory(each * store.capacity, psutil.virtual_memory().available, store.capacity, each)
+
+
+def build_hindsight(plan: Plan) -> Hindsight | None:
+    """What relabels this run's batches with new goals; None where the config does not ask for it.
+
+    The environment that judges goals lives in this process, beside the learner.
+
+    Raises:
+        ConfigError: An environment without goals or without `compute_reward`, or a replay that cannot be relabeled.
+    """
+    wanted = plan.algorithm_config.hindsight
+    if wanted is None:
+        return None
+    require_goals(plan.observation_space)
+    if plan.config.store.shards > 1:
+        raise ConfigError(
+            f"algorithm.hindsight with store.shards {plan.config.store.shards}: goals are taken from a replay in the "
+            "learner's process.",
+            "Set store.shards=1, or algorithm.hindsight=null.",
+        )
+    if extra_columns(plan):
+        names = ", ".join(column.name for column in extra_columns(plan))
+        raise ConfigError(
+            f"algorithm.hindsight: {plan.config.algorithm['name']} keeps {names} of every step, which "
+            "compute_reward does not tell for other goals.",
+            "Use a head for one reward, or set algorithm.hindsight=null.",
+        )
+    goals = GoalRewards(plan.config.env, plan.config.seed)
+    return Hindsight(plan.observation_space, goals.reward, wanted.relabeled, wanted.horizon, goals.terminated)
 
 
 def probe(plan: Plan) -> bool:
