@@ -84,6 +84,7 @@ class ContinuousLearner(OffPolicy):
     """
 
     Config: ClassVar[type[AlgorithmConfig]] = ContinuousConfig
+    compiles = True
     stochastic: ClassVar[bool] = True
     model: Any
     policy: Any
@@ -131,6 +132,7 @@ class ContinuousLearner(OffPolicy):
         self.critics, self.target_critics = self.model.critics, parts["critics"].target
         self.distribution = self.critics.distribution
         self.scale = self.policy.actions.scale
+        self._compile_networks(parts["policy"].target)
         self.rule: Callable[[Tensor, Tensor], Atoms] = critic_rule(config.ensemble, config.drop)
         risk = make_risk(config.risk.name, **config.risk.options())
         self.risk = None if isinstance(risk, Mean) else risk
@@ -140,6 +142,19 @@ class ContinuousLearner(OffPolicy):
                 "Use another algorithm.critic_head, for example quantile.",
             )
         return parts
+
+    def _compile_networks(self, target_policy: Any) -> None:
+        """`learner.compile`: networks with what follows them, and losses; draws and rules stay as they are."""
+        if not self.compile:
+            return
+        self.critics.compile(dynamic=False)
+        if self.config.ensemble != "subset":  # any two of ten networks would be a graph of its own
+            self.target_critics.compile(dynamic=False)
+        for policy in (self.policy, target_policy):
+            for name in ("sample", "action"):  # a stochastic policy's, a deterministic one's
+                if hasattr(policy, name):
+                    setattr(policy, name, self.compiled(getattr(policy, name)))
+        self.critic_losses = self.compiled(self.critic_losses)  # type: ignore[method-assign]
 
     # ---- parts of an update ----------------------------------------------------------------------------------------
 

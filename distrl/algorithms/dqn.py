@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -94,6 +95,7 @@ class DQN(OffPolicy):
     al. 2018; Munchausen: Vieillard et al. 2020."""
 
     Config = DQNConfig
+    compiles = True
 
     @classmethod
     def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> QModel:
@@ -115,9 +117,11 @@ class DQN(OffPolicy):
         self.distribution: ReturnDistribution = self.policy.distribution
         self.next_action = register.get("next_action", self.config.next_action)
         self.support = SupportWatch(self.distribution, "algorithm.head")
+        self._fit: Callable[..., Any] = self.compiled(self.fit)
         self.plain: DenseChain | None = None
         self.plain_target: DenseChain | None = None
-        if self.config.next_action != "soft" and not self.config.munchausen:
+        autograd = self.compile or self.bf16 or self.config.munchausen
+        if self.config.next_action != "soft" and not autograd:
             self.plain = written_out_q(self.policy, part.flat)
             self.plain_target = written_out_q(self.target, part.target_flat)
         return {"policy": part}
@@ -145,15 +149,24 @@ class DQN(OffPolicy):
         self, batch: Columns, rng: np.random.Generator, online: QPolicy, target: QPolicy
     ) -> tuple[Tensor, Tensor | None]:
         """How badly a network fits the target law of another: (N,), and new priorities (N,) where they are wanted."""
-        values, probs = self.goal(batch, rng, online, target)
-        params = take_action(online.returns(batch.obs, self.head_noise(batch, rng)), batch.action)
+        noise = [self.head_noise(batch, rng) for _ in range(2)]
+        return self._fit(batch.without("index", "generation", "probability"), *noise, online, target)
+
+    def fit(
+        self, batch: Columns, goal_noise: Tensor | None, own_noise: Tensor | None, online: QPolicy, target: QPolicy
+    ) -> tuple[Tensor, Tensor | None]:
+        """`row_loss` once the heads' noise was drawn: no randomness, so that it can be compiled."""
+        values, probs = self.goal(batch, goal_noise, online, target)
+        params = take_action(online.returns(batch.obs, own_noise), batch.action)
         loss = self.distribution.loss(params, values, probs)
         return loss, self.priorities(loss, params, values, probs)
 
     @torch.no_grad()
-    def goal(self, batch: Columns, rng: np.random.Generator, online: QPolicy, target: QPolicy) -> Atoms:
-        """The target law r + discount * Z'(s', a'), the next action by the rule: atoms (N, M)."""
-        noise = self.head_noise(batch, rng)
+    def goal(self, batch: Columns, noise: Tensor | None, online: QPolicy, target: QPolicy) -> Atoms:
+        """The target law r + discount * Z'(s', a'), the next action by the rule: atoms (N, M).
+
+        `noise` is the head's, (N, S), or None.
+        """
         params = target.returns(batch.next_obs, noise)
         # Random levels are for the law; actions are chosen from the head's own, even ones.
         scores = target.score(params) if noise is None else target.values(batch.next_obs)

@@ -83,6 +83,7 @@ class IteratedQN(DQN):
         self.next_action = register.get("next_action", self.config.next_action)
         self.support = SupportWatch(self.distribution, "algorithm.head")
         self.plain = self.plain_target = None
+        self._fit = self.compiled(self.fit)
         count = self.config.iterations
         self.online_rows, self.target_rows = part.flat.data.view(count, -1), part.target_flat.data.view(count, -1)
         sync_chain(self.online_rows, self.target_rows)

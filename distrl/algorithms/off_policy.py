@@ -6,7 +6,7 @@ straight-line code. `learner.replay_learner` fills the replay, decides how many 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from distrl.base.errors import ConfigError, NonFiniteError
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.hindsight import HindsightConfig
 from distrl.config.schedule import Scheduled
+from distrl.models.low_precision import hidden_layers_in_bf16
 
 
 class OffPolicyConfig(AlgorithmConfig):
@@ -74,10 +75,14 @@ class OffPolicy(Algorithm):
         gradient_steps: Calls of `update` so far.
         warnings: What the user should be told; the learner empties it.
         warming_up: No gradient step has been due yet (`learning_starts`); for `set_exploration`.
+        goes_on_after_ends: The update reads `next_obs` of steps that truly ended: it must be what the reset showed.
+        compiles: `learner.compile` has an effect: the update calls what `compiled` returns.
     """
 
     Config: ClassVar[type[AlgorithmConfig]] = OffPolicyConfig
     off_policy_correction = True
+    compiles: ClassVar[bool] = False
+    goes_on_after_ends: ClassVar[bool] = False
     warming_up = True
     policy: Any
     model: Any
@@ -99,6 +104,14 @@ class OffPolicy(Algorithm):
         self.model = model.to(self.device)
         self.policy = model.policy
         self.bf16, self.compile = bf16, compile
+        if compile and not self.compiles:
+            raise ConfigError(
+                f"learner.compile is true; the update of {type(self).__name__} cannot be compiled.",
+                "Set learner.compile=false. An algorithm of your own says `compiles = True` once its update goes "
+                "through `self.compiled(...)`.",
+            )
+        if bf16:
+            hidden_layers_in_bf16(model)
         self.parts: dict[str, Part] = self.make_parts()
         self.gradient_steps = 0
         self.warnings: list[str] = []
@@ -157,6 +170,10 @@ class OffPolicy(Algorithm):
             for part in self.parts.values():
                 if part.target is not None:
                     part.track(self.config.tau)
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of tensors and networks, compiled where the run wants that. It must not draw random numbers."""
+        return torch.compile(function, dynamic=False) if self.compile else function
 
     def draw(self, array: np.ndarray) -> Tensor:
         """Numbers that were drawn with numpy, on the device."""

@@ -153,9 +153,8 @@ class StockDQN(DQN):
         return super().update(batch, rng)
 
     @torch.no_grad()
-    def goal(self, batch: Columns, rng: np.random.Generator, online: Any, target: Any) -> Atoms:
+    def goal(self, batch: Columns, noise: Any, online: Any, target: Any) -> Atoms:
         """r + discount * Z(s', c', a*), a* the greedy action at the next state and stock: atoms (N, M)."""
-        noise = self.head_noise(batch, rng)
         params = target.returns(batch.next_obs, noise)
         scores = target.rank(params, batch.next_obs) if noise is None else target.values(batch.next_obs)
         own = online.values(batch.next_obs) if self.config.next_action == "double" else scores

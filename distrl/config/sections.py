@@ -173,7 +173,8 @@ class LearnerConfig(Section):
     compile: bool = False
     """Compile the update with torch.compile: a slow first update, faster later ones on a GPU."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Number format of the forward pass. `bf16` is faster on recent GPUs and less exact."""
+    """Number format of the forward pass; off-policy learners keep last layers and losses in float32. `bf16` is faster
+    on recent GPUs and less exact."""
     prefetch: bool = True
     """Move the next batch to the GPU while the present one is learned from (Ray back end, `max_staleness` >= 1)."""
     recover_every: int | None = Field(None, ge=0)

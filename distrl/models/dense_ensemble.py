@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distrl.models.dense import activation
+from distrl.models.low_precision import HiddenPrecision
 
 
-class DenseEnsemble(nn.Module):
+class DenseEnsemble(nn.Module, HiddenPrecision):
     """(N, in) or (E, N, in) to (E, N, out): hidden layers with a nonlinearity, then a linear one.
 
     First weights and biases are uniform in +-1/sqrt(inputs), as in `nn.Linear`, each network with its own.
@@ -69,7 +70,7 @@ class DenseEnsemble(nn.Module):
             _chosen(parameter, frozen, members)
             for parameter in (*self.weights, *self.biases, self.head_weight, self.head_bias)
         ]
-        if self.chain and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if self.chain and x.device.type == "cpu" and not self.bf16 and not torch.compiler.is_compiling():
             return ReluChain.apply(x, *parameters)  # type: ignore[no-any-return]
         *layers, head_weight, head_bias = parameters
         features = self._hidden(x, layers, frozen, members)
@@ -89,13 +90,14 @@ class DenseEnsemble(nn.Module):
         hidden = x
         if x.ndim == 2:
             hidden = x.expand(len(layers[0] if count else _chosen(self.head_weight, True, members)), *x.shape)
-        for layer in range(count):
-            hidden = torch.baddbmm(layers[count + layer], hidden, layers[layer])
-            if self.gains:
-                gain, shift = (_chosen(group[layer], frozen, members) for group in (self.gains, self.shifts))
-                hidden = F.layer_norm(hidden, hidden.shape[-1:]) * gain + shift
-            hidden = self.activation(hidden)
-        return hidden
+        with self.hidden_precision(x.device):
+            for layer in range(count):
+                hidden = torch.baddbmm(layers[count + layer], hidden, layers[layer])
+                if self.gains:
+                    gain, shift = (_chosen(group[layer], frozen, members) for group in (self.gains, self.shifts))
+                    hidden = F.layer_norm(hidden, hidden.shape[-1:]) * gain + shift
+                hidden = self.activation(hidden)
+        return hidden.float() if self.bf16 else hidden
 
 
 class ReluChain(torch.autograd.Function):

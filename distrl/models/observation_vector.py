@@ -8,11 +8,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from distrl.models.low_precision import HiddenPrecision
 from distrl.models.spaces import Flatten, is_image, leaves, pick
 from distrl.models.torsos import build_torso
 
 
-class ObservationVector(nn.Module):
+class ObservationVector(nn.Module, HiddenPrecision):
     """Observations (N, ...) to vectors (N, output_size).
 
     Numbers and choices are flattened and joined, leaf by leaf, without parameters: an action can then be joined to
@@ -43,6 +44,10 @@ class ObservationVector(nn.Module):
         if self.identity:
             return obs  # type: ignore[no-any-return]
         if self.torso is not None:
-            return self.torso(obs)  # type: ignore[no-any-return]
+            if not self.bf16:
+                return self.torso(obs)  # type: ignore[no-any-return]
+            with self.hidden_precision(next(self.torso.parameters()).device):
+                vector = self.torso(obs)
+            return vector.float()  # type: ignore[no-any-return]
         vectors = [part(pick(obs, path)) for part, path in zip(self.parts, self.paths, strict=True)]
         return vectors[0] if len(vectors) == 1 else torch.cat(vectors, -1)

@@ -20,13 +20,14 @@ from distrl.functional.return_distribution import ReturnDistribution, Scalar
 from distrl.functional.return_distribution_categorical import TwoHot
 from distrl.functional.risk import make_risk
 from distrl.models.action_values import EpsilonGreedy
+from distrl.models.low_precision import HiddenPrecision
 from distrl.models.noisy import NoisyLinear, redraw_noise
 from distrl.models.normalizer import Normalizer
 from distrl.models.return_heads import LinearHead, ReturnHead, make_return_head
 from distrl.models.torsos import MLP, build_torso
 
 
-class QPolicy(nn.Module):
+class QPolicy(nn.Module, HiddenPrecision):
     """Observations to action values; see `Policy` for the face.
 
     Args:
@@ -85,7 +86,11 @@ class QPolicy(nn.Module):
 
     def returns(self, obs: Any, noise: Tensor | None = None) -> Tensor:
         """Parameters of every action's return distribution (N, A, P); noise (N, S) for heads that take some."""
-        return self.head(self.torso(obs), noise)
+        if not self.bf16:
+            return self.head(self.torso(obs), noise)
+        with self.hidden_precision(self.epsilon.device):
+            features = self.torso(obs)
+        return self.head(features.float(), noise)
 
     def values(self, obs: Any) -> Tensor:
         """What acting maximizes, (N, A)."""

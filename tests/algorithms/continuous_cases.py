@@ -29,14 +29,15 @@ LEARNERS: dict[str, dict[str, Any]] = {
 
 
 def make_learner(name: str, seed: int = 0, hidden: tuple[int, ...] = (16, 16), **options: Any) -> Any:
-    """A learner as the runtime builds it, schedules resolved."""
+    """A learner as the runtime builds it, schedules resolved; the option `build` says how it computes."""
+    build = options.pop("build", {})
     spaces_ = options.pop("spaces", (OBSERVATION, ACTION))
     normalize_obs = options.pop("normalize_obs", False)
     learner = register.get("algorithm", name)
     config = learner.Config.model_validate({"name": name, **options})
     model_config = SimpleNamespace(torso="auto", hidden=list(hidden), activation="relu", recurrent=None)
     model = learner.build_model(*spaces_, model_config, config, seed=seed, normalize_obs=normalize_obs)
-    made = learner(config, model)
+    made = learner(config, model, **build)
     made.resolve(0, 1000)
     made.warming_up = False
     return made

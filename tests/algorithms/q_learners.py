@@ -25,14 +25,15 @@ def make_q(
     activation: str = "relu",
     recurrent: str | None = None,
     seed: int = 0,
+    build: dict[str, Any] | None = None,
     **config: Any,
 ) -> Any:
-    """An algorithm with its default config, but for `config`."""
+    """An algorithm with its default config, but for `config`; `build` says how it computes: compile, bf16."""
     cls = register.get("algorithm", name)
     checked = cls.Config(name=name, **config)
     model_config = ModelConfig(hidden=list(hidden), activation=activation, recurrent=recurrent)
     options = {"normalize_obs": False, "clip_obs": 10.0, "seed": seed}
-    algorithm = cls(checked, cls.build_model(observation, action, model_config, checked, **options))
+    algorithm = cls(checked, cls.build_model(observation, action, model_config, checked, **options), **(build or {}))
     algorithm.resolve(0, 1000)
     return algorithm
 

@@ -55,7 +55,7 @@ def test_the_target_by_hand():
     target, online = (network.values(batch.next_obs).detach() for network in (algorithm.target, algorithm.policy))
     for rule, best in (("greedy", target.argmax(1)), ("double", online.argmax(1))):
         algorithm = algorithm_with(algorithm, rule)
-        values, probs = algorithm.goal(batch, np.random.default_rng(0), algorithm.policy, algorithm.target)
+        values, probs = algorithm.goal(batch, None, algorithm.policy, algorithm.target)
         expected = batch.reward + batch.discount * target[torch.arange(16), best]
         torch.testing.assert_close(values.squeeze(-1), expected)
         assert torch.equal(probs, torch.ones(16, 1))
