@@ -81,7 +81,7 @@ def _versions() -> Iterator[Row]:
 
 _EXTRAS = {
     "cluster": ("aiohttp", "opencensus"),
-    "envs": ("Box2D", "mujoco", "envpool"),
+    "envs": ("Box2D", "mujoco", "envpool", "ale_py", "minatar"),
     "export": ("onnx", "onnxruntime", "onnxscript", "imageio"),
 }
 
