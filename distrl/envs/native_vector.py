@@ -10,7 +10,8 @@ from gymnasium.vector import AutoresetMode
 
 from distrl.base.errors import ConfigError
 from distrl.envs.burnt import BurntVectorEnv, refuse_wrappers
-from distrl.envs.make import building, env_name
+from distrl.envs.make import building, env_name, make_env
+from distrl.envs.spaces import describe
 from distrl.envs.vector import SeedOf
 
 
@@ -23,7 +24,8 @@ class NativeVectorEnv(BurntVectorEnv):
         seed_of: Only (0, episode number) is asked: one seed for the whole vector.
 
     Raises:
-        ConfigError: The environment brings no vector version, or wrappers are asked for.
+        ConfigError: The environment brings no vector version, or one that shows other observations than single
+            environments do; or wrappers are asked for.
     """
 
     def __init__(self, env_config: Any, num_envs: int, seed_of: SeedOf):
@@ -43,8 +45,26 @@ class NativeVectorEnv(BurntVectorEnv):
         if mode != AutoresetMode.NEXT_STEP:
             raise ConfigError(f"{name} resets in mode {mode}, expected {AutoresetMode.NEXT_STEP}.", "Use gymnasium.")
         spaces = self._vector.single_observation_space, self._vector.single_action_space
+        self._require_same_observations(env_config, name)
         super().__init__(*spaces, num_envs, seed_of, name)
         self._resets = 0
+
+    def _require_same_observations(self, env_config: Any, name: str) -> None:
+        """Evaluations and agents meet single environments, so a vector version must show what those show."""
+        single = make_env(env_config)
+        seen, expected = self._vector.single_observation_space, single.observation_space
+        single.close()
+        if (seen.shape, seen.dtype) == (expected.shape, expected.dtype):
+            return
+        self._vector.close()
+        fix = "Use env.backend=gymnasium."
+        if name.startswith("ALE/"):
+            game = name.removeprefix("ALE/").rpartition("-")[0]
+            fix = f"Use env.id={game}-v5 env.backend=envpool, or env.id=distrl/Atari-v5 env.kwargs.game={game}."
+        raise ConfigError(
+            f"{name} shows {describe(seen)} with env.backend vector, and {describe(expected)} as a single environment.",
+            fix,
+        )
 
     def _raw_reset(self) -> Any:
         seed = self._seed_of(0, self._resets)
@@ -61,4 +81,5 @@ class NativeVectorEnv(BurntVectorEnv):
 
 
 def _known() -> str:
-    return ", ".join(sorted(name for name, spec in gymnasium.registry.items() if spec.vector_entry_point))
+    named = (name for name, spec in gymnasium.registry.items() if spec.vector_entry_point)
+    return ", ".join(sorted(name for name in named if not name.startswith("ALE/")))  # those show other observations

@@ -165,6 +165,8 @@ def make_plan(config: RunConfig) -> Plan:
         spaces = env.observation_space, env.action_space
     finally:
         env.close()
+    if config.env.backend == "vector":  # has everything to say about this environment now
+        make_vector(config.env, 1, lambda i, episode: config.seed).close()
     snapshots = config.env.backend == "gymnasium" and config.env.snapshot != "off"
     if snapshots:
         from distrl.envs.check import probe_snapshot

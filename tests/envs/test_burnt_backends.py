@@ -127,6 +127,17 @@ def test_environment_without_a_vector_version() -> None:
         make("vector", env="Pendulum-v1")
 
 
+def test_a_vector_version_that_shows_something_else_is_refused() -> None:
+    pytest.importorskip("ale_py", reason="the extra `envs` is not installed")
+    fix = r"(?s)uint8.*as a single environment.*env\.id=Pong-v5 env\.backend=envpool.*env\.kwargs\.game=Pong"
+    with pytest.raises(ConfigError, match=fix):
+        make("vector", env="ALE/Pong-v5")
+    with pytest.raises(ConfigError) as refused:
+        make("vector", env="Acrobot-v1")
+    assert "CartPole-v1" in str(refused.value)
+    assert "ALE/" not in str(refused.value)
+
+
 @needs_envpool
 def test_envpool_clips_boxes_and_names_the_nearest_environment() -> None:
     runs = []
