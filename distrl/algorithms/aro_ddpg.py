@@ -45,6 +45,7 @@ class ARODDPG(TD3):
     """
 
     Config = ARODDPGConfig
+    goes_on_after_ends = True
 
     def make_parts(self) -> dict[str, Part]:
         parts = super().make_parts()

@@ -139,9 +139,17 @@ def probe(plan: Plan) -> bool:
     """Whether the environment says which actions are allowed; and whether it gives the columns that are asked for.
 
     Raises:
-        ConfigError: The algorithm needs reward channels that the environment does not tell apart.
+        ConfigError: The algorithm needs reward channels that the environment does not tell apart, or first
+            observations that the back end does not show in time.
     """
     config = plan.config
+    chosen: Any = plan.algorithm_class
+    if chosen.goes_on_after_ends and config.env.backend != "gymnasium":
+        raise ConfigError(
+            f"{config.algorithm['name']} goes on from the first observation after a true end, which env.backend "
+            f"{config.env.backend} shows one step too late.",
+            "Use env.backend=gymnasium.",
+        )
     env: Any = make_vector(config.env.model_copy(update={"backend": "gymnasium"}), 1, lambda i, episode: config.seed)
     try:
         env.reset()

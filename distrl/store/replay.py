@@ -115,8 +115,9 @@ class Replay(ReplayInserts):
             obs tree (N, ...), action, reward (N,) float32: n-step sums, discount (N,) float32: gamma^k (1 - terminated)
             with k steps summed, next_obs tree (N, ...), weight (N,) float32 (1 when uniform), index (N,) and generation
             (N,) int64, the extra columns, and where prioritized `probability` (N,) float64, with which each was drawn.
-            `next_obs` is the true final observation where an episode was truncated; where it terminated (discount 0)
-            it is some observation. With masks: mask, next_mask; where nobody told one, all is allowed.
+            `next_obs` is the true final observation where an episode was truncated. Where it terminated (discount 0) it
+            is the first observation of the next episode, or the true final one from back ends that burn the step of a
+            reset. With masks: mask, next_mask; where nobody told one, all is allowed.
 
         Raises:
             ResourceError: There is nothing to sample.
