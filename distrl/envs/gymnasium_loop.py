@@ -155,7 +155,7 @@ class LoopVectorEnv:
     def _end_episodes(self, reward: np.ndarray, ended: list[tuple[int, bool, bool]], infos: list[Any]) -> Step:
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         finals, episodes = [], []
-        final_masks = [] if self._mask_readers else None
+        final_masks: list[Any] | None = [] if self._mask_readers else None
         for i, is_terminated, is_truncated in ended:
             terminated[i], truncated[i] = is_terminated, is_truncated
             finals.append((i, self._row(i)))
