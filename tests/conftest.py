@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-settings.register_profile("distrl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("distrl")
+#: The same examples every time, so that a change is judged by what it changed. HYPOTHESIS_PROFILE=explore draws others.
+settings.register_profile("distrl", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", settings.get_profile("distrl"), derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "distrl"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -91,6 +91,7 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
     ledger = record["ledger"]
     losses = [f"{ledger[fate]:,} {fate}" for fate in ("cut", "evicted", "lost", "voided") if ledger[fate]]
     shares = sorted(record["time_shares"].items(), key=lambda share: -share[1])[:5]
+    waits = record.get("waits") or {"line": "", "problems": []}
     return [
         ("run", f"{record['name']}: {record['algorithm']} on {record['env']}, attempt {record['attempt']}"),
         ("state", f"{record['state']} ({record['host']}, process {record['pid']})"),
@@ -104,8 +105,8 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
             f"bound {record['staleness_bound']}",
         ),
         ("fragments", ", ".join([f"{ledger['consumed']:,} consumed", f"{record['waiting']} waiting", *losses])),
-        *(("waits", text) for text in [record["waits"]["line"]] if text),
-        *(("problem", text) for text in record["waits"]["problems"]),
+        *(("waits", text) for text in [waits["line"]] if text),
+        *(("problem", text) for text in waits["problems"]),
         ("limited by", record["limit"] or "not known yet"),
         ("learner", ", ".join(f"{name} {share:.0%}" for name, share in shares) or "-"),
         ("streams", _streams(record["streams"])),

@@ -6,6 +6,7 @@ The test plays back end and learner: it decides who finishes when, who dies, and
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from distrl.base.errors import ResourceError
 from distrl.experience.fragment import CollectRequest, FragmentMeta, Unit
 from distrl.experience.ledger import Ledger
-from distrl.runtime.pool import MAX_LOSSES, Pool
+from distrl.runtime.pool import MAX_BLAMED, MAX_LOSSES, Pool, Quarantined
 from distrl.store.queue import Queue, Waiting
 
 STEPS = 7  # environment steps of a fragment
@@ -95,8 +96,10 @@ class Flow(RuleBasedStateMachine):
     def die(self, choice: int) -> None:
         """One sampler is lost with whatever it is making, and replaced."""
         slot = self.pool.slots[choice % self.samplers]
-        requests = self.working.pop(slot.index, [])
-        if slot.losses < MAX_LOSSES:
+        requests = self.working.get(slot.index, [])
+        blamed = self.pool.suspects.get(requests[0].unit.stream, 0) + 1 if len(requests) == 1 else 0
+        if slot.losses < MAX_LOSSES and blamed < MAX_BLAMED:  # more would end the run
+            self.working.pop(slot.index, None)
             self.pool.lost(slot, requests, "a test")
             assert not slot.ready
             slot.ready = True
@@ -195,23 +198,38 @@ Flow.TestCase.settings = settings(max_examples=150, stateful_step_count=60, dead
 TestFlow = Flow.TestCase
 
 
-def test_a_sampler_that_is_lost_again_and_again_ends_the_run() -> None:
+def losing(streams: int) -> tuple[Ledger, Callable[[int], None]]:
+    """A pool of one sampler, and a function that loses it while it makes only some of what it could."""
     ledger = Ledger()
-    queue = Queue(1, 0, True, ledger)
-    pool = Pool(1, 1, queue, 0, True)
+    pool = Pool(streams, 1, Queue(streams, 0, True, ledger), 0, True)
     slot = pool.slots[0]
 
-    def lose() -> None:
+    def lose(most: int) -> None:
         slot.ready = True
-        requests = pool.orders(slot, 0)
+        requests = pool.orders(slot, 0)[:most]
         pool.started(slot, requests)
         pool.lost(slot, requests, "out of memory")
 
+    return ledger, lose
+
+
+def test_a_sampler_that_is_lost_again_and_again_ends_the_run() -> None:
+    ledger, lose = losing(streams=1)
     for _ in range(MAX_LOSSES):
-        lose()
+        lose(0)  # while it does nothing: no stream is to blame
     with pytest.raises(ResourceError, match="lost 4 times in a row"):
-        lose()
-    assert ledger.counts["cut"] == MAX_LOSSES + 1
+        lose(0)
+    assert ledger.counts["cut"] == 0
+
+
+def test_a_stream_that_ends_its_sampler_whenever_it_is_alone_is_named() -> None:
+    ledger, lose = losing(streams=2)
+    lose(2)  # both were made: either may have been it; from here on each is made alone
+    for _ in range(MAX_BLAMED - 1):
+        lose(2)
+    with pytest.raises(Quarantined, match="stream 0 ended its sampler 3 times in a row"):
+        lose(2)
+    assert ledger.counts["cut"] == 2 + MAX_BLAMED
 
 
 def test_streams_are_spread_evenly() -> None:
