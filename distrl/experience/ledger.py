@@ -4,7 +4,8 @@
     finished = consumed + evicted + lost + voided + waiting
 
 *cut*: ended before it was whole (its sampler died, or the run was stopped). *evicted*: too old to be consumed.
-*lost*: finished, but its data is gone. *voided*: belongs to updates that a resume took back.
+*lost*: finished, but its data is gone. *voided*: belongs to updates that a resume took back, or follows a lost
+fragment that is made again.
 """
 
 from __future__ import annotations
@@ -75,6 +76,15 @@ class Ledger:
 
     def void(self, unit: Unit) -> None:
         self._end(unit, "voided")
+
+    def reopen(self, unit: Unit) -> None:
+        """A unit that ended unused may be started again: it counts once more."""
+        below = self._ended_below[unit.stream]
+        if unit.seq < below:
+            self._ended_above[unit.stream].update(range(unit.seq + 1, below))
+            self._ended_below[unit.stream] = unit.seq
+        else:
+            self._ended_above[unit.stream].remove(unit.seq)
 
     def ended(self, unit: Unit) -> bool:
         return unit.seq < self._ended_below.get(unit.stream, 0) or unit.seq in self._ended_above.get(unit.stream, ())

@@ -37,7 +37,7 @@ class Backend(Protocol):
         """Order fragments from a sampler. Answer: `Collected`, `SamplerFailed` or `SamplerLost`."""
 
     def update(self, data: Sequence[Any], progress: Progress) -> None:
-        """Order an update. Answer: `Updated`, `LearnerFailed` or `LearnerLost`."""
+        """Order an update. Answer: `Updated`, `LearnerFailed`, `BatchLost` or `LearnerLost`."""
 
     def stage(self, units: Sequence[Unit], data: Sequence[Any]) -> None:
         """The batch that will probably come next; only where `prefetches`. No answer."""
@@ -86,6 +86,9 @@ class Backend(Protocol):
 
     def intact(self, handle: Any) -> bool:
         """Whether what a handle stands for can still be had."""
+
+    def gone(self, data: Sequence[Any]) -> list[bool]:
+        """For each of these handles of data, whether it went with a machine."""
 
     def save_replay(self, folder: Path) -> None:
         """Write the learner's replay into `folder`, which is made; only between updates, only off-policy."""

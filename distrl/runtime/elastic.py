@@ -12,6 +12,8 @@ from distrl.runtime.pool import Quarantined
 from distrl.runtime.recovery import backoff
 from distrl.runtime.stacks import stacks_file
 
+LODGE_SECONDS = 10.0  # a process that starts takes less on a machine that has room for it
+
 
 class Elastic:
     """Carries out changes of the pool: starts and ends processes, tells the monitor.
@@ -22,6 +24,7 @@ class Elastic:
 
     def __init__(self, loop: Any):
         self.loop = loop
+        self.wanted: int = loop.pool.size
         settings = loop.config.samplers
         self.autoscaler = Autoscaler(settings.min, settings.max) if settings.min and settings.max else None
 
@@ -46,6 +49,7 @@ class Elastic:
             )
         before = loop.pool.size
         change = loop.pool.resize(samplers)
+        self.wanted = samplers
         if samplers == before:
             return f"{before} samplers already."
         loop.monitor.event("scaled", before=before, after=samplers, why=why)
@@ -97,11 +101,27 @@ class Elastic:
 
     def turn(self) -> None:
         """Called between the loop's turns: successors of lost samplers begin when their time has come."""
+        self._lodge()
         for slot in self.loop.pool.slots:
             if slot.restart_at is not None and time.monotonic() >= slot.restart_at:
                 slot.restart_at = None
                 self.loop.backend.replace_sampler(slot.index)
                 self.loop.monitor.event("restarted", sampler=slot.index, streams=slot.streams, losses=slot.losses)
+
+    def _lodge(self) -> None:
+        """Streams whose sampler has been away for long live in the others until it is back."""
+        pool, now = self.loop.pool, time.monotonic()
+        if not any(slot.state == "hosting" and slot.ready for slot in pool.slots):
+            return
+        away = [slot for slot in pool.slots if slot.state == "hosting" and not slot.ready]
+        away = [slot for slot in away if slot.streams and now - slot.away_since > LODGE_SECONDS]
+        if away:
+            self._rehomed(pool.lodge(away))
+
+    def room(self) -> None:
+        """A machine joined: samplers that were given up because there was no room for them are started again."""
+        if self.autoscaler is None and self.loop.backend.concurrent and self.loop.pool.size < self.wanted:
+            self.scale(self.wanted, "a machine joined")
 
     def drained(self, sampler: int) -> None:
         """A sampler finished its fragments: if it was to leave, it goes now."""

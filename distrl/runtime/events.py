@@ -6,10 +6,14 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from distrl.base.errors import UserError
+from distrl.base.errors import ResourceError, UserError
 from distrl.deploy.evaluate import EvalResult
 from distrl.experience.fragment import CollectRequest, FragmentMeta
 from distrl.learner.learner import Report
+
+
+class DataLost(ResourceError):
+    """What a handle stands for is gone with a machine."""
 
 
 @dataclass
@@ -92,6 +96,11 @@ class LearnerFailed:
 
 
 @dataclass
+class BatchLost:
+    """Data of an update's batch is gone with a machine; the update was not made, the learner is alive."""
+
+
+@dataclass
 class LearnerLost:
     """The learner died or hung; an update under way was not made."""
 
@@ -139,6 +148,7 @@ Event = (
     | SamplerFailed
     | Updated
     | LearnerFailed
+    | BatchLost
     | LearnerLost
     | LearnerReady
     | Evaluated

@@ -28,6 +28,7 @@ from distrl.runtime.commands import STOP_NOW
 from distrl.runtime.elastic import Elastic
 from distrl.runtime.evaluations import Evaluations
 from distrl.runtime.events import (
+    BatchLost,
     Collected,
     EvalFailed,
     Evaluated,
@@ -42,6 +43,7 @@ from distrl.runtime.events import (
     SamplerReady,
     Updated,
 )
+from distrl.runtime.losses import Losses
 from distrl.runtime.pool import Pool
 from distrl.runtime.progress import RunProgress
 from distrl.runtime.recovery import Recovery
@@ -86,6 +88,7 @@ class Loop:
         self.asked_to_stop: str | None = None  # by a command: commands.STOP or STOP_NOW
         self.elastic = Elastic(self)
         self.recovery = Recovery(self)
+        self.losses = Losses(self)
         self.evaluations = Evaluations(self)
         self.admission = Admission(self, None)
         self.waits = Waits(self)
@@ -248,6 +251,7 @@ class Loop:
                 self.pool.finished(self.pool.slots[event.sampler], event.metas)
                 for meta, data in zip(event.metas, event.data, strict=True):
                     self.queue.put(meta, data)
+                    self.losses.arrived(meta)
                 self.shares.add("sampler", event.metas[0].seconds)
                 self.admission.note(event.metas)
                 self.elastic.drained(event.sampler)
@@ -261,6 +265,8 @@ class Loop:
             case LearnerFailed():
                 self.updating = False
                 self.raise_failure(event.failure)
+            case BatchLost():
+                self.losses.update_failed()
             case LearnerLost():
                 self.recovery.lost(event.reason)
             case LearnerReady():
@@ -277,6 +283,7 @@ class Loop:
         self.updating = False
         before = self.progress.version
         metas = [waiting.meta for waiting in self.queue.consumed(before)]
+        self.pool.consumed(metas)
         self.progress.version = version = event.report.version
         self.weights[version] = event.weights
         oldest_needed = version - self.config.store.max_staleness if self.config.deterministic else version
@@ -359,6 +366,8 @@ class Loop:
             for event in self.backend.wait(WAIT_SECONDS):
                 if isinstance(event, LearnerFailed | LearnerLost):
                     self.updating = False
+                elif isinstance(event, BatchLost):
+                    self.losses.update_failed()
                 elif isinstance(event, Updated | Evaluated | EvalFailed):
                     self.handle(event)
 

@@ -49,6 +49,7 @@ class SamplerSlot:
     busy_since: float = 0.0  # time.monotonic()
     hosts: set[int] = field(default_factory=set)  # streams whose environments it has built
     losses: int = 0
+    away_since: float = field(default_factory=time.monotonic)  # while it is not ready
     restart_at: float | None = None  # time.monotonic() at which a lost process gets its successor
     pid: int = 0
     node: str = ""
@@ -87,6 +88,8 @@ class Pool:
         self.max_staleness = max_staleness
         self.deterministic = deterministic
         self.snapshots: list[Any] = [None] * streams  # of each stream, after its last finished fragment
+        self.before: dict[Unit, Any] = {}  # the snapshot before each waiting fragment that might be made again
+        self.taken_back: set[Unit] = set()  # running, but a fragment before them was lost: they will count as voided
         self.slots = [SamplerSlot(index, []) for index in range(samplers)]
         #: streams whose last fragment was not finished because the sampler was lost, and how often it was lost with
         #: nothing else to do: each is made alone until it has finished one, so that the guilty one is known
@@ -158,6 +161,12 @@ class Pool:
             return self.balance()
         return {}
 
+    def lodge(self, away: Sequence[SamplerSlot]) -> dict[int, tuple[int, int]]:
+        """Samplers that are not there give their streams to those that are, until they join again."""
+        for slot in away:
+            slot.state = "joining"
+        return self.balance()
+
     def balance(self) -> dict[int, tuple[int, int]]:
         """Spread the streams evenly over hosting samplers, moving as few as can be; stream -> (old, new) sampler."""
         hosting = [slot for slot in self.slots if slot.state == "hosting"]
@@ -227,8 +236,25 @@ class Pool:
         self._ended(slot, [meta.unit for meta in metas])
         for meta in metas:
             self.suspects.pop(meta.unit.stream, None)
-            self.snapshots[meta.unit.stream] = meta.snapshot
+            if meta.unit not in self.taken_back:
+                if self.queue.ordered:
+                    self.before[meta.unit] = self.snapshots[meta.unit.stream]
+                self.snapshots[meta.unit.stream] = meta.snapshot
             meta.snapshot = None  # kept here, once
+
+    def go_back(self, unit: Unit) -> int | None:
+        """The unit will be made again, from the snapshot before it; returns the sampler that is beyond it."""
+        self.snapshots[unit.stream] = self.before[unit]
+        host = next((slot for slot in self.slots if unit.stream in slot.hosts), None)
+        if host is None:
+            return None
+        host.hosts.discard(unit.stream)
+        return host.index
+
+    def consumed(self, metas: Sequence[FragmentMeta]) -> None:
+        """These fragments will not be made again."""
+        for meta in metas:
+            self.before.pop(meta.unit, None)
 
     def stopped(self, slot: SamplerSlot, requests: Sequence[CollectRequest]) -> None:
         """What the sampler was making will not become whole."""
@@ -236,6 +262,7 @@ class Pool:
         self._ended(slot, [request.unit for request in requests])
         for request in requests:
             self.queue.cut(request.unit)
+            self.taken_back.discard(request.unit)
 
     def lost(self, slot: SamplerSlot, requests: list[CollectRequest], reason: str, hopeless: bool = False) -> bool:
         """The sampler is gone: its unfinished units are cut, and its streams will be built anew from their snapshots.
@@ -248,6 +275,8 @@ class Pool:
             Quarantined: Again and again with one stream.
             ResourceError: It was lost too often in a row, or there is no room for it anywhere.
         """
+        if slot.ready:
+            slot.away_since = time.monotonic()
         slot.ready = False
         slot.hosts = set()
         slot.losses += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from distrl.base.errors import ResourceError, UserError
 from distrl.base.pack import unpack
@@ -22,7 +22,9 @@ from distrl.runtime.build import Plan
 from distrl.runtime.checkpoint import SHARED
 from distrl.runtime.cluster import connect, disconnect, fits, learner_gpus, scarcity
 from distrl.runtime.events import (
+    BatchLost,
     Collected,
+    DataLost,
     EvalFailed,
     Evaluated,
     EvaluatorLost,
@@ -82,6 +84,13 @@ class Order:
             case "eval":
                 return "evaluation", f"it evaluates version {self.update}"
         return "update", f"it makes update {self.update + 1}"
+
+
+def data_lost(error: BaseException) -> bool:
+    """Whether a call was left out because an argument of it is gone."""
+    return isinstance(error, ObjectLostError) or (
+        isinstance(error, RayTaskError) and isinstance(error.cause, ObjectLostError)
+    )
 
 
 class RayBackend:
@@ -203,6 +212,8 @@ class RayBackend:
         except RayActorError as error:
             return self._died(order, str(error).split("\n")[0])
         except RayError as error:
+            if order.kind in ("update", "peer") and data_lost(error) and len(self.learners) == 1:
+                return BatchLost()
             return self._died(order, f"{type(error).__name__}: {str(error)[-300:]}")
         if order.kind == "ready":
             return SamplerReady(order.sampler, *value)
@@ -352,6 +363,15 @@ class RayBackend:
             return False
         return True
 
+    def gone(self, data: Sequence[Any]) -> list[bool]:
+        # In the place of a lost object Ray puts a mark into this node's store, so what is here is looked at.
+        elsewhere = self.nodes().keys() - {ray.get_runtime_context().get_node_id()}
+        try:
+            places = ray.experimental.get_object_locations(list(data))
+        except Exception:  # Ray Client does not know places: then all of it has to come here
+            places = {}
+        return [not elsewhere & set(places.get(ref, {}).get("node_ids", ())) and not self.intact(ref) for ref in data]
+
     def load_learner(self, state: dict[str, Any]) -> None:
         handle = ray.put(state)
         loads = [learner.load_state.remote(handle) for learner in self.learners]
@@ -409,6 +429,8 @@ class RayBackend:
             ) from None
         except RayActorError as error:
             raise ResourceError(f"could not {purpose}: {str(error)[-1500:]}") from None
+        except ObjectLostError as error:
+            raise DataLost(f"could not {purpose}: it is gone with its node.", "Start again with --resume.") from error
         finally:
             self._blocked = None
 

@@ -102,6 +102,7 @@ class Recovery:
         self.deaths = 0  # in a row
         self.restart_at: float | None = None
         self._pending: tuple[int, Any] | None = None  # version and handle of a state that is on its way
+        self._hurry = False
         self._credit = Credit(COST_SHARE)
         self._cost = 0.0  # seconds that the newest state took
         self._at = time.monotonic()
@@ -131,12 +132,22 @@ class Recovery:
         now = time.monotonic()
         self._credit.earn(now - self._at)
         self._at = now
-        full = len(self.since) >= LOG_UPDATES or self.nbytes() >= self._most_bytes()
+        full = self._hurry or len(self.since) >= LOG_UPDATES or self.nbytes() >= self._most_bytes()
         if self.off_policy:
+            self._hurry = False
             if full and self.loop.saver.save(self.loop) is None:
                 self.base, self.since = None, []  # no disk, no recovery; the checkpoint's problem was told
         elif self._pending is None and (full or self._due()):
+            self._hurry = False
             self._ask()
+
+    def withdrawn(self) -> None:
+        """The update under way is not made."""
+        self.current = None
+
+    def machine_lost(self) -> None:
+        """Batches since the newest state may be gone: keep a new one at the next boundary."""
+        self._hurry = True
 
     def saved(self, folder: Path) -> None:
         """A checkpoint of the present boundary was written."""

@@ -14,6 +14,7 @@ from distrl.experience.ledger import Ledger
 from distrl.experience.weights import Weights
 from distrl.runtime.build import Plan
 from distrl.runtime.checkpoint import REPLAY_FOLDER, write_checkpoint
+from distrl.runtime.events import DataLost
 from distrl.runtime.folder import RunFolder
 from distrl.runtime.progress import RunProgress
 from distrl.store.queue import Waiting
@@ -47,7 +48,7 @@ class Saver:
                 return self.last_path
             self.monitor.flush()
             try:
-                path = self._write(loop)
+                path = self._whole(loop)
             except ResourceError as error:
                 self.monitor.event("checkpoint_failed", error=str(error))
                 self.problem = str(error)
@@ -64,6 +65,15 @@ class Saver:
             if self.callbacks:
                 self.callbacks.on_checkpoint(loop, path)
             return path
+
+    def _whole(self, loop: Any) -> Path:
+        """Write; where fragments turn out to be gone, without them."""
+        try:
+            return self._write(loop)
+        except DataLost:
+            if not loop.losses.look():
+                raise
+            return self._write(loop)
 
     def _write(self, loop: Any) -> Path:
         backend, progress = loop.backend, loop.progress

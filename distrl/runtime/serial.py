@@ -133,6 +133,9 @@ class SerialBackend:
     def intact(self, handle: Any) -> bool:
         return True
 
+    def gone(self, data: Sequence[Any]) -> list[bool]:
+        return [False] * len(data)
+
     def load_learner(self, state: dict[str, Any]) -> None:
         self.learner.load_state(state)
 

@@ -98,10 +98,18 @@ class Waits:
 
     def _look(self) -> None:
         nodes = self.loop.backend.nodes()
-        for node in self._nodes.keys() - nodes.keys():
+        lost, new = self._nodes.keys() - nodes.keys(), nodes.keys() - self._nodes.keys()
+        for node in lost:
             lived = [slot.index for slot in self.loop.pool.slots if slot.node == node and slot.state != "gone"]
             self.loop.monitor.event("node_lost", node=node, address=self._nodes[node], samplers=lived)
-        self._nodes = nodes
+        first, self._nodes = not self._nodes, nodes
+        if lost:
+            self.loop.losses.look()
+            self.loop.recovery.machine_lost()
+        for node in () if first else new:
+            self.loop.monitor.event("node_joined", node=node, address=nodes[node])
+        if new and not first:
+            self.loop.elastic.room()
         try:
             free = shutil.disk_usage(self.loop.saver.folder.path).free
         except OSError as error:

@@ -116,11 +116,20 @@ class Queue:
         self.ledger.consume([waiting.meta.unit for waiting in batch], env_steps, staleness)
         return batch
 
-    def drop(self, unit: Unit, fate: str) -> None:
-        """A waiting fragment ends unused: `evict`, `lose` or `void`."""
+    def drop(self, unit: Unit, fate: str, *, again: bool = False) -> None:
+        """A waiting fragment ends unused: `evict`, `lose` or `void`; `again`: its stream may make it once more."""
         del self._waiting[unit]
         self._ahead[unit.stream] -= 1
         getattr(self.ledger, fate)(unit)
+        if again:
+            self.ledger.reopen(unit)
+
+    def give_back(self) -> None:
+        """The update on the batch that was taken is not made: it waits again, before everything else."""
+        batch, self.learning = self.learning, []
+        for item in batch:
+            self._ahead[item.meta.unit.stream] += 1
+        self._waiting = {item.meta.unit: item for item in [*batch, *self._waiting.values()]}
 
     def waiting(self) -> list[Waiting]:
         """Everything that is whole and not consumed, oldest first (for checkpoints)."""

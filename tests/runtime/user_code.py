@@ -196,3 +196,12 @@ class DelayedEnv(ToyEnv):
         if self.t % 5 == 0:
             time.sleep(self.delay)
         return super().reward(action)
+
+
+class WideEnv(ToyEnv):
+    """An observation of 16 KB: 16 steps are more than what Ray keeps with the caller, so they lie on their node."""
+
+    observation_space = Box(-100.0, 100.0, (4000,), np.float32)
+
+    def observe(self, action: Any) -> Any:
+        return np.full(4000, self.np_random.random(), np.float32)
