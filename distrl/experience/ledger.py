@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from distrl.base.files import write_atomic
 from distrl.experience.fragment import Unit
 
 COUNTS = ("started", "finished", "cut", "consumed", "evicted", "lost", "voided")
@@ -133,7 +134,9 @@ class Ledger:
 
     def mirror(self, path: Path) -> None:
         """Keep started and finished in a memory-mapped file too: it outlives a killed process, see `take_over`."""
-        self._live = np.memmap(path, np.int64, "r+" if path.is_file() else "w+", shape=(2,))
+        if not path.is_file():
+            write_atomic(path, bytes(16))  # a mapped write to a hole of a full disk would kill the process
+        self._live = np.memmap(path, np.int64, "r+", shape=(2,))
         self._live[:] = self.counts["started"], self.counts["finished"]
 
     def take_over(self, live: Path) -> None:

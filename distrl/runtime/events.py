@@ -10,6 +10,7 @@ from distrl.base.errors import ResourceError, UserError
 from distrl.deploy.evaluate import EvalResult
 from distrl.experience.fragment import CollectRequest, FragmentMeta
 from distrl.learner.learner import Report
+from distrl.store.sharded import ShardLost
 
 
 class DataLost(ResourceError):
@@ -31,7 +32,7 @@ class Failure:
     @classmethod
     def of(cls, error: Exception) -> Failure:
         text = traceback.format_exc()
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | ShardLost):
             return cls(error, text)
         # Not every exception can be pickled, or means anything in another process: its text can.
         return cls(RuntimeError(f"{type(error).__name__}: {error}"), text)
@@ -102,9 +103,10 @@ class BatchLost:
 
 @dataclass
 class LearnerLost:
-    """The learner died or hung; an update under way was not made."""
+    """The learner died or hung, or a part of it (a replay shard); an update under way was not made."""
 
     reason: str
+    part: str = "learner"
 
 
 @dataclass

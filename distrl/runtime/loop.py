@@ -268,7 +268,7 @@ class Loop:
             case BatchLost():
                 self.losses.update_failed()
             case LearnerLost():
-                self.recovery.lost(event.reason)
+                self.recovery.lost(event.reason, event.part)
             case LearnerReady():
                 self.monitor.event("joined", part="learner", pid=event.pid)
             case Evaluated():

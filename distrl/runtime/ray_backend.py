@@ -41,6 +41,7 @@ from distrl.runtime.events import (
 from distrl.runtime.recovery import Base, Batch
 from distrl.runtime.replay_actors import start_shards
 from distrl.runtime.waits import Wait
+from distrl.store.sharded import ShardLost
 
 START_SECONDS = 180.0  # an actor that is not up by then will not come: importing torch takes seconds, not minutes
 UPDATE_SECONDS = 3600.0
@@ -236,6 +237,8 @@ class RayBackend:
 
     def _update_failed(self, failure: Failure) -> Event:
         """An update raised; in a group maybe because another process of it died in the middle of an exchange."""
+        if isinstance(failure.error, ShardLost):
+            return self._learner_lost(str(failure.error), "replay")
         if len(self.learners) > 1 and not isinstance(failure.error, UserError):
             for rank, learner in enumerate(self.learners):
                 try:
@@ -246,11 +249,11 @@ class RayBackend:
                     return self._learner_lost(f"process {rank} of its group of {len(self.learners)} was lost")
         return LearnerFailed(failure)
 
-    def _learner_lost(self, reason: str) -> Event:
+    def _learner_lost(self, reason: str, part: str = "learner") -> Event:
         """One event for a death, however many calls were under way."""
         for ref in [ref for ref, order in self._orders.items() if order.kind in ("update", "peer", "learner")]:
             del self._orders[ref]
-        return LearnerLost(reason)
+        return LearnerLost(reason, part)
 
     def _died(self, order: Order, reason: str) -> Event:
         if order.kind in ("ready", "collect"):
@@ -386,6 +389,8 @@ class RayBackend:
         path = str(folder.absolute())
         node = self._get(self.learners[0].save_replay.remote(path), "write the replay", REPLAY_SECONDS)
         if isinstance(node, Failure):
+            if isinstance(node.error, ShardLost):  # the next update says so too, and all is built anew
+                raise ResourceError(f"the replay could not be written: {node.error}.", "Nothing: it is built anew.")
             raise node.error
         if not folder.is_dir():
             raise ResourceError(f"the learner on {node} wrote its replay to {path}, which is not seen here.", SHARED)

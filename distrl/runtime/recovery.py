@@ -195,8 +195,8 @@ class Recovery:
 
     # ---- building again --------------------------------------------------------------------------------------------
 
-    def lost(self, reason: str) -> None:
-        """The learner died or hung; its successor begins in a later turn.
+    def lost(self, reason: str, part: str = "learner") -> None:
+        """The learner died or hung, or a part of it; its successor begins in a later turn.
 
         Raises:
             ResourceError: It cannot be built again, or dies again and again.
@@ -204,11 +204,11 @@ class Recovery:
         self._take()
         self._pending = None
         self.deaths += 1
-        self.loop.monitor.event("died", part="learner", reason=reason, version=self.loop.progress.version)
+        self.loop.monitor.event("died", part=part, reason=reason, version=self.loop.progress.version)
         problem = self._problem()
         if problem:
             self.loop.updating = False
-            raise ResourceError(f"the learner died: {reason}; {problem}", "Start again with --resume.")
+            raise ResourceError(f"the {part} died: {reason}; {problem}", "Start again with --resume.")
         self.restart_at = time.monotonic() + backoff(self.deaths)
 
     def _problem(self) -> str:

@@ -34,7 +34,9 @@ def build_replay(plan: Plan, handles: Sequence[ShardHandle] = ()) -> Replay | Sh
     if count == 1:
         return empty_replay(plan, plan.config.store.capacity, "replay")
     shards = list(handles) or [HereShard(build_shard(plan, index)) for index in range(count)]
-    return ShardedReplay(shards, prioritized=plan.algorithm_config.prioritized)
+    # What a dead process held comes back with a new learner, where there may be one: see recovery.py.
+    whole = bool(handles) and plan.config.learner.recover_every != 0
+    return ShardedReplay(shards, prioritized=plan.algorithm_config.prioritized, whole=whole)
 
 
 class Shard(ReplayShard):

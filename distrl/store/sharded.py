@@ -138,15 +138,18 @@ class ShardedReplay:
         shards: Handles. Each replay was made with `lines` = environments of the whole run.
         prioritized: Whether they are; sets the importance weights.
         beta: Exponent of the importance weights.
+        whole: Nothing goes on without a shard that died: `ShardLost` is raised, and its owner builds all anew.
 
     Attributes:
         lost: Names (numbers) of shards that died, each with the counts it last reported.
     """
 
-    def __init__(self, shards: Sequence[ShardHandle], prioritized: bool = False, beta: float = 0.4):
+    def __init__(
+        self, shards: Sequence[ShardHandle], prioritized: bool = False, beta: float = 0.4, *, whole: bool = False
+    ):
         self.shards: dict[int, ShardHandle] = dict(enumerate(shards))
         self.count = len(self.shards)
-        self.prioritized, self.beta = prioritized, beta
+        self.prioritized, self.beta, self.whole = prioritized, beta, whole
         self.reports = {name: ShardReport(0.0, {"inserted": 0, "resident": 0, "evicted": 0}) for name in self.shards}
         self.lost: dict[int, Mapping[str, int]] = {}
         self.refresh()
@@ -253,6 +256,7 @@ class ShardedReplay:
 
         Raises:
             ResourceError: All shards are dead.
+            ShardLost: One is, and `whole`.
         """
         answers: dict[int, Any] = {}
         waiting: dict[int, Answer] = {}
@@ -274,6 +278,8 @@ class ShardedReplay:
         return answers
 
     def _bury(self, name: int) -> None:
+        if self.whole:
+            raise ShardLost(f"replay shard {name} of {self.count} died")
         del self.shards[name]
         self.lost[name] = self.reports[name].counts
 

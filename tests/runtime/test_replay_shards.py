@@ -10,7 +10,7 @@ import ray
 
 from distrl.runtime.callbacks import Callback
 from distrl.runtime.train import train
-from tests.helpers import lines, parameter_hash
+from tests.helpers import events, lines, parameter_hash
 from tests.runtime.off_policy_config import dqn_config
 
 SHARDED: dict[str, Any] = {"algorithm": {"prioritized": True, "replay_ratio": 1.0}, "store": {"shards": 2}}
@@ -39,6 +39,7 @@ def test_training_goes_on_without_a_shard_that_died(local_ray: str, tmp_runs: Pa
         **SHARDED,
         backend="ray",
         samplers={"count": 2},
+        learner={"recover_every": 0},
         callbacks=["tests.runtime.test_replay_shards:KillsAShard"],
         logging={"every_seconds": 0.01},
     )
@@ -51,3 +52,18 @@ def test_training_goes_on_without_a_shard_that_died(local_ray: str, tmp_runs: Pa
     run["stop"] = {"updates": 24}
     again = train(run, runs_dir=tmp_runs, resume=True)  # the dead shard begins empty
     assert again["updates"] == 24
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_shard_that_dies_is_built_again_and_nothing_is_lost(local_ray: str, tmp_runs: Path) -> None:
+    expected = parameter_hash(dqn_config("undisturbed", **SHARDED), tmp_runs)
+    run = dqn_config(
+        "shard-back", **SHARDED, backend="ray", callbacks=["tests.runtime.test_replay_shards:KillsAShard"]
+    )
+    summary = train(run, runs_dir=tmp_runs)
+    assert summary["parameter_hash"] == expected
+    [died] = events(tmp_runs / "shard-back", "died")
+    assert (died["part"], died["reason"]) == ("replay", "replay shard 1 of 2 died")
+    assert len(events(tmp_runs / "shard-back", "restarted")) == 1
+    assert not events(tmp_runs / "shard-back", "lost")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -205,3 +206,47 @@ class WideEnv(ToyEnv):
 
     def observe(self, action: Any) -> Any:
         return np.full(4000, self.np_random.random(), np.float32)
+
+
+class WritesUnits(EndsItself):
+    """Writes the fragments of every update beside the run's metrics, before it kills itself."""
+
+    def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
+        progress = loop.recovery.current.progress
+        line = {
+            "attempt": len(loop.saver.folder.attempts()),
+            "update": loop.progress.version,
+            "units": progress.units,
+            "staleness": metrics["staleness/max"],
+        }
+        with open(loop.saver.folder.path / "units.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+        super().on_update(loop, metrics)
+
+
+class KillsEvery(Callback):
+    """Kills a random sampler every KILL_EVERY seconds for KILL_SECONDS, the learner and a replay shard once each; then
+    the run may end."""
+
+    def __init__(self) -> None:
+        self.random = random.Random(0)
+        self.every, self.seconds = float(os.environ["KILL_EVERY"]), float(os.environ["KILL_SECONDS"])
+        self.began = self.next = time.monotonic()
+        self.kills = 0
+        self.parts = {self.seconds / 3: "learners", self.seconds * 2 / 3: "replay_shards"}
+
+    def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
+        now = time.monotonic()
+        if now - self.began > self.seconds:
+            loop.asked_to_stop = "the drill is over"
+        elif now >= self.next:
+            self.next += self.every
+            self.kills += 1
+            _kill_if_there(self.random.choice(loop.pool.slots).pid)
+        for moment, part in list(self.parts.items()):
+            actors = getattr(loop.backend, part)
+            if now - self.began > moment and actors:
+                import ray
+
+                del self.parts[moment]
+                _kill_if_there(ray.get(self.random.choice(actors).ready.remote()))
