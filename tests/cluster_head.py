@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -13,8 +14,11 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+START_TRIES = 3
 BIN = Path(sys.executable).parent
 
 
@@ -29,9 +33,10 @@ class Head:
 
     Args:
         cpus: That it offers.
+        autoscaling: What Ray's autoscaler reads; nodes come from its provider of fake ones, on this machine.
     """
 
-    def __init__(self, cpus: int = 8):
+    def __init__(self, cpus: int = 8, autoscaling: dict[str, Any] | None = None):
         # Paths of sockets may have 107 characters, so pytest's long folders will not do.
         self.home = Path(tempfile.mkdtemp(prefix="dr", dir="/tmp"))
         self.token = secrets.token_hex(16)
@@ -45,12 +50,23 @@ class Head:
             f"--dashboard-agent-listen-port={free_port()}", f"--object-store-memory={200 * 2**20}",
             f"--temp-dir={self.home}",
         ]  # fmt: skip
+        env = self.env()
+        if autoscaling:
+            file = self.home / "autoscaling.yaml"
+            provider = {**autoscaling["provider"], "gcs_address": self.gcs}
+            file.write_text(json.dumps({**autoscaling, "provider": provider}))  # JSON is YAML
+            words.append(f"--autoscaling-config={file}")
+            env |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         self.output = self.home / "head.txt"
-        with open(self.output, "w") as output:
-            self.process = subprocess.Popen(
-                [str(BIN / "ray"), *words], env=self.env(), stdout=output, stderr=output, start_new_session=True
-            )
-        self._wait()
+        for _ in range(START_TRIES):
+            with open(self.output, "w") as output:
+                self.process = subprocess.Popen(
+                    [str(BIN / "ray"), *words], env=env, stdout=output, stderr=output, start_new_session=True
+                )
+            if self._wait():
+                return
+            self._end()
+        raise AssertionError(f"the head did not come up:\n{self.output.read_text()}")
 
     def env(self) -> dict[str, str]:
         """Variables of processes that may talk to it."""
@@ -59,18 +75,17 @@ class Head:
         secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
         return {**kept, **secret, "PATH": path, "HOME": str(self.home), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
-    def _wait(self, seconds: float = 180.0) -> None:
+    def _wait(self, seconds: float = 180.0) -> bool:
+        """Whether it stands; not where one of Ray's own deadlines was too short for a busy machine."""
         deadline = time.monotonic() + seconds
         request = urllib.request.Request(f"{self.http}/api/version", headers={"Authorization": f"Bearer {self.token}"})
-        while time.monotonic() < deadline:
-            try:
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with suppress(OSError):
                 urllib.request.urlopen(request, timeout=5).read()
-                return
-            except OSError:
-                assert self.process.poll() is None, self.output.read_text()
-                time.sleep(0.3)
-        self.close()
-        raise AssertionError(f"the head did not come up:\n{self.output.read_text()}")
+                if "Ray runtime started" in self.output.read_text():
+                    return True
+            time.sleep(0.3)
+        return False
 
     def distrl(self, *words: str, cwd: Path, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         """One `distrl` command, as a user of this cluster types it."""
@@ -81,6 +96,10 @@ class Head:
 
     def close(self) -> None:
         """End the head's own process group; what it started ends with it."""
+        self._end()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def _end(self) -> None:
         import psutil
 
         started = []
@@ -93,4 +112,3 @@ class Head:
                 os.killpg(self.process.pid, signal.SIGKILL)
         for process in psutil.wait_procs(started, timeout=10)[1]:
             process.kill()
-        shutil.rmtree(self.home, ignore_errors=True)

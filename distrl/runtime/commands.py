@@ -69,8 +69,19 @@ class Answer:
 def put(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees all of it. Not flushed to the disk: it need not outlive a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(to_json(value))
-    temporary.replace(path)
+    try:
+        temporary.write_text(to_json(value))
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def put_over(path: Path, value: Any) -> None:
+    """Write JSON over what is there, which needs no room on a full disk; a reader may see half of it for a moment."""
+    with open(path, "r+b") as file:
+        text = to_json(value).encode()
+        file.write(text + b" " * (os.fstat(file.fileno()).st_size - len(text)))
 
 
 class FolderRun:

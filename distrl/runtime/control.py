@@ -26,6 +26,7 @@ from distrl.runtime.commands import (
     Answer,
     Command,
     put,
+    put_over,
 )
 from distrl.runtime.status import StatusWriter
 
@@ -130,7 +131,10 @@ class FolderBox:
 
     def show(self, status: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
-            put(self.folder / STATUS_FILE, status)
+            try:
+                put(self.folder / STATUS_FILE, status)
+            except OSError:
+                put_over(self.folder / STATUS_FILE, status)
 
     def close(self) -> None:
         """The last status stays, for those who ask later."""

@@ -58,9 +58,7 @@ def test_training_goes_on_without_a_shard_that_died(local_ray: str, tmp_runs: Pa
 @pytest.mark.slow
 def test_a_shard_that_dies_is_built_again_and_nothing_is_lost(local_ray: str, tmp_runs: Path) -> None:
     expected = parameter_hash(dqn_config("undisturbed", **SHARDED), tmp_runs)
-    run = dqn_config(
-        "shard-back", **SHARDED, backend="ray", callbacks=["tests.runtime.test_replay_shards:KillsAShard"]
-    )
+    run = dqn_config("shard-back", **SHARDED, backend="ray", callbacks=["tests.runtime.test_replay_shards:KillsAShard"])
     summary = train(run, runs_dir=tmp_runs)
     assert summary["parameter_hash"] == expected
     [died] = events(tmp_runs / "shard-back", "died")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.helpers import check_curve, config, events, lines, summary_of, train_apart
+from tests.helpers import config, events, lines, summary_of, train_apart
 from tests.runtime.off_policy_config import dqn_config
 from tests.runtime.test_recovery import balanced
 
@@ -71,10 +71,19 @@ def check(folder: Path, kills: int) -> None:
     units = [tuple(unit) for batch in surviving.values() for unit in batch]
     assert len(units) == len(set(units)) == ledger["consumed"] == 4 * summary["updates"]
 
-    check_curve(folder)
+    check_curves(folder, summary)
+
+
+def check_curves(folder: Path, summary: dict[str, Any]) -> None:
+    """One value for each tag and step, in order; an evaluation has the steps of its weights and may come later."""
+    points = [point for point in lines(folder / "metrics.jsonl") if any(tag.startswith("loss/") for tag in point)]
+    updates = [point["update"] for point in points]
+    assert updates == sorted(set(updates))
+    assert updates[-1] == summary["updates"]
     board = EventAccumulator(str(folder / "tb"), size_guidance={"scalars": 0}, purge_orphaned_data=True).Reload()
     tags = board.Tags()["scalars"]
-    assert {"loss/total", "return/mean"} <= set(tags) or "loss/td" in tags or len(tags) > 10
+    assert any(tag.startswith("loss/") for tag in tags)
+    assert any(tag.startswith("eval/") for tag in tags)
     for tag in tags:
         steps = [point.step for point in board.Scalars(tag)]
         assert all(before < after for before, after in pairwise(steps)), (tag, steps)

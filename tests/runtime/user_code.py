@@ -250,3 +250,16 @@ class KillsEvery(Callback):
 
                 del self.parts[moment]
                 _kill_if_there(ray.get(self.random.choice(actors).ready.remote()))
+
+
+class SlowUntil(ToyEnv):
+    """Steps take 20 ms until the file `marker` exists."""
+
+    def __init__(self, marker: str):
+        super().__init__(length=50)
+        self.marker = Path(marker)
+
+    def reward(self, action: Any) -> Any:
+        if not self.marker.exists():
+            time.sleep(0.02)
+        return super().reward(action)
