@@ -5,6 +5,7 @@ The other end, inside the run, is `control.py`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -66,11 +67,16 @@ class Answer:
         return self.text
 
 
-def put(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees all of it. Not flushed to the disk: it need not outlive a power cut."""
+def put(path: Path, value: Any, pages: int = 0) -> None:
+    """Write JSON so that a reader sees all of it. Not flushed to the disk: it need not outlive a power cut.
+
+    Args:
+        pages: Fill up to a multiple of so many bytes with spaces, so that `put_over` has room later.
+    """
+    text = to_json(value)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(to_json(value))
+        temporary.write_text(text + " " * (-len(text) % pages if pages else 0))
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -78,10 +84,16 @@ def put(path: Path, value: Any) -> None:
 
 
 def put_over(path: Path, value: Any) -> None:
-    """Write JSON over what is there, which needs no room on a full disk; a reader may see half of it for a moment."""
-    with open(path, "r+b") as file:
-        text = to_json(value).encode()
-        file.write(text + b" " * (os.fstat(file.fileno()).st_size - len(text)))
+    """Write JSON over what is there, which takes no room on a full disk; a reader may see half of it for a moment.
+
+    Raises:
+        OSError: It is longer than what is there, which stays.
+    """
+    with open(path, "r+b", buffering=0) as file:
+        text, size = to_json(value).encode(), os.fstat(file.fileno()).st_size
+        if len(text) > size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        file.write(text + b" " * (size - len(text)))
 
 
 class FolderRun:

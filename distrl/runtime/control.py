@@ -30,6 +30,8 @@ from distrl.runtime.commands import (
 )
 from distrl.runtime.status import StatusWriter
 
+STATUS_BYTES = 16_384  # so that a status that grows has room on a full disk
+
 
 class Box(Protocol):
     """Where commands come in and the status goes out."""
@@ -132,7 +134,7 @@ class FolderBox:
     def show(self, status: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             try:
-                put(self.folder / STATUS_FILE, status)
+                put(self.folder / STATUS_FILE, status, STATUS_BYTES)
             except OSError:
                 put_over(self.folder / STATUS_FILE, status)
 
