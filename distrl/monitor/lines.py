@@ -1,4 +1,4 @@
-"""Files of lines: appended and flushed at once, cut back on resume, silent after one warning when the disk is full."""
+"""Files of lines: appended and flushed at once, cut back on resume, silent after one warning while the disk is full."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import errno
 import json
 import math
 import os
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from distrl.base.errors import ResourceError
 from distrl.base.files import to_json, write_atomic
 
 Report = Callable[[str], None]
+RETRY_SECONDS = 30.0  # after which a disk that failed is tried again
 
 
 class Sink:
@@ -28,16 +31,27 @@ class Sink:
         self.name = name
         self.alive = True
         self._report = report
+        self._retry_at = 0.0  # time.monotonic(); 0 while all is well
 
-    def attempt(self, action: Callable[[], Any]) -> None:
-        """Do `action`; the first failure of the disk closes this sink for the rest of the run."""
-        if not self.alive:
+    def attempt(self, action: Callable[[], Any], *, again: bool = True) -> None:
+        """Do `action`; where the disk fails, this one and those of the next half minute are left out.
+
+        Args:
+            again: False: what fails here closes this sink for the rest of the run.
+        """
+        if not self.alive or (self._retry_at and time.monotonic() < self._retry_at):
             return
         try:
             action()
         except (OSError, ResourceError) as error:
-            self.alive = False
-            self._report(f"{self.name} is no longer written: {_reason(error)}. Training goes on without it.")
+            failed_before, self._retry_at = self._retry_at, time.monotonic() + RETRY_SECONDS
+            self.alive = again
+            if not failed_before:
+                self._report(f"{self.name} is no longer written: {_reason(error)}. Training goes on without it.")
+            return
+        if self._retry_at:
+            self._retry_at = 0.0
+            self._report(f"{self.name} is written again.")
 
 
 class LineFile(Sink):
@@ -54,8 +68,8 @@ class LineFile(Sink):
         self._path = path
         self._handle = -1
         if keep is not None:
-            self.attempt(lambda: _rewrite(path, keep))
-        self.attempt(self._open)
+            self.attempt(lambda: _rewrite(path, keep), again=False)
+        self.attempt(self._open, again=False)
 
     def write(self, line: str) -> None:
         """Append one line; it is in the operating system's hands when this returns."""
@@ -82,9 +96,15 @@ class LineFile(Sink):
 
 
 def write_all(handle: int, data: bytes) -> None:
-    """Write all of `data`: a disk that fills up takes a part first and refuses the rest."""
-    while data:
-        data = data[os.write(handle, data) :]
+    """Append all of `data` or nothing: a disk that fills up takes a part first and refuses the rest."""
+    written = 0
+    try:
+        while written < len(data):
+            written += os.write(handle, data[written:])
+    except OSError:
+        with suppress(OSError):  # not every file has a length
+            os.ftruncate(handle, os.fstat(handle).st_size - written)
+        raise
 
 
 def json_line(value: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ class TensorBoard(Sink):
         # interrupts another one, and an event about the signal is just that.
         self._waiting = bytearray()
         self._handle = -1
-        self.attempt(lambda: self._open(folder, attempt))
+        self.attempt(lambda: self._open(folder, attempt), again=False)
         self._write(Event(file_version="brain.Event:2"))
         # TensorBoard forgets what has step >= that of the start mark; the resume point itself stays.
         if resume_env_steps is not None:
@@ -111,7 +111,7 @@ class TensorBoard(Sink):
         stamps = [int(file.name.removeprefix(_PREFIX)[:10]) for file in folder.glob(_PREFIX + "[0-9]*")]
         stamp = max([int(time.time()), *(taken + 1 for taken in stamps)])
         path = folder / f"{_PREFIX}{stamp:010d}.{socket.gethostname()}.{os.getpid()}.{attempt}"
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
 
     def _write(self, event: Event) -> None:
         if self.alive:

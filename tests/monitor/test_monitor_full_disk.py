@@ -56,6 +56,30 @@ def test_tensorboard_goes_silent_too(make, run_dir: Path, capsys, full_disk):
     assert [point.step for point in EventAccumulator(str(run_dir / "tb")).Reload().Scalars("loss/value")] == [10]
 
 
+def test_a_disk_that_has_room_again_is_written_again(make, run_dir: Path, capsys, full_disk, monkeypatch):
+    monitor = make(console="plain")
+    with monkeypatch.context() as patch:
+        patch.setattr("distrl.monitor.lines.RETRY_SECONDS", 0.0)
+        for update in range(1, 7):
+            if update == 3:
+                full_disk()
+            if update == 5:
+                monkeypatch.undo()
+            monitor.update({"loss/value": 1.0}, update * 10, update)
+            monitor.event("checkpoint", update=update)
+            monitor.flush()
+    monitor.close({"seed": 0})
+    shown = capsys.readouterr().out
+    for name in ("metrics.jsonl", "events.jsonl", "TensorBoard"):
+        assert shown.count(f"{name} is no longer written: the disk is full") == 1
+        assert shown.count(f"{name} is written again") == 1
+    kept = [1, 2, 5, 6]
+    assert [line["update"] for line in read_lines(run_dir / "metrics.jsonl")] == kept
+    assert [line["facts"]["update"] for line in read_lines(run_dir / "events.jsonl")] == kept
+    board = EventAccumulator(str(run_dir / "tb")).Reload()
+    assert [point.step for point in board.Scalars("loss/value")] == [10 * update for update in kept]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
 def test_a_truly_full_device(make, run_dir: Path, capsys):
     (run_dir / "events.jsonl").symlink_to("/dev/full")

@@ -69,7 +69,7 @@ def test_a_disk_that_fills_up_is_named_and_ends_nothing(small_disk: Path, local_
         store={"max_staleness": 1},
         stop={"updates": 10**9},
         eval={"every": 640, "episodes": 1},
-        logging={"tensorboard": True, "every_seconds": 0.5},
+        logging={"tensorboard": True, "every_seconds": 0.5, "console": "plain"},
     )
     runs = small_disk / "runs"
     runs.mkdir()
