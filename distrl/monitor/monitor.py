@@ -85,6 +85,7 @@ class Monitor:
         self._zero = now - begin.wall_s
         self._speed = Speed(now, self._env_steps, self._update)
         self._flushed = (now, self._env_steps, self._update)
+        self._measured_at = begin.update or -1
         self._every = min(options.every_seconds, LONGEST_WINDOW)
         self._next_flush, self._next_log = now + self._every, now
 
@@ -218,10 +219,13 @@ class Monitor:
         points = self._window.take()
         if not points:
             return
-        values = points[-1].values
-        own = {**self._rates(now), "time/wall_s": now - self._zero, **self._system.read()}
-        # What the loop measured itself is nearer to the truth.
-        values.update({tag: value for tag, value in own.items() if tag not in values})
+        newest = max(points, key=lambda point: point.update)
+        # An evaluation comes late, at the steps of its weights: the clock's curves must not go back with it.
+        if newest.update > self._measured_at:
+            self._measured_at = newest.update
+            own = {**self._rates(now), "time/wall_s": now - self._zero, **self._system.read()}
+            # What the loop measured itself is nearer to the truth.
+            newest.values.update({tag: value for tag, value in own.items() if tag not in newest.values})
         for point in points:
             place = {"env_steps": point.env_steps, "update": point.update, "wall_s": round(point.wall_s, 3)}
             self._metrics.write_json({**place, **point.values})
