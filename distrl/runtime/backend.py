@@ -120,6 +120,9 @@ class Backend(Protocol):
     def nodes(self) -> dict[str, str]:
         """Living machines: name and address."""
 
+    def head(self) -> str | None:
+        """Address of the machine without which no other one is reached; None where it is this one."""
+
     def store_bytes(self) -> int | None:
         """Size of the shared memory that fragments travel through; None where there is none."""
 

@@ -304,6 +304,10 @@ class RayBackend:
     def nodes(self) -> dict[str, str]:
         return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
+    def head(self) -> str | None:
+        client = ray.util.client.ray.is_connected()  # which sees the head's own proxy only
+        return None if self.local or client else ray.get_runtime_context().gcs_address
+
     def store_bytes(self) -> int | None:
         if self._store is None:
             self._store = int(ray.cluster_resources().get("object_store_memory", 0))

@@ -169,6 +169,9 @@ class SerialBackend:
     def nodes(self) -> dict[str, str]:
         return {}
 
+    def head(self) -> str | None:
+        return None
+
     def store_bytes(self) -> int | None:
         return None
 

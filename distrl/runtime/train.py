@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from distrl.runtime.callbacks import load_callbacks
 from distrl.runtime.checkpoint import list_checkpoints, newest_valid
 from distrl.runtime.control import Box, Control, FolderBox
 from distrl.runtime.folder import RunFolder
+from distrl.runtime.head_watch import HeadWatch
 from distrl.runtime.loop import Loop
 from distrl.runtime.saving import Saver
 from distrl.runtime.watchdog import Watchdog, first_steps
@@ -108,7 +109,9 @@ def _run(
         with interruptible(loop):
             with phases("start"):
                 loop.start(states, first.weights if first else None)
-            guard = Watchdog(loop, config.samplers.timeout) if not backend.concurrent else nullcontext()
+            guard: Any = Watchdog(loop, config.samplers.timeout)
+            if backend.concurrent:
+                guard = HeadWatch(backend.head(), monitor)
             with guard as loop.watchdog:
                 reason = loop.run()
         state = f"ended: {reason}"
