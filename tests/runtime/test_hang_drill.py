@@ -6,13 +6,10 @@ file, by injection, in test_failures.py and tests/monitor.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,6 +21,7 @@ from tests.helpers import config, events, lines, summary_of, train_apart
 from tests.runtime.off_policy_config import dqn_config
 from tests.runtime.test_nodes import Watched
 from tests.runtime.test_recovery import balanced
+from tests.runtime.user_code import fill
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -45,17 +43,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
             return
         time.sleep(0.5)
     subprocess.run(["umount", "-l", disk], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """A file that takes all that is left."""
-    filler = disk / "filler"
-    with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
-        for size in (MIB, 4096):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(os.urandom(size))
-    return filler
 
 
 @pytest.mark.ray
@@ -101,13 +88,22 @@ def test_a_disk_that_fills_up_is_named_and_ends_nothing(small_disk: Path, local_
 
 @pytest.mark.drill
 def test_a_replay_that_finds_no_room_for_a_segment_ends_the_run_and_says_so(small_disk: Path) -> None:
-    changes: dict[str, Any] = {"store": {"capacity": 200_000, "memory_map": True}, "stop": {"updates": 10**6}}
-    began = time.monotonic()
+    run = dqn_config(
+        "segments",
+        algorithm={"rollout_steps": 64, "replay_ratio": 0.02},  # a segment of 4096 steps lasts 16 updates
+        store={"capacity": 50_000, "memory_map": True},
+        checkpoint={"every": 0},
+        callbacks=["tests.runtime.user_code:FillsTheDisk"],
+        stop={"updates": 1000},
+    )
     with pytest.raises(ResourceError, match=r"disk full while writing .*segment-"):
-        train(dqn_config("segments", **changes, checkpoint={"every": 0}), runs_dir=small_disk)
-    print(f"ended after {time.monotonic() - began:.1f} s")
-    failed = events(small_disk / "segments", "failed")
-    assert not failed or "segment-" in failed[0]["error"]
+        train(run, runs_dir=small_disk)
+    [failed] = events(small_disk / "segments", "failed")
+    assert "segment-" in failed["error"]
+    assert "disk full" in (small_disk / "segments" / "log.txt").read_text()
+    status = FolderRun(small_disk / "segments").status()
+    assert status is not None
+    assert "disk full" in status["state"]
 
 
 @pytest.mark.ray

@@ -263,3 +263,22 @@ class SlowUntil(ToyEnv):
         if not self.marker.exists():
             time.sleep(0.02)
         return super().reward(action)
+
+
+class FillsTheDisk(Callback):
+    """Leaves no room on the disk of the run folder, at update 10."""
+
+    def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
+        if loop.progress.version == 10:
+            fill(loop.saver.folder.path)
+
+
+def fill(disk: Path) -> Path:
+    """A file that takes all that is left on a small disk."""
+    filler = disk / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        for size in (2**20, 4096):
+            with suppress(OSError):
+                while True:
+                    file.write(os.urandom(size))
+    return filler
