@@ -36,6 +36,13 @@ def test_every_block_is_tested_or_says_what_it_needs() -> None:
     assert len(blocks("tested")) >= 2
 
 
+def test_commands_within_lines_are_tested_too() -> None:
+    within = set(re.findall(r"`distrl\s+(\w+)[^`]*`", BLOCK.sub("", PAGE)))
+    tested = set(re.findall(r"^distrl (\w+)", "\n".join(blocks("tested")), re.MULTILINE))
+    assert within
+    assert within <= tested
+
+
 def test_every_file_that_the_page_names_is_there() -> None:
     for name in set(re.findall(r"(?:cluster|examples|tests)/[\w./]+\w", PAGE)):
         assert (REPOSITORY / name).exists(), name
