@@ -28,6 +28,11 @@ class Elastic:
         settings = loop.config.samplers
         self.autoscaler = Autoscaler(settings.min, settings.max) if settings.min and settings.max else None
 
+    def begin(self) -> None:
+        """The learner stands; samplers that do not yet are away from now on."""
+        for slot in self.loop.pool.slots:
+            slot.away_since = time.monotonic()
+
     # ---- by command ------------------------------------------------------------------------------------------------
 
     def scale(self, samplers: int, why: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from distrl.runtime.events import Evaluated, EvaluatorLost, SamplerFailed, SamplerLost
+from distrl.runtime.events import DataLost, Evaluated, EvaluatorLost, SamplerFailed, SamplerLost
 from distrl.runtime.recovery import MAX_DEATHS, backoff
 
 
@@ -59,7 +59,11 @@ class Evaluations:
         if progress.best is None or mean > progress.best:
             progress.best = mean
             facts = {"env_steps": event.env_steps, "update": event.update, "eval_return_mean": mean}
-            loop.saver.save_best(loop.backend.fetch(event.weights), facts)
+            try:
+                loop.saver.save_best(loop.backend.fetch(event.weights), facts)
+            except DataLost:
+                loop.monitor.warn(f"the policy of update {event.update} is gone with its machine: not kept as the best")
+                return
             loop.monitor.event("best", **facts)
 
     def failed(self, why: str) -> None:

@@ -104,6 +104,7 @@ class Loop:
     def start(self, restored: dict[str, Any] | None, first: Weights | None = None) -> None:
         """Start every process; continue from a checkpoint's states, or begin with given weights, if there are any."""
         self.backend.start(len(self.pool.slots))
+        self.elastic.begin()
         if restored is not None:
             self.saver.restore(self, restored)
         else:

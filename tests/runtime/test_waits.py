@@ -36,7 +36,10 @@ class World:
         self.pool = SimpleNamespace(slots=slots)
         self.saver = SimpleNamespace(folder=SimpleNamespace(path=folder))
         self.admission = SimpleNamespace(problem=lambda: self.full)
-        self.recovery = SimpleNamespace(restart_at=None)
+        self.called: list[str] = []
+        self.recovery = SimpleNamespace(restart_at=None, machine_lost=lambda: self.called.append("keep a state"))
+        self.losses = SimpleNamespace(look=lambda: self.called.append("look for data"))
+        self.elastic = SimpleNamespace(room=lambda: self.called.append("use the room"))
         self.queue = SimpleNamespace(learning=[])
 
 
@@ -78,6 +81,11 @@ def test_machines_are_watched(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     watch.turn()
     watch.turn()
     assert ("node_lost", {"node": "n2", "address": "10.0.0.2", "samplers": [2]}) in world.told
+    assert world.called == ["look for data", "keep a state"]
+    world.living["n3"] = "10.0.0.3"
+    watch.turn()
+    assert ("node_joined", {"node": "n3", "address": "10.0.0.3"}) in world.told
+    assert world.called[2:] == ["use the room"]
     assert watch.record()["problems"] == ["the run folder's disk is nearly full: 3 MiB free", world.full]
     world.full = ""
     watch.turn()

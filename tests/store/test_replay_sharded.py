@@ -160,3 +160,12 @@ def test_sequences_and_checkpoints(tmp_path: Path) -> None:
     assert one.last_obs.shape == (9, 2)
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_replay_that_must_stay_whole_says_which_shard_died() -> None:
+    shards = [Mortal(Replay(space("box", 1), Discrete(5), 200, 1)) for _ in range(2)]
+    replay = ShardedReplay(shards, whole=True)
+    shards[1].dead = True
+    with pytest.raises(ShardLost, match="replay shard 1 of 2 died"):
+        replay.refresh()
+    assert replay.lost == {}
