@@ -40,7 +40,9 @@ SILENT = {
     "envs/trial.py",
     *(f"runtime/{name}.py" for name in ("autoscale", "callbacks", "checkpoint", "cluster", "commands", "control")),
     *(f"runtime/{name}.py" for name in ("control_actor", "elastic", "folder", "saving", "shares", "status")),
+    "runtime/slow.py",
     "runtime/watchdog.py",
+    "samplers/clock.py",
 }
 
 

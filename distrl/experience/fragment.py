@@ -16,6 +16,29 @@ class Unit(NamedTuple):
     stream: int
 
 
+class Pace(NamedTuple):
+    """How long a stream's environments took for some steps.
+
+    Attributes:
+        seconds: All steps together.
+        longest: The longest of them.
+        steps: How many.
+    """
+
+    seconds: float = 0.0
+    longest: float = 0.0
+    steps: int = 0
+
+    @property
+    def per_step(self) -> float:
+        """Seconds of a usual step: without the longest one, which may have been a reset."""
+        return (self.seconds - self.longest) / (self.steps - 1) if self.steps > 1 else self.seconds
+
+    def joined(self, other: Pace) -> Pace:
+        """Both spans as one."""
+        return Pace(self.seconds + other.seconds, max(self.longest, other.longest), self.steps + other.steps)
+
+
 @dataclass
 class EpisodeReport:
     """An episode that ended inside a fragment.
@@ -47,6 +70,7 @@ class FragmentMeta:
         seconds: Phase times of the sampler since its previous report (the same for fragments of one call: only the
             first carries them).
         sampler: Which sampler made it.
+        pace: Time that the stream's environments took for it.
     """
 
     unit: Unit
@@ -57,6 +81,7 @@ class FragmentMeta:
     nbytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     sampler: int = -1
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass

@@ -26,6 +26,7 @@ from distrl.runtime.learner_host import LearnerHost
 from distrl.runtime.replay_actors import RemoteShard
 from distrl.runtime.stacks import SUSPICIOUS_SECONDS, Stacks
 from distrl.runtime.threads import set_threads
+from distrl.samplers.clock import Look
 
 
 class SamplerActor:
@@ -53,6 +54,10 @@ class SamplerActor:
         except Exception as error:
             return (Failure.of(error), *([None] * len(requests)))
         return ([meta for meta, _ in fragments], *(data for _, data in fragments))
+
+    def look(self) -> Look:
+        """What `collect` is doing right now. Runs beside it, in a thread of its own."""
+        return self.sampler.clock.look()
 
     def drop(self, streams: list[int]) -> None:
         """Streams that live elsewhere now."""

@@ -71,6 +71,27 @@ class Elastic:
         parts += [f"{leaving} leaving after their running fragments"] * bool(leaving)
         return f"samplers {before} -> {samplers}: {', '.join(parts)}."
 
+    # ---- slow streams ----------------------------------------------------------------------------------------------
+
+    def set_apart(self, stream: int) -> None:
+        """Leave a slow stream its sampler alone, if that helps: where a batch needs every stream it does not."""
+        loop = self.loop
+        if not loop.backend.concurrent or loop.queue.ordered or stream in loop.pool.apart():
+            return
+        cut = loop.ledger.counts["cut"]
+        change = loop.pool.set_apart(stream)
+        if change is None:
+            return
+        for index in change.start:
+            loop.backend.replace_sampler(index)
+        cut = loop.ledger.counts["cut"] - cut
+        loop.monitor.event("set_apart", stream=stream, sampler=loop.pool.home_of(stream), cut=cut, start=change.start)
+        self._rehomed(change.moved)
+
+    def take_back(self, stream: int) -> None:
+        """A stream is slow no more."""
+        self._rehomed(self.loop.pool.take_back(stream))
+
     # ---- by what the loop sees -------------------------------------------------------------------------------------
 
     def ready(self, event: SamplerReady) -> None:

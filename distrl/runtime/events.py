@@ -10,6 +10,7 @@ from distrl.base.errors import ResourceError, UserError
 from distrl.deploy.evaluate import EvalResult
 from distrl.experience.fragment import CollectRequest, FragmentMeta
 from distrl.learner.learner import Report
+from distrl.samplers.clock import Look
 from distrl.store.sharded import ShardLost
 
 
@@ -60,6 +61,14 @@ class Collected:
     requests: list[CollectRequest]
     metas: list[FragmentMeta]
     data: list[Any]
+
+
+@dataclass
+class Looked:
+    """What a sampler is doing in the middle of a call."""
+
+    sampler: int
+    look: Look
 
 
 @dataclass
@@ -146,6 +155,7 @@ class EvalFailed:
 Event = (
     SamplerReady
     | Collected
+    | Looked
     | SamplerLost
     | SamplerFailed
     | Updated

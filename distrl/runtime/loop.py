@@ -38,6 +38,7 @@ from distrl.runtime.events import (
     LearnerFailed,
     LearnerLost,
     LearnerReady,
+    Looked,
     SamplerFailed,
     SamplerLost,
     SamplerReady,
@@ -49,6 +50,7 @@ from distrl.runtime.progress import RunProgress
 from distrl.runtime.recovery import Recovery
 from distrl.runtime.saving import Saver
 from distrl.runtime.shares import Shares, limit
+from distrl.runtime.slow import SlowStreams
 from distrl.runtime.waits import Waits
 from distrl.store.queue import Queue
 
@@ -91,6 +93,7 @@ class Loop:
         self.losses = Losses(self)
         self.evaluations = Evaluations(self)
         self.admission = Admission(self, None)
+        self.slow = SlowStreams(self)
         self.waits = Waits(self)
         self.waits_at = 0.0
         backend.on_wait = self.show_waits
@@ -183,6 +186,7 @@ class Loop:
             self.control.turn(self)
         self.show_waits()
         self.elastic.turn()
+        self.slow.turn()
         self.recovery.turn()
         self.evaluations.turn()
 
@@ -249,13 +253,9 @@ class Loop:
             case Updated():
                 self.on_updated(event)
             case Collected():
-                self.pool.finished(self.pool.slots[event.sampler], event.metas)
-                for meta, data in zip(event.metas, event.data, strict=True):
-                    self.queue.put(meta, data)
-                    self.losses.arrived(meta)
-                self.shares.add("sampler", event.metas[0].seconds)
-                self.admission.note(event.metas)
-                self.elastic.drained(event.sampler)
+                self.on_collected(event)
+            case Looked():
+                self.slow.looked(event)
             case SamplerReady():
                 self.elastic.ready(event)
             case SamplerLost():
@@ -278,6 +278,19 @@ class Loop:
                 self.evaluations.failed(str(event.failure.error))
             case EvaluatorLost():
                 self.evaluations.lost(event)
+
+    def on_collected(self, event: Collected) -> None:
+        """Fragments are whole; what a sampler made of streams that have left it is not used."""
+        wanted = self.pool.finished(self.pool.slots[event.sampler], event.metas)
+        units = {meta.unit for meta in wanted}
+        for meta, data in zip(event.metas, event.data, strict=True):
+            if meta.unit in units:
+                self.queue.put(meta, data)
+                self.losses.arrived(meta)
+        self.shares.add("sampler", event.metas[0].seconds)
+        self.admission.note(event.metas)
+        self.elastic.drained(event.sampler)
+        self.slow.finished(wanted)
 
     def on_updated(self, event: Updated) -> None:
         """An update boundary: the only place where counters move."""

@@ -3,6 +3,9 @@
 Samplers come and go by command while the run goes on: a newcomer hosts nothing until it is ready, then streams move to
 it; a sampler that leaves hosts nothing from then on and goes once its running fragments are done. A stream moves
 between two of its fragments, with its snapshot, so where it lives changes speed and never its experience.
+
+A slow stream can be set apart: it keeps its sampler, where its fragment goes on, and its siblings leave at once. What
+the call was making of them is taken back, and made again elsewhere from the same snapshots.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from distrl.store.queue import Queue
 
 MAX_LOSSES = 3  # of one sampler in a row, without a finished fragment between
 MAX_BLAMED = 3  # of samplers while they made nothing but one stream's fragment, in a row
+APART_SHARE = 4  # one stream can be set apart for every so many samplers, and always one
 
 #: hosting: has streams, or will as soon as it is back. joining: has none before it is ready. draining: has none any
 #: more, its last call runs. gone: no process.
@@ -48,6 +52,8 @@ class SamplerSlot:
     busy: bool = False
     busy_since: float = 0.0  # time.monotonic()
     hosts: set[int] = field(default_factory=set)  # streams whose environments it has built
+    making: set[Unit] = field(default_factory=set)  # what is wanted of its present call
+    apart: int = -1  # the slow stream that it is kept for; not one of the samplers that were asked for, then
     losses: int = 0
     away_since: float = field(default_factory=time.monotonic)  # while it is not ready
     restart_at: float | None = None  # time.monotonic() at which a lost process gets its successor
@@ -91,6 +97,7 @@ class Pool:
         self.before: dict[Unit, Any] = {}  # the snapshot before each waiting fragment that might be made again
         self.taken_back: set[Unit] = set()  # running, but a fragment before them was lost: they will count as voided
         self.slots = [SamplerSlot(index, []) for index in range(samplers)]
+        self.wanted = samplers  # beside those that are kept for a slow stream
         #: streams whose last fragment was not finished because the sampler was lost, and how often it was lost with
         #: nothing else to do: each is made alone until it has finished one, so that the guilty one is known
         self.suspects: dict[int, int] = {}
@@ -102,8 +109,15 @@ class Pool:
 
     @property
     def size(self) -> int:
-        """Samplers that are there to stay, those still starting included."""
-        return sum(slot.state in ("hosting", "joining") for slot in self.slots)
+        """Samplers that are there to stay, those still starting included, those of slow streams not."""
+        return len(self._staying())
+
+    def _staying(self) -> list[SamplerSlot]:
+        return [slot for slot in self.slots if slot.state in ("hosting", "joining") and slot.apart < 0]
+
+    def apart(self) -> list[int]:
+        """Streams that are set apart."""
+        return [slot.apart for slot in self.slots if slot.apart >= 0]
 
     def idle(self) -> list[SamplerSlot]:
         return [slot for slot in self.slots if slot.ready and not slot.busy]
@@ -126,23 +140,50 @@ class Pool:
                 f"{samplers} samplers asked for; a run of {streams} streams can use 1 to {streams}.",
                 f"Give a number from 1 to {streams}; for more, start a run with more env.streams.",
             )
+        self.wanted = samplers
+        start = self._fill()
+        leaving = self._leaving(self.size - samplers)
+        for slot in leaving:
+            slot.state = "draining"
+        moved = self.balance()
+        return Change(start, tuple(slot.index for slot in leaving if self.take_leave(slot)), moved)
+
+    def set_apart(self, stream: int) -> Change | None:
+        """Leave a slow stream the sampler that it lives in, and move its siblings; None where it cannot be.
+
+        Another sampler is started, so that those who are not slow have as many as before. Where none of them is ready,
+        they stay until one is.
+        """
+        slot = self.slots[self.home_of(stream)]
+        most = max(1, self.wanted // APART_SHARE)
+        if slot.state != "hosting" or slot.streams == [stream] or len(self.apart()) >= most:
+            return None
+        slot.apart = stream
+        start = self._fill()
+        return Change(start, (), self.balance())
+
+    def take_back(self, stream: int) -> dict[int, tuple[int, int]]:
+        """A stream that was set apart is slow no more; its sampler stays. Returns the streams that move."""
+        for slot in self.slots:
+            if slot.apart == stream:
+                slot.apart = -1
+        return self.balance()
+
+    def _fill(self) -> tuple[int, ...]:
+        """Have as many samplers start as were asked for, and find work: those that start, by their indices."""
         start: list[int] = []
-        while self.size < samplers:
+        while self.size < min(self.wanted, len(self.snapshots) - len(self.apart())):
             free = next((slot for slot in self.slots if slot.state == "gone"), None)
             if free is None:
                 free = SamplerSlot(len(self.slots), [])
                 self.slots.append(free)
             free.state, free.losses, free.restart_at = "joining", 0, None
             start.append(free.index)
-        leaving = self._leaving(self.size - samplers)
-        for slot in leaving:
-            slot.state = "draining"
-        moved = self.balance()
-        return Change(tuple(start), tuple(slot.index for slot in leaving if self.take_leave(slot)), moved)
+        return tuple(start)
 
     def _leaving(self, count: int) -> list[SamplerSlot]:
         """Those who go: first the ones still starting, then the ones being restarted, then the highest indices."""
-        there = [slot for slot in self.slots if slot.state in ("hosting", "joining")]
+        there = self._staying()
         there.sort(key=lambda slot: (slot.state == "joining", not slot.ready, slot.index))
         return there[len(there) - count :] if count > 0 else []
 
@@ -164,22 +205,27 @@ class Pool:
     def lodge(self, away: Sequence[SamplerSlot]) -> dict[int, tuple[int, int]]:
         """Samplers that are not there give their streams to those that are, until they join again."""
         for slot in away:
-            slot.state = "joining"
+            slot.state, slot.apart = "joining", -1
         return self.balance()
 
     def balance(self) -> dict[int, tuple[int, int]]:
-        """Spread the streams evenly over hosting samplers, moving as few as can be; stream -> (old, new) sampler."""
-        hosting = [slot for slot in self.slots if slot.state == "hosting"]
-        share, rest = divmod(len(self.snapshots), len(hosting))
+        """Spread the streams evenly over hosting samplers, moving as few as can be; stream -> (old, new) sampler.
+
+        A sampler that is kept for a slow stream hosts that one, as soon as there is another for its siblings.
+        """
+        hosting = [slot for slot in self._staying() if slot.state == "hosting"]
+        if not hosting:
+            return {}
+        share, rest = divmod(len(self.snapshots) - len(self.apart()), len(hosting))
         # Whoever has most keeps the larger share: that moves fewest.
         hosting.sort(key=lambda slot: (-len(slot.streams), slot.index))
         shares = {slot.index: share + (place < rest) for place, slot in enumerate(hosting)}
         before = {stream: slot.index for slot in self.slots for stream in slot.streams}
         homeless: list[int] = []
         for slot in self.slots:
-            kept = shares.get(slot.index, 0)
-            homeless += slot.streams[kept:]
-            slot.streams = slot.streams[:kept]
+            kept = slot.streams[: shares.get(slot.index, 0)] if slot.apart < 0 else [slot.apart]
+            homeless += [stream for stream in slot.streams if stream not in kept]
+            slot.streams = kept
         for slot in sorted(hosting, key=lambda slot: slot.index):
             taken = shares[slot.index] - len(slot.streams)
             slot.streams = sorted(slot.streams + homeless[:taken])
@@ -189,8 +235,18 @@ class Pool:
             for stream in slot.streams:
                 if before[stream] != slot.index:
                     moved[stream] = (before[stream], slot.index)
-                    self.slots[before[stream]].hosts.discard(stream)
+                    self._leave(self.slots[before[stream]], stream)
         return moved
+
+    def _leave(self, old: SamplerSlot, stream: int) -> None:
+        """A stream moves away from a sampler; a call that a slow stream holds up is not waited for."""
+        old.hosts.discard(stream)
+        if old.apart < 0:
+            return
+        for unit in [unit for unit in old.making if unit.stream == stream]:
+            old.making.remove(unit)
+            self._ended(old, [unit])
+            self.queue.cut(unit)
 
     # ---- work ------------------------------------------------------------------------------------------------------
 
@@ -226,10 +282,13 @@ class Pool:
         for request in requests:
             self.queue.start(request.unit)
             self.running[request.unit.stream] = slot.index
+            slot.making.add(request.unit)
             slot.hosts.add(request.unit.stream)
 
-    def finished(self, slot: SamplerSlot, metas: list[FragmentMeta]) -> None:
-        slot.busy = False
+    def finished(self, slot: SamplerSlot, metas: Sequence[FragmentMeta]) -> list[FragmentMeta]:
+        """A sampler answers. Returns what is still wanted of it: some streams may be made elsewhere by now."""
+        metas = [meta for meta in metas if meta.unit in slot.making]
+        slot.busy, slot.making = False, set()
         slot.losses = 0
         slot.fragments += len(metas)
         slot.env_steps += sum(meta.env_steps for meta in metas)
@@ -241,6 +300,7 @@ class Pool:
                     self.before[meta.unit] = self.snapshots[meta.unit.stream]
                 self.snapshots[meta.unit.stream] = meta.snapshot
             meta.snapshot = None  # kept here, once
+        return metas
 
     def go_back(self, unit: Unit) -> int | None:
         """The unit will be made again, from the snapshot before it; returns the sampler that is beyond it."""
@@ -258,11 +318,13 @@ class Pool:
 
     def stopped(self, slot: SamplerSlot, requests: Sequence[CollectRequest]) -> None:
         """What the sampler was making will not become whole."""
+        units = [request.unit for request in requests if request.unit in slot.making]
         slot.busy = False
-        self._ended(slot, [request.unit for request in requests])
-        for request in requests:
-            self.queue.cut(request.unit)
-            self.taken_back.discard(request.unit)
+        slot.making -= set(units)
+        self._ended(slot, units)
+        for unit in units:
+            self.queue.cut(unit)
+            self.taken_back.discard(unit)
 
     def lost(self, slot: SamplerSlot, requests: list[CollectRequest], reason: str, hopeless: bool = False) -> bool:
         """The sampler is gone: its unfinished units are cut, and its streams will be built anew from their snapshots.
@@ -280,6 +342,7 @@ class Pool:
         slot.ready = False
         slot.hosts = set()
         slot.losses += 1
+        requests = [request for request in requests if request.unit in slot.making]
         self.stopped(slot, requests)
         self._blame(requests, reason)
         if self.take_leave(slot):

@@ -33,6 +33,7 @@ from distrl.runtime.events import (
     LearnerFailed,
     LearnerLost,
     LearnerReady,
+    Looked,
     SamplerFailed,
     SamplerLost,
     SamplerReady,
@@ -41,6 +42,7 @@ from distrl.runtime.events import (
 from distrl.runtime.recovery import Base, Batch
 from distrl.runtime.replay_actors import start_shards
 from distrl.runtime.waits import Wait
+from distrl.samplers.clock import Look
 from distrl.store.sharded import ShardLost
 
 START_SECONDS = 180.0  # an actor that is not up by then will not come: importing torch takes seconds, not minutes
@@ -48,6 +50,7 @@ UPDATE_SECONDS = 3600.0
 START_LEARNER = "start the learner"
 LOOK_SECONDS = 1.0  # between two looks around while the loop itself waits for an answer
 SCARCE_SECONDS = 12.0  # after which an actor that has not started is asked whether it can
+LOOK_DEADLINE = 10.0  # a sampler that does not say what it does holds the interpreter's lock
 PEER_SECONDS = 5.0  # what a process of a group may take to say that it lives
 INTACT_SECONDS = 10.0  # what weights may take to come from another node
 REPLAY_SECONDS = 3600.0  # a large replay is as many GiB as the disk writes in minutes
@@ -64,6 +67,7 @@ class Order:
     refs: Any = None
     env_steps: int = 0
     update: int = 0
+    cause: str = ""
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -147,7 +151,8 @@ class RayBackend:
         if old is not None:
             ray.kill(old)
         cpus = self.plan.config.samplers.cpus
-        actor = ray.remote(num_cpus=self.cpus if cpus is None else cpus)(SamplerActor)
+        options: dict[str, Any] = {"num_cpus": self.cpus if cpus is None else cpus, "concurrency_groups": {"look": 1}}
+        actor = ray.remote(**options)(SamplerActor)
         handle: Any = actor.remote(self.plan, sampler)
         self.samplers[sampler] = handle
         self._orders[handle.ready.remote()] = Order("ready", time.monotonic() + START_SECONDS, sampler)
@@ -170,6 +175,11 @@ class RayBackend:
         refs = method.remote(requests, weights)
         deadline = time.monotonic() + self.plan.config.samplers.timeout
         self._orders[refs[0]] = Order("collect", deadline, sampler, requests, refs)
+
+    def look(self, sampler: int) -> None:
+        if not any(order.kind == "look" and order.sampler == sampler for order in self._orders.values()):
+            ref = self.samplers[sampler].look.options(concurrency_group="look").remote()
+            self._orders[ref] = Order("look", time.monotonic() + LOOK_DEADLINE, sampler)
 
     def update(self, data: Sequence[Any], progress: Progress) -> None:
         deadline = time.monotonic() + UPDATE_SECONDS
@@ -208,6 +218,8 @@ class RayBackend:
 
     def _answer(self, order: Order, ref: Any) -> Event | None:
         """The event that an answered call is; None where there is nothing to tell."""
+        if order.kind == "look":
+            return self._looked(order.sampler, ref)
         try:
             value = ray.get(ref)
         except RayActorError as error:
@@ -234,6 +246,17 @@ class RayBackend:
             if isinstance(value, Failure)
             else Evaluated(order.env_steps, order.update, order.refs, value)
         )
+
+    def _looked(self, sampler: int, ref: Any) -> Event | None:
+        """What a sampler does; from now on it is known which stream its order waits for."""
+        try:
+            look: Look = ray.get(ref)
+        except RayError:
+            return None  # the order that was looked at tells
+        for order in self._orders.values():
+            if order.kind == "collect" and order.sampler == sampler:
+                order.cause = str(look)
+        return Looked(sampler, look)
 
     def _update_failed(self, failure: Failure) -> Event:
         """An update raised; in a group maybe because another process of it died in the middle of an exchange."""
@@ -278,6 +301,8 @@ class RayBackend:
             if now < order.deadline:
                 continue
             del self._orders[ref]
+            if order.kind == "look":
+                continue
             if order.kind in ("ready", "collect"):
                 ray.kill(self.samplers[order.sampler])
                 seconds = order.deadline - order.began
@@ -295,9 +320,11 @@ class RayBackend:
         now = time.monotonic()
         waits = [self._blocked] if self._blocked else []
         for order in self._orders.values():
+            if order.kind == "look":
+                continue
             kind, what = order.what
             seconds = now - order.began
-            why = scarcity(self._asked(order)) if kind == "start" and seconds > SCARCE_SECONDS / 2 else ""
+            why = scarcity(self._asked(order)) if kind == "start" and seconds > SCARCE_SECONDS / 2 else order.cause
             waits.append(Wait(order.part, kind, what, seconds, order.deadline - order.began, why))
         return waits
 

@@ -66,6 +66,9 @@ class SerialBackend:
 
         self._tasks.append(task)
 
+    def look(self, sampler: int) -> None:
+        """Nobody can look while this process is at work."""
+
     def update(self, data: Sequence[FragmentData], progress: Progress) -> None:
         def task() -> Event:
             self._use_threads(self.plan.config.learner.threads)

@@ -78,7 +78,9 @@ class StatusWriter:
         self._made[slot.index] = now, slot.env_steps
         return {
             "sampler": slot.index,
-            "state": slot.state if slot.ready or slot.state != "hosting" else "starting",
+            "state": ("hosting a slow stream" if slot.apart >= 0 else slot.state)
+            if slot.ready or slot.state != "hosting"
+            else "starting",
             "pid": slot.pid,
             "node": slot.node,
             "streams": list(slot.streams),

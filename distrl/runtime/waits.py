@@ -118,6 +118,7 @@ class Waits:
             low = f"the run folder's disk is nearly full: {free / 2**20:.0f} MiB free"
             self._problem("disk", low if free < LOW_DISK else "")
         self._problem("object store", self.loop.admission.problem())
+        self._problem("slow streams", self.loop.slow.problem())
 
     def _problem(self, kind: str, text: str) -> None:
         """Told once when it comes, and once when it goes."""

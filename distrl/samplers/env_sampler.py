@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from distrl.models.actor_critic import ActorCritic
 from distrl.models.weights import load_weights
 from distrl.models.written_out import WrittenOutPolicy
 from distrl.samplers.buffers import RolloutBuffer
+from distrl.samplers.clock import StepClock
 from distrl.samplers.running_return import running_returns
 
 
@@ -112,6 +114,7 @@ class EnvSampler:
         self.own_phases = phases is None
         self.streams: dict[int, HostedStream] = {}
         self.version = -1
+        self.clock = StepClock()
         self._buffers: dict[tuple[int, ...], RolloutBuffer] = {}
 
     def collect(self, requests: Sequence[CollectRequest], weights: Weights) -> list[tuple[FragmentMeta, FragmentData]]:
@@ -122,6 +125,7 @@ class EnvSampler:
             NonFiniteError: The policy's output is not finite.
         """
         self.phases.switch("load")
+        self.clock.begin([])  # nobody steps while environments are built
         if weights.version != self.version:
             load_weights(self.model, weights)
             self.version = weights.version
@@ -169,6 +173,7 @@ class EnvSampler:
         buffer = self._buffer(requests, hosted[0].env, edges[-1])
         reports = self._step_all(requests, hosted, spans, buffer)
         rollout = self._finish(buffer, requests, hosted, spans)
+        paces = self.clock.paces()
         fragments = []
         for request, stream, span, episodes in zip(requests, hosted, spans, reports, strict=True):
             mine = rollout if len(requests) == 1 else slice_envs(rollout, span.start, span.stop)
@@ -181,6 +186,7 @@ class EnvSampler:
                 snapshot=stream.snapshot() if self.snapshots else None,
                 nbytes=rollout_bytes(mine),
                 sampler=self.index,
+                pace=paces[request.unit.stream],
             )
             fragments.append((meta, data))
         self.phases.switch("other")
@@ -192,6 +198,7 @@ class EnvSampler:
         """The inner loop: policy, environments, policy, ... Returns the episodes that ended, per stream."""
         policy, actions, switch = self.policy, self.policy.actions, self.phases.switch
         written_out = self.written_out
+        tick = self.clock.begin([request.unit.stream for request in requests])
         noise = torch.from_numpy(self._noise(requests, hosted))
         state = self._joined_state(hosted)
         buffer.begin(state)
@@ -208,12 +215,14 @@ class EnvSampler:
                 params = policy(obs)[0] if written_out is None else written_out(obs)
             action = buffer.act(t, params, actions.sample(params, noise[t], mask))
             switch("env")
+            tick(perf_counter())
             for i, (stream, span) in enumerate(zip(hosted, spans, strict=True)):
                 chosen = action if len(spans) == 1 else tree_map(lambda leaf, span=span: leaf[span], action)
                 step = stream.env.step(chosen)
                 buffer.record(t, span, step)
                 if step.episodes:
                     reports[i].extend(step.episodes)
+                tick(perf_counter())
             switch("sampler")
         for stream, span in zip(hosted, spans, strict=True):
             buffer.observe_last(span, stream.env)

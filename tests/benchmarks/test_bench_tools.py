@@ -19,9 +19,12 @@ sys.path.insert(0, str(BENCHMARKS))  # scripts, not a package
 import code_hash  # noqa: E402
 import common  # noqa: E402
 import comparisons  # noqa: E402
+import elastic  # noqa: E402
+import elastic_runs  # noqa: E402
 import jobs  # noqa: E402
 import learning  # noqa: E402
 import records  # noqa: E402
+import sleepers  # noqa: E402
 import throughput  # noqa: E402
 from cell_table import CELLS, choose  # noqa: E402
 from cells import SEEDS, Cell, mean_score, score_of  # noqa: E402
@@ -29,6 +32,7 @@ from tables import markdown_table, text_table  # noqa: E402
 
 from distrl.base.errors import ResourceError, UserError  # noqa: E402
 from distrl.base.files import read_json, write_atomic  # noqa: E402
+from distrl.base.seeds import seed_for  # noqa: E402
 from distrl.config.load import load_config  # noqa: E402
 
 CELL = Cell("tiny", "CartPole-v1", "PPO", "cartpole_ppo", 475, 100_000)
@@ -585,3 +589,41 @@ def test_tables() -> None:
     rows = [["cartpole", 31_488], ["a|b", "-"]]
     assert markdown_table(["task", "steps"], rows) == "| task | steps |\n|--|--|\n| cartpole | 31488 |\n| a\\|b | - |"
     assert text_table(["task", "steps"], rows) == "task      steps\ncartpole  31488\na|b       -"
+
+
+# ---- elastic runs ----------------------------------------------------------------------------------------------------
+
+
+def test_rates_gaps_and_verdicts_of_elastic_runs() -> None:
+    lines = [
+        {"time": float(time), "env_steps": 100 * time, "evicted": time // 4, "finished": 4 * time + 4}
+        for time in (0, 1, 2, 5, 6)
+    ]
+    times = elastic_runs.Times(lines)
+    assert times.rate() == 100
+    assert times.longest_gap(0, 2) == 1
+    assert times.longest_gap(0, 6) == 3
+    assert times.evicted() == 1 / 28
+    line = elastic.Line("x", "m", lambda found: found["ratio"], 2.0, lambda found: f"ratio {found['ratio']}")
+    row = elastic.row(line, [{"ratio": ratio} for ratio in (9.0, 2.5, 1.0)])
+    assert (row["figure"], row["met"], row["how"]) == (2.5, True, "ratio 2.5")
+    assert elastic.shown(row) == ["x", "2.50", ">= 2", "yes", "ratio 2.5"]
+    assert elastic.row(replace(line, at_most=True), [{"ratio": 2.5}])["met"] is False
+
+
+def test_sleeping_environments_know_their_stream_and_draw_their_time_per_episode() -> None:
+    def seed(stream: int, episode: int) -> int:
+        return seed_for(1, "env", stream, 0, episode)
+
+    slow, usual = (sleepers.SleepEnv(0.0, 3, slow_stream=5, slow_seconds=0.01) for _ in range(2))
+    slow.reset(seed=seed(5, 7))
+    usual.reset(seed=seed(4, 7))
+    assert (slow.step_seconds, usual.step_seconds) == (0.01, 0.0)
+    assert [slow.step(0)[3] for _ in range(3)] == [False, False, True]
+    tailed = sleepers.SleepEnv(0.002, sigma=1.5)
+    times = []
+    for episode in range(4000):
+        tailed.reset(seed=seed(0, episode))
+        times.append(tailed.step_seconds)
+    assert sum(times) / len(times) == pytest.approx(0.002, rel=0.15)
+    assert sorted(times)[2000] == pytest.approx(0.002 * math.exp(-(1.5**2) / 2), rel=0.1)

@@ -37,6 +37,7 @@ class World:
         self.saver = SimpleNamespace(folder=SimpleNamespace(path=folder))
         self.admission = SimpleNamespace(problem=lambda: self.full)
         self.called: list[str] = []
+        self.slow = SimpleNamespace(problem=lambda: "")
         self.recovery = SimpleNamespace(restart_at=None, machine_lost=lambda: self.called.append("keep a state"))
         self.losses = SimpleNamespace(look=lambda: self.called.append("look for data"))
         self.elastic = SimpleNamespace(room=lambda: self.called.append("use the room"))

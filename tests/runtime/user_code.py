@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 
+from distrl.base.seeds import seed_for
 from distrl.runtime.callbacks import Callback
 from tests.envs.toy_envs import Outcome, State, ToyEnv
 
@@ -282,3 +283,21 @@ def fill(disk: Path) -> Path:
                 while True:
                     file.write(os.urandom(size))
     return filler
+
+
+class SlowStreamEnv(ToyEnv):
+    """Every step of stream 1 takes `seconds`, of the others a millisecond; it is known by its seeds."""
+
+    def __init__(self, seconds: float = 0.4, length: int = 10):
+        super().__init__(length)
+        self.seconds = seconds
+        self.slow: bool | None = None
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> State:
+        if self.slow is None and seed is not None:
+            self.slow = seed in {seed_for(1, "env", 1, 0, episode) for episode in range(1000)}
+        return super().reset(seed=seed)
+
+    def reward(self, action: Any) -> Any:
+        time.sleep(self.seconds if self.slow else 0.001)
+        return super().reward(action)

@@ -21,6 +21,7 @@ from distrl.runtime.pool import MAX_BLAMED, MAX_LOSSES, Pool, Quarantined
 from distrl.store.queue import Queue, Waiting
 
 STEPS = 7  # environment steps of a fragment
+MAX_EXTRA = 1  # samplers that stay when a slow stream is quick again: 5 samplers have one apart at a time
 
 
 class Flow(RuleBasedStateMachine):
@@ -87,22 +88,61 @@ class Flow(RuleBasedStateMachine):
             FragmentMeta(request.unit, request.version, STEPS, [], snapshot=request.unit.seq + 1)
             for request in requests
         ]
-        self.pool.finished(self.pool.slots[sampler], metas)
-        for meta in metas:
+        for meta in self.pool.finished(self.pool.slots[sampler], metas):
             self.positions[meta.unit.stream] = meta.unit.seq + 1
             self.queue.put(meta, data=None)
+        self.pool.take_leave(self.pool.slots[sampler])
 
     @rule(choice=st.integers(0, 99))
     def die(self, choice: int) -> None:
         """One sampler is lost with whatever it is making, and replaced."""
-        slot = self.pool.slots[choice % self.samplers]
+        hosting = [slot for slot in self.pool.slots if slot.state == "hosting"]
+        slot = hosting[choice % len(hosting)]
         requests = self.working.get(slot.index, [])
-        blamed = self.pool.suspects.get(requests[0].unit.stream, 0) + 1 if len(requests) == 1 else 0
+        wanted = [request for request in requests if request.unit in slot.making]
+        blamed = self.pool.suspects.get(wanted[0].unit.stream, 0) + 1 if len(wanted) == 1 else 0
         if slot.losses < MAX_LOSSES and blamed < MAX_BLAMED:  # more would end the run
             self.working.pop(slot.index, None)
             self.pool.lost(slot, requests, "a test")
             assert not slot.ready
-            slot.ready = True
+            if choice % 2 and any(other.apart < 0 for other in hosting if other is not slot):
+                self.pool.lodge([slot])  # for good; `join` brings it back
+                assert slot.streams == []
+            else:
+                slot.ready = True
+
+    @rule(choice=st.integers(0, 99))
+    def set_apart(self, choice: int) -> None:
+        """A stream is found to be slow, in the middle of whatever is made."""
+        stream = choice % self.streams
+        home = self.pool.slots[self.pool.home_of(stream)]
+        siblings = set(home.streams) - {stream}
+        change = self.pool.set_apart(stream)
+        if change is None:
+            return
+        assert home.apart == stream
+        assert set(change.moved) in (set(), siblings)
+        assert all(unit.stream not in change.moved for unit in home.making)
+
+    @precondition(lambda self: hasattr(self, "pool") and self.pool.apart())
+    @rule(choice=st.integers(0, 99))
+    def take_back(self, choice: int) -> None:
+        """A slow stream is quick again."""
+        apart = self.pool.apart()
+        self.pool.take_back(apart[choice % len(apart)])
+
+    @rule(samplers=st.integers(1, 5))
+    def scale(self, samplers: int) -> None:
+        """Another number of samplers is asked for."""
+        self.samplers = min(samplers, self.streams)
+        self.pool.resize(self.samplers)
+
+    @precondition(lambda self: hasattr(self, "pool") and any(slot.state == "joining" for slot in self.pool.slots))
+    @rule()
+    def join(self) -> None:
+        """A sampler that was started stands."""
+        slot = next(slot for slot in self.pool.slots if slot.state == "joining")
+        self.pool.joined(slot, 1, "")
 
     @rule()
     def take(self) -> None:
@@ -183,6 +223,18 @@ class Flow(RuleBasedStateMachine):
         if hasattr(self, "ledger"):
             used = [unit for units in self.history for unit in units]
             assert len(used) == len(set(used))
+
+    @invariant()
+    def every_stream_has_one_place(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        slots = self.pool.slots
+        assert sorted(stream for slot in slots for stream in slot.streams) == list(range(self.streams))
+        assert sum(len(slot.making) for slot in slots) == len(self.ledger.running)
+        assert {unit.stream: slot.index for slot in slots for unit in slot.making} == self.pool.running
+        others = any(slot.state == "hosting" and slot.apart < 0 for slot in slots)
+        assert all(slot.streams == [slot.apart] for slot in slots if slot.apart >= 0 and others)
+        assert self.pool.size <= self.samplers + MAX_EXTRA
 
     @invariant()
     def nobody_is_too_far_ahead(self) -> None:
