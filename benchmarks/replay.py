@@ -1,5 +1,9 @@
 """The replay against other replays, in turns on one machine: batch 256, observation 17, inserted in blocks of 16.
 
+Two shards in processes of their own, on Ray, are measured against a Reverb server: Reverb takes transitions one by one
+(its `writer`) and gives batches through its dataset; a shard takes fragments of 16 steps of 16 environments, as samplers
+make them, and gives a batch a request, as a learner asks; or 16 batches a request.
+
     benchmarks/peers/setup_replay.sh all
     python benchmarks/replay.py
 
@@ -23,19 +27,22 @@ from distrl.base.files import to_json, write_atomic
 
 SIDES = {
     "ours": Peer("replay_ours.py"),
-    **{name: Peer(f"replay_{name}.py", f"replay-{name}") for name in ("sb3", "tianshou", "torchrl", "cpprb")},
+    "shards": Peer("replay_shards.py"),
+    **{name: Peer(f"replay_{name}.py", f"replay-{name}") for name in ("sb3", "tianshou", "torchrl", "cpprb", "reverb")},
 }
+OURS = ("ours", "shards")
 HEADER = ["task", "ours", "best peer", "ratio", "target", "met", "all peers"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One comparison: seconds of our calls against the least seconds of a peer's."""
+    """One comparison: seconds of our calls against the least seconds of a peer's; `side` is the script of ours."""
 
     label: str
     ours: tuple[str, ...]
     peers: tuple[str, ...]
     target: float
+    side: str = "ours"
 
 
 TASKS = (
@@ -53,6 +60,9 @@ TASKS = (
         ("prioritized_sample", "prioritized_update"),
         1.0,
     ),
+    Task("2 processes: insert a transition", ("insert_one",), ("insert_one",), 10.0, "shards"),
+    Task("2 processes: sample, one batch a request", ("remote_sample",), ("remote_sample",), 10.0, "shards"),
+    Task("2 processes: sample, 16 batches a request", ("remote_together",), ("remote_sample",), 10.0, "shards"),
 )
 
 
@@ -84,8 +94,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def compare(task: Task, lines: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
     """A row of the results; None where a side of the task is missing."""
-    ours = median(lines["ours"], task.ours)
-    found = {name: median(lines[name], task.peers) for name in lines if name != "ours"}
+    ours = median(lines[task.side], task.ours)
+    found = {name: median(lines[name], task.peers) for name in lines if name not in OURS}
     peers = {name: value for name, value in found.items() if value is not None}
     if ours is None or not peers:
         return None

@@ -47,12 +47,16 @@ def measured_file(loop: Any) -> Path:
 
 
 class FinalReturns(Callback):
-    """At the end: returns of many episodes with the last policy's likeliest actions."""
+    """At the end: returns of many episodes with the last policy's likeliest actions, without the run's wrappers.
+
+    Wrappers such as exploring starts are there to learn, and change where episodes begin.
+    """
 
     def on_end(self, loop: Any, summary: dict[str, Any]) -> None:
         model = loop.plan.build_acting_model().eval()
         load_weights(model, loop.weights[loop.progress.version])
-        result = Evaluator(loop.config.env, EPISODES_AT_ONCE, loop.config.seed).evaluate(model, EPISODES)
+        env = loop.config.env.model_copy(update={"wrappers": []})
+        result = Evaluator(env, EPISODES_AT_ONCE, loop.config.seed).evaluate(model, EPISODES)
         write_atomic(measured_file(loop), to_json({"returns": result.returns}))
 
 
