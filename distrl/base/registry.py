@@ -26,7 +26,7 @@ from distrl.base.errors import ConfigError, unknown
 
 T = TypeVar("T")
 
-#: plug point -> the modules that register into it; packages are searched file by file.
+#: plug point -> the modules that register into it; of packages every file.
 HOMES: dict[str, list[str]] = {
     "algorithm": ["distrl.algorithms"],
     "torso": ["distrl.models"],
@@ -54,7 +54,12 @@ HOMES: dict[str, list[str]] = {
     "aggregation": ["distrl.functional"],
     "item_weight": ["distrl.functional"],
     "budget": ["distrl.functional"],
+    "engine": ["distrl.engines"],
     "callback": ["distrl.runtime"],
+    # text tasks, how answers are verified, which items are asked next
+    "task": [f"distrl.envs.{name}" for name in ("tiny_tasks", "chat_tasks", "prompt_files", "reasoning_gym_task")],
+    "verifier": ["distrl.envs.verifiers", "distrl.envs.unit_tests"],
+    "curriculum": ["distrl.envs.curricula"],
 }
 
 
@@ -129,8 +134,12 @@ class Registry:
     def load(self, plug_point: str, name: str | None = None) -> None:
         """Import the homes of a plug point: only the file called `name` where there is one, else all of them."""
         for home in HOMES.get(plug_point, []):
+            spec = importlib.util.find_spec(home)
+            if spec is not None and spec.submodule_search_locations is None:
+                importlib.import_module(home)
+                continue
             if name is not None:
-                if importlib.util.find_spec(home) and importlib.util.find_spec(f"{home}.{name}"):
+                if spec is not None and importlib.util.find_spec(f"{home}.{name}"):
                     importlib.import_module(f"{home}.{name}")
                 continue
             package = importlib.import_module(home)

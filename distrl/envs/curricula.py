@@ -1,0 +1,178 @@
+"""Curricula: which items are asked next, given how earlier ones went.
+
+    curriculum = make_curriculum("success_band", size=1000, options={"low": 0.2})
+    items = curriculum.sample(rng, 8)                           # different items while there are enough
+    curriculum.update({17: [1.0, 0.0, 0.0, 1.0]})               # successes of item 17's group, once it was learned from
+
+A curriculum is a state machine: what it samples is a pure function of the generator and of the updates, in their order.
+A share `floor` of the draws is uniform over all items, so no item is ever left out for good.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from distrl.base.errors import CheckpointError, ConfigError, nearest
+from distrl.base.registry import register
+
+#: A group whose successes differ by no more has nothing to compare.
+EQUAL = 1e-9
+
+
+class Curriculum:
+    """Base class. A subclass writes `weights`, `update` and names its arrays in `state`.
+
+    Args:
+        size: Number of items; of an endless task, how many of the first are asked.
+        floor: Share of draws that are uniform over all items.
+    """
+
+    #: Names of the arrays and numbers that change.
+    state: tuple[str, ...] = ()
+
+    def __init__(self, size: int, floor: float = 0.1):
+        if size < 1:
+            raise ConfigError(f"a curriculum over {size} items has nothing to ask.", "Give the task items.")
+        if not 0.0 < floor <= 1.0:
+            raise ConfigError(f"floor = {floor} is not a share in (0, 1].", "Set it to 0.1.")
+        self.size, self.floor = size, floor
+
+    def weights(self) -> np.ndarray:
+        """How likely each item is drawn, floor apart: (size,) float64, not negative, in any unit."""
+        raise NotImplementedError
+
+    def update(self, results: Mapping[int, Sequence[float]]) -> None:
+        """Take in the groups of one update of the learner.
+
+        Args:
+            results: Success of each answer, before any shaping, by item.
+        """
+
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Item numbers (count,) int64, in random order. None appears twice before all have appeared."""
+        passes, rest = divmod(count, self.size)
+        uniform = int(rng.binomial(rest, self.floor))
+        drawn = rng.permutation(self.size)[:uniform]
+        weights = np.array(self.weights(), np.float64)
+        weights[drawn] = -1.0
+        # the largest log(weight) + Gumbel noise: draws without replacement; weight 0 comes after all others
+        with np.errstate(divide="ignore"):
+            keys = np.log(np.maximum(weights, 0.0)) + rng.gumbel(size=self.size)
+        last_resort = np.isneginf(keys) & (weights >= 0.0)
+        keys[last_resort] = np.finfo(np.float64).min * (0.5 + 0.25 * rng.random(int(last_resort.sum())))
+        chosen = np.argsort(-keys, kind="stable")[: rest - uniform]
+        return rng.permutation(np.concatenate([np.tile(np.arange(self.size), passes), drawn, chosen])).astype(np.int64)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of all that changes."""
+        return {"size": self.size, **{name: np.copy(getattr(self, name)) for name in self.state}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Raises:
+            CheckpointError: It is of another kind of curriculum, or of another number of items.
+        """
+        if set(state) != {"size", *self.state} or int(state["size"]) != self.size:
+            raise CheckpointError(
+                f"the checkpoint's curriculum has {', '.join(sorted(state))} over {state.get('size')} items; "
+                f"this one has {', '.join(sorted(self.state)) or 'no state'} over {self.size}.",
+                "Resume with the same curriculum and task.",
+            )
+        for name in self.state:
+            setattr(self, name, np.copy(state[name]))
+
+
+def make_curriculum(name: str, size: int, options: Mapping[str, Any] | None = None) -> Curriculum:
+    """The curriculum that a config names.
+
+    Raises:
+        ConfigError: No such curriculum, or not one of its options.
+    """
+    factory = register.get("curriculum", name)
+    known = [word for word in inspect.signature(factory).parameters if word != "size"]
+    for word in options or {}:
+        if word not in known:
+            guess = nearest(word, known)
+            hint = f"Did you mean {guess!r}?" if guess else "Remove it."
+            raise ConfigError(f"curriculum {name!r} has no option {word!r}; it has {', '.join(known)}.", hint)
+    return factory(size, **(options or {}))
+
+
+@register.curriculum("uniform")
+class Uniform(Curriculum):
+    """Every item is equally likely."""
+
+    def weights(self) -> np.ndarray:
+        return np.ones(self.size)
+
+
+@register.curriculum("success_band", paper="Bae et al. 2025, Online Difficulty Filtering for Reasoning Oriented RL")
+class SuccessBand(Curriculum):
+    """Items whose success rate is within a band, and items not seen yet.
+
+    Args:
+        size: See `Curriculum`.
+        floor: See `Curriculum`.
+        low: Smallest success rate.
+        high: Largest.
+        step: Weight of the newest group in an item's rate, in (0, 1]. 1: only the newest counts.
+    """
+
+    state = ("rate", "seen")
+
+    def __init__(self, size: int, floor: float = 0.1, low: float = 0.2, high: float = 0.8, step: float = 0.5):
+        super().__init__(size, floor)
+        if not 0.0 <= low <= high <= 1.0 or not 0.0 < step <= 1.0:
+            raise ConfigError(f"low = {low}, high = {high}, step = {step}: 0 <= low <= high <= 1, 0 < step <= 1.")
+        self.low, self.high, self.step = low, high, step
+        self.rate = np.zeros(size)
+        self.seen = np.zeros(size, bool)
+
+    def weights(self) -> np.ndarray:
+        return (~self.seen | ((self.rate >= self.low) & (self.rate <= self.high))).astype(np.float64)
+
+    def update(self, results: Mapping[int, Sequence[float]]) -> None:
+        for item, successes in results.items():
+            if len(successes):
+                newest = float(np.mean(successes))
+                self.rate[item] += (self.step if self.seen[item] else 1.0) * (newest - self.rate[item])
+                self.seen[item] = True
+
+
+@register.curriculum("dynamic", paper="Yu et al. 2025, DAPO, section 3.2")
+class Dynamic(Curriculum):
+    """Leaves out items whose last group was all right or all wrong: such groups have no advantages.
+
+    DAPO generates again until a batch is full of other groups. Here such an item rests for some updates instead, which
+    wastes no answers.
+
+    Args:
+        size: See `Curriculum`.
+        floor: See `Curriculum`.
+        rest: Updates for which an item is left out.
+    """
+
+    state = ("updates", "rests_until")
+
+    def __init__(self, size: int, floor: float = 0.1, rest: int = 20):
+        super().__init__(size, floor)
+        if rest < 1:
+            raise ConfigError(f"rest = {rest} updates is less than one.", "Set it to 20.")
+        self.rest = rest
+        self.updates = np.zeros((), np.int64)
+        self.rests_until = np.zeros(size, np.int64)
+
+    def weights(self) -> np.ndarray:
+        return (self.rests_until <= self.updates).astype(np.float64)
+
+    def update(self, results: Mapping[int, Sequence[float]]) -> None:
+        self.updates = self.updates + 1
+        for item, successes in results.items():
+            if len(successes) > 1:
+                equal = float(np.ptp(successes)) <= EQUAL
+                self.rests_until[item] = self.updates + self.rest if equal else 0
