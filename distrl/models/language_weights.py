@@ -1,0 +1,107 @@
+"""Weights of a language model as they are published, and as they act with adapters merged in.
+
+Only what learns is published. bf16 halves the bytes; numpy has no bf16, so those arrays travel as uint16.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distrl.base.errors import CheckpointError
+from distrl.experience.weights import Weights
+from distrl.models.language import LanguageModel
+from distrl.models.weights import load_weights, pack_weights
+
+
+@pack_weights.register(LanguageModel)
+def pack_language_weights(model: LanguageModel, version: int, dtype: torch.dtype | None = None) -> Weights:
+    """The parameters that learn, as a version.
+
+    Args:
+        dtype: What matrices travel in. Default: the precision that the model computes in. Vectors (norms, biases) and
+            the critic stay in float32.
+    """
+    dtype = dtype or model.dtype
+    arrays = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        tensor = parameter.detach()
+        if dtype == torch.bfloat16 and tensor.dim() > 1 and not name.startswith("critic."):
+            arrays[name] = tensor.to(dtype).cpu().view(torch.uint16).numpy()
+        else:
+            arrays[name] = tensor.cpu().numpy()
+    return Weights.of(arrays, version)
+
+
+@load_weights.register(LanguageModel)
+@torch.no_grad()
+def load_language_weights(model: LanguageModel, weights: Weights) -> None:
+    """Copy a version into a model, in place.
+
+    Raises:
+        CheckpointError: Names or shapes of another model; nothing is changed then.
+    """
+    own = dict(model.named_parameters())
+    arrays = weights.arrays()
+    learning = {name for name, parameter in own.items() if parameter.requires_grad}
+    lacking, foreign = sorted(learning - arrays.keys()), sorted(arrays.keys() - own.keys())
+    wrong = [name for name in arrays.keys() & own.keys() if tuple(own[name].shape) != arrays[name].shape]
+    if lacking or foreign or wrong:
+        raise CheckpointError(
+            f"weights of version {weights.version} do not fit the language model: lacking {lacking[:3]}, foreign"
+            f" {foreign[:3]}, other shapes {wrong[:3]} (of {len(lacking)}, {len(foreign)}, {len(wrong)}).",
+            "Use the language section that the weights were made with.",
+        )
+    for name, array in arrays.items():
+        own[name].copy_(_tensor(array))
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """A tensor over the same bytes; they are only read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns of tensors over bytes that must not be written
+        tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+
+
+def effective_weight(layer: nn.Module) -> Tensor:
+    """A linear layer's weight with its adapter merged in, where it has one that is on."""
+    base = getattr(layer, "base_layer", None)
+    if base is None:
+        return _weight(layer).detach()
+    weight = _weight(base).detach()
+    if getattr(layer, "disable_adapters", False):
+        return weight
+    for name in layer.active_adapters:  # type: ignore[union-attr]
+        if name in layer.lora_A:  # type: ignore[operator]
+            weight = weight + layer.get_delta_weight(name).detach().to(weight.dtype)  # type: ignore[operator]
+    return weight
+
+
+def effective_bias(layer: nn.Module) -> Tensor | None:
+    """A linear layer's bias; adapters have none."""
+    bias = getattr(getattr(layer, "base_layer", layer), "bias", None)
+    return None if bias is None else bias.detach()
+
+
+def merged_state(model: LanguageModel) -> dict[str, Tensor]:
+    """The network's tensors under the names of the plain model: adapters are merged into the layers they sit on."""
+    state = {}
+    for name, tensor in model.network.state_dict().items():
+        if ".lora_" in name:
+            continue
+        state[name.replace(".base_layer.", ".")] = tensor
+    for name, module in model.network.named_modules():
+        if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
+            state[f"{name}.weight"] = effective_weight(module)
+    return state
+
+
+def _weight(layer: Any) -> Tensor:
+    return layer.weight

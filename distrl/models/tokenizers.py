@@ -1,0 +1,166 @@
+"""Text to token ids and back: character by character for tiny models, or a Hugging Face tokenizer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from distrl.base.errors import ConfigError
+
+#: What a model is asked: raw text, or chat messages {"role", "content"} for its chat template.
+Prompt = str | Sequence[Mapping[str, str]]
+
+
+class TextTokenizer(ABC):
+    """What the rest of the system knows of a tokenizer.
+
+    Attributes:
+        stop_ids: Tokens that end an answer; the first one is written behind demonstrations.
+        pad_id: Fills rows up; never scored.
+        vocab_size: Rows of the embedding.
+    """
+
+    stop_ids: tuple[int, ...]
+    pad_id: int
+    vocab_size: int
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; nothing is put before or behind it."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; stop and padding tokens are left out."""
+
+    @abstractmethod
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """Ids that the model continues: a text as it is, or messages in the chat template with the answer opened.
+
+        Raises:
+            ConfigError: Messages for a tokenizer without a chat template, or an empty prompt.
+        """
+
+    @abstractmethod
+    def to_transformers(self) -> Any:
+        """A tokenizer of transformers that gives the same ids, for export."""
+
+    def encode_answer(self, answer: str) -> list[int]:
+        """Ids of a whole answer: its text and the stop token."""
+        return [*self.encode(answer), self.stop_ids[0]]
+
+
+class CharacterTokenizer(TextTokenizer):
+    """One token a character: 0 is padding, 1 ends an answer, characters follow in the alphabet's order.
+
+    >>> tokenizer = CharacterTokenizer("ab>")
+    >>> tokenizer.encode("ba>"), tokenizer.decode([3, 2, 1]), tokenizer.vocab_size
+    ([3, 2, 4], 'ba', 5)
+    """
+
+    PAD, END = 0, 1
+
+    def __init__(self, alphabet: str):
+        self.alphabet = "".join(dict.fromkeys(alphabet))
+        if not self.alphabet:
+            raise ConfigError("a character-level model needs an alphabet, and the task gives none.")
+        self.pad_id, self.stop_ids = self.PAD, (self.END,)
+        self.vocab_size = len(self.alphabet) + 2
+        self._ids = {character: i + 2 for i, character in enumerate(self.alphabet)}
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            return [self._ids[character] for character in text]
+        except KeyError as error:
+            raise ConfigError(
+                f"the character {error.args[0]!r} is not in the model's alphabet {self.alphabet!r}.",
+                "Give the task an alphabet with every character of its prompts and answers.",
+            ) from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self.alphabet[int(i) - 2] for i in ids if i >= 2)
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        text = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
+        return _filled(self.encode(text), prompt)
+
+    def to_transformers(self) -> Any:
+        from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        vocabulary = {"<pad>": self.PAD, "<end>": self.END, **self._ids}
+        backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        backend.decoder = decoders.Fuse()
+        return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<end>")
+
+
+class HubTokenizer(TextTokenizer):
+    """A tokenizer of transformers.
+
+    Args:
+        tokenizer: The loaded one.
+        vocab_size: Rows of the model's embedding, which may be more than the tokenizer knows.
+        stop_ids: More tokens that end an answer, from the model's generation config.
+        chat_template: In place of the tokenizer's own.
+
+    Raises:
+        ConfigError: No token that ends an answer. A missing padding token is no error where there is one that ends
+            answers: padding is never looked at.
+    """
+
+    def __init__(self, tokenizer: Any, vocab_size: int, stop_ids: Sequence[int] = (), chat_template: str | None = None):
+        self.tokenizer = tokenizer
+        self.vocab_size = vocab_size
+        if chat_template is not None:
+            tokenizer.chat_template = chat_template
+        ends = ([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]) + list(stop_ids)
+        if not ends:
+            raise ConfigError(
+                "the tokenizer has no token that ends an answer (eos_token), so no answer could ever be finished.",
+                "Set eos_token in the folder's tokenizer_config.json to the token that ended texts in training.",
+            )
+        self.stop_ids = tuple(dict.fromkeys(int(i) for i in ends))
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        if tokenizer.pad_token_id is None:
+            raise ConfigError(
+                "the tokenizer has neither a padding token nor an eos_token to take for it.",
+                "Set pad_token in the folder's tokenizer_config.json to a token that texts never hold.",
+            )
+        self.pad_id = int(tokenizer.pad_token_id)
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return _filled(self._start + self.encode(prompt), prompt)
+        if not self.tokenizer.chat_template:
+            raise ConfigError(
+                "the prompt is a list of chat messages, and the model's tokenizer has no chat template.",
+                "Set language.chat_template, take an instruction-tuned model, or let the task give plain text.",
+            )
+        messages = [dict(message) for message in prompt]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return _filled(self.encode(text), prompt)
+
+    @cached_property
+    def _start(self) -> list[int]:
+        """What the tokenizer puts before every plain text, such as a begin-of-text token."""
+        whole, bare = self.tokenizer("a")["input_ids"], self.encode("a")
+        at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+        return list(whole[:at])
+
+    def to_transformers(self) -> Any:
+        return self.tokenizer
+
+
+def _filled(ids: list[int], prompt: Prompt) -> list[int]:
+    if not ids:
+        raise ConfigError(f"the prompt {prompt!r} has no tokens; a model needs at least one to go on from.")
+    return ids
