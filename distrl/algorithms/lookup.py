@@ -9,6 +9,7 @@ from distrl.base.errors import ConfigError
 from distrl.base.registry import import_user_code, register
 from distrl.config.algorithm import check_algorithm
 from distrl.config.schema import RunConfig
+from distrl.envs.text_task import make_task
 
 
 def algorithm_class(config: RunConfig) -> type[Algorithm]:
@@ -31,6 +32,10 @@ def build_model(config: RunConfig, observation_space: Any, action_space: Any, se
         ConfigError: Spaces or settings that the algorithm cannot use.
     """
     chosen = algorithm_class(config)
+    options: dict[str, Any] = {}
+    if config.language is not None:
+        alphabet = make_task(config.env.id, config.env.kwargs).alphabet
+        options = {"language": config.language, "alphabet": alphabet}
     return chosen.build_model(
         observation_space,
         action_space,
@@ -39,6 +44,7 @@ def build_model(config: RunConfig, observation_space: Any, action_space: Any, se
         normalize_obs=config.env.normalize_obs,
         clip_obs=config.env.clip_obs,
         seed=seed,
+        **options,
     )
 
 

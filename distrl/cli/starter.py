@@ -11,9 +11,12 @@ from distrl.cli.output import say
 
 
 def init(
-    env_id: Annotated[str, typer.Argument(help="A Gymnasium id, or module:Class of your own.")],
+    env_id: Annotated[str, typer.Argument(help="A Gymnasium id, module:Class of your own, or text/TASK.")],
     out: Annotated[Path | None, typer.Option(help="The file to write; by default ENV_ALGORITHM.yaml.")] = None,
-    algorithm: Annotated[str, typer.Option(help="See distrl methods --plug-point algorithm.")] = "ppo",
+    algorithm: Annotated[
+        str | None,
+        typer.Option(help="See distrl methods. Default: ppo; for text tasks grpo.", show_default=False),
+    ] = None,
     imports: Annotated[
         list[str] | None, typer.Option("--import", help="A module or file that registers the environment.")
     ] = None,
@@ -21,10 +24,11 @@ def init(
     """Write a starter config for an environment."""
     from distrl.base.errors import UserError
     from distrl.base.files import write_atomic
-    from distrl.cli.starter_config import slug, starter_config
+    from distrl.cli.starter_config import TEXT, slug, starter_config
 
-    path = out or Path(f"{slug(env_id)}_{slug(algorithm)}.yaml")
+    chosen = algorithm or ("grpo" if env_id.startswith(TEXT) else "ppo")
+    path = out or Path(f"{slug(env_id)}_{slug(chosen)}.yaml")
     if path.exists():
         raise UserError(f"{path} exists; it is not overwritten.", "Give another file: --out FILE.")
-    write_atomic(path, starter_config(env_id, algorithm, str(path), imports or []))
+    write_atomic(path, starter_config(env_id, chosen, str(path), imports or []))
     say(f"wrote {path}. See what follows from it: distrl train {path} --dry-run")

@@ -7,6 +7,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from distrl.base.errors import ConfigError
+
+#: How ids of text tasks begin.
+TEXT = "text/"
+
 Line = tuple[str, str, str]  # key, value as YAML, comment
 
 #: Keys of the algorithms that learn from a replay, with what they mean; the values are their own defaults.
@@ -78,21 +83,30 @@ def starter_config(env_id: str, algorithm: str, path: str, imports: Sequence[str
     """A commented config that `distrl train --dry-run` accepts.
 
     Args:
-        env_id: A Gymnasium id, or `module:Class`.
+        env_id: A Gymnasium id, `module:Class`, or `text/TASK`.
         algorithm: A registered name.
         path: Where it will be written, for the comment at its head.
         imports: Modules or files that have to be imported for the environment.
 
     Raises:
-        ConfigError, EnvError: No such algorithm or environment.
+        ConfigError, EnvError: No such algorithm or environment, or two that do not go together.
     """
     from distrl.base.registry import import_user_code, register
     from distrl.config.sections import EnvConfig
     from distrl.envs.make import make_env
     from distrl.envs.spaces import describe, require_supported
 
+    if env_id.startswith(TEXT):
+        from distrl.cli.starter_text import text_starter_config
+
+        return text_starter_config(env_id, algorithm, path, imports)
     import_user_code(imports)
     target = register.get("algorithm", algorithm)
+    if "group_size" in target.Config.model_fields:
+        raise ConfigError(
+            f"algorithm {algorithm} learns from a language model's answers, and {env_id} is no text task.",
+            f"Give a text task, for example: distrl init text/sort_digits --algorithm {algorithm}",
+        )
     env = make_env(EnvConfig(id=env_id))
     try:
         require_supported(env.observation_space, env.action_space, env_id)
@@ -112,12 +126,12 @@ def starter_config(env_id: str, algorithm: str, path: str, imports: Sequence[str
     return "\n".join(
         [
             *head,
-            *_section("env", _env_lines(env_id, kind, observation, off_policy(target))),
-            *(_section("model", _model_lines(observation)) if kind == "image" else []),
-            *_section("algorithm", _algorithm_lines(algorithm, target, kind)),
-            *_section("samplers", [("count", str(min(_STREAMS, os.cpu_count() or 1)), "at most env.streams")]),
-            *_section("eval", [("every", str(_STEPS[kind] // 20), "environment steps"), ("episodes", "10", "")]),
-            *_section("stop", [("env_steps", str(_STEPS[kind]), "or return_mean, updates, wall_seconds")]),
+            *section("env", _env_lines(env_id, kind, observation, off_policy(target))),
+            *(section("model", _model_lines(observation)) if kind == "image" else []),
+            *section("algorithm", _algorithm_lines(algorithm, target, kind)),
+            *section("samplers", [("count", str(min(_STREAMS, os.cpu_count() or 1)), "at most env.streams")]),
+            *section("eval", [("every", str(_STEPS[kind] // 20), "environment steps"), ("episodes", "10", "")]),
+            *section("stop", [("env_steps", str(_STEPS[kind]), "or return_mean, updates, wall_seconds")]),
             "",
         ]
     )
@@ -177,7 +191,7 @@ def off_policy(target: Any) -> bool:
     return "replay_ratio" in target.Config.model_fields
 
 
-def _section(title: str, lines: list[Line]) -> list[str]:
+def section(title: str, lines: list[Line]) -> list[str]:
     shown = [f"  {key}: {value}" for key, value, _ in lines]
     width = max(30, *(len(text) for text in shown)) + 2
     notes = [f"# {comment}" if comment else "" for _, _, comment in lines]

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from distrl.config.algorithm import AlgorithmConfig, check_batch, minibatch_rows
+from distrl.config.derive_text import text_learning
 from distrl.config.schema import RunConfig
 
 Sections = dict[str, dict[str, Any]]
@@ -40,10 +41,11 @@ def derive(
     Raises:
         ConfigError: The batch does not split as asked.
     """
-    check_batch(config, algorithm)
+    if config.language is None:
+        check_batch(config, algorithm)
     sections = {
         "experience": _experience(config),
-        "learning": _learning(config, algorithm),
+        "learning": _learning(config, algorithm) if config.language is None else text_learning(config, algorithm),
         "replay": _replay(config, algorithm),
         "memory (bytes)": _memory(config, algorithm, obs_bytes, num_parameters)
         | _replay_memory(config, transition_bytes),
@@ -65,9 +67,9 @@ def streams_per_sampler(streams: int, samplers: int) -> list[int]:
 def _experience(config: RunConfig) -> dict[str, Any]:
     samplers = config.samplers.count if config.backend == "ray" else 1
     return {
-        "environments": config.env.num_envs,
+        ("prompt lines" if config.language else "environments"): config.env.num_envs,
         "streams": config.env.streams,
-        "environments per stream": config.env.envs_per_stream,
+        ("lines per stream" if config.language else "environments per stream"): config.env.envs_per_stream,
         "samplers": samplers,
         "streams per sampler": streams_per_sampler(config.env.streams, samplers),
         "fragments a stream may be ahead": config.store.max_staleness + 1,
@@ -128,7 +130,7 @@ def _memory(
     config: RunConfig, algorithm: AlgorithmConfig, obs_bytes: int | None, num_parameters: int | None
 ) -> dict[str, int]:
     values: dict[str, int] = {}
-    if obs_bytes is not None:
+    if obs_bytes is not None and config.language is None:
         batch = algorithm.rollout_steps * config.env.num_envs * obs_bytes
         values["observations of one batch"] = batch
         values["observations waiting, at most"] = (config.store.max_staleness + 1) * batch

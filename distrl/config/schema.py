@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from distrl.base.errors import ConfigError
+from distrl.config.language import LanguageConfig
 from distrl.config.schedule import Schedule, looks_like_schedule
 from distrl.config.section import Section, plain
 from distrl.config.sections import (
@@ -22,6 +23,18 @@ from distrl.config.sections import (
     StopConfig,
     StoreConfig,
 )
+
+#: How ids of registered text tasks begin.
+TEXT = "text/"
+#: Keys of `env` that belong to environments with observations, and their defaults.
+NOT_FOR_TEXT = {
+    "backend": "gymnasium",
+    "wrappers": [],
+    "frame_stack": 1,
+    "normalize_obs": False,
+    "normalize_reward": False,
+    "max_episode_steps": None,
+}
 
 
 class RunConfig(Section):
@@ -43,6 +56,8 @@ class RunConfig(Section):
     """Checkpoint whose weights and normalizers the run begins with; counters, optimizer and schedules begin anew."""
     env: EnvConfig
     model: ModelConfig = ModelConfig()
+    language: LanguageConfig | None = None
+    """The language model that learns, where `env.id` names a text task; without it the run is one of environments."""
     algorithm: dict[str, Any]
     samplers: SamplersConfig = SamplersConfig()
     learner: LearnerConfig = LearnerConfig()
@@ -90,6 +105,24 @@ class RunConfig(Section):
                 f"Set samplers.count to at most {self.env.streams}, or env.streams higher "
                 f"(it must divide env.num_envs {self.env.num_envs}).",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_language(self) -> RunConfig:
+        is_text = self.env.id.startswith(TEXT)
+        if is_text and self.language is None:
+            raise ConfigError(
+                f"env.id {self.env.id} is a text task, but there is no language model.",
+                "Add the section language, for example language={source: tiny}.",
+            )
+        if self.language is None:
+            return self
+        for key, plain_value in NOT_FOR_TEXT.items():
+            if getattr(self.env, key) != plain_value:
+                raise ConfigError(
+                    f"env.{key} is {getattr(self.env, key)!r}: answers of a language model have no such thing.",
+                    f"Remove env.{key}.",
+                )
         return self
 
     @model_validator(mode="after")

@@ -116,7 +116,7 @@ class Plan:
             return ReplayLearner(algorithm, replay, config.seed, **options)
         return Learner(algorithm, config.seed, **options)
 
-    def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> EnvSampler:
+    def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> Any:
         config, algorithm = self.config, self.algorithm_config
 
         def make_stream_env(stream: int, start: int) -> Any:
@@ -142,7 +142,7 @@ class Plan:
             phases=phases,
         )
 
-    def build_evaluator(self) -> Evaluator:
+    def build_evaluator(self) -> Any:
         seed = self.config.seed if self.config.eval.seed is None else self.config.eval.seed
         return Evaluator(self.config.env, self.config.eval.num_envs, seed)
 
@@ -159,6 +159,10 @@ def make_plan(config: RunConfig) -> Plan:
         ConfigError, EnvError: What is wrong, and what to type.
     """
     config = check_config(config)
+    if config.language is not None:
+        from distrl.runtime.text_plan import make_text_plan  # which needs this module
+
+        return make_text_plan(config)
     env = make_env(config.env)
     try:
         require_supported(env.observation_space, env.action_space, str(config.env.id))

@@ -1,0 +1,46 @@
+"""Curves of a batch of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from distrl.base.columns import Columns
+from distrl.functional.groups import Groups
+
+
+def batch_metrics(batch: Columns, parts: Sequence[str]) -> dict[str, float]:
+    """What a batch says of the policy that made it.
+
+    Args:
+        batch: As `LanguageAlgorithm.prepare` leaves it.
+        parts: Names of the task's reward parts.
+    """
+    groups = Groups(batch.group)
+    correct = batch.correct.double()
+    lengths = batch.mask.sum(1).double()
+    tokens = float(lengths.sum())
+    metrics = {
+        "text/success": float(correct.mean()),
+        "text/reward": float(batch.reward.double().mean()),
+        "text/pass_at_group": float((groups.sum(correct) > 0).double().mean()),
+        "text/zero_variance_groups": float(groups.all_equal(batch.reward.double()).double().mean()),
+        "text/zero_advantage_share": float((batch.advantage == 0).double().mean()),
+        "text/truncated": float(batch.truncated.double().mean()),
+        "text/length": float(lengths.mean()),
+        "text/surprise": -float((batch.behavior_logp * batch.mask).double().sum()) / max(tokens, 1.0),
+        "text/distinct_solutions": _distinct(batch, groups),
+    }
+    if batch.correct.any():
+        metrics["text/length_correct"] = float(lengths[batch.correct].mean())
+    return metrics | {f"reward/{name}": float(batch.parts[:, k].double().mean()) for k, name in enumerate(parts)}
+
+
+def _distinct(batch: Columns, groups: Groups) -> float:
+    """Different right answers of a group, mean over groups that have one; 0 where nothing was right."""
+    right = batch.correct & (batch.answer >= 0)
+    if not bool(right.any()):
+        return 0.0
+    pairs = torch.unique(torch.stack([groups.row[right], batch.answer[right]], 1), dim=0)
+    return len(pairs) / len(torch.unique(pairs[:, 0]))

@@ -1,0 +1,134 @@
+"""Episodes of a language model: what a text sampler makes, rows of tokens of different lengths.
+
+A `Columns` whose arrays are laid out as Arrow lays out lists: values of all rows one behind the other, and where each
+row ends. Tokens are exactly those that the engine saw and said; nothing is ever tokenized again.
+
+| column | shape | meaning |
+|--|--|--|
+| `offsets` | (R + 1,) int64 | row r has the tokens offsets[r] : offsets[r + 1] |
+| `tokens` | (n,) int32 | token ids, prompt and answer |
+| `kind` | (n,) uint8 | who said it: PROMPT, MODEL, ENVIRONMENT, FORCED |
+| `mask` | (n,) bool | is learned from |
+| `logp` | (n,) float32 | log-probability under the distribution really sampled from; 0 where the model did not choose |
+| `version` | (n,) int32 | weights that said it; -1 where the model did not choose |
+| `kept`, `kept_offsets` | (m,) int32, (n + 1,) int64 | ids that top-p or top-k left, only where they truncate |
+| `group` | (R,) int64 | rows of one prompt share it; unique within a run |
+| `item` | (R,) int64 | which item of the task |
+| `parts` | (R, K) float64 | reward parts, in the task's order |
+| `answer` | (R,) int64 | canonical answer as a number, equal for equal answers; -1: none |
+| `correct` | (R,) bool | the first part is a success |
+| `terminated`, `truncated` | (R,) bool | ended by the model; cut at the budget |
+| `budget` | (R,) int32 | tokens that the answer could have had |
+| `parent` | (R,) int64 | row of the same fragment that this one continues, -1: none |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distrl.base.columns import Columns
+
+PROMPT, MODEL, ENVIRONMENT, FORCED = range(4)
+
+TOKEN_COLUMNS = {"tokens": np.int32, "kind": np.uint8, "mask": np.bool_, "logp": np.float32, "version": np.int32}
+ROW_COLUMNS = {
+    "group": np.int64,
+    "item": np.int64,
+    "parts": np.float64,
+    "answer": np.int64,
+    "correct": np.bool_,
+    "terminated": np.bool_,
+    "truncated": np.bool_,
+    "budget": np.int32,
+    "parent": np.int64,
+}
+#: What a padded token holds.
+PADDING = {"tokens": 0, "kind": PROMPT, "mask": False, "logp": 0.0, "version": -1}
+
+
+def check_episodes(episodes: Columns) -> Columns:
+    """The episodes themselves, if they keep to the schema.
+
+    Raises:
+        ValueError: A column is missing, or has another type or length.
+    """
+    offsets = episodes.offsets
+    rows, total = len(offsets) - 1, int(offsets[-1])
+    if offsets[0] != 0 or (np.diff(offsets) < 1).any():
+        raise ValueError("episodes: offsets must rise from 0, every row has a token")
+    for names, length in ((TOKEN_COLUMNS, total), (ROW_COLUMNS, rows)):
+        for name, dtype in names.items():
+            column = episodes.get(name)
+            if column is None or column.dtype != dtype or len(column) != length:
+                found = "missing" if column is None else f"{column.dtype} {column.shape}"
+                raise ValueError(f"episodes: {name} is {found}; expected {np.dtype(dtype)} of length {length}")
+    if "kept" in episodes and (
+        len(episodes.kept_offsets) != total + 1 or episodes.kept_offsets[-1] != len(episodes.kept)
+    ):
+        raise ValueError("episodes: kept_offsets does not fit tokens and kept")
+    if (episodes.mask & (episodes.kind != MODEL)).any():
+        raise ValueError("episodes: a token that the model did not choose is marked as learned from")
+    return episodes
+
+
+def cat_episodes(parts: Sequence[Columns]) -> Columns:
+    """Rows of several episodes, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    joined: dict[str, Any] = {
+        name: np.concatenate([part[name] for part in parts]) for name in (*TOKEN_COLUMNS, *ROW_COLUMNS)
+    }
+    first_rows = np.cumsum([0, *(len(part.group) for part in parts[:-1])])
+    joined["parent"] = np.concatenate(
+        [np.where(part.parent < 0, -1, part.parent + first) for part, first in zip(parts, first_rows, strict=True)]
+    )
+    joined["offsets"] = _cat_offsets([part.offsets for part in parts])
+    if "kept" in parts[0]:
+        joined["kept"] = np.concatenate([part.kept for part in parts])
+        joined["kept_offsets"] = _cat_offsets([part.kept_offsets for part in parts])
+    return Columns(**joined)
+
+
+def _cat_offsets(offsets: Sequence[np.ndarray]) -> np.ndarray:
+    ends = np.cumsum([0, *(part[-1] for part in offsets)])
+    return np.concatenate([[0], *(part[1:] + begin for part, begin in zip(offsets, ends[:-1], strict=True))])
+
+
+def pad_episodes(episodes: Columns) -> Columns:
+    """Token columns as (R, L), row columns as they are, `length` (R,) int64; kept ids as (R, L, most), -1 beyond."""
+    lengths = np.diff(episodes.offsets)
+    rows, width = len(lengths), int(lengths.max())
+    inside = np.arange(width) < lengths[:, None]
+    padded: dict[str, Any] = {}
+    for name, dtype in TOKEN_COLUMNS.items():
+        padded[name] = np.full((rows, width), PADDING[name], dtype)
+        padded[name][inside] = episodes[name]
+    if "kept" in episodes:
+        counts = np.diff(episodes.kept_offsets)
+        flat = np.full((len(counts), max(int(counts.max()), 1)), -1, np.int32)
+        flat[np.arange(flat.shape[1]) < counts[:, None]] = episodes.kept
+        padded["kept"] = np.full((rows, width, flat.shape[1]), -1, np.int32)
+        padded["kept"][inside] = flat
+    return Columns(**padded, **{name: episodes[name] for name in ROW_COLUMNS}, length=lengths)
+
+
+def episodes_bytes(episodes: Columns) -> int:
+    """Size of all columns."""
+    return sum(column.nbytes for _, column in episodes.items())
+
+
+def to_arrow(episodes: Columns, part_names: Sequence[str] = ()) -> Any:
+    """A pyarrow table, one row an episode, tokens as lists: for Parquet files. Needs the extra `llm`."""
+    import pyarrow as pa
+
+    def lists(name: str) -> Any:
+        return pa.ListArray.from_arrays(pa.array(episodes.offsets.astype(np.int32)), pa.array(episodes[name]))
+
+    columns = {name: lists(name) for name in TOKEN_COLUMNS}
+    columns |= {name: pa.array(episodes[name]) for name in ROW_COLUMNS if name != "parts"}
+    names = list(part_names) or [str(k) for k in range(episodes.parts.shape[1])]
+    columns |= {f"reward/{name}": pa.array(episodes.parts[:, k]) for k, name in enumerate(names)}
+    return pa.table(columns)

@@ -1,0 +1,109 @@
+"""A run of a language model: the same loop, with answers instead of environment steps."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gymnasium import spaces
+
+from distrl.algorithms.language import LanguageAlgorithm
+from distrl.algorithms.lookup import algorithm_class
+from distrl.algorithms.shards import Shards
+from distrl.base.errors import ConfigError
+from distrl.base.phases import Phases
+from distrl.base.registry import user_sources
+from distrl.config.schema import RunConfig
+from distrl.deploy.text_evaluate import TextEvaluator
+from distrl.engines import SamplingOptions, make_engine
+from distrl.envs.text_task import Task, check_task, make_task
+from distrl.learner.text_learner import TextLearner
+from distrl.models.language_loading import load_tokenizer
+from distrl.runtime.build import Plan, pick_device
+from distrl.samplers.prompt_lines import PromptLines
+from distrl.samplers.text_sampler import TextSampler
+
+
+@dataclass
+class TextPlan(Plan):
+    """A checked run of a language model. An observation and an action are a token each."""
+
+    def task(self) -> Task:
+        """The run's task."""
+        return make_task(self.config.env.id, self.config.env.kwargs)
+
+    def options(self) -> SamplingOptions:
+        """How the run samples."""
+        settings = self.config.language
+        assert settings is not None
+        return SamplingOptions(
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            stop_ids=tuple(load_tokenizer(settings, self.task().alphabet).stop_ids),
+        )
+
+    def build_learner(
+        self, shards: Shards | None = None, phases: Phases | None = None, replay_shards: Sequence[Any] = ()
+    ) -> TextLearner:
+        """The learner of this run, fresh."""
+        config = self.config
+        assert config.language is not None
+        algorithm = self.algorithm_class(
+            self.algorithm_config,
+            self.build_model(),
+            device=pick_device(config.learner.device),
+            shards=shards or Shards(config.learner.shards),
+        )
+        assert isinstance(algorithm, LanguageAlgorithm)
+        return TextLearner(algorithm, self.task(), config.seed, config.language, phases=phases)
+
+    def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> Any:
+        config, algorithm, task = self.config, self.algorithm_config, self.task()
+        assert config.language is not None
+        model = self.build_acting_model().eval()
+        lines = PromptLines(task, config.env.streams, config.env.envs_per_stream, algorithm.rollout_steps, config.seed)
+        return TextSampler(
+            index,
+            make_engine(config.language, model),
+            model.tokenizer,
+            task,
+            lines,
+            group_size=algorithm.group_size,
+            options=self.options(),
+            seed=config.seed,
+            fuse=not config.deterministic,
+            phases=phases,
+        )
+
+    def build_evaluator(self) -> Any:
+        config, options = self.config, self.options()
+        assert config.language is not None
+        settings = config.language
+        seed = config.seed if config.eval.seed is None else config.eval.seed
+        greedy = replace(options, temperature=0.0, top_p=1.0, top_k=0)
+        return TextEvaluator(lambda model: make_engine(settings, model), self.task(), options, greedy, seed)
+
+
+def make_text_plan(config: RunConfig) -> TextPlan:
+    """Check everything that needs the task and its tokenizer.
+
+    Raises:
+        ConfigError, EnvError: What is wrong, and what to type.
+    """
+    found = algorithm_class(config)
+    if not issubclass(found, LanguageAlgorithm):
+        raise ConfigError(
+            f"language is set, but algorithm {config.algorithm['name']} learns from environment steps.",
+            "Choose one for language models (distrl methods), such as algorithm.name=grpo, or remove language.",
+        )
+    assert config.language is not None
+    task = make_task(config.env.id, config.env.kwargs)
+    check_task(task)
+    vocabulary = spaces.Discrete(load_tokenizer(config.language, task.alphabet).vocab_size)
+    search_path = [path or os.getcwd() for path in sys.path]
+    return TextPlan(config, vocabulary, vocabulary, True, search_path, user_sources(config.imports))
