@@ -1,8 +1,8 @@
 """The replay against other replays, in turns on one machine: batch 256, observation 17, inserted in blocks of 16.
 
 Two shards in processes of their own, on Ray, are measured against a Reverb server: Reverb takes transitions one by one
-(its `writer`) and gives batches through its dataset; a shard takes fragments of 16 steps of 16 environments, as samplers
-make them, and gives a batch a request, as a learner asks; or 16 batches a request.
+(its `writer`) and gives batches through its dataset; a shard takes fragments of 16 steps of 16 environments, as
+samplers make them, and gives a batch a request, as a learner asks; or 16 batches a request.
 
     benchmarks/peers/setup_replay.sh all
     python benchmarks/replay.py

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from typing import Any
 
+import psutil
+
 from tests.helpers import REPOSITORY
 
 MIB = 2**20
@@ -55,6 +57,12 @@ class Nodes:
     def remove(self, node: str) -> None:
         """Kill every process of a node; what its object store held is gone."""
         self.ask("remove", node)
+
+    def learner(self) -> int:
+        """Process of the run's learner."""
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        [found] = [process.pid for process in below if "LearnerActor" in " ".join(process.cmdline())]
+        return found
 
     def close(self) -> None:
         """Kill the cluster, head included."""

@@ -27,6 +27,7 @@ def batch_metrics(batch: Columns, parts: Sequence[str]) -> dict[str, float]:
         "text/pass_at_group": float((groups.sum(correct) > 0).double().mean()),
         "text/zero_variance_groups": float(groups.all_equal(batch.reward.double()).double().mean()),
         "text/zero_advantage_share": float((batch.advantage == 0).double().mean()),
+        "text/unjudged": 1.0 - float(batch.judged.double().mean()),
         "text/truncated": float(batch.truncated.double().mean()),
         "text/length": float(lengths.mean()),
         "text/surprise": -float((batch.behavior_logp * batch.mask).double().sum()) / max(tokens, 1.0),

@@ -19,7 +19,7 @@ def evaluate(
     env: Annotated[list[str] | None, typer.Option(help="A key of the env section to change: kwargs.x=1.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A result for programs.")] = False,
 ) -> None:
-    """Play whole episodes with a trained policy."""
+    """Play whole episodes with a trained policy; a language model answers held-out items of its task."""
     from distrl.base.registry import import_user_code
     from distrl.config.load import load_config
     from distrl.deploy.evaluate import Evaluator
@@ -32,6 +32,11 @@ def evaluate(
     saved = SavedPolicy.read(file)
     saved.config = config = load_config(saved.config, [f"env.{word}" for word in env or []])
     import_user_code(config.imports)
+    if config.language is not None:
+        from distrl.cli.evaluate_text import evaluate_text
+
+        evaluate_text(saved, file, episodes, stochastic, seed, as_json)
+        return
     count = episodes or config.eval.episodes
     used = config.seed if seed is None else seed
     check_spaces(saved)

@@ -16,23 +16,32 @@ class Format(StrEnum):
 
     onnx = "onnx"
     torch = "torch"
+    hf = "hf"
 
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, a checkpoint folder or a policy.safetensors.")],
-    out: Annotated[Path, typer.Option(help="The file to write.")],
-    format: Annotated[Format, typer.Option(help="onnx, or torch for torch.export.load.")] = Format.onnx,
+    out: Annotated[Path, typer.Option(help="The file to write; with hf the folder.")],
+    format: Annotated[
+        Format, typer.Option(help="onnx; torch for torch.export.load; hf: a folder for transformers.")
+    ] = Format.onnx,
     mask: Annotated[
         bool | None, typer.Option("--mask/--no-mask", help="An action-mask input; by default if the environment has.")
     ] = None,
     observations: Annotated[int, typer.Option(min=0, help="Observations to verify with; 0 verifies nothing.")] = 1000,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write a trained policy as one file: raw observations in, actions out."""
+    """Write a trained policy as one file: raw observations in, actions out. A language model becomes a folder."""
     from distrl.base.errors import UserError
 
     if out.exists() and not force:
         raise UserError(f"{out} exists.", "Give another --out, or --force.")
+    if format is Format.hf:
+        from distrl.deploy.export_text import export_text
+
+        export_text(checkpoint, out)
+        say(f"wrote {out}; transformers loads it: AutoModelForCausalLM.from_pretrained({str(out)!r})")
+        return
     from distrl.deploy.export import export as write
 
     found = write(checkpoint, out, format.value, masked=mask, observations=observations)

@@ -117,6 +117,11 @@ class RunConfig(Section):
             )
         if self.language is None:
             return self
+        if not is_text:
+            raise ConfigError(
+                f"the section language is set, but env.id {self.env.id} is no text task.",
+                "Set env.id to a task (text/sort_digits, text/file ...), or remove language.",
+            )
         for key, plain_value in NOT_FOR_TEXT.items():
             if getattr(self.env, key) != plain_value:
                 raise ConfigError(

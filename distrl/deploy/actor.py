@@ -30,6 +30,7 @@ class Actor(nn.Module):
 
     def __init__(self, saved: SavedPolicy):
         super().__init__()
+        saved.require_environment()
         self.policy = saved.build().policy
         self.action_space: Space[Any] = saved.action_space
         self.stack = saved.config.env.frame_stack

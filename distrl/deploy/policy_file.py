@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distrl.algorithms.lookup import build_acting_model
-from distrl.base.errors import CheckpointError
+from distrl.base.errors import CheckpointError, ConfigError
 from distrl.base.files import to_json
 from distrl.base.pack import load_state, save_state
 from distrl.config.load import load_config
@@ -82,6 +82,18 @@ class SavedPolicy:
             weights=Weights.from_state(state["weights"]),
             facts=json.loads(state["facts"]),
         )
+
+    def require_environment(self) -> None:
+        """Refuse what only policies of environments can do.
+
+        Raises:
+            ConfigError: This is a language model.
+        """
+        if self.config.language is not None:
+            raise ConfigError(
+                f"this policy is a language model of {self.config.env.id}; it has no observations.",
+                "Type distrl export RUN --format hf --out FOLDER, and load the folder with transformers.",
+            )
 
     def build(self) -> Any:
         """The acting model, a module with a `policy`, with its weights."""

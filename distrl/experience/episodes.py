@@ -17,6 +17,7 @@ row ends. Tokens are exactly those that the engine saw and said; nothing is ever
 | `parts` | (R, K) float64 | reward parts, in the task's order |
 | `answer` | (R,) int64 | canonical answer as a number, equal for equal answers; -1: none |
 | `correct` | (R,) bool | the first part is a success |
+| `judged` | (R,) bool | the verifier gave an answer in time; else the parts are 0 |
 | `terminated`, `truncated` | (R,) bool | ended by the model; cut at the budget |
 | `budget` | (R,) int32 | tokens that the answer could have had |
 | `parent` | (R,) int64 | row of the same fragment that this one continues, -1: none |
@@ -40,6 +41,7 @@ ROW_COLUMNS = {
     "parts": np.float64,
     "answer": np.int64,
     "correct": np.bool_,
+    "judged": np.bool_,
     "terminated": np.bool_,
     "truncated": np.bool_,
     "budget": np.int32,

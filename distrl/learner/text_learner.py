@@ -15,7 +15,8 @@ from distrl.base.phases import Phases
 from distrl.experience.episodes import cat_episodes, pad_episodes
 from distrl.experience.fragment import FragmentData, Unit
 from distrl.experience.weights import Weights
-from distrl.learner.learner import Learner
+from distrl.learner.learner import Learner, Progress, Report
+from distrl.learner.text_watch import TextWatch
 from distrl.models.weights import load_weights
 
 #: Token ids and counts that torch wants as int64; float64 rewards stay.
@@ -39,7 +40,14 @@ class TextLearner(Learner):
         self.task = task
         self.settings = settings
         self.begun = False  # has its first weights
+        self.watch = TextWatch()
         algorithm.begin(task.parts, settings)
+
+    def update(self, fragments: Sequence[FragmentData], progress: Progress) -> tuple[Report, Weights]:
+        """As `Learner.update`; says where verifiers fail, and where nothing can be learned."""
+        report, weights = super().update(fragments, progress)
+        report.warnings += self.watch.warnings(report.metrics)
+        return report, weights
 
     def weights(self, version: int) -> Weights:
         """The current weights as version `version`; a fresh learner gets its supervised start first."""

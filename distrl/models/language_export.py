@@ -14,6 +14,7 @@ import torch
 from distrl.base.errors import ConfigError
 from distrl.base.files import raise_if_full
 from distrl.models.language import LanguageModel
+from distrl.models.language_source import quiet_transformers
 from distrl.models.language_weights import merged_state
 
 
@@ -47,7 +48,8 @@ def export_pretrained(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _plain_network(model, dtype).save_pretrained(temporary)
+        with quiet_transformers():
+            _plain_network(model, dtype).save_pretrained(temporary)
         model.tokenizer.to_transformers().save_pretrained(temporary)
         (temporary / "README.md").write_text(model_card(facts, tiny=model.config.hidden_size < 256))
         for file in temporary.iterdir():

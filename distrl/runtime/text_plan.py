@@ -102,6 +102,11 @@ def make_text_plan(config: RunConfig) -> TextPlan:
             "Choose one for language models (distrl methods), such as algorithm.name=grpo, or remove language.",
         )
     assert config.language is not None
+    if config.learner.precision != "fp32":
+        raise ConfigError(
+            f"learner.precision is {config.learner.precision}, which is for networks of environments.",
+            "Set language.dtype=bf16 instead.",
+        )
     task = make_task(config.env.id, config.env.kwargs)
     check_task(task)
     vocabulary = spaces.Discrete(load_tokenizer(config.language, task.alphabet).vocab_size)

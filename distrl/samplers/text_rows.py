@@ -37,7 +37,6 @@ def answer_rows(
     group: int,
     version: int,
     options: Any,
-    verify_seconds: float,
 ) -> tuple[Columns, list[float]]:
     """Rows of the answers to one prompt, and each one's success (the sum of its reward parts is for the learner).
 
@@ -53,7 +52,8 @@ def answer_rows(
     """
     stop = set(tokenizer.stop_ids)
     texts = [tokenizer.decode([token for token in answer.tokens.tolist() if token not in stop]) for answer in answers]
-    judged = [verify_safely(task, item, text, verify_seconds) for text in texts]
+    judged = [verify_safely(task, item, text) for text in texts]
+    failed = np.array([problem is not None for _, problem in judged])
     parts = np.array([[found[name] for name in task.parts] for found, _ in judged], np.float64)
     lengths = np.array([len(prompt) + len(answer.tokens) for answer in answers])
     columns: dict[str, Any] = {
@@ -74,6 +74,7 @@ def answer_rows(
         "parts": parts,
         "answer": np.array([_answer_number(task.distinct(text)) for text in texts], np.int64),
         "correct": parts[:, 0] >= SUCCESS,
+        "judged": ~failed,
         "terminated": stopped,
         "truncated": ~stopped,
         "budget": np.full(rows, options.max_new_tokens, np.int32),

@@ -33,7 +33,6 @@ class TextSampler:
         options: Sampling options of the engine.
         seed: The run's seed.
         fuse: One batch for all streams (fast); else each stream on its own, at one fixed shape (deterministic).
-        verify_seconds: After how many seconds an item whose verifier hangs is given up.
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class TextSampler:
         options: Any,
         seed: int,
         fuse: bool = True,
-        verify_seconds: float = 10.0,
         phases: Phases | None = None,
     ):
         self.index = index
@@ -60,7 +58,6 @@ class TextSampler:
         self.options = options
         self.seed = seed
         self.fuse = fuse
-        self.verify_seconds = verify_seconds
         self.phases = phases or Phases()
         self.own_phases = phases is None
         self.version = -1
@@ -121,7 +118,7 @@ class TextSampler:
             answers = said[number * self.group_size : (number + 1) * self.group_size]
             group = group_id(unit, number, len(items))
             columns, returns = answer_rows(
-                self.task, self.tokenizer, item, prompt, answers, group, self.version, self.options, self.verify_seconds
+                self.task, self.tokenizer, item, prompt, answers, group, self.version, self.options
             )
             rows.append(columns)
             reports += [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,16 @@ def hosting(status: dict[str, Any], node: str | None = None) -> list[int]:
     return [sampler["sampler"] for sampler in there if node in (None, sampler["node"])]
 
 
+@contextmanager
+def stopped(process: int) -> Iterator[None]:
+    """A process does nothing meanwhile."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
 def on_cluster(name: str, nodes: Nodes, **changes: Any) -> dict[str, Any]:
     run = merged(config(name, **merged({**BUSY, "backend": "ray"}, changes)), {"ray": {"address": nodes.address}})
     return run
@@ -72,8 +84,10 @@ def test_a_node_that_is_lost_and_another_that_comes(tmp_runs: Path, deterministi
         first = nodes.add(2)
         training.scale(4)
         training.until(lambda status: len(hosting(status, first)) == 2 and status["waiting"] >= 8)
-        nodes.remove(first)
-        lost_at = training.until(lambda status: not hosting(status, first))["version"]
+        with stopped(nodes.learner()):  # so that fragments of that node wait until its loss is noticed
+            nodes.remove(first)
+            lost_at = training.until(lambda status: not hosting(status, first))["version"]
+            training.until(lambda status: events(training.folder, "node_lost"))
         # Nobody waits for the two that are away: their streams live with the others meanwhile.
         training.until(lambda status: len(hosting(status)) == 2 and status["version"] >= lost_at + 20)
         second = nodes.add(2)
