@@ -70,4 +70,4 @@ def test_the_page_and_the_code_name_the_same_tags():
     assert rows == TAGS
     assert groups == GROUPS
     assert all(is_documented(tag) for tag in TAGS)
-    assert not is_documented("reward/mean")
+    assert not is_documented("rewards/mean")
