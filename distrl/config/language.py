@@ -29,6 +29,18 @@ class LoraSettings(Section):
     """Names of the linear layers that get an adapter. Default: every linear layer of a Llama block."""
 
 
+class GateSettings(Section):
+    """Compares what sampler and learner say of the same tokens; ratios are wrong by their difference."""
+
+    every: int = Field(20, ge=0)
+    """Updates between two looks, the first one included; 0 never looks. A look costs one forward pass over `rows`."""
+    rows: int = Field(32, ge=1)
+    """Answers that are looked at. Usual: 16-64."""
+    action: Literal["warn", "stop"] = "warn"
+    """What to do where they disagree: say so with the cause, or end the run. To correct what is known to differ, set
+    `algorithm.old: recompute` and `algorithm.correction: tis`."""
+
+
 class WarmStartSettings(Section):
     """Supervised steps on the task's own demonstrations before reinforcement learning begins."""
 
@@ -80,6 +92,8 @@ class LanguageConfig(Section):
     """Draw from the k likeliest tokens; 0 draws from all."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest answer in tokens; longer ones are cut and count as truncated."""
+    gate: GateSettings = GateSettings()
+    """Compares sampler and learner while the run goes on."""
     warm_start: WarmStartSettings | None = None
     """Supervised steps before the run: `{steps: 100}`. Needs a task with demonstrations. Default: none."""
 

@@ -16,6 +16,7 @@ from distrl.experience.episodes import cat_episodes, pad_episodes
 from distrl.experience.fragment import FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.learner import Learner, Progress, Report
+from distrl.learner.mismatch import Mismatch, MismatchGate, mismatch_metrics
 from distrl.learner.text_watch import TextWatch
 from distrl.models.weights import load_weights
 
@@ -42,10 +43,17 @@ class TextLearner(Learner):
         self.begun = False  # has its first weights
         self.watch = TextWatch()
         algorithm.begin(task.parts, settings)
+        self.gate = MismatchGate(algorithm, settings.gate)
+        self.version = 0  # of the present weights
+        self._found: Mismatch | None = None  # by the gate, in the present batch
 
     def update(self, fragments: Sequence[FragmentData], progress: Progress) -> tuple[Report, Weights]:
         """As `Learner.update`; says where verifiers fail, and where nothing can be learned."""
+        self._found = None
         report, weights = super().update(fragments, progress)
+        if self._found is not None:
+            report.metrics = {**report.metrics, **mismatch_metrics(self._found)}
+            report.warnings += [str(self._found)] if self._found.cause else []
         report.warnings += self.watch.warnings(report.metrics)
         return report, weights
 
@@ -53,6 +61,7 @@ class TextLearner(Learner):
         """The current weights as version `version`; a fresh learner gets its supervised start first."""
         if not self.begun:
             self._begin()
+        self.version = version
         return super().weights(version)
 
     def _begin(self) -> None:
@@ -78,7 +87,11 @@ class TextLearner(Learner):
     def _batch(self, fragments: Sequence[FragmentData], units: tuple[Unit, ...]) -> Columns:
         """Padded rows on the learner's device."""
         padded = pad_episodes(cat_episodes([fragment.rollout for fragment in fragments]))
-        return padded.map(lambda leaf: torch.from_numpy(_widened(leaf)).to(self.algorithm.device))
+        batch = padded.map(lambda leaf: torch.from_numpy(_widened(leaf)).to(self.algorithm.device))
+        if self.gate.due(self.version):
+            self._found = self.gate.look(batch, self.version)
+        self.gate.remember(self.version)
+        return batch
 
     def _take_back(self, *before: Any) -> None:
         """There are no normalizers."""

@@ -62,6 +62,8 @@ TAGS: dict[str, str] = {
     "text/zero_variance_groups": "share of groups whose rewards are all equal: nothing is learned from them",
     "text/zero_advantage_share": "share of answers with advantage 0",
     "text/unjudged": "share of answers whose verifier failed or took too long; they count as wrong",
+    "text/mismatch_mean": "mean difference of log-probabilities between sampler and learner, at the gate's looks",
+    "text/mismatch_max": "the largest of them",
     "text/truncated": "share of answers cut at `language.max_new_tokens`",
     "text/length": "mean tokens of an answer",
     "text/length_correct": "mean tokens of a right answer",
