@@ -43,7 +43,7 @@ class LanguageAlgorithmConfig(AlgorithmConfig):
     """Answers to each prompt, compared with each other. More give a steadier baseline. Usual: 4-64."""
     reward: dict[str, Any] = {}
     """How reward parts become one reward: `parts: {NAME: {weight, transform, gate}}`, `combination`, `gates`, `length`,
-    `shaping`. Default: the weighted sum of the task's parts, all with weight 1."""
+    `shaping`. Default: the first part, success. With `parts: {success: {}, placed: {weight: 0.5}}` a weighted sum."""
     credit: Word | None = None
     """Spreads the reward over tokens, for advantages that read token rewards: `outcome`, `kl_penalized_outcome`, ..."""
     advantage: Word = "grpo"
@@ -98,6 +98,8 @@ class LanguageAlgorithm(Algorithm):
 
     Config: ClassVar[type[AlgorithmConfig]] = LanguageAlgorithmConfig
     off_policy_correction: ClassVar[bool] = True
+    #: Without `reward.parts` all parts of the task are used, not success alone.
+    all_parts: ClassVar[bool] = False
 
     def __init__(self, config: Any, model: Any, **options: Any):
         super().__init__(config, model, **options)
@@ -132,7 +134,7 @@ class LanguageAlgorithm(Algorithm):
         """
         config = self.schedules
         self.parts, self.settings = tuple(parts), settings
-        self.plan = reward_plan(config.reward, parts)
+        self.plan = reward_plan(config.reward, parts, self.all_parts)
         self.advantage = link("advantage", config.advantage, ADVANTAGE_NUMBERS)
         self.credit = None if config.credit is None else link("credit", config.credit)
         self.objective = objective(
@@ -152,7 +154,9 @@ class LanguageAlgorithm(Algorithm):
         """Reward, log-probabilities of other weights, credit and advantage: once per batch, over all of it."""
         order = [self.parts.index(name) for name in self.plan.names]
         rewards = combine(self.plan, batch.parts[:, order], batch.mask.sum(1))
-        batch = batch.with_(parts=rewards.parts, value=rewards.value, reward=rewards.reward, behavior_logp=batch.logp)
+        batch = batch.with_(
+            told=batch.parts, parts=rewards.parts, value=rewards.value, reward=rewards.reward, behavior_logp=batch.logp
+        )
         if self.config.old == "recompute":
             batch = batch.with_(old_logp=self.scored(batch))
         else:
@@ -308,14 +312,14 @@ def movement_sums(part: Columns) -> list[Tensor]:
     return [(ratio - 1 - log_ratio).sum(), (ratio < 1 - FAR).sum().float(), (ratio > 1 + FAR).sum().float()]
 
 
-def reward_plan(words: Mapping[str, Any], parts: Sequence[str]) -> RewardPlan:
-    """The plan that a config's `reward` asks for; by default the sum of all parts.
+def reward_plan(words: Mapping[str, Any], parts: Sequence[str], all_parts: bool = False) -> RewardPlan:
+    """The plan that a config's `reward` asks for; by default the first part, success, or the sum of all of them.
 
     Raises:
         ConfigError: A part that the task does not give.
     """
     options = dict(words)
-    named = options.pop("parts", {name: {} for name in parts})
+    named = options.pop("parts", {name: {} for name in (parts if all_parts else parts[:1])})
     for name in named:
         if name not in parts:
             raise ConfigError(unknown("reward part", name, parts))

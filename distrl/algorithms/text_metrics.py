@@ -35,7 +35,7 @@ def batch_metrics(batch: Columns, parts: Sequence[str]) -> dict[str, float]:
     }
     if batch.correct.any():
         metrics["text/length_correct"] = float(lengths[batch.correct].mean())
-    return metrics | {f"reward/{name}": float(batch.parts[:, k].double().mean()) for k, name in enumerate(parts)}
+    return metrics | {f"reward/{name}": float(batch.told[:, k].double().mean()) for k, name in enumerate(parts)}
 
 
 def _distinct(batch: Columns, groups: Groups) -> float:

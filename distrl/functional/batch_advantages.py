@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.functional.group_advantages import centers, compared, grpo, scaled
 from distrl.functional.groups import Groups, as_double, like, outcome_entropy
@@ -72,8 +73,17 @@ def bnpo(
         beta: The same.
         largest: Bound of 1 / density.
         allow_singleton: See group_advantages.py.
+
+    Raises:
+        ConfigError: A reward outside [0, 1].
     """
     groups, value = compared(group, allow_singleton), as_double(reward)
+    if bool(((value < 0) | (value > 1)).any()):
+        raise ConfigError(
+            f"bnpo normalizes success rates: rewards must lie in [0, 1], found {float(value.min()):g} to"
+            f" {float(value.max()):g}.",
+            "Use one part with weight 1, or the advantage bnpo_parts.",
+        )
     rate = groups.mean(value)
     fitted = beta_parameters(rate)
     weight = (1.0 / beta_density(rate, alpha or fitted[0], beta or fitted[1])).clamp(0.0, largest)

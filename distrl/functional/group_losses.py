@@ -43,7 +43,7 @@ def rebel(
     groups = Groups(group)
     change = sequence_sum(logp - old_logp.detach(), mask)
     first, second = groups.pairs(adjacent=pairs == "adjacent").unbind(1)
-    gap = (change[first] - change[second]) / eta - (reward[first] - reward[second]).detach()
+    gap = (change[first] - change[second]) / eta - (reward[first] - reward[second]).detach().to(change.dtype)
     home = groups.row[first]
     total = change.new_zeros(len(groups)).index_add(0, home, gap.square())
     count = torch.bincount(home, minlength=len(groups)).clamp(min=1)
