@@ -1,11 +1,13 @@
 # Every target makes .venv and installs what it needs, once; it installs again when pyproject.toml or constraints.txt change.
 #   PYTHON=/path/to/python3.12   another interpreter for a new .venv
 #   PIP_ARGS=...                 more words for pip
+#   TEST_PROCESSES=N             processes of the quick tests
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PIP_ARGS ?=
+TEST_PROCESSES ?= 2
 BENCH_ARGS ?=
 CONFIG ?= examples/cartpole_ppo.yaml
 NAME ?= $(basename $(notdir $(CONFIG)))-$(shell date +%Y%m%d-%H%M%S)-$(shell echo $$PPID)
@@ -23,14 +25,15 @@ train: .venv/.ready-core  ## PPO on CartPole on a local Ray cluster; CONFIG=... 
 	$(BIN)/distrl train $(CONFIG) --name $(NAME)
 
 test: .venv/.ready-dev  ## all tests but the drills
-	$(BIN)/python -m pytest -m "not drill"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow and not ray and not drill"
+	$(BIN)/python -m pytest -m "(slow or ray) and not drill"
 
 check: .venv/.ready-dev  ## format, lint, types, import floors, quick tests
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow and not ray and not drill"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow and not ray and not drill"
 
 drills: .venv/.ready-dev  ## long kill, resume and hang drills
 	$(BIN)/python -m pytest -m drill

@@ -25,10 +25,18 @@ RAY = shutil.which("ray", path=os.pathsep.join([str(Path(sys.executable).parent)
 LOOPBACK = "127.0.0.1"
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((LOOPBACK, 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on, another one at every call: the system may offer one twice."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind((LOOPBACK, 0))
+            port = int(listener.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def common(cpus: int, memory_mb: int) -> list[str]:

@@ -281,8 +281,9 @@ def test_a_learner_that_dies_twice_changes_no_bit(
     again = events(folder, "restarted")
     assert len(again) == 2
     if every:
-        assert [event["state_of_version"] for event in again] == [0, 6]
-        assert [event["updates_made_again"] for event in again] == [2, 0]
+        # The state of version 6 may still have been under way when its learner died.
+        used = [(event["state_of_version"], event["updates_made_again"]) for event in again]
+        assert used in ([(0, 2), (6, 0)], [(0, 2), (3, 3)])
     check_curve(folder)
 
 
