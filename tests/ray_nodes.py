@@ -32,7 +32,7 @@ class Nodes:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.ray_nodes"],
             cwd=REPOSITORY,
-            env={**inherited, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
+            env={**inherited, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AUTH_MODE": "disabled"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -29,6 +29,10 @@ BUSY: dict[str, Any] = {
 }
 
 
+#: Ray turns tokens on in a process that starts a cluster of its own, and that goes into the environment of later ones.
+NO_TOKENS = {"RAY_AUTH_MODE": "disabled"}
+
+
 class Watched(Training):
     """A run in a process of its own that is looked at through its status."""
 
@@ -79,7 +83,7 @@ def test_a_node_that_is_lost_and_another_that_comes(tmp_runs: Path, deterministi
     tmp_runs.mkdir()
     with Nodes(cpus=3) as nodes:  # for the learner and two samplers
         run = on_cluster("moving", nodes, deterministic=deterministic, stop={"updates": 10**9})
-        training = Watched(run, tmp_runs)
+        training = Watched(run, tmp_runs, **NO_TOKENS)
         training.until(lambda status: len(hosting(status)) == 2)
         first = nodes.add(2)
         training.scale(4)
@@ -121,7 +125,7 @@ def test_a_head_that_is_lost_ends_the_attempt_and_resume_goes_on(tmp_runs: Path)
     changes: dict[str, Any] = {"stop": {"updates": 40}, "checkpoint": {"every": 2 * 8 * 16}}
     with Nodes(cpus=2) as nodes:
         nodes.add(2)
-        training = Watched(on_cluster("headless", nodes, **changes), tmp_runs)
+        training = Watched(on_cluster("headless", nodes, **changes), tmp_runs, **NO_TOKENS)
         training.until(lambda status: status["version"] >= 6)
     began = time.time()
     code, output = training.wait(120)
@@ -134,7 +138,7 @@ def test_a_head_that_is_lost_ends_the_attempt_and_resume_goes_on(tmp_runs: Path)
     assert status is not None
     assert status["state"] == "dead"
     with Nodes(cpus=4) as nodes:
-        code, output = train_apart(on_cluster("headless", nodes, **changes), tmp_runs, resume=True)
+        code, output = train_apart(on_cluster("headless", nodes, **changes), tmp_runs, resume=True, **NO_TOKENS)
         assert code == 0, output
     summary = summary_of(tmp_runs / "headless")
     assert balanced(summary["ledger"])
