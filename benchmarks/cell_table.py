@@ -88,7 +88,13 @@ ON_RAY = [
     ),
 ]  # fmt: skip
 
-CELLS = [*ON_POLICY, *CARTPOLE, *VALUE_BASED, *CONTINUOUS, *ON_RAY]
+#: Budgets are tokens of answers.
+LANGUAGE = [
+    evaluated("tiny-sort-grpo", "Sort six digits, 0.6 M", "GRPO", "tiny_sort_grpo", 0.9, 300_000, minutes=0.7),
+    evaluated("tiny-pairs-grpo", "Two digits that sum to n, 0.4 M", "GRPO", "tiny_pairs_grpo", 0.9, 150_000),
+]
+
+CELLS = [*ON_POLICY, *CARTPOLE, *VALUE_BASED, *CONTINUOUS, *ON_RAY, *LANGUAGE]
 
 
 def choose(names: str | None) -> list[Cell]:

@@ -30,6 +30,8 @@ LOOP = "runtime/train.py"
 #: The replay's files that the loop imports: they compute nothing for an algorithm that does not import OFF_POLICY.
 OFF_POLICY = "algorithms/off_policy.py"
 REPLAY = {"learner/replay_learner.py", "runtime/replays.py", "runtime/replay_actors.py", OFF_POLICY}
+#: Files that the loop imports and that compute nothing for a run whose `env.id` does not begin with TEXT_TASKS.
+TEXT, TEXT_TASKS = {"runtime/text_plan.py", "envs/text_task.py"}, "text/"
 
 #: Files of those rooms that check, explain, show, watch or keep, and change nothing that is computed.
 SILENT = {
@@ -37,6 +39,8 @@ SILENT = {
     "config/derive.py",
     "config/messages.py",
     "config/reference.py",
+    # fields and their checks: the config hash has their values
+    *(f"config/{name}.py" for name in ("derive_text", "language", "schema", "sections")),
     "envs/trial.py",
     *(f"runtime/{name}.py" for name in ("autoscale", "callbacks", "checkpoint", "cluster", "commands", "control")),
     *(f"runtime/{name}.py" for name in ("control_actor", "elastic", "folder", "saving", "shares", "status")),
@@ -63,10 +67,12 @@ def code_hash(algorithm: str, extra: Iterable[Path] = (), root: Path = REPOSITOR
 def learning_files(algorithm: str, root: Path = REPOSITORY, env_id: str = "") -> list[Path]:
     """Source files that can influence learning with this algorithm, sorted."""
     package = root / PACKAGE
-    rooms = (*ROOMS, ENVS) if env_id.startswith(OWN_ENVS) else ROOMS
+    rooms = (*ROOMS, ENVS) if env_id.startswith((OWN_ENVS, TEXT_TASKS)) else ROOMS
     everywhere = {path for room in rooms for path in (package / room).rglob("*.py")}
     algorithms = reached(algorithm_files(package / "algorithms", algorithm), root)
     closed = set() if package / OFF_POLICY in algorithms else {package / name for name in REPLAY}
+    if not env_id.startswith(TEXT_TASKS):
+        closed |= {package / name for name in TEXT}
     found = algorithms | reached([*everywhere, package / LOOP], root, closed)
     return sorted(found - {package / name for name in SILENT})
 
@@ -141,8 +147,18 @@ def is_text(statement: Any) -> bool:
 
 
 def config_hash(config: Any, parts: Sequence[Any] = ()) -> str:
-    """Hash of a checked run config and of whatever else belongs to the question."""
-    return digest([config.model_dump(mode="json"), *parts])
+    """Hash of a checked run config and of whatever else belongs to the question.
+
+    A key that is null counts as one that is not there, so new optional keys leave results valid.
+    """
+    return digest([without_nulls(config.model_dump(mode="json")), *parts])
+
+
+def without_nulls(value: Any) -> Any:
+    """Dicts without the keys that are None, at every depth."""
+    if isinstance(value, dict):
+        return {key: without_nulls(inside) for key, inside in value.items() if inside is not None}
+    return [without_nulls(inside) for inside in value] if isinstance(value, list) else value
 
 
 def digest(value: Any) -> str:
