@@ -92,7 +92,8 @@ def test_a_module_that_is_nowhere_is_named(project: Path, tmp_path: Path) -> Non
         fill(box, load_config(project / "run.yaml"), project)
 
 
-def test_runs_of_this_machine(distrl_command: Command, trained: Path) -> None:
+def test_runs_of_this_machine(distrl_command: Command, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # so that no cell of a table is broken into lines
     where = ["--runs-dir", str(trained.parent)]
     assert "ended: updates reached 3" in distrl_command("ps", *where).out
     listed = json.loads(distrl_command("ps", "--json", *where).out)

@@ -31,7 +31,13 @@ def text_config(name: str = "text", **changes: Any) -> dict[str, Any]:
             "deterministic": True,
             "env": {"id": "text/sort_digits", "kwargs": {"count": 3}, "num_envs": 4, "streams": 2},
             "language": {"source": "tiny", "layers": 2, "width": 32, "heads": 2, "max_new_tokens": 4, "dtype": "fp32"},
-            "algorithm": {"name": "grpo", "group_size": 4, "learning_rate": 1e-3, "minibatches": 2},
+            "algorithm": {
+                "name": "grpo",
+                "group_size": 4,
+                "learning_rate": 1e-3,
+                "minibatches": 2,
+                "reward": {"parts": {"success": {}, "placed": {}}},
+            },
             "checkpoint": {"every": 32, "every_seconds": 0},
             "stop": {"updates": 4},
             "logging": {"console": "quiet", "tensorboard": False},
@@ -149,7 +155,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"algorithm": {"beta": 0.1}}, "divergence"),
     ({"algorithm": {"correction": "tis"}}, "recompute"),
     ({"algorithm": {"reward": {"parts": {"placing": {}}}}}, "placed"),
-    ({"algorithm": {"name": "ppo", "group_size": None}}, "language"),
+    ({"algorithm": {"name": "ppo", "group_size": None, "reward": None}}, "language"),
     ({"language": {"max_new_tokens": 300, "context": 200}}, "context"),
     ({"learner": {"precision": "bf16"}}, "language.dtype"),
 ]
