@@ -25,8 +25,8 @@ train: .venv/.ready-core  ## PPO on CartPole on a local Ray cluster; CONFIG=... 
 	$(BIN)/distrl train $(CONFIG) --name $(NAME)
 
 test: .venv/.ready-dev  ## all tests but the drills
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not ray and not drill"
-	$(BIN)/python -m pytest -m "ray and not drill"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not ray and not alone and not drill"
+	$(BIN)/python -m pytest -m "(ray or alone) and not drill"
 
 check: .venv/.ready-dev  ## format, lint, types, import floors, quick tests
 	$(BIN)/ruff check $(CHECKED)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 HEAVY = ("torch", "ray", "gymnasium", "pydantic", "rich")
 
 
@@ -31,6 +33,7 @@ def test_a_wrong_config_is_found_before_torch_is_imported() -> None:
     assert set(loaded(statement)) <= {"pydantic", "rich"}
 
 
+@pytest.mark.alone
 def test_importing_distrl_takes_less_than_300_ms() -> None:
     """Best of 3, less what the interpreter itself takes."""
 

@@ -125,6 +125,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(small: Path, tmp_path: Path, distrl_
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_python_m_distrl_answers_wrong_keys_at_once() -> None:
     """Top-level keys without torch; best of 3, since the machine may be busy."""
 
