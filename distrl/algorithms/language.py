@@ -100,6 +100,8 @@ class LanguageAlgorithm(Algorithm):
     off_policy_correction: ClassVar[bool] = True
     #: Without `reward.parts` all parts of the task are used, not success alone.
     all_parts: ClassVar[bool] = False
+    #: Curves of terms of the loss, which `part_loss` gives in this order; parts of a minibatch add up.
+    loss_parts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any, model: Any, **options: Any):
         super().__init__(config, model, **options)
@@ -223,10 +225,11 @@ class LanguageAlgorithm(Algorithm):
         """
         before = self._remember()
         self._set_learning_rate()
+        self.rng = rng
         batch = self.prepare(batch)
         norms, losses, movement = [], [], []
         for minibatch in self.text_minibatches(batch, rng):
-            loss, moved = self.text_gradient(self.objective.weights(minibatch))
+            loss, moved = self.text_gradient(self.weighted(minibatch))
             norms.append(self.clip_gradient())
             losses.append(loss)
             movement.append(moved)
@@ -238,7 +241,7 @@ class LanguageAlgorithm(Algorithm):
             )
         means = {name: float(torch.stack([part[name] for part in movement]).mean()) for name in movement[0]}
         metrics = {"loss/policy": float(torch.stack(losses).mean()), "loss/grad_norm": float(torch.stack(norms).mean())}
-        return Update({**metrics, **means, **batch_metrics(batch, self.parts)})
+        return Update({**metrics, **means, **self.curves(batch)})
 
     def text_minibatches(self, batch: Columns, rng: np.random.Generator) -> Iterator[Columns]:
         """Minibatches of whole groups for every epoch."""
@@ -256,28 +259,48 @@ class LanguageAlgorithm(Algorithm):
             for start, stop in itertools.pairwise(edges):
                 yield batch[((where >= start) & (where < stop)).nonzero().squeeze(1)]
 
+    def weighted(self, minibatch: Columns) -> Columns:
+        """Add what must be known of a whole minibatch before it is split: weights of its tokens, rows or groups."""
+        return self.objective.weights(minibatch)
+
+    def learned(self, part: Columns) -> Columns:
+        """Add what is computed with the weights that are being learned, with gradient: the answers' `logp` (N, L)."""
+        return part.with_(logp=self.score(part))
+
+    def part_loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:
+        """The loss of a part of a minibatch, and its terms as `loss_parts` names them. Parts add up to the whole.
+
+        Args:
+            part: Rows of what `weighted` gave, with the columns of `learned`.
+        """
+        return self.objective.loss(part), []
+
+    def curves(self, batch: Columns) -> dict[str, float]:
+        """What a prepared batch says of the policy that made it."""
+        return batch_metrics(batch, self.parts)
+
     def text_gradient(self, minibatch: Columns) -> tuple[Tensor, dict[str, Tensor]]:
         """Fill `flat.grad` with the minibatch's gradient, shard by shard, and in them part by part."""
         vectors = []
         groups = Groups(minibatch.group)
         for mine in self.shards.split(torch.arange(len(groups), device=minibatch.group.device)):
             self.flat.zero_grad()
-            total = self.flat.grad.new_zeros(len(MOVEMENT) + 1)
+            total = self.flat.grad.new_zeros(1 + len(self.loss_parts) + len(MOVEMENT))
             for rows in self.micro_batches(minibatch, groups, mine):
-                part = minibatch[rows]
-                part = part.with_(logp=self.score(part))
-                loss = self.objective.loss(part)
+                part = self.learned(minibatch[rows])
+                loss, terms = self.part_loss(part)
                 if loss.requires_grad:
                     loss.backward()
-                total += torch.stack([loss.detach().float(), *movement_sums(part)])
+                total += torch.stack([term.detach().float() for term in (loss, *terms, *movement_sums(part))])
             vectors.append(torch.cat([self.flat.grad, total]))
         summed = self.shards.sum(vectors)
         size = self.flat.grad.numel()
         self.flat.grad.copy_(summed[:size])
-        sums = summed[size:]
+        loss, *sums = summed[size:]
+        terms = dict(zip(self.loss_parts, sums, strict=False))
         tokens = minibatch.mask.sum().clamp(min=1)
-        moved = {name: value / tokens for name, value in zip(MOVEMENT, sums[1:], strict=True)}
-        return sums[0], moved
+        moved = {name: value / tokens for name, value in zip(MOVEMENT, sums[len(terms) :], strict=True)}
+        return loss, terms | moved
 
     def micro_batches(self, minibatch: Columns, groups: Groups, mine: Tensor) -> Iterator[Tensor]:
         """Row numbers of these groups, `micro_batch` at a time; whole groups where the loss is one of groups."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from distrl.base.columns import Columns
 from distrl.functional.groups import Groups
@@ -25,8 +26,8 @@ def batch_metrics(batch: Columns, parts: Sequence[str]) -> dict[str, float]:
         "text/success": float(correct.mean()),
         "text/reward": float(batch.reward.double().mean()),
         "text/pass_at_group": float((groups.sum(correct) > 0).double().mean()),
-        "text/zero_variance_groups": float(groups.all_equal(batch.reward.double()).double().mean()),
-        "text/zero_advantage_share": float((batch.advantage == 0).double().mean()),
+        "text/zero_variance_groups": float(_equal(batch.reward.double(), groups)),
+        "text/zero_advantage_share": float(_zero(batch.advantage, batch.mask).double().mean()),
         "text/unjudged": 1.0 - float(batch.judged.double().mean()),
         "text/truncated": float(batch.truncated.double().mean()),
         "text/length": float(lengths.mean()),
@@ -36,6 +37,17 @@ def batch_metrics(batch: Columns, parts: Sequence[str]) -> dict[str, float]:
     if batch.correct.any():
         metrics["text/length_correct"] = float(lengths[batch.correct].mean())
     return metrics | {f"reward/{name}": float(batch.told[:, k].double().mean()) for k, name in enumerate(parts)}
+
+
+def _equal(reward: Tensor, groups: Groups) -> Tensor:
+    """Share of groups with equal rewards, among groups that compare at least two answers; 0 where there are none."""
+    several = groups.count > 1
+    return (groups.all_equal(reward) & several).sum() / several.sum().clamp(min=1)
+
+
+def _zero(advantage: Tensor, mask: Tensor) -> Tensor:
+    """(N,) bool: answers that teach nothing. Advantages are (N,), or (N, L) for tokens."""
+    return advantage == 0 if advantage.dim() == 1 else ((advantage == 0) | ~mask).all(1)
 
 
 def _distinct(batch: Columns, groups: Groups) -> float:

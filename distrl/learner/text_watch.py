@@ -22,7 +22,7 @@ class TextWatch:
         return [text for text in (self._unjudged(metrics), self._nothing_to_learn(metrics)) if text]
 
     def _unjudged(self, metrics: Mapping[str, float]) -> str:
-        share = metrics["text/unjudged"]
+        share = metrics.get("text/unjudged", 0.0)
         if share == 0.0 or self._told >= TOLD:
             return ""
         self._told += 1
@@ -32,7 +32,7 @@ class TextWatch:
         )
 
     def _nothing_to_learn(self, metrics: Mapping[str, float]) -> str:
-        self._equal = self._equal + 1 if metrics["text/zero_variance_groups"] == 1.0 else 0
+        self._equal = self._equal + 1 if metrics.get("text/zero_variance_groups") == 1.0 else 0
         if self._equal != EQUAL_UPDATES:
             return ""
         success = metrics["text/success"]
