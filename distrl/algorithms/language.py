@@ -314,6 +314,11 @@ class LanguageAlgorithm(Algorithm):
     def diagnose(self, rollout: Columns) -> dict[str, float]:
         return {}
 
+    def extras(self) -> dict[str, np.ndarray]:
+        """Arrays that samplers need of this algorithm, published with every version; what they are made from belongs
+        into `state`."""
+        return {}
+
     def state(self) -> dict[str, Any]:
         return {**super().state(), "reference": self.reference}
 

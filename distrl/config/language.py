@@ -92,6 +92,9 @@ class LanguageConfig(Section):
     """Draw from the k likeliest tokens; 0 draws from all."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest answer in tokens; longer ones are cut and count as truncated."""
+    curriculum: str | dict[str, Any] | None = None
+    """Which items are asked next, given how earlier ones went: `uniform`, `success_band`, `dynamic`, or
+    `{name: success_band, low: 0.2, high: 0.8}`; for a task without end with `size`. Default: passes over all items."""
     gate: GateSettings = GateSettings()
     """Compares sampler and learner while the run goes on."""
     warm_start: WarmStartSettings | None = None

@@ -6,6 +6,9 @@
 
 A curriculum is a state machine: what it samples is a pure function of the generator and of the updates, in their order.
 A share `floor` of the draws is uniform over all items, so no item is ever left out for good.
+
+In a run the learner owns the curriculum and updates it with every batch that it has learned from; samplers get its
+state with the weights (`to_extras`, `load_extras`) and only sample.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from distrl.base.registry import register
 
 #: A group whose successes differ by no more has nothing to compare.
 EQUAL = 1e-9
+#: Names of a curriculum's arrays among the extras that travel with weights begin with this.
+PREFIX = "curriculum."
 
 
 class Curriculum:
@@ -86,6 +91,18 @@ class Curriculum:
         for name in self.state:
             setattr(self, name, np.copy(state[name]))
 
+    def to_extras(self) -> dict[str, np.ndarray]:
+        """`state_dict` as arrays under names of their own, to travel with weights."""
+        return {PREFIX + name: np.asarray(value) for name, value in self.state_dict().items()}
+
+    def load_extras(self, extras: Mapping[str, np.ndarray]) -> None:
+        """The inverse of `to_extras`; other names are passed over.
+
+        Raises:
+            CheckpointError: As `load_state_dict`.
+        """
+        self.load_state_dict({name.removeprefix(PREFIX): x for name, x in extras.items() if name.startswith(PREFIX)})
+
 
 def make_curriculum(name: str, size: int, options: Mapping[str, Any] | None = None) -> Curriculum:
     """The curriculum that a config names.
@@ -100,7 +117,37 @@ def make_curriculum(name: str, size: int, options: Mapping[str, Any] | None = No
             guess = nearest(word, known)
             hint = f"Did you mean {guess!r}?" if guess else "Remove it."
             raise ConfigError(f"curriculum {name!r} has no option {word!r}; it has {', '.join(known)}.", hint)
-    return factory(size, **(options or {}))
+    try:
+        return factory(size, **(options or {}))
+    except TypeError as error:  # a word in the place of a number
+        raise ConfigError(f"curriculum {name!r} cannot take the options {dict(options or {})}: {error}.") from None
+
+
+def task_curriculum(word: str | Mapping[str, Any] | None, task: Any) -> Curriculum | None:
+    """The curriculum that `language.curriculum` asks for, over a task's training items.
+
+    Args:
+        word: Its name, or its name with options; None for none.
+        task: Gives items. Of an endless one the option `size` says how many of the first are asked.
+
+    Raises:
+        ConfigError: No such curriculum or option, or no number of items.
+    """
+    if word is None:
+        return None
+    options = {"name": word} if isinstance(word, str) else dict(word)
+    if not isinstance(name := options.pop("name", None), str):
+        raise ConfigError(f"language.curriculum is {word}, without a name.", "Write {name: success_band}.")
+    size = options.pop("size", task.size)
+    if size is None:
+        raise ConfigError(
+            f"language.curriculum keeps an account of every item, and task {type(task).__name__} has no end of them.",
+            f"Say how many of its items to ask: language.curriculum={{name: {name}, size: 1000}}.",
+        )
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1 or (task.size is not None and size > task.size):
+        most = "" if task.size is None else f", at most the task's {task.size}"
+        raise ConfigError(f"language.curriculum.size is {size!r}; expected a whole number of items above 0{most}.")
+    return make_curriculum(name, size, options)
 
 
 @register.curriculum("uniform")

@@ -12,6 +12,7 @@ from distrl.algorithms.language import LanguageAlgorithm
 from distrl.algorithms.supervised_start import supervised_start
 from distrl.base.columns import Columns
 from distrl.base.phases import Phases
+from distrl.envs.curricula import Curriculum
 from distrl.experience.episodes import cat_episodes, pad_episodes
 from distrl.experience.fragment import FragmentData, Unit
 from distrl.experience.weights import Weights
@@ -32,14 +33,26 @@ class TextLearner(Learner):
         task: Of its reward parts, and of the demonstrations that a fresh model begins with.
         seed: The run's seed.
         settings: The run's `language` section.
+        curriculum: Learns from every batch which items to ask, if the run has one.
     """
 
     algorithm: LanguageAlgorithm
 
-    def __init__(self, algorithm: LanguageAlgorithm, task: Any, seed: int, settings: Any, phases: Phases | None = None):
+    def __init__(
+        self,
+        algorithm: LanguageAlgorithm,
+        task: Any,
+        seed: int,
+        settings: Any,
+        *,
+        curriculum: Curriculum | None = None,
+        phases: Phases | None = None,
+    ):
         super().__init__(algorithm, seed, phases=phases)
         self.task = task
         self.settings = settings
+        self.curriculum = curriculum
+        self._successes: dict[int, list[float]] = {}  # by item, of the batch that is being learned from
         self.begun = False  # has its first weights
         self.watch = TextWatch()
         algorithm.begin(task.parts, settings)
@@ -50,6 +63,7 @@ class TextLearner(Learner):
     def update(self, fragments: Sequence[FragmentData], progress: Progress) -> tuple[Report, Weights]:
         """As `Learner.update`; says where verifiers fail, and where nothing can be learned."""
         self._found = None
+        self.version = progress.update
         report, weights = super().update(fragments, progress)
         if self._found is not None:
             report.metrics = {**report.metrics, **mismatch_metrics(self._found)}
@@ -58,10 +72,18 @@ class TextLearner(Learner):
         return report, weights
 
     def weights(self, version: int) -> Weights:
-        """The current weights as version `version`; a fresh learner gets its supervised start first."""
+        """The current weights as version `version`, with all that samplers need besides; a fresh learner gets its
+        supervised start first."""
         if not self.begun:
             self._begin()
         self.version = version
+        successes, self._successes = self._successes, {}
+        extras = self.algorithm.extras()
+        if self.curriculum is not None:
+            if successes:  # an update has just been made
+                self.curriculum.update(successes)
+            extras = {**extras, **self.curriculum.to_extras()}
+        self.algorithm.language.extras = extras
         return super().weights(version)
 
     def _begin(self) -> None:
@@ -71,9 +93,15 @@ class TextLearner(Learner):
             supervised_start(self.algorithm.model, self.task, self.seed, **options)
         self.algorithm.remember_reference()
 
+    def state(self) -> dict[str, Any]:
+        curriculum = None if self.curriculum is None else self.curriculum.state_dict()
+        return {**super().state(), "curriculum": curriculum}
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.begun = True
         super().load_state(state)
+        if self.curriculum is not None:
+            self.curriculum.load_state_dict(state["curriculum"])
 
     def warm_start(self, weights: Weights) -> None:
         """Begin with other weights; they are the reference model too, and the optimizer begins anew."""
@@ -86,7 +114,9 @@ class TextLearner(Learner):
 
     def _batch(self, fragments: Sequence[FragmentData], units: tuple[Unit, ...]) -> Columns:
         """Padded rows on the learner's device."""
-        padded = pad_episodes(cat_episodes([fragment.rollout for fragment in fragments]))
+        episodes = cat_episodes([fragment.rollout for fragment in fragments])
+        self._successes = successes_by_item(episodes)
+        padded = pad_episodes(episodes)
         batch = padded.map(lambda leaf: torch.from_numpy(_widened(leaf)).to(self.algorithm.device))
         if self.gate.due(self.version):
             self._found = self.gate.look(batch, self.version)
@@ -94,7 +124,16 @@ class TextLearner(Learner):
         return batch
 
     def _take_back(self, *before: Any) -> None:
-        """There are no normalizers."""
+        """The batch was refused: the curriculum does not count it."""
+        self._successes = {}
+
+
+def successes_by_item(episodes: Columns) -> dict[int, list[float]]:
+    """The first reward part of every answer, before any shaping, by item; items in the order of the rows."""
+    found: dict[int, list[float]] = {}
+    for item, success in zip(episodes.item.tolist(), episodes.parts[:, 0].tolist(), strict=True):
+        found.setdefault(item, []).append(success)
+    return found
 
 
 def _widened(leaf: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ class LanguageModel(nn.Module):
     Attributes:
         network, tokenizer, context, dtype: As given; `dtype` may be changed at any time.
         critic: The head, or None.
+        extras: Arrays by name that are published with the weights, for samplers; `models/language_weights.py`.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.network, self.tokenizer, self.context, self.dtype = network, tokenizer, context, dtype
         _no_dropout(network)
+        self.extras: dict[str, np.ndarray] = {}
         self.critic: ReturnHead | None = None
         if critic_head is not None:
             self.critic = make_return_head(critic_head, network.config.hidden_size)

@@ -1,6 +1,8 @@
 """Weights of a language model as they are published, and as they act with adapters merged in.
 
 Only what learns is published. bf16 halves the bytes; numpy has no bf16, so those arrays travel as uint16.
+What samplers must know besides (success estimates of items, say) travels as extras: arrays beside the parameters, whose
+names begin with `extra.`. They are part of a version, so what a sampler does stays a function of weights and names.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from distrl.experience.weights import Weights
 from distrl.models.language import LanguageModel
 from distrl.models.weights import load_weights, pack_weights
 
+EXTRA = "extra."
+
 
 @pack_weights.register(LanguageModel)
 def pack_language_weights(model: LanguageModel, version: int, dtype: torch.dtype | None = None) -> Weights:
-    """The parameters that learn, as a version.
+    """The parameters that learn, and the model's extras, as a version.
 
     Args:
         dtype: What matrices travel in. Default: the precision that the model computes in. Vectors (norms, biases) and
@@ -36,19 +40,20 @@ def pack_language_weights(model: LanguageModel, version: int, dtype: torch.dtype
             arrays[name] = tensor.to(dtype).cpu().view(torch.uint16).numpy()
         else:
             arrays[name] = tensor.cpu().numpy()
+    arrays |= {EXTRA + name: np.asarray(extra) for name, extra in model.extras.items()}
     return Weights.of(arrays, version)
 
 
 @load_weights.register(LanguageModel)
 @torch.no_grad()
 def load_language_weights(model: LanguageModel, weights: Weights) -> None:
-    """Copy a version into a model, in place.
+    """Copy a version into a model, in place; its extras are for whoever asks `extras_of`.
 
     Raises:
         CheckpointError: Names or shapes of another model; nothing is changed then.
     """
     own = dict(model.named_parameters())
-    arrays = weights.arrays()
+    arrays = {name: array for name, array in weights.arrays().items() if not name.startswith(EXTRA)}
     learning = {name for name, parameter in own.items() if parameter.requires_grad}
     lacking, foreign = sorted(learning - arrays.keys()), sorted(arrays.keys() - own.keys())
     wrong = [name for name in arrays.keys() & own.keys() if tuple(own[name].shape) != arrays[name].shape]
@@ -60,6 +65,12 @@ def load_language_weights(model: LanguageModel, weights: Weights) -> None:
         )
     for name, array in arrays.items():
         own[name].copy_(_tensor(array))
+
+
+def extras_of(weights: Weights) -> dict[str, np.ndarray]:
+    """Copies of the arrays that travel beside the parameters, by name."""
+    arrays = weights.arrays()
+    return {name.removeprefix(EXTRA): array.copy() for name, array in arrays.items() if name.startswith(EXTRA)}
 
 
 def _tensor(array: np.ndarray) -> Tensor:

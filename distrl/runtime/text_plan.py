@@ -19,6 +19,7 @@ from distrl.base.registry import user_sources
 from distrl.config.schema import RunConfig
 from distrl.deploy.text_evaluate import TextEvaluator
 from distrl.engines import SamplingOptions, make_engine
+from distrl.envs.curricula import Curriculum, task_curriculum
 from distrl.envs.text_task import Task, check_task, make_task
 from distrl.learner.text_learner import TextLearner
 from distrl.models.language_loading import load_tokenizer
@@ -34,6 +35,11 @@ class TextPlan(Plan):
     def task(self) -> Task:
         """The run's task."""
         return make_task(self.config.env.id, self.config.env.kwargs)
+
+    def curriculum(self, task: Task) -> Curriculum | None:
+        """A fresh curriculum over the task's items, if the run has one."""
+        assert self.config.language is not None
+        return task_curriculum(self.config.language.curriculum, task)
 
     def options(self) -> SamplingOptions:
         """How the run samples."""
@@ -60,13 +66,23 @@ class TextPlan(Plan):
             shards=shards or Shards(config.learner.shards),
         )
         assert isinstance(algorithm, LanguageAlgorithm)
-        return TextLearner(algorithm, self.task(), config.seed, config.language, phases=phases)
+        task = self.task()
+        return TextLearner(
+            algorithm, task, config.seed, config.language, curriculum=self.curriculum(task), phases=phases
+        )
 
     def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> Any:
         config, algorithm, task = self.config, self.algorithm_config, self.task()
         assert config.language is not None
         model = self.build_acting_model().eval()
-        lines = PromptLines(task, config.env.streams, config.env.envs_per_stream, algorithm.rollout_steps, config.seed)
+        lines = PromptLines(
+            task,
+            config.env.streams,
+            config.env.envs_per_stream,
+            algorithm.rollout_steps,
+            config.seed,
+            self.curriculum(task),
+        )
         return TextSampler(
             index,
             make_engine(config.language, model),
@@ -109,6 +125,7 @@ def make_text_plan(config: RunConfig) -> TextPlan:
         )
     task = make_task(config.env.id, config.env.kwargs)
     check_task(task)
+    task_curriculum(config.language.curriculum, task)
     vocabulary = spaces.Discrete(load_tokenizer(config.language, task.alphabet).vocab_size)
     search_path = [path or os.getcwd() for path in sys.path]
     return TextPlan(config, vocabulary, vocabulary, True, search_path, user_sources(config.imports))

@@ -13,6 +13,7 @@ from distrl.base.seeds import generator
 from distrl.experience.episodes import cat_episodes, episodes_bytes
 from distrl.experience.fragment import CollectRequest, EpisodeReport, FragmentData, FragmentMeta, Unit
 from distrl.experience.weights import Weights
+from distrl.models.language_weights import extras_of
 from distrl.samplers.prompt_lines import PromptLines
 from distrl.samplers.text_rows import answer_rows, group_id
 
@@ -20,8 +21,9 @@ from distrl.samplers.text_rows import answer_rows, group_id
 class TextSampler:
     """Answers items of a task, `group_size` times each.
 
-    What a stream asks is a pure function of (seed, stream, fragment), and so are the random numbers that tokens are
-    drawn with: a fragment depends on weights and names alone, and a stream has no state that would have to move.
+    What a stream asks is a pure function of (weights with their extras, seed, stream, fragment), and so are the random
+    numbers that tokens are drawn with: a fragment depends on weights and names alone, and a stream has no state that
+    would have to move.
 
     Args:
         index: Which sampler this is.
@@ -61,6 +63,7 @@ class TextSampler:
         self.phases = phases or Phases()
         self.own_phases = phases is None
         self.version = -1
+        self.extras: dict[str, np.ndarray] = {}  # what came with the weights
 
     def collect(self, requests: Sequence[CollectRequest], weights: Weights) -> list[tuple[FragmentMeta, FragmentData]]:
         """Make the requested units with these weights, in the order of the requests.
@@ -72,6 +75,7 @@ class TextSampler:
         if weights.version != self.version:
             self.engine.load_weights(weights)
             self.version = weights.version
+            self.extras = extras_of(weights)
         groups = [list(requests)] if self.fuse else [[request] for request in requests]
         fragments = [fragment for group in groups for fragment in self._answer(group)]
         if self.own_phases and fragments:
@@ -88,7 +92,7 @@ class TextSampler:
     def _answer(self, requests: list[CollectRequest]) -> list[tuple[FragmentMeta, FragmentData]]:
         """One fragment for each request, all generated as one batch."""
         self.phases.switch("sampler")
-        items = [self.lines.items(request.unit) for request in requests]
+        items = [self.lines.items(request.unit, self.extras) for request in requests]
         prompts = [[self.tokenizer.encode_prompt(item.prompt) for item in asked] for asked in items]
         uniforms = [self._uniforms(request.unit, len(asked)) for request, asked in zip(requests, items, strict=True)]
         self.phases.switch("generate")
