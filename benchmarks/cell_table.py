@@ -62,8 +62,8 @@ VALUE_BASED = [
     evaluated("ppo-lunarlander", "LunarLander-v3", "PPO", "lunarlander_ppo", 200, 1_000_000, minutes=6.0),
     evaluated("dqn-breakout", "MinAtar-Breakout-v1", "DQN", "minatar_breakout_dqn", None, 200_000, minutes=3.5),
     evaluated(
-        "qr-dqn-breakout", "MinAtar-Breakout-v1", "QR-DQN", "minatar_breakout_qr_dqn", None, 200_000,
-        beats="dqn-breakout", minutes=4.5,
+        "rainbow-breakout", "MinAtar-Breakout-v1", "Rainbow", "minatar_breakout_rainbow", None, 200_000,
+        beats="dqn-breakout", minutes=9.0,
     ),
 ]  # fmt: skip
 

@@ -2,7 +2,9 @@
 
 Two shards in processes of their own, on Ray, are measured against a Reverb server: Reverb takes transitions one by one
 (its `writer`) and gives batches through its dataset; a shard takes fragments of 16 steps of 16 environments, as
-samplers make them, and gives a batch a request, as a learner asks; or 16 batches a request.
+samplers make them, and gives a batch a request, as to a learner that owes one gradient step, or 16 batches a request,
+as to one that owes more. Reverb's dataset asks ahead, so its batches a second are compared with the latter; one batch a
+request is a latency, shown without a target.
 
     benchmarks/peers/setup_replay.sh all
     python benchmarks/replay.py
@@ -41,7 +43,7 @@ class Task:
     label: str
     ours: tuple[str, ...]
     peers: tuple[str, ...]
-    target: float
+    target: float | None
     side: str = "ours"
 
 
@@ -61,7 +63,7 @@ TASKS = (
         1.0,
     ),
     Task("2 processes: insert a transition", ("insert_one",), ("insert_one",), 10.0, "shards"),
-    Task("2 processes: sample, one batch a request", ("remote_sample",), ("remote_sample",), 10.0, "shards"),
+    Task("2 processes: sample, one batch a request", ("remote_sample",), ("remote_sample",), None, "shards"),
     Task("2 processes: sample, 16 batches a request", ("remote_together",), ("remote_sample",), 10.0, "shards"),
 )
 
@@ -108,7 +110,7 @@ def compare(task: Task, lines: dict[str, list[dict[str, Any]]]) -> dict[str, Any
         "best": best,
         "ratio": ratio,
         "target": task.target,
-        "met": ratio >= task.target,
+        "met": task.target is None or ratio >= task.target,
     }
 
 
@@ -127,8 +129,8 @@ def table_row(row: dict[str, Any]) -> list[str]:
         f"{row['ours'] * 1e6:.1f}",
         f"{row['peers'][row['best']] * 1e6:.1f} ({row['best']})",
         f"{row['ratio']:.2f}x",
-        f">= {row['target']:g}x",
-        "yes" if row["met"] else "no",
+        "-" if row["target"] is None else f">= {row['target']:g}x",
+        "-" if row["target"] is None else "yes" if row["met"] else "no",
         peers,
     ]
 

@@ -48,7 +48,7 @@ def fragment() -> Columns:
 
 def main() -> None:
     """Measure and print."""
-    ray.init(num_cpus=SHARDS, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(address="local", num_cpus=SHARDS, include_dashboard=False, log_to_driver=False, logging_level="error")
     actors = [ray.remote(num_cpus=1)(BareShard).remote(CAPACITY // SHARDS) for _ in range(SHARDS)]
     replay = ShardedReplay([RemoteShard(actor) for actor in actors])
     rollout, rng, state = fragment(), np.random.default_rng(0), SimpleNamespace(stream=0)
