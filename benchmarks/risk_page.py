@@ -11,9 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from risk_studies import Study
-from tables import machine_line, markdown_table
-
-from distrl.base.files import write_atomic
+from tables import markdown_table
 
 matplotlib.use("agg")
 matplotlib.rcParams["svg.hashsalt"] = "distrl"  # the same numbers give the same file
@@ -21,29 +19,6 @@ matplotlib.rcParams["svg.hashsalt"] = "distrl"  # the same numbers give the same
 #: Label -> records of its seeds.
 Found = Mapping[str, Sequence[Mapping[str, Any]]]
 SIZE = (7.0, 3.6)
-
-
-def write_page(path: Path, studies: Sequence[tuple[Study, Found]]) -> None:
-    """Page and pictures; studies come without records that are missing.
-
-    Args:
-        path: The page; pictures go into `pictures/` beside it.
-    """
-    pictures = path.parent / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    for study, found in studies:
-        save(draw(study, found), pictures / f"{study.name}.svg")
-    machines = sorted(
-        {machine_line(r["machine"]).rsplit(";", 1)[0] for _, f in studies for rs in f.values() for r in rs}
-    )
-    text = (
-        "# Results\n\nMade by `python benchmarks/risk_results.py`; every run is a record in "
-        "`benchmarks/results/risk/`. Ranges are the lowest and highest\nseed.\n\n"
-        + "\n\n".join(section(study, found) for study, found in studies)
-        + "\n\n"
-        + "".join(f"- {line}\n" for line in machines)
-    )
-    write_atomic(path, text)
 
 
 def section(study: Study, found: Found) -> str:

@@ -1,7 +1,7 @@
 """What distributions and risk are good for, as numbers and pictures: makes docs/results.md.
 
     python benchmarks/risk_results.py                      # all studies, about half an hour on one core
-    python benchmarks/risk_results.py --only risky-path    # one study; the page is made when all have their records
+    python benchmarks/risk_results.py --only risky-path    # one study; the page shows those that have their records
     python benchmarks/risk_results.py --jobs 2             # two runs at a time
 
 A run whose record is current is not made again, and an interrupted one goes on from its newest checkpoint. Exit code 1:
@@ -15,19 +15,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cells import SEEDS
 from code_hash import REPOSITORY
-from common import FOLDER, RESULTS
 from jobs import Job
 from learning import patience, run_all
-from records import Places, read_record
-from risk_page import Found, holds, write_page
+from records import read_record
+from results_page import RISK as PLACES
+from results_page import complete_studies, write_results
+from risk_page import holds
 from risk_studies import STUDIES, Study
 
 from distrl.base.errors import UserError, unknown
 from distrl.base.files import read_json
-
-PLACES = Places(RESULTS / "risk", FOLDER / ".cache" / "risk", REPOSITORY / "docs" / "results.md")
 
 
 class MeasuredJob(Job):
@@ -56,10 +54,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return 130
     if failed:
         return 1
-    complete = [(study, found) for study in STUDIES if (found := records_of(study)) is not None]
-    if len(complete) == len(STUDIES):
-        write_page(PLACES.table, complete)
-        print(f"page: {PLACES.table.relative_to(REPOSITORY)}")
+    write_results(PLACES.table, PLACES)
+    print(f"page: {PLACES.table.relative_to(REPOSITORY)}")
+    complete = complete_studies(PLACES)
     wrong = [study.claim for study, found in complete if study in studies and not holds(study, found)]
     for claim in wrong:
         print(f"does not hold: {claim}")
@@ -85,17 +82,6 @@ def chosen(names: str | None) -> list[Study]:
         if name not in known:
             raise UserError(unknown("study", name, known))
     return [known[name] for name in names.split(",")] if names else STUDIES
-
-
-def records_of(study: Study) -> Found | None:
-    """Records by label; None while one is missing. Old ones are shown too: the next call makes them again."""
-    found = {
-        label: [read_record(PLACES, cell, seed)[1] for seed in SEEDS if seed in cell.seeds]
-        for label, cell in study.cells.items()
-    }
-    if any(record is None for records in found.values() for record in records):
-        return None
-    return found  # type: ignore[return-value]
 
 
 if __name__ == "__main__":

@@ -297,10 +297,10 @@ class LanguageAlgorithm(Algorithm):
         size = self.flat.grad.numel()
         self.flat.grad.copy_(summed[:size])
         loss, *sums = summed[size:]
-        terms = dict(zip(self.loss_parts, sums, strict=False))
+        named = dict(zip(self.loss_parts, sums, strict=False))
         tokens = minibatch.mask.sum().clamp(min=1)
-        moved = {name: value / tokens for name, value in zip(MOVEMENT, sums[len(terms) :], strict=True)}
-        return loss, terms | moved
+        moved = {name: value / tokens for name, value in zip(MOVEMENT, sums[len(named) :], strict=True)}
+        return loss, named | moved
 
     def micro_batches(self, minibatch: Columns, groups: Groups, mine: Tensor) -> Iterator[Tensor]:
         """Row numbers of these groups, `micro_batch` at a time; whole groups where the loss is one of groups."""

@@ -1,0 +1,64 @@
+"""Examples of language models that are judged by the clock: which, their gates, and where their records are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cells import COMMON, Cell
+from code_hash import REPOSITORY
+from common import FOLDER, RESULTS
+from records import Places, read_record
+
+from distrl.base.errors import UserError, unknown
+
+PLACES = Places(RESULTS / "pretrained", FOLDER / ".cache" / "pretrained", REPOSITORY / "docs" / "results.md")
+NO_BUDGET = 10**9  # steps; time is what ends these runs
+
+
+@dataclass(frozen=True)
+class PretrainedCell(Cell):
+    """An example as a user starts it, with its own evaluations and its own end.
+
+    Attributes:
+        limit: Seconds from the start of the process in which the gate is to be met, loading included.
+    """
+
+    limit: float = 600.0
+
+    def words(self, seed: int) -> list[str]:
+        return [*COMMON, *self.overrides, f"stop.wall_seconds={self.limit:g}", f"seed={seed}"]
+
+
+def example(name: str, task: str, model: str, gate: float, limit: float) -> PretrainedCell:
+    return PretrainedCell(
+        name, task, model, name.replace("-", "_"), gate, NO_BUDGET, (), "evaluation", minutes=limit / 60, limit=limit
+    )
+
+
+CELLS = [
+    example("smollm2-copy", "Copy four words", "SmolLM2-135M-Instruct", 0.95, 600),
+    example("smollm2-sort", "Sort three numbers", "SmolLM2-135M-Instruct", 0.5, 1800),
+    example("tiny-sort-grpo", "Sort six digits", "0.6 M parameters, from scratch", 0.9, 120),
+    example("tiny-pairs-grpo", "Two digits that sum to n", "0.4 M parameters, from scratch", 0.9, 120),
+]
+
+
+def chosen(names: str | None) -> list[PretrainedCell]:
+    """The cells that a comma-separated list names; all without one.
+
+    Raises:
+        UserError: Unknown name.
+    """
+    known = {cell.name: cell for cell in CELLS}
+    for name in names.split(",") if names else ():
+        if name not in known:
+            raise UserError(unknown("cell", name, known))
+    return [known[name] for name in names.split(",")] if names else CELLS
+
+
+def records_of(places: Places, cell: Cell) -> list[Mapping[str, Any]]:
+    """Records of the cell's seeds, as far as there are any. Old ones are shown too."""
+    found = (read_record(places, cell, seed)[1] for seed in cell.seeds)
+    return [record for record in found if record is not None]
