@@ -29,6 +29,7 @@ from distrl.functional.reward_plan import RewardPlan, combine, plan_from_words
 from distrl.models.flat_adam import FlatAdam
 from distrl.models.language import LanguageModel, adapter_layers
 from distrl.models.language_loading import load_language_model
+from distrl.models.packing import can_pack
 from distrl.models.token_logp import Support, token_logp
 
 Word = str | dict[str, Any]
@@ -67,6 +68,9 @@ class LanguageAlgorithmConfig(AlgorithmConfig):
     """Optimizer steps in a pass; groups are not split. Usual: 1-4."""
     micro_batch: int = Field(64, ge=1)
     """Rows that go through the model at once: less memory, same gradient."""
+    packing: bool = True
+    """Compute what the answers of a group begin with once, and rows of different lengths side by side without padding:
+    the same gradient for less work. Off by itself for models that cannot do it."""
     adam_betas: tuple[float, float] = (0.9, 0.95)
     """Decay of Adam's two moments."""
     weight_decay: float = Field(0.0, ge=0)
@@ -147,6 +151,7 @@ class LanguageAlgorithm(Algorithm):
             config.correction,
         )
         links = [self.advantage] if self.credit is None else [self.advantage, self.credit]
+        self.packing = config.packing and can_pack(self.language)
         self.reads = self.objective.reads().union(*(one.reads for one in links))
 
     # ---- links -----------------------------------------------------------------------------------------------------
@@ -185,6 +190,7 @@ class LanguageAlgorithm(Algorithm):
             top_p=settings.top_p,
             top_k=settings.top_k,
             kept=support(batch.kept, batch.mask) if "kept" in batch else None,
+            packing=self.packing,
         )
         return logp
 

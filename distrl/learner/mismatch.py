@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -147,11 +148,14 @@ class MismatchGate:
         settings = self.algorithm.settings
         used = support(batch.kept, batch.mask) if kept and "kept" in batch else None
         chosen = settings.temperature if temperature is None else temperature
-        return token_logp(self.algorithm.language, batch.tokens, batch.mask, temperature=chosen, kept=used)[0]
+        return self._token_logp(batch, temperature=chosen, kept=used)
 
     def _truncated(self, batch: Columns, top_p: float) -> Tensor:
-        temperature = self.algorithm.settings.temperature
-        return token_logp(self.algorithm.language, batch.tokens, batch.mask, temperature=temperature, top_p=top_p)[0]
+        return self._token_logp(batch, temperature=self.algorithm.settings.temperature, top_p=top_p)
+
+    def _token_logp(self, batch: Columns, **options: Any) -> Tensor:
+        packing = self.algorithm.packing
+        return token_logp(self.algorithm.language, batch.tokens, batch.mask, packing=packing, **options)[0]
 
     def _with_weights(self, batch: Columns, weights: Tensor) -> Tensor:
         flat = self.algorithm.flat.data

@@ -84,7 +84,13 @@ class LanguageModel(nn.Module):
         """The same as `hidden`, for wrappers that hook into `forward`."""
         return self.hidden(tokens, positions, segments)
 
-    def hidden(self, tokens: Tensor, positions: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        segments: Tensor | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
         """The trunk's last layer, after its norm: (N, L, D) float32.
 
         Args:
@@ -92,10 +98,13 @@ class LanguageModel(nn.Module):
             positions: (N, L) int64, counted from 0 in every sequence. Default: from the segments, or 0, 1, 2 ...
             segments: (N, L) int64, the sequence of its row that a token belongs to, -1 for padding: several sequences
                 in a row do not see each other. Default: one sequence a row.
+            visible: (N, L, L) bool, which keys (last) each query sees, in place of segments; give positions with it.
         """
         if positions is None:
             positions = segment_positions(segments) if segments is not None else _count(tokens)
-        mask = None if segments is None else segment_mask(segments)[:, None]
+        if visible is None and segments is not None:
+            visible = segment_mask(segments)
+        mask = None if visible is None else visible[:, None]
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             out = self.network.base_model(
                 input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False

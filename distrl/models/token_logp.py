@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from distrl.models.language import LanguageModel
+from distrl.models.packing import packed_features
 
 #: Numbers in the logits of one chunk: 64 MiB of float32.
 CHUNK_NUMBERS = 2**24
@@ -68,6 +69,7 @@ def token_logp(
     kept: Support | None = None,
     chunk: int | None = None,
     entropy: bool = False,
+    packing: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability of every masked token given those before it.
 
@@ -82,15 +84,20 @@ def token_logp(
         kept: What truncation left when the tokens were drawn; `top_p` and `top_k` are ignored then.
         chunk: Positions whose logits exist at once. Default: 64 MiB of logits.
         entropy: Also the entropy of each token's law, over the support that it is scored on.
+        packing: Compute rows packed, and what rows begin with once (`models/packing.py`); for rows without positions
+            and segments of their own.
 
     Returns:
         logp (N, L) and entropy (N, L) or None, float32, both 0 where the mask does not hold.
+
+    Raises:
+        ValueError: The mask holds for a first token, which nothing comes before.
     """
-    hidden = model.hidden(tokens, positions, segments)
-    return score_hidden(
-        model, hidden, tokens, mask, temperature=temperature, top_p=top_p, top_k=top_k, kept=kept, chunk=chunk,
-        entropy=entropy,
-    )  # fmt: skip
+    law = _Law(model, temperature or 1.0, top_p, top_k, entropy)
+    _check_mask(mask)
+    if packing:
+        return _score(law, packed_features(model, tokens, mask), tokens, mask, kept, chunk)
+    return _score(law, _before(model.hidden(tokens, positions, segments), mask), tokens, mask, kept, chunk)
 
 
 def score_hidden(
@@ -111,13 +118,29 @@ def score_hidden(
     Raises:
         ValueError: The mask holds for a first token, which nothing comes before.
     """
+    _check_mask(mask)
+    law = _Law(model, temperature or 1.0, top_p, top_k, entropy)
+    return _score(law, _before(hidden, mask), tokens, mask, kept, chunk)
+
+
+def _check_mask(mask: Tensor) -> None:
     if bool(mask[:, 0].any()):
         raise ValueError("the mask holds for the first token of a row; nothing comes before it")
+
+
+def _before(hidden: Tensor, mask: Tensor) -> Tensor:
+    """(K, D): the states that masked tokens are predicted from."""
     rows, columns = mask.nonzero(as_tuple=True)
-    features, targets = hidden[rows, columns - 1], tokens[rows, columns]
-    vocabulary = model.head_weight.shape[0]
+    return hidden[rows, columns - 1]
+
+
+def _score(
+    law: _Law, features: Tensor, tokens: Tensor, mask: Tensor, kept: Support | None, chunk: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """The laws of the features (K, D), some at a time, at the masked tokens."""
+    targets = tokens[mask]
+    vocabulary = law.model.head_weight.shape[0]
     size = chunk or max(1, CHUNK_NUMBERS // vocabulary)
-    law = _Law(model, temperature or 1.0, top_p, top_k, entropy)
     logps, entropies = [], []
     for begin in range(0, len(targets), size):
         end = min(begin + size, len(targets))
@@ -129,7 +152,7 @@ def score_hidden(
             one, two = law(*arguments)
         logps.append(one)
         entropies.append(two)
-    return _spread(logps, mask), _spread(entropies, mask) if entropy else None
+    return _spread(logps, mask), _spread(entropies, mask) if law.entropy else None
 
 
 @dataclass(frozen=True)
