@@ -9,6 +9,10 @@ from torch import Tensor
 
 from distrl.base.columns import Columns
 from distrl.functional.groups import Groups
+from distrl.functional.pass_at_k import pass_at_k
+
+#: Numbers of attempts whose success is estimated from larger groups.
+PASS_AT = (2, 4, 8)
 
 
 def batch_metrics(batch: Columns, parts: Sequence[str]) -> dict[str, float]:
@@ -33,7 +37,11 @@ def batch_metrics(batch: Columns, parts: Sequence[str]) -> dict[str, float]:
         "text/length": float(lengths.mean()),
         "text/surprise": -float((batch.behavior_logp * batch.mask).double().sum()) / max(tokens, 1.0),
         "text/distinct_solutions": _distinct(batch, groups),
+        "text/distinct_answers": _distinct_share(batch, groups),
     }
+    for k in PASS_AT:
+        if bool((groups.count > k).any()):
+            metrics[f"text/pass_at_{k}"] = float(pass_at_k(batch.correct, batch.group, k).nanmean())
     if batch.correct.any():
         metrics["text/length_correct"] = float(lengths[batch.correct].mean())
     return metrics | {f"reward/{name}": float(batch.told[:, k].double().mean()) for k, name in enumerate(parts)}
@@ -57,3 +65,10 @@ def _distinct(batch: Columns, groups: Groups) -> float:
         return 0.0
     pairs = torch.unique(torch.stack([groups.row[right], batch.answer[right]], 1), dim=0)
     return len(pairs) / len(torch.unique(pairs[:, 0]))
+
+
+def _distinct_share(batch: Columns, groups: Groups) -> float:
+    """Different answers of a group, right or wrong, over its answers; mean over groups."""
+    pairs = torch.unique(torch.stack([groups.row, batch.answer], 1), dim=0)
+    different = torch.bincount(pairs[:, 0], minlength=len(groups))
+    return float((different / groups.count).double().mean())

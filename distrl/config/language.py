@@ -52,6 +52,17 @@ class WarmStartSettings(Section):
     """Usual: 1e-3 for `tiny`, 1e-5 for pretrained models."""
 
 
+class TextsSettings(Section):
+    """What is kept of the answers in the run folder."""
+
+    every: int = Field(20, ge=0)
+    """Updates between two pages `texts/update-N.html` with answers and their tokens in color; 0 writes none."""
+    rows: int = Field(16, ge=1)
+    """Answers on a page, the first of the batch."""
+    rollouts: bool = False
+    """Keep all answers: one file `rollouts/update-N.parquet` for each update, one row an answer."""
+
+
 class LanguageConfig(Section):
     """The language model of a text run. Only with `env.id: text/TASK`."""
 
@@ -97,6 +108,8 @@ class LanguageConfig(Section):
     `{name: success_band, low: 0.2, high: 0.8}`; for a task without end with `size`. Default: passes over all items."""
     gate: GateSettings = GateSettings()
     """Compares sampler and learner while the run goes on."""
+    texts: TextsSettings = TextsSettings()
+    """Pages of answers for people, and all answers for later use."""
     warm_start: WarmStartSettings | None = None
     """Supervised steps before the run: `{steps: 100}`. Needs a task with demonstrations. Default: none."""
 

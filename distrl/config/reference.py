@@ -59,13 +59,29 @@ def render(algorithms: Mapping[str, type[AlgorithmConfig]] = types.MappingProxyT
     """
     parts = [INTRODUCTION, "## Top level\n\n" + table(RunConfig, sections=False)]
     for name, info in RunConfig.model_fields.items():
-        model = info.annotation
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            parts.append(f"## {name}\n\n{_first_line(model)}\n\n{table(model)}")
+        if (model := section(info.annotation)) is not None:
+            parts += _section(name, model, "##")
         elif name == "algorithm":
             parts.append(f"## algorithm\n\n{_first_line(AlgorithmConfig)}\n\n{table(AlgorithmConfig)}")
             parts.extend(_own_keys(*algorithm) for algorithm in algorithms.items())
     return "\n".join([*parts, RESUME])
+
+
+def section(annotation: Any) -> type[BaseModel] | None:
+    """The model of a field that is a section, or a section or null."""
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
+    if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel):
+        return kinds[0]
+    return None
+
+
+def _section(title: str, model: type[BaseModel], mark: str) -> list[str]:
+    """A section's table, and those of the sections in it."""
+    parts = [f"{mark} {title}\n\n{_first_line(model)}\n\n{table(model)}"]
+    for name, info in model.model_fields.items():
+        if (inside := section(info.annotation)) is not None:
+            parts += _section(f"{title}.{name}", inside, "###")
+    return parts
 
 
 def table(model: type[BaseModel], sections: bool = True, skip: Sequence[str] = ()) -> str:
@@ -97,6 +113,8 @@ def _words(annotation: Any) -> str:
         return f"list of {_words(inside[0])}"
     if origin is dict or annotation is dict:
         return "keys and values"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "keys of its own"
     names = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
@@ -113,6 +131,9 @@ def default_text(info: FieldInfo) -> str:
 def _yaml_text(value: Any) -> str:
     if isinstance(value, Schedule):
         return "{" + ", ".join(f"{key}: {_yaml_text(child)}" for key, child in value.to_dict().items()) + "}"
+    if isinstance(value, BaseModel):
+        changed = {key: child for key, child in value if child != type(value).model_fields[key].default}
+        return "{" + ", ".join(f"{key}: {_yaml_text(child)}" for key, child in changed.items()) + "}"
     if isinstance(value, list):
         return f"[{', '.join(map(_yaml_text, value))}]"
     if isinstance(value, bool) or value is None:

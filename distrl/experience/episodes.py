@@ -130,6 +130,9 @@ def to_arrow(episodes: Columns, part_names: Sequence[str] = ()) -> Any:
         return pa.ListArray.from_arrays(pa.array(episodes.offsets.astype(np.int32)), pa.array(episodes[name]))
 
     columns = {name: lists(name) for name in TOKEN_COLUMNS}
+    if "kept" in episodes:
+        inner = pa.ListArray.from_arrays(pa.array(episodes.kept_offsets.astype(np.int32)), pa.array(episodes.kept))
+        columns["kept"] = pa.ListArray.from_arrays(pa.array(episodes.offsets.astype(np.int32)), inner)
     columns |= {name: pa.array(episodes[name]) for name in ROW_COLUMNS if name != "parts"}
     names = list(part_names) or [str(k) for k in range(episodes.parts.shape[1])]
     columns |= {f"reward/{name}": pa.array(episodes.parts[:, k]) for k, name in enumerate(names)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from distrl.experience.fragment import FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.learner import Learner, Progress, Report
 from distrl.learner.mismatch import Mismatch, MismatchGate, mismatch_metrics
+from distrl.learner.text_keeper import TextKeeper
 from distrl.learner.text_watch import TextWatch
 from distrl.models.weights import load_weights
 
@@ -34,6 +36,7 @@ class TextLearner(Learner):
         seed: The run's seed.
         settings: The run's `language` section.
         curriculum: Learns from every batch which items to ask, if the run has one.
+        keeper: Writes answers into the run folder, if there is one.
     """
 
     algorithm: LanguageAlgorithm
@@ -46,13 +49,16 @@ class TextLearner(Learner):
         settings: Any,
         *,
         curriculum: Curriculum | None = None,
+        keeper: TextKeeper | None = None,
         phases: Phases | None = None,
     ):
         super().__init__(algorithm, seed, phases=phases)
         self.task = task
         self.settings = settings
-        self.curriculum = curriculum
+        self.curriculum, self.keeper = curriculum, keeper
         self._successes: dict[int, list[float]] = {}  # by item, of the batch that is being learned from
+        self._episodes: Columns | None = None  # the batch itself
+        self._updated_at: float | None = None  # when the last update was done
         self.begun = False  # has its first weights
         self.watch = TextWatch()
         algorithm.begin(task.parts, settings)
@@ -68,8 +74,23 @@ class TextLearner(Learner):
         if self._found is not None:
             report.metrics = {**report.metrics, **mismatch_metrics(self._found)}
             report.warnings += [str(self._found)] if self._found.cause else []
+        episodes, self._episodes = self._episodes, None
+        assert episodes is not None
+        report.metrics = {**report.metrics, **age_metrics(episodes, progress.update), **self._speed(episodes)}
+        if self.curriculum is not None:
+            report.metrics["text/curriculum_share"] = float((self.curriculum.weights() > 0).mean())
         report.warnings += self.watch.warnings(report.metrics)
+        if self.keeper is not None:
+            with self.phases("texts"):
+                report.warnings += self.keeper.keep(episodes, progress.update + 1)
         return report, weights
+
+    def _speed(self, episodes: Columns) -> dict[str, float]:
+        """Tokens that were learned from, per second since the update before."""
+        before, self._updated_at = self._updated_at, time.monotonic()
+        if before is None:
+            return {}
+        return {"throughput/tokens_per_s": int(episodes.mask.sum()) / max(self._updated_at - before, 1e-6)}
 
     def weights(self, version: int) -> Weights:
         """The current weights as version `version`, with all that samplers need besides; a fresh learner gets its
@@ -115,7 +136,7 @@ class TextLearner(Learner):
     def _batch(self, fragments: Sequence[FragmentData], units: tuple[Unit, ...]) -> Columns:
         """Padded rows on the learner's device."""
         episodes = cat_episodes([fragment.rollout for fragment in fragments])
-        self._successes = successes_by_item(episodes)
+        self._successes, self._episodes = successes_by_item(episodes), episodes
         padded = pad_episodes(episodes)
         batch = padded.map(lambda leaf: torch.from_numpy(_widened(leaf)).to(self.algorithm.device))
         if self.gate.due(self.version):
@@ -125,7 +146,21 @@ class TextLearner(Learner):
 
     def _take_back(self, *before: Any) -> None:
         """The batch was refused: the curriculum does not count it."""
-        self._successes = {}
+        self._successes, self._episodes = {}, None
+
+
+def age_metrics(episodes: Columns, version: int) -> dict[str, float]:
+    """How many versions the weights that said the tokens are older than `version`: mean, and share of answers that
+    more than one version wrote."""
+    rows = np.repeat(np.arange(len(episodes.group)), np.diff(episodes.offsets))[episodes.mask]
+    versions = episodes.version[episodes.mask].astype(np.int64)
+    if not len(versions):
+        return {}
+    newest = np.full(len(episodes.group), -1)
+    np.maximum.at(newest, rows, versions)
+    mixed = np.unique(rows[versions != newest[rows]])
+    ages = {"staleness/tokens_mean": float((version - versions).mean())}
+    return {**ages, "staleness/mixed_answers": len(mixed) / len(episodes.group)}
 
 
 def successes_by_item(episodes: Columns) -> dict[int, list[float]]:

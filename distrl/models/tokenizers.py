@@ -35,6 +35,10 @@ class TextTokenizer(ABC):
         """The text of ids; stop and padding tokens are left out."""
 
     @abstractmethod
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """What each token stands for on its own, special ones included: for people, never to be encoded again."""
+
+    @abstractmethod
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """Ids that the model continues: a text as it is, or messages in the chat template with the answer opened.
 
@@ -80,6 +84,9 @@ class CharacterTokenizer(TextTokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self.alphabet[int(i) - 2] for i in ids if i >= 2)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return ["<pad>" if i == self.PAD else "<end>" if i == self.END else self.alphabet[int(i) - 2] for i in ids]
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         text = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
@@ -136,6 +143,9 @@ class HubTokenizer(TextTokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self.tokenizer.decode([int(i)], skip_special_tokens=False) for i in ids]
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

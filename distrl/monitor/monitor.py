@@ -100,6 +100,8 @@ class Monitor:
             run_dir / "metrics.jsonl", self._complain, keep=lambda line: line.get("update", 0) <= begin.update
         )
         self._board = self._make_board(run_dir, options, resume_at)
+        self._texts = run_dir / "texts" / "newest.md"  # which the learner of a language model writes
+        self._texts_at = self._texts_changed()
 
     def update(self, record: Mapping[str, float], env_steps: int, update: int) -> None:
         """Take the numbers of one update, of ended episodes or of an evaluation.
@@ -232,10 +234,25 @@ class Monitor:
             if self._board:
                 self._board.scalars(point.values, point.env_steps)
         if self._board:
+            self._show_texts()
             self._board.flush()
         if now >= self._next_log:
             self._next_log = now + PLAIN_SECONDS
             self._write_log(self.view().one_line())
+
+    def _show_texts(self) -> None:
+        """Answers of a language model, when there are new ones."""
+        changed = self._texts_changed()
+        if changed not in (0, self._texts_at):
+            self._texts_at = changed
+            self._board.text("answers", self._texts.read_text(), self._env_steps)
+
+    def _texts_changed(self) -> int:
+        """When the file was written, in nanoseconds; 0: there is none."""
+        try:
+            return self._texts.stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def _rates(self, now: float) -> dict[str, float]:
         begin, env_steps, update = self._flushed

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from gymnasium import spaces
@@ -21,6 +22,7 @@ from distrl.deploy.text_evaluate import TextEvaluator
 from distrl.engines import SamplingOptions, make_engine
 from distrl.envs.curricula import Curriculum, task_curriculum
 from distrl.envs.text_task import Task, check_task, make_task
+from distrl.learner.text_keeper import TextKeeper, require_parquet
 from distrl.learner.text_learner import TextLearner
 from distrl.models.language_loading import load_tokenizer
 from distrl.runtime.build import Plan, pick_device
@@ -66,9 +68,18 @@ class TextPlan(Plan):
             shards=shards or Shards(config.learner.shards),
         )
         assert isinstance(algorithm, LanguageAlgorithm)
-        task = self.task()
+        task, keeper = self.task(), None
+        if self.folder and getattr(shards, "rank", 0) == 0:  # all processes of a group have the same answers
+            tokenizer = algorithm.language.tokenizer
+            keeper = TextKeeper(Path(self.folder), config.language.texts, tokenizer, task.parts)
         return TextLearner(
-            algorithm, task, config.seed, config.language, curriculum=self.curriculum(task), phases=phases
+            algorithm,
+            task,
+            config.seed,
+            config.language,
+            curriculum=self.curriculum(task),
+            keeper=keeper,
+            phases=phases,
         )
 
     def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> Any:
@@ -126,6 +137,7 @@ def make_text_plan(config: RunConfig) -> TextPlan:
     task = make_task(config.env.id, config.env.kwargs)
     check_task(task)
     task_curriculum(config.language.curriculum, task)
+    require_parquet(config.language.texts)
     vocabulary = spaces.Discrete(load_tokenizer(config.language, task.alphabet).vocab_size)
     search_path = [path or os.getcwd() for path in sys.path]
     return TextPlan(config, vocabulary, vocabulary, True, search_path, user_sources(config.imports))
