@@ -8,6 +8,7 @@ whose words are its paper's (`algorithms/grpo.py`), or one that adds columns of 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -19,20 +20,25 @@ from torch import Tensor
 
 from distrl.algorithms.base import Algorithm, Update
 from distrl.algorithms.text_metrics import batch_metrics
+from distrl.algorithms.text_parts import ENTROPY, MOVEMENT, movement_sums, reward_plan, support, with_budget
 from distrl.base.columns import Columns
-from distrl.base.errors import ConfigError, NonFiniteError, unknown
+from distrl.base.errors import ConfigError, NonFiniteError
 from distrl.config.algorithm import AlgorithmConfig
+from distrl.functional.aggregation import aggregate
 from distrl.functional.groups import Groups
 from distrl.functional.links import link
 from distrl.functional.llm_chain import objective
-from distrl.functional.reward_plan import RewardPlan, combine, plan_from_words
+from distrl.functional.reward_plan import combine
 from distrl.models.flat_adam import FlatAdam
 from distrl.models.language import LanguageModel, adapter_layers
 from distrl.models.language_loading import load_language_model
 from distrl.models.packing import can_pack
-from distrl.models.token_logp import Support, token_logp
+from distrl.models.token_logp import token_logp
 
 Word = str | dict[str, Any]
+
+#: Columns that are computed with the first weights.
+REFERENCE_COLUMNS = frozenset({"ref_logp", "tempered_ref_logp"})
 
 
 class LanguageAlgorithmConfig(AlgorithmConfig):
@@ -57,6 +63,8 @@ class LanguageAlgorithmConfig(AlgorithmConfig):
     """Distance to the reference model, the first weights: `k1`, `k2`, `k3`, ...; with `beta`."""
     beta: float = Field(0.0, ge=0)
     """Weight of the divergence. Usual: 0 to 0.04."""
+    entropy: float = Field(0.0, ge=0)
+    """Weight of an entropy bonus. More keeps answers varied. Usual: 0 to 0.01."""
     correction: Word | None = None
     """Weight of tokens whose behavior differs from the policy before the update: `tis`, `icepop`."""
     old: str = Field("behavior", pattern="^(behavior|recompute)$")
@@ -106,6 +114,10 @@ class LanguageAlgorithm(Algorithm):
     all_parts: ClassVar[bool] = False
     #: Curves of terms of the loss, which `part_loss` gives in this order; parts of a minibatch add up.
     loss_parts: ClassVar[tuple[str, ...]] = ()
+    #: Keyword-only parameters of advantages whose values `numbers` gives, where the advantage has them.
+    supplied: ClassVar[tuple[str, ...]] = ()
+    #: Measure the entropy of the policy's laws at every update, also without a bonus.
+    measures_entropy: ClassVar[bool] = False
 
     def __init__(self, config: Any, model: Any, **options: Any):
         super().__init__(config, model, **options)
@@ -140,8 +152,9 @@ class LanguageAlgorithm(Algorithm):
         """
         config = self.schedules
         self.parts, self.settings = tuple(parts), settings
+        self.entropies = config.entropy > 0 or self.measures_entropy
         self.plan = reward_plan(config.reward, parts, self.all_parts)
-        self.advantage = link("advantage", config.advantage, ADVANTAGE_NUMBERS)
+        self.advantage = link("advantage", config.advantage, self.supplied)
         self.credit = None if config.credit is None else link("credit", config.credit)
         self.objective = objective(
             with_budget(config.objective, settings.max_new_tokens),
@@ -173,48 +186,71 @@ class LanguageAlgorithm(Algorithm):
         batch = self.columns(batch)
         if self.credit is not None:
             batch = batch.with_(token_reward=self.credit(batch))
-        return batch.with_(advantage=self.advantage(batch))
+        return batch.with_(advantage=self.advantage(batch, **self.numbers()))
 
     def columns(self, batch: Columns) -> Columns:
-        """More columns for an algorithm's links."""
+        """More columns for an algorithm's links; what it changes in `reward` or `parts` counts for them too."""
         return batch
+
+    def numbers(self) -> dict[str, float | None]:
+        """Values of the `supplied` parameters for the present batch."""
+        return {}
 
     def score(self, batch: Columns) -> Tensor:
         """log pi of every token under the present weights, with gradient, (N, L); 0 where the mask does not hold."""
+        return self.laws(batch)[0]
+
+    def laws(self, batch: Columns, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+        """log pi of every token under the present weights, and the entropy of the law it was drawn from, if asked for.
+
+        With gradient, (N, L) both; 0 where the mask does not hold.
+
+        Args:
+            batch: `tokens`, `mask`, and `kept` where sampling truncates.
+            temperature: Of the law, times the run's own.
+            entropy: Also give entropies.
+        """
         settings = self.settings
-        logp, _ = token_logp(
+        return token_logp(
             self.language,
             batch.tokens,
             batch.mask,
-            temperature=settings.temperature,
+            temperature=(settings.temperature or 1.0) * temperature,
             top_p=settings.top_p,
             top_k=settings.top_k,
             kept=support(batch.kept, batch.mask) if "kept" in batch else None,
             packing=self.packing,
+            entropy=entropy,
         )
-        return logp
 
     @torch.no_grad()
-    def scored(self, batch: Columns) -> Tensor:
-        """`score` of a whole batch without gradient, part by part."""
+    def scored(self, batch: Columns, temperature: float = 1.0) -> Tensor:
+        """log pi of a whole batch without gradient, part by part. (N, L). Arguments as for `laws`."""
         rows = torch.arange(len(batch.tokens), device=self.device).split(self.config.micro_batch)
-        return torch.cat([self.score(batch[index]) for index in rows])
+        return torch.cat([self.laws(batch[index], temperature)[0] for index in rows])
 
     def reference_logp(self, batch: Columns) -> Tensor:
-        """log-probabilities under the first weights, (N, L): without adapters, or with the copy that was kept."""
+        """log-probabilities under the first weights, (N, L)."""
+        with self.reference_weights():
+            return self.scored(batch)
+
+    @contextlib.contextmanager
+    def reference_weights(self) -> Iterator[None]:
+        """The first weights, for as long as the block lasts: no adapters, or the copy that was kept."""
         if self.reference is None:
             with self.language.reference():
-                return self.scored(batch)
+                yield
+            return
         present = self.flat.data.clone()
         self.flat.data.copy_(self.reference)
         try:
-            return self.scored(batch)
+            yield
         finally:
             self.flat.data.copy_(present)
 
     def remember_reference(self) -> None:
         """Keep the present weights as the reference model, if a link asks for one and there are no adapters."""
-        if "ref_logp" in self.reads and not adapter_layers(self.language.network):
+        if REFERENCE_COLUMNS & self.reads and not adapter_layers(self.language.network):
             self.reference = self.flat.data.clone()
 
     # ---- the update ------------------------------------------------------------------------------------------------
@@ -247,7 +283,20 @@ class LanguageAlgorithm(Algorithm):
             )
         means = {name: float(torch.stack([part[name] for part in movement]).mean()) for name in movement[0]}
         metrics = {"loss/policy": float(torch.stack(losses).mean()), "loss/grad_norm": float(torch.stack(norms).mean())}
-        return Update({**metrics, **means, **self.curves(batch)})
+        metrics |= means | self.curves(batch)
+        return Update(metrics | self.after_update(batch, metrics))
+
+    def after_update(self, batch: Columns, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Called once an update stands: keep what the next one depends on, which belongs into `state` too.
+
+        Args:
+            batch: As `prepare` left it.
+            metrics: The update's curves.
+
+        Returns:
+            More curves.
+        """
+        return {}
 
     def text_minibatches(self, batch: Columns, rng: np.random.Generator) -> Iterator[Columns]:
         """Minibatches of whole groups for every epoch."""
@@ -270,8 +319,12 @@ class LanguageAlgorithm(Algorithm):
         return self.objective.weights(minibatch)
 
     def learned(self, part: Columns) -> Columns:
-        """Add what is computed with the weights that are being learned, with gradient: the answers' `logp` (N, L)."""
-        return part.with_(logp=self.score(part))
+        """Add what is computed with the weights that are being learned, with gradient.
+
+        `logp` (N, L) of the answers, and `entropy` (N, L) where it is wanted.
+        """
+        logp, entropy = self.laws(part, entropy=self.entropies)
+        return part.with_(logp=logp) if entropy is None else part.with_(logp=logp, entropy=entropy)
 
     def part_loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:
         """The loss of a part of a minibatch, and its terms as `loss_parts` names them. Parts add up to the whole.
@@ -295,6 +348,8 @@ class LanguageAlgorithm(Algorithm):
             for rows in self.micro_batches(minibatch, groups, mine):
                 part = self.learned(minibatch[rows])
                 loss, terms = self.part_loss(part)
+                if self.config.entropy:
+                    loss = loss - self.config.entropy * self.entropy_mean(part)
                 if loss.requires_grad:
                     loss.backward()
                 total += torch.stack([term.detach().float() for term in (loss, *terms, *movement_sums(part))])
@@ -306,7 +361,19 @@ class LanguageAlgorithm(Algorithm):
         named = dict(zip(self.loss_parts, sums, strict=False))
         tokens = minibatch.mask.sum().clamp(min=1)
         moved = {name: value / tokens for name, value in zip(MOVEMENT, sums[len(named) :], strict=True)}
+        if not self.entropies:
+            del moved[ENTROPY]
         return loss, named | moved
+
+    def entropy_mean(self, part: Columns) -> Tensor:
+        """The part's share of the mean entropy, with the weights that tokens have in the loss.
+
+        Raises:
+            ConfigError: The algorithm does not compute entropies.
+        """
+        if "entropy" not in part:
+            raise ConfigError(f"algorithm {self.config.name} has no entropy bonus.", "Set algorithm.entropy=0.")
+        return aggregate(part.entropy, part.sum_weight)
 
     def micro_batches(self, minibatch: Columns, groups: Groups, mine: Tensor) -> Iterator[Tensor]:
         """Row numbers of these groups, `micro_batch` at a time; whole groups where the loss is one of groups."""
@@ -331,46 +398,3 @@ class LanguageAlgorithm(Algorithm):
     def load_state(self, state: Mapping[str, Any]) -> None:
         super().load_state(state)
         self.reference = None if state["reference"] is None else torch.as_tensor(state["reference"]).to(self.device)
-
-
-#: Numbers that the algorithm supplies to advantages that take them.
-ADVANTAGE_NUMBERS = ("entropy",)
-MOVEMENT = ("policy/kl", "policy/ratio_low", "policy/ratio_high")
-FAR = 0.2  # ratios outside 1 -+ this are counted
-
-
-def movement_sums(part: Columns) -> list[Tensor]:
-    """Sums over trainable tokens: k3 estimate of KL(old, new), ratios below and above the usual clip range."""
-    log_ratio = (part.logp.detach() - part.old_logp).masked_fill(~part.mask, 0.0).clamp(-20, 20)
-    ratio = log_ratio.exp()
-    return [(ratio - 1 - log_ratio).sum(), (ratio < 1 - FAR).sum().float(), (ratio > 1 + FAR).sum().float()]
-
-
-def reward_plan(words: Mapping[str, Any], parts: Sequence[str], all_parts: bool = False) -> RewardPlan:
-    """The plan that a config's `reward` asks for; by default the first part, success, or the sum of all of them.
-
-    Raises:
-        ConfigError: A part that the task does not give.
-    """
-    options = dict(words)
-    named = options.pop("parts", {name: {} for name in (parts if all_parts else parts[:1])})
-    for name in named:
-        if name not in parts:
-            raise ConfigError(unknown("reward part", name, parts))
-    return plan_from_words(named, **options)
-
-
-def with_budget(word: Any, max_new_tokens: int) -> Any:
-    """Links that divide by the generation budget get it, if the config does not say another."""
-    name = word if isinstance(word, str) else word.get("name")
-    if name in ("seq_mean_token_sum_norm", "drpo"):
-        return {"name": name, "max_length": max_new_tokens, **({} if isinstance(word, str) else word)}
-    return word
-
-
-def support(kept: Tensor, mask: Tensor) -> Support:
-    """What truncation left for each trainable token, from ids (N, L, K) with -1 beyond them."""
-    ids = kept[mask].long()
-    there = ids >= 0
-    offsets = torch.cat([there.new_zeros(1, dtype=torch.int64), there.sum(1).cumsum(0)])
-    return Support(ids[there], offsets)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distrl.algorithms.language import LanguageAlgorithm, support
+from distrl.algorithms.language import LanguageAlgorithm
+from distrl.algorithms.text_parts import support
 from distrl.base.columns import Columns
 from distrl.base.errors import ResourceError
 from distrl.config.language import GateSettings

@@ -117,3 +117,20 @@ def test_adapters_are_their_own_reference_and_only_they_move() -> None:
     assert all(".lora_" in name for name in names)
     assert learner.algorithm.reference is None
     assert set(learner.weights(0).arrays()) == set(names)
+
+
+def test_the_entropy_bonus_has_the_entropys_gradient() -> None:
+    gradients = []
+    for bonus in (0.0, 0.5):
+        algorithm, batch = World(name="grpo", entropy=bonus).prepared()
+        _, moved = algorithm.text_gradient(algorithm.objective.weights(batch))
+        gradients.append(algorithm.flat.grad.clone())
+        assert ("policy/entropy" in moved) == (bonus > 0)
+    algorithm.flat.zero_grad()
+    _, entropy = token_logp(algorithm.language, batch.tokens, batch.mask, entropy=True)
+    assert entropy is not None
+    mean = entropy.sum() / batch.mask.sum()
+    assert float(moved["policy/entropy"]) == pytest.approx(mean.item(), rel=1e-5)
+    mean.backward()
+    assert float(algorithm.flat.grad.norm()) > 0
+    assert torch.allclose(gradients[0] - 0.5 * algorithm.flat.grad, gradients[1], atol=1e-5)
