@@ -81,7 +81,7 @@ class LanguageConfig(Section):
     """Jinja text of a chat template, for tokenizers that bring none, or in place of theirs."""
     dtype: Literal["fp32", "bf16", "auto"] = "auto"
     """What layers compute in; parameters that learn are kept in fp32. `auto` measures both and takes bf16 where it is
-    faster and close enough."""
+    faster and close enough; fp32 in deterministic mode, as a measurement cannot be repeated."""
     freeze_embeddings: bool = False
     """Keep the token embeddings, and an output layer tied to them. Saves memory; usual for small pretrained models."""
     gradient_checkpointing: bool = False

@@ -56,6 +56,13 @@ def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
+@pytest.mark.parametrize(("deterministic", "dtype"), [(True, "fp32"), (False, "auto")])
+def test_deterministic_runs_do_not_ask_the_clock_for_a_precision(deterministic: bool, dtype: str) -> None:
+    plan = make_plan(load_config(text_config(deterministic=deterministic, language={"dtype": "auto"})))
+    assert plan.config.language is not None
+    assert plan.config.language.dtype == dtype
+
+
 def test_a_run_counts_tokens_and_balances(tmp_runs: Path) -> None:
     run = text_config(eval={"every": 30, "episodes": 8}, language={"warm_start": {"steps": 2, "batch_size": 4}})
     summary = train(run, runs_dir=tmp_runs)
