@@ -31,10 +31,14 @@ PACKAGES = ("torch", "ray", "gymnasium", "numpy", "envpool", "distrl")
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer script and the environment it runs in; `venv` None is the project's own interpreter."""
+    """A peer script and the environment it runs in; `venv` None is the project's own interpreter.
+
+    `setup` makes the environment; by default setup.sh with its name.
+    """
 
     script: str
     venv: str | None = None
+    setup: str = ""
 
     @property
     def python(self) -> Path:
@@ -49,6 +53,8 @@ PEERS = {
     "single-file": Peer("single_file_ppo.py"),
     "rllib": Peer("rllib_train.py", "rllib"),
     "sample-factory": Peer("sample_factory_appo.py", "sample-factory"),
+    "trl-gradients": Peer("trl_gradients.py", "trl", "setup_trl.sh"),
+    "trl-speed": Peer("trl_speed.py", "trl", "setup_trl.sh"),
 }
 
 
@@ -170,7 +176,7 @@ def seconds_to_reach(curve: Sequence[Sequence[float]], target: float) -> float |
 
 
 def _setup_command(peer: Peer) -> str:
-    return f"Run: benchmarks/peers/setup.sh {peer.venv}"
+    return f"Run: benchmarks/peers/{peer.setup or f'setup.sh {peer.venv}'}"
 
 
 def _peer_environment() -> dict[str, str]:
