@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from distrl.algorithms.base import Algorithm, Update
+from distrl.algorithms.language_config import LanguageAlgorithmConfig, Word
 from distrl.algorithms.text_metrics import batch_metrics
-from distrl.algorithms.text_parts import ENTROPY, MOVEMENT, movement_sums, reward_plan, support, with_budget
+from distrl.algorithms.text_parts import ENTROPY, MOVEMENT, movement_sums, not_given, reward_plan, support, with_budget
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError, NonFiniteError
 from distrl.config.algorithm import AlgorithmConfig
@@ -35,70 +35,10 @@ from distrl.models.language_loading import load_language_model
 from distrl.models.packing import can_pack
 from distrl.models.token_logp import token_logp
 
-Word = str | dict[str, Any]
+__all__ = ["LanguageAlgorithm", "LanguageAlgorithmConfig", "Word"]
 
 #: Columns that are computed with the first weights.
 REFERENCE_COLUMNS = frozenset({"ref_logp", "tempered_ref_logp"})
-
-
-class LanguageAlgorithmConfig(AlgorithmConfig):
-    """Keys of every language-model algorithm."""
-
-    rollout_steps: int = Field(1, ge=1)
-    """Items of each prompt line (`env.num_envs` of them) in one batch. Usual: 1."""
-    group_size: int = Field(8, ge=1)
-    """Answers to each prompt, compared with each other. More give a steadier baseline. Usual: 4-64."""
-    reward: dict[str, Any] = {}
-    """How reward parts become one reward: `parts: {NAME: {weight, transform, gate}}`, `combination`, `gates`, `length`,
-    `shaping`. Default: the first part, success. With `parts: {success: {}, placed: {weight: 0.5}}` a weighted sum."""
-    credit: Word | None = None
-    """Spreads the reward over tokens, for advantages that read token rewards: `outcome`, `kl_penalized_outcome`, ..."""
-    advantage: Word = "grpo"
-    """What an answer is worth against its group: a word of `distrl methods`, or `{name: WORD, option: ...}`."""
-    objective: Word = "token_ppo"
-    """The loss of a token, a row or a group."""
-    aggregation: Word = "token_mean"
-    """How token losses are summed up: `token_mean`, `seq_mean_token_mean`, `seq_mean_token_sum_norm`, ..."""
-    divergence: Word | None = None
-    """Distance to the reference model, the first weights: `k1`, `k2`, `k3`, ...; with `beta`."""
-    beta: float = Field(0.0, ge=0)
-    """Weight of the divergence. Usual: 0 to 0.04."""
-    entropy: float = Field(0.0, ge=0)
-    """Weight of an entropy bonus. More keeps answers varied. Usual: 0 to 0.01."""
-    correction: Word | None = None
-    """Weight of tokens whose behavior differs from the policy before the update: `tis`, `icepop`."""
-    old: str = Field("behavior", pattern="^(behavior|recompute)$")
-    """Log-probabilities that ratios are taken to: those that the sampler recorded, or computed again by the learner,
-    with the weights before the update."""
-    epochs: int = Field(1, ge=1)
-    """Passes over a batch. Usual: 1-2."""
-    minibatches: int = Field(1, ge=1)
-    """Optimizer steps in a pass; groups are not split. Usual: 1-4."""
-    micro_batch: int = Field(64, ge=1)
-    """Rows that go through the model at once: less memory, same gradient."""
-    packing: bool = True
-    """Compute what the answers of a group begin with once, and rows of different lengths side by side without padding:
-    the same gradient for less work. Off by itself for models that cannot do it."""
-    adam_betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of Adam's two moments."""
-    weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay. Usual: 0-0.1."""
-    max_grad_norm: float | None = Field(1.0, gt=0)
-    """Gradients longer than this are scaled down to it; null turns that off."""
-
-    @model_validator(mode="after")
-    def _corrected(self) -> LanguageAlgorithmConfig:
-        if self.correction is not None and self.old != "recompute":
-            raise ConfigError(
-                "algorithm.correction compares the sampler's log-probabilities with the learner's, but algorithm.old"
-                " is behavior, so both are the same.",
-                "Set algorithm.old=recompute.",
-            )
-        if self.beta and self.divergence is None:
-            raise ConfigError(
-                f"algorithm.beta is {self.beta}, but no divergence is chosen.", "Set algorithm.divergence=k3."
-            )
-        return self
 
 
 class LanguageAlgorithm(Algorithm):
@@ -154,6 +94,7 @@ class LanguageAlgorithm(Algorithm):
         self.parts, self.settings = tuple(parts), settings
         self.entropies = config.entropy > 0 or self.measures_entropy
         self.plan = reward_plan(config.reward, parts, self.all_parts)
+        not_given(config.advantage, self.supplied, config.name)
         self.advantage = link("advantage", config.advantage, self.supplied)
         self.credit = None if config.credit is None else link("credit", config.credit)
         self.objective = objective(
@@ -200,14 +141,16 @@ class LanguageAlgorithm(Algorithm):
         """log pi of every token under the present weights, with gradient, (N, L); 0 where the mask does not hold."""
         return self.laws(batch)[0]
 
-    def laws(self, batch: Columns, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+    def laws(
+        self, batch: Columns, temperature: float | Tensor = 1.0, entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """log pi of every token under the present weights, and the entropy of the law it was drawn from, if asked for.
 
         With gradient, (N, L) both; 0 where the mask does not hold.
 
         Args:
             batch: `tokens`, `mask`, and `kept` where sampling truncates.
-            temperature: Of the law, times the run's own.
+            temperature: Of the law, times the run's own; a tensor (N,) has one for each row.
             entropy: Also give entropies.
         """
         settings = self.settings
@@ -224,10 +167,11 @@ class LanguageAlgorithm(Algorithm):
         )
 
     @torch.no_grad()
-    def scored(self, batch: Columns, temperature: float = 1.0) -> Tensor:
+    def scored(self, batch: Columns, temperature: float | Tensor = 1.0) -> Tensor:
         """log pi of a whole batch without gradient, part by part. (N, L). Arguments as for `laws`."""
-        rows = torch.arange(len(batch.tokens), device=self.device).split(self.config.micro_batch)
-        return torch.cat([self.laws(batch[index], temperature)[0] for index in rows])
+        parts = torch.arange(len(batch.tokens), device=self.device).split(self.config.micro_batch)
+        heats = [temperature[rows] if isinstance(temperature, Tensor) else temperature for rows in parts]
+        return torch.cat([self.laws(batch[rows], heat)[0] for rows, heat in zip(parts, heats, strict=True)])
 
     def reference_logp(self, batch: Columns) -> Tensor:
         """log-probabilities under the first weights, (N, L)."""
