@@ -137,7 +137,7 @@ def make_text_plan(config: RunConfig) -> TextPlan:
     if config.deterministic and config.language.dtype == "auto":  # `auto` asks the clock
         language = config.language.model_copy(update={"dtype": "fp32"})
         config = config.model_copy(update={"language": language})
-        assert config.language is not None
+    assert config.language is not None
     task = make_task(config.env.id, config.env.kwargs)
     check_task(task)
     task_curriculum(config.language.curriculum, task)
