@@ -24,6 +24,7 @@ from distrl.algorithms.text_parts import ENTROPY, MOVEMENT, movement_sums, not_g
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError, NonFiniteError
 from distrl.config.algorithm import AlgorithmConfig
+from distrl.envs.text_task import Task
 from distrl.functional.aggregation import aggregate
 from distrl.functional.groups import Groups
 from distrl.functional.links import link
@@ -52,8 +53,12 @@ class LanguageAlgorithm(Algorithm):
     off_policy_correction: ClassVar[bool] = True
     #: Without `reward.parts` all parts of the task are used, not success alone.
     all_parts: ClassVar[bool] = False
+    #: Learns from a task's demonstrations: nothing is generated but for evaluations.
+    demonstrations: ClassVar[bool] = False
     #: Curves of terms of the loss, which `part_loss` gives in this order; parts of a minibatch add up.
-    loss_parts: ClassVar[tuple[str, ...]] = ()
+    loss_parts: tuple[str, ...] = ()
+    #: Curves of `movement_sums`.
+    movement_curves: tuple[str, ...] = MOVEMENT
     #: Keyword-only parameters of advantages whose values `numbers` gives, where the advantage has them.
     supplied: ClassVar[tuple[str, ...]] = ()
     #: Measure the entropy of the policy's laws at every update, also without a bonus.
@@ -108,26 +113,39 @@ class LanguageAlgorithm(Algorithm):
         self.packing = config.packing and can_pack(self.language)
         self.reads = self.objective.reads().union(*(one.reads for one in links))
 
+    def begin_task(self, task: Task) -> None:
+        """Get to know the task, as `training_task` gave it."""
+
+    @classmethod
+    def training_task(cls, task: Task, config: Any) -> Task:
+        """What the run asks of its task."""
+        return task
+
     # ---- links -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def prepare(self, batch: Columns) -> Columns:
         """Reward, log-probabilities of other weights, credit and advantage: once per batch, over all of it."""
-        order = [self.parts.index(name) for name in self.plan.names]
-        rewards = combine(self.plan, batch.parts[:, order], batch.mask.sum(1))
-        batch = batch.with_(
-            told=batch.parts, parts=rewards.parts, value=rewards.value, reward=rewards.reward, behavior_logp=batch.logp
-        )
-        if self.config.old == "recompute":
-            batch = batch.with_(old_logp=self.scored(batch))
-        else:
-            batch = batch.with_(old_logp=batch.logp)
+        batch = self.rewarded(batch)
+        batch = self.rescored(batch) if self.config.old == "recompute" else batch.with_(old_logp=batch.logp)
         if "ref_logp" in self.reads:
             batch = batch.with_(ref_logp=self.reference_logp(batch))
         batch = self.columns(batch)
         if self.credit is not None:
             batch = batch.with_(token_reward=self.credit(batch))
         return batch.with_(advantage=self.advantage(batch, **self.numbers()))
+
+    def rewarded(self, batch: Columns) -> Columns:
+        """Add the reward that the run's plan makes of the task's parts, and the sampler's log-probabilities by name."""
+        order = [self.parts.index(name) for name in self.plan.names]
+        rewards = combine(self.plan, batch.parts[:, order], batch.mask.sum(1))
+        return batch.with_(
+            told=batch.parts, parts=rewards.parts, value=rewards.value, reward=rewards.reward, behavior_logp=batch.logp
+        )
+
+    def rescored(self, batch: Columns) -> Columns:
+        """Add `old_logp` (N, L) under the weights before the update."""
+        return batch.with_(old_logp=self.scored(batch))
 
     def columns(self, batch: Columns) -> Columns:
         """More columns for an algorithm's links; what it changes in `reward` or `parts` counts for them too."""
@@ -288,7 +306,7 @@ class LanguageAlgorithm(Algorithm):
         groups = Groups(minibatch.group)
         for mine in self.shards.split(torch.arange(len(groups), device=minibatch.group.device)):
             self.flat.zero_grad()
-            total = self.flat.grad.new_zeros(1 + len(self.loss_parts) + len(MOVEMENT))
+            total = self.flat.grad.new_zeros(1 + len(self.loss_parts) + len(self.movement_curves))
             for rows in self.micro_batches(minibatch, groups, mine):
                 part = self.learned(minibatch[rows])
                 loss, terms = self.part_loss(part)
@@ -296,18 +314,22 @@ class LanguageAlgorithm(Algorithm):
                     loss = loss - self.config.entropy * self.entropy_mean(part)
                 if loss.requires_grad:
                     loss.backward()
-                total += torch.stack([term.detach().float() for term in (loss, *terms, *movement_sums(part))])
+                total += torch.stack([term.detach().float() for term in (loss, *terms, *self.movement_sums(part))])
             vectors.append(torch.cat([self.flat.grad, total]))
         summed = self.shards.sum(vectors)
         size = self.flat.grad.numel()
         self.flat.grad.copy_(summed[:size])
-        loss, *sums = summed[size:]
-        named = dict(zip(self.loss_parts, sums, strict=False))
-        tokens = minibatch.mask.sum().clamp(min=1)
-        moved = {name: value / tokens for name, value in zip(MOVEMENT, sums[len(named) :], strict=True)}
+        own = 1 + len(self.loss_parts)
+        loss, terms, movement = summed[size], summed[size + 1 : size + own], summed[size + own :]
+        values = torch.cat([terms, movement / minibatch.mask.sum().clamp(min=1)])
+        named = dict(zip((*self.loss_parts, *self.movement_curves), values, strict=True))
         if not self.entropies:
-            del moved[ENTROPY]
-        return loss, named | moved
+            named.pop(ENTROPY, None)
+        return loss, named
+
+    def movement_sums(self, part: Columns) -> list[Tensor]:
+        """Sums over a part's trainable tokens; curves show them per token."""
+        return movement_sums(part)
 
     def entropy_mean(self, part: Columns) -> Tensor:
         """The part's share of the mean entropy, with the weights that tokens have in the loss.

@@ -126,6 +126,23 @@ def score_hidden(
     return _score(law, _before(hidden, mask), tokens, mask, _temperatures(temperature, mask), kept, chunk)
 
 
+def score_features(
+    model: LanguageModel,
+    features: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    kept: Support | None = None,
+    chunk: int | None = None,
+    entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """`token_logp` on the states (K, D) that masked tokens are predicted from: `token_features.token_features`."""
+    return _score(_Law(model, temperature or 1.0, top_p, top_k, entropy), features, tokens, mask, kept, chunk)
+
+
 def _check_mask(mask: Tensor) -> None:
     if bool(mask[:, 0].any()):
         raise ValueError("the mask holds for the first token of a row; nothing comes before it")

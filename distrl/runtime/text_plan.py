@@ -14,6 +14,7 @@ from gymnasium import spaces
 from distrl.algorithms.language import LanguageAlgorithm
 from distrl.algorithms.lookup import algorithm_class
 from distrl.algorithms.shards import Shards
+from distrl.algorithms.supervised_start import demonstration
 from distrl.base.errors import ConfigError
 from distrl.base.phases import Phases
 from distrl.base.registry import user_sources
@@ -26,6 +27,7 @@ from distrl.learner.text_keeper import TextKeeper, require_parquet
 from distrl.learner.text_learner import TextLearner
 from distrl.models.language_loading import load_tokenizer
 from distrl.runtime.build import Plan, pick_device
+from distrl.samplers.demonstration_sampler import DemonstrationSampler
 from distrl.samplers.prompt_lines import PromptLines
 from distrl.samplers.text_sampler import TextSampler
 
@@ -35,8 +37,10 @@ class TextPlan(Plan):
     """A checked run of a language model. An observation and an action are a token each."""
 
     def task(self) -> Task:
-        """The run's task."""
-        return make_task(self.config.env.id, self.config.env.kwargs)
+        """The run's task, as far as its algorithm asks it."""
+        return self.algorithm_class.training_task(  # type: ignore[attr-defined]
+            make_task(self.config.env.id, self.config.env.kwargs), self.algorithm_config
+        )
 
     def curriculum(self, task: Task) -> Curriculum | None:
         """A fresh curriculum over the task's items, if the run has one."""
@@ -85,7 +89,6 @@ class TextPlan(Plan):
     def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> Any:
         config, algorithm, task = self.config, self.algorithm_config, self.task()
         assert config.language is not None
-        model = self.build_acting_model().eval()
         lines = PromptLines(
             task,
             config.env.streams,
@@ -94,6 +97,18 @@ class TextPlan(Plan):
             config.seed,
             self.curriculum(task),
         )
+        if self.algorithm_class.demonstrations:  # type: ignore[attr-defined]
+            settings = config.language
+            return DemonstrationSampler(
+                index,
+                load_tokenizer(settings, task.alphabet),
+                task,
+                lines,
+                context=settings.tiny_context() if settings.source == "tiny" else settings.context,
+                wanted_by=algorithm.name,
+                phases=phases,
+            )
+        model = self.build_acting_model().eval()
         return TextSampler(
             index,
             make_engine(config.language, model),
@@ -142,6 +157,24 @@ def make_text_plan(config: RunConfig) -> TextPlan:
     check_task(task)
     task_curriculum(config.language.curriculum, task)
     require_parquet(config.language.texts)
+    if found.demonstrations:
+        _check_demonstrations(config, task)
     vocabulary = spaces.Discrete(load_tokenizer(config.language, task.alphabet).vocab_size)
     search_path = [path or os.getcwd() for path in sys.path]
     return TextPlan(config, vocabulary, vocabulary, True, search_path, user_sources(config.imports))
+
+
+def _check_demonstrations(config: RunConfig, task: Task) -> None:
+    """What a supervised run needs, before it begins.
+
+    Raises:
+        ConfigError: The first item has no demonstration, or a curriculum waits for successes.
+    """
+    assert config.language is not None
+    name = config.algorithm["name"]
+    if config.language.curriculum is not None:
+        raise ConfigError(
+            f"language.curriculum goes by the success of answers, and algorithm {name} learns from demonstrations.",
+            "Remove language.curriculum: every item comes once in each pass.",
+        )
+    demonstration(load_tokenizer(config.language, task.alphabet), task, 0, f"algorithm {name}")
