@@ -320,12 +320,12 @@ class LanguageAlgorithm(Algorithm):
         size = self.flat.grad.numel()
         self.flat.grad.copy_(summed[:size])
         own = 1 + len(self.loss_parts)
-        loss, terms, movement = summed[size], summed[size + 1 : size + own], summed[size + own :]
-        values = torch.cat([terms, movement / minibatch.mask.sum().clamp(min=1)])
+        sums, movement = summed[size : size + own], summed[size + own :]
+        values = torch.cat([sums[1:], movement / minibatch.mask.sum().clamp(min=1)])
         named = dict(zip((*self.loss_parts, *self.movement_curves), values, strict=True))
         if not self.entropies:
             named.pop(ENTROPY, None)
-        return loss, named
+        return sums[0], named
 
     def movement_sums(self, part: Columns) -> list[Tensor]:
         """Sums over a part's trainable tokens; curves show them per token."""

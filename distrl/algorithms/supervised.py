@@ -17,6 +17,7 @@ from distrl.config.algorithm import AlgorithmConfig
 from distrl.functional.aggregation import aggregate
 from distrl.functional.supervised import draw_tokens
 from distrl.models.token_features import each_chunk, spread, token_features
+from distrl.models.token_logp import token_logp
 
 _TESTS = ["tests/functional/test_llm_supervised.py", "tests/algorithms/test_supervised.py"]
 
@@ -58,20 +59,11 @@ class SFT(LanguageAlgorithm):
     def prepare(self, batch: Columns) -> Columns:
         return batch.with_(number=torch.arange(len(batch.tokens), device=batch.tokens.device))
 
-    def score(self, batch: Columns) -> Tensor:
-        """log pi at temperature 1 over the whole vocabulary, however answers are drawn at evaluations."""
-
-        def law(logits: Tensor, targets: Tensor, begin: int) -> tuple[Tensor]:
-            return (torch.log_softmax(logits, -1).gather(-1, targets[:, None]).squeeze(-1),)
-
-        (logp,) = self._of_logits(batch, law)
-        return logp
-
-    def _of_logits(self, batch: Columns, law: Any) -> tuple[Tensor, ...]:
-        """Columns (N, L) that a function of the logits gives."""
-        features = token_features(self.language, batch.tokens, batch.mask, self.packing)
-        found = each_chunk(self.language, features, batch.tokens[batch.mask], law)
-        return tuple(spread(column, batch.mask) for column in found)
+    def laws(
+        self, batch: Columns, temperature: float | Tensor = 1.0, entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """At temperature 1 over the whole vocabulary, however answers are drawn at evaluations."""
+        return token_logp(self.language, batch.tokens, batch.mask, packing=self.packing, entropy=entropy)
 
     def movement_sums(self, part: Columns) -> list[Tensor]:
         return []
@@ -133,8 +125,9 @@ class OneTokenRollout(SFT):
             everything = torch.ones_like(targets, dtype=torch.bool)
             return (link.function(logits, *given, everything, **link.options),)
 
-        (loss,) = self._of_logits(part, law)
-        return part.with_(token_loss=loss)
+        features = token_features(self.language, part.tokens, part.mask, self.packing)
+        (loss,) = each_chunk(self.language, features, part.tokens[part.mask], law)
+        return part.with_(token_loss=spread(loss, part.mask))
 
     def part_loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:
         return aggregate(part.token_loss, part.sum_weight), []

@@ -132,7 +132,7 @@ def score_features(
     tokens: Tensor,
     mask: Tensor,
     *,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
     kept: Support | None = None,
@@ -140,7 +140,8 @@ def score_features(
     entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """`token_logp` on the states (K, D) that masked tokens are predicted from: `token_features.token_features`."""
-    return _score(_Law(model, temperature or 1.0, top_p, top_k, entropy), features, tokens, mask, kept, chunk)
+    law = _Law(model, top_p, top_k, entropy)
+    return _score(law, features, tokens, mask, _temperatures(temperature, mask), kept, chunk)
 
 
 def _check_mask(mask: Tensor) -> None:
