@@ -7,8 +7,9 @@ import sys
 
 import typer
 
-from distrl.base.errors import UserError
+from distrl.base.errors import ConfigError, UserError
 from distrl.cli import board, doctor, evaluate, export, jobs, methods, starter, status, train
+from distrl.cli.user_code import import_fault
 
 __all__ = ["app", "main"]
 
@@ -49,3 +50,9 @@ def main(words: list[str] | None = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Exception as error:
+        told = import_fault(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(ConfigError.exit_code)

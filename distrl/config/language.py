@@ -95,6 +95,12 @@ class LanguageConfig(Section):
     """Who generates: `transformers` (our own loop, any device), `vllm`, `server`, or `module:Class`."""
     max_rows: int = Field(64, ge=1)
     """Answers that the transformers engine makes side by side. More: faster and more memory. Usual: 32-256."""
+    in_flight: Literal["drain", "keep", "recompute"] = "drain"
+    """What samplers on Ray do with weights that arrive while they generate. `drain`: finish the batch with the old
+    ones. `keep`: go on with the new ones at the next token, on the cached keys and values of the old ones.
+    `recompute`: the same, and compute the cache again. Every token's version and log-probability are recorded as they
+    were. Not in deterministic mode; without effect where nothing is learned while answers are made (serial,
+    `max_staleness: 0`)."""
     temperature: float = Field(1.0, ge=0)
     """Logits are divided by it before tokens are drawn, and before they are scored. 0 takes the likeliest token."""
     top_p: float = Field(1.0, gt=0, le=1)

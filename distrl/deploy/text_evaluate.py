@@ -9,6 +9,7 @@ import numpy as np
 
 from distrl.base.seeds import generator
 from distrl.envs.text_task import Item, verify_safely
+from distrl.models.tokenizers import encode_item
 
 
 @dataclass
@@ -76,7 +77,7 @@ class TextEvaluator:
         count = episodes if self.task.eval_size is None else min(episodes, self.task.eval_size)
         items = [self.task.item(index, "eval") for index in range(count)]
         ways = {"greedy": self.greedy, "sampled": self.options}
-        found = {way: self._ask(engine, model.tokenizer, items, options) for way, options in ways.items()}
+        found = {way: self._ask(engine, model, items, options) for way, options in ways.items()}
         judged = found["greedy" if deterministic else "sampled"]
         success = {
             way: float(np.mean([parts[self.task.parts[0]] for parts, _, _ in rows])) for way, rows in found.items()
@@ -92,16 +93,15 @@ class TextEvaluator:
             ],
         )
 
-    def _ask(
-        self, engine: Any, tokenizer: Any, items: list[Item], options: Any
-    ) -> list[tuple[dict[str, float], int, str]]:
+    def _ask(self, engine: Any, model: Any, items: list[Item], options: Any) -> list[tuple[dict[str, float], int, str]]:
         """(reward parts, tokens, text) of each item's answer."""
+        tokenizer = model.tokenizer
         uniforms = generator(self.seed, "eval-tokens").random((len(items), options.max_new_tokens))
         stop = set(tokenizer.stop_ids)
         rows = []
         for begin in range(0, len(items), self.batch):
             asked = items[begin : begin + self.batch]
-            prompts = [tokenizer.encode_prompt(item.prompt) for item in asked]
+            prompts = [encode_item(tokenizer, item, options.max_new_tokens, model.context) for item in asked]
             said = engine.generate(prompts, 1, uniforms[begin : begin + len(asked)], options)
             for item, answer in zip(asked, said, strict=True):
                 text = tokenizer.decode([token for token in answer.tokens.tolist() if token not in stop])

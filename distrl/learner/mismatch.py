@@ -41,7 +41,8 @@ class Mismatch:
     Attributes:
         mean, largest: Of the absolute differences of log-probabilities, over tokens.
         threshold: Above it something is wrong.
-        cause: `tokens`, `temperature`, `truncated support`, `stale weights`, `kernel or dtype`; "" where all is well.
+        cause: `tokens`, `temperature`, `truncated support`, `stale weights`, `stale cache`, `kernel or dtype`; "" where
+            all is well.
         detail: What was found out about it.
     """
 
@@ -69,6 +70,7 @@ class MismatchGate:
     def __init__(self, algorithm: LanguageAlgorithm, settings: GateSettings):
         self.algorithm, self.settings = algorithm, settings
         self.baseline: float | None = None  # mean difference at the first look
+        self._told_of_cache = False
         self._before: deque[Tensor] = deque(maxlen=KEPT_WEIGHTS)  # weights before the present ones, newest first
 
     def due(self, update: int) -> bool:
@@ -101,10 +103,36 @@ class MismatchGate:
         return found
 
     @torch.no_grad()
+    def look_at_cache(self, batch: Columns, version: int) -> Mismatch | None:
+        """Compare what the present weights said in answers that older ones had begun (`language.in_flight`); None
+        where there is none. Keys and values of the older weights are what such a token saw and the learner does not, so
+        this never stops a run; it is told once.
+        """
+        own = batch.mask & (batch.version == version)
+        begun = (batch.mask & (batch.version < version)).any(1)
+        rows = (own.any(1) & begun).nonzero().squeeze(1)[: self.settings.rows]
+        if len(rows) == 0:
+            return None
+        mixed = batch.with_(mask=own)[rows]
+        mean, largest, _ = self._difference(mixed, self._scores(mixed))
+        limit = self._limit()
+        if mean <= limit or self._told_of_cache:
+            return Mismatch(mean, largest, limit)
+        self._told_of_cache = True
+        told = (
+            "tokens behind a swap of weights saw keys and values of the weights before; what they were really drawn"
+            " with is recorded, so ratios are right (language.in_flight=recompute makes the difference go away)"
+        )
+        return Mismatch(mean, largest, limit, "stale cache", told)
+
+    def _limit(self) -> float:
+        return max(TOLERANCE[self.algorithm.language.dtype], MARGIN * (self.baseline or 0.0))
+
+    @torch.no_grad()
     def compare(self, batch: Columns) -> Mismatch:
         """The differences of these rows, and their cause."""
         mean, largest, rows = self._difference(batch, self._scores(batch))
-        limit = max(TOLERANCE[self.algorithm.language.dtype], MARGIN * (self.baseline or 0.0))
+        limit = self._limit()
         if mean <= limit:
             if self.baseline is None:
                 self.baseline = mean
@@ -178,3 +206,8 @@ class MismatchGate:
 def mismatch_metrics(found: Mismatch) -> dict[str, float]:
     """Curves of a look."""
     return {"text/mismatch_mean": found.mean, "text/mismatch_max": found.largest}
+
+
+def cache_metrics(found: Mismatch) -> dict[str, float]:
+    """The same of answers that new weights went on with."""
+    return {"text/mismatch_stale_cache": found.mean}

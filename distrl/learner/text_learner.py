@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from distrl.experience.episodes import cat_episodes, pad_episodes
 from distrl.experience.fragment import FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.learner import Learner, Progress, Report
-from distrl.learner.mismatch import Mismatch, MismatchGate, mismatch_metrics
+from distrl.learner.mismatch import Mismatch, MismatchGate, cache_metrics, mismatch_metrics
 from distrl.learner.text_keeper import TextKeeper
 from distrl.learner.text_watch import TextWatch
 from distrl.models.weights import load_weights
@@ -37,6 +37,7 @@ class TextLearner(Learner):
         settings: The run's `language` section.
         curriculum: Learns from every batch which items to ask, if the run has one.
         keeper: Writes answers into the run folder, if there is one.
+        post: Tells samplers at once of the weights of every update.
     """
 
     algorithm: LanguageAlgorithm
@@ -50,31 +51,37 @@ class TextLearner(Learner):
         *,
         curriculum: Curriculum | None = None,
         keeper: TextKeeper | None = None,
+        post: Callable[[Weights], None] | None = None,
         phases: Phases | None = None,
     ):
         super().__init__(algorithm, seed, phases=phases)
         self.task = task
         self.settings = settings
-        self.curriculum, self.keeper = curriculum, keeper
+        self.curriculum, self.keeper, self.post = curriculum, keeper, post
         self._successes: dict[int, list[float]] = {}  # by item, of the batch that is being learned from
         self._episodes: Columns | None = None  # the batch itself
         self._updated_at: float | None = None  # when the last update was done
         self.begun = False  # has its first weights
         self.watch = TextWatch()
         algorithm.begin(task.parts, settings)
-        algorithm.begin_task(task)
         self.gate = MismatchGate(algorithm, settings.gate)
         self.version = 0  # of the present weights
         self._found: Mismatch | None = None  # by the gate, in the present batch
+        self._cache: Mismatch | None = None  # the same, of answers that new weights went on with
 
     def update(self, fragments: Sequence[FragmentData], progress: Progress) -> tuple[Report, Weights]:
         """As `Learner.update`; says where verifiers fail, and where nothing can be learned."""
-        self._found = None
+        self._found = self._cache = None
         self.version = progress.update
         report, weights = super().update(fragments, progress)
+        if self.post is not None:
+            self.post(weights)
         if self._found is not None:
             report.metrics = {**report.metrics, **mismatch_metrics(self._found)}
             report.warnings += [str(self._found)] if self._found.cause else []
+        if self._cache is not None:
+            report.metrics = {**report.metrics, **cache_metrics(self._cache)}
+            report.warnings += [str(self._cache)] if self._cache.cause else []
         episodes, self._episodes = self._episodes, None
         assert episodes is not None
         report.metrics = {**report.metrics, **age_metrics(episodes, progress.update), **self._speed(episodes)}
@@ -140,12 +147,8 @@ class TextLearner(Learner):
         self._successes, self._episodes = successes_by_item(episodes), episodes
         padded = pad_episodes(episodes)
         batch = padded.map(lambda leaf: torch.from_numpy(_widened(leaf)).to(self.algorithm.device))
-        if self.algorithm.demonstrations:
-            return batch  # nobody sampled, so there is nothing to compare
-        batch = batch.with_(
-            age=(self.version - batch.version).clamp(min=0)
-        )  # in weight versions, of the model's tokens
         if self.gate.due(self.version):
+            self._cache = self.gate.look_at_cache(batch, self.version)
             self._found = self.gate.look(batch, self.version)
         self.gate.remember(self.version)
         return batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -83,8 +84,7 @@ def _pretrained(settings: LanguageConfig, role: Role, device: torch.device) -> L
     source = converted(resolve_source(settings.source))
     with quiet_transformers(), _readable(settings.source, source):
         config = AutoConfig.from_pretrained(source.place, **source.options())
-        total, trainable = _count_parameters(config, settings)
-        check_memory(memory_parts(config, settings, role, total, trainable), settings.source, device)
+        _require_room(config, settings, role, device)
         text = _hub_tokenizer(settings, source, config)
         network: Any = AutoModelForCausalLM.from_pretrained(source.place, dtype=torch.float32, **source.options())
     text.vocab_size = network.get_input_embeddings().weight.shape[0]
@@ -95,6 +95,41 @@ def _pretrained(settings: LanguageConfig, role: Role, device: torch.device) -> L
             f"Set language.context={limit} or less.",
         )
     return LanguageModel(network, text, settings.context or limit, critic_head=settings.critic_head)
+
+
+def check_fits(settings: LanguageConfig, role: Role = "learner", device: torch.device | str = "cpu") -> None:
+    """Refuse a pretrained model that does not fit into memory, before anything of it is loaded.
+
+    Raises:
+        ConfigError: A source that is not there.
+        ResourceError: It does not fit; every part is named.
+    """
+    if settings.source != "tiny":
+        _require_room(_config(settings), settings, role, torch.device(device))
+
+
+def model_context(settings: LanguageConfig) -> int:
+    """Longest prompt and answer together, in tokens, of the model that `load_language_model` would give."""
+    if settings.source == "tiny":
+        return settings.tiny_context()
+    if settings.context is not None:
+        return settings.context
+    return getattr(_config(settings), "max_position_embeddings", None) or sys.maxsize
+
+
+def _config(settings: LanguageConfig) -> Any:
+    """The config of a pretrained model, of transformers."""
+    _require_transformers()
+    from transformers import AutoConfig
+
+    source = converted(resolve_source(settings.source))
+    with quiet_transformers(), _readable(settings.source, source):
+        return AutoConfig.from_pretrained(source.place, **source.options())
+
+
+def _require_room(config: Any, settings: LanguageConfig, role: Role, device: torch.device) -> None:
+    total, trainable = _count_parameters(config, settings)
+    check_memory(memory_parts(config, settings, role, total, trainable), settings.source, device)
 
 
 def load_tokenizer(settings: LanguageConfig, alphabet: str | None = None) -> TextTokenizer:

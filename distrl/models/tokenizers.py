@@ -170,6 +170,31 @@ class HubTokenizer(TextTokenizer):
         return self.tokenizer
 
 
+def encode_item(tokenizer: TextTokenizer, item: Any, max_new_tokens: int, context: int) -> list[int]:
+    """Ids of an item's prompt, if an answer fits behind it.
+
+    Args:
+        item: Of a task: `prompt`, and `split` and `index` for messages.
+        max_new_tokens: Longest answer.
+        context: Longest sequence of the model.
+
+    Raises:
+        ConfigError: It cannot be asked; which item it is, and why.
+    """
+    where = f"{item.split} item {item.index}"
+    try:
+        ids = tokenizer.encode_prompt(item.prompt)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.problem}", error.fix) from None
+    if len(ids) + max_new_tokens > context:
+        raise ConfigError(
+            f"{where}: its prompt has {len(ids)} tokens, and an answer may have {max_new_tokens}; together"
+            f" {len(ids) + max_new_tokens}, and the model's context is {context}.",
+            "Shorten or leave out such prompts, or set language.max_new_tokens or language.context.",
+        )
+    return ids
+
+
 def _filled(ids: list[int], prompt: Prompt) -> list[int]:
     if not ids:
         raise ConfigError(f"the prompt {prompt!r} has no tokens; a model needs at least one to go on from.")

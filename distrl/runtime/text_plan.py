@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +16,10 @@ from gymnasium import spaces
 from distrl.algorithms.language import LanguageAlgorithm
 from distrl.algorithms.lookup import algorithm_class
 from distrl.algorithms.shards import Shards
-from distrl.algorithms.supervised_start import demonstration
 from distrl.base.errors import ConfigError
 from distrl.base.phases import Phases
-from distrl.base.registry import user_sources
+from distrl.base.registry import register, user_sources
+from distrl.config.language import LanguageConfig
 from distrl.config.schema import RunConfig
 from distrl.deploy.text_evaluate import TextEvaluator
 from distrl.engines import SamplingOptions, make_engine
@@ -25,11 +27,15 @@ from distrl.envs.curricula import Curriculum, task_curriculum
 from distrl.envs.text_task import Task, check_task, make_task
 from distrl.learner.text_keeper import TextKeeper, require_parquet
 from distrl.learner.text_learner import TextLearner
-from distrl.models.language_loading import load_tokenizer
+from distrl.models.language_loading import check_fits, load_tokenizer, model_context
+from distrl.models.tokenizers import TextTokenizer, encode_item
 from distrl.runtime.build import Plan, pick_device
-from distrl.samplers.demonstration_sampler import DemonstrationSampler
 from distrl.samplers.prompt_lines import PromptLines
 from distrl.samplers.text_sampler import TextSampler
+
+#: Items of each split whose prompts are tried before a run: of an endless task, of one with a number of items.
+FEW_ITEMS, MANY_ITEMS = 4, 512
+PROMPT_SECONDS = 2.0
 
 
 @dataclass
@@ -37,10 +43,8 @@ class TextPlan(Plan):
     """A checked run of a language model. An observation and an action are a token each."""
 
     def task(self) -> Task:
-        """The run's task, as far as its algorithm asks it."""
-        return self.algorithm_class.training_task(  # type: ignore[attr-defined]
-            make_task(self.config.env.id, self.config.env.kwargs), self.algorithm_config
-        )
+        """The run's task."""
+        return make_task(self.config.env.id, self.config.env.kwargs)
 
     def curriculum(self, task: Task) -> Curriculum | None:
         """A fresh curriculum over the task's items, if the run has one."""
@@ -83,12 +87,14 @@ class TextPlan(Plan):
             config.language,
             curriculum=self.curriculum(task),
             keeper=keeper,
+            post=self._weight_post() if getattr(shards, "rank", 0) == 0 else None,
             phases=phases,
         )
 
     def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> Any:
         config, algorithm, task = self.config, self.algorithm_config, self.task()
         assert config.language is not None
+        settings, model = config.language, self.build_acting_model().eval()
         lines = PromptLines(
             task,
             config.env.streams,
@@ -97,30 +103,44 @@ class TextPlan(Plan):
             config.seed,
             self.curriculum(task),
         )
-        if self.algorithm_class.demonstrations:  # type: ignore[attr-defined]
-            settings = config.language
-            return DemonstrationSampler(
-                index,
-                load_tokenizer(settings, task.alphabet),
-                task,
-                lines,
-                context=settings.tiny_context() if settings.source == "tiny" else settings.context,
-                wanted_by=algorithm.name,
-                phases=phases,
-            )
-        model = self.build_acting_model().eval()
         return TextSampler(
             index,
-            make_engine(config.language, model),
+            make_engine(settings, model),
             model.tokenizer,
             task,
             lines,
+            context=model.context,
             group_size=algorithm.group_size,
             options=self.options(),
             seed=config.seed,
             fuse=not config.deterministic,
+            rebuild=lambda: make_engine(settings, model),
+            news=self._weight_watch(),
+            recompute=settings.in_flight == "recompute",
             phases=phases,
         )
+
+    @property
+    def _board(self) -> str:
+        """Name of the actor that has the newest weights; "" where samplers get them with their orders alone."""
+        config = self.config
+        assert config.language is not None
+        swaps = config.backend == "ray" and config.language.in_flight != "drain"
+        return f"weights of {config.name}" if swaps else ""
+
+    def _weight_post(self) -> Any:
+        if not self._board:
+            return None
+        from distrl.runtime.weight_board import WeightPost  # Ray is imported only where it is used
+
+        return WeightPost(self._board)
+
+    def _weight_watch(self) -> Any:
+        if not self._board:
+            return None
+        from distrl.runtime.weight_board import WeightWatch
+
+        return WeightWatch(self._board)
 
     def build_evaluator(self) -> Any:
         config, options = self.config, self.options()
@@ -149,32 +169,55 @@ def make_text_plan(config: RunConfig) -> TextPlan:
             f"learner.precision is {config.learner.precision}, which is for networks of environments.",
             "Set language.dtype=bf16 instead.",
         )
-    if config.deterministic and config.language.dtype == "auto":  # `auto` asks the clock
-        language = config.language.model_copy(update={"dtype": "fp32"})
-        config = config.model_copy(update={"language": language})
-    assert config.language is not None
+    settings = config.language
+    if config.deterministic and settings.dtype == "auto":  # `auto` asks the clock
+        settings = settings.model_copy(update={"dtype": "fp32"})
+        config = config.model_copy(update={"language": settings})
+    check_in_flight(settings, config.deterministic)
     task = make_task(config.env.id, config.env.kwargs)
     check_task(task)
-    task_curriculum(config.language.curriculum, task)
-    require_parquet(config.language.texts)
-    if found.demonstrations:
-        _check_demonstrations(config, task)
-    vocabulary = spaces.Discrete(load_tokenizer(config.language, task.alphabet).vocab_size)
+    task_curriculum(settings.curriculum, task)
+    require_parquet(settings.texts)
+    tokenizer = load_tokenizer(settings, task.alphabet)
+    check_prompts(task, tokenizer, settings)
+    if config.backend == "serial" or config.ray.address in (None, "local"):  # else the machines are others
+        check_fits(settings, device=pick_device(config.learner.device))
+    vocabulary = spaces.Discrete(tokenizer.vocab_size)
     search_path = [path or os.getcwd() for path in sys.path]
     return TextPlan(config, vocabulary, vocabulary, True, search_path, user_sources(config.imports))
 
 
-def _check_demonstrations(config: RunConfig, task: Task) -> None:
-    """What a supervised run needs, before it begins.
+def check_prompts(task: Task, tokenizer: TextTokenizer, settings: LanguageConfig) -> None:
+    """Try the prompts of the first items, as many as a moment allows, before a run spends time on them.
 
     Raises:
-        ConfigError: The first item has no demonstration, or a curriculum waits for successes.
+        ConfigError: One that the model cannot be asked.
     """
-    assert config.language is not None
-    name = config.algorithm["name"]
-    if config.language.curriculum is not None:
+    context, until = model_context(settings), time.monotonic() + PROMPT_SECONDS
+    for split, size in (("train", task.size), ("eval", task.eval_size)):
+        for index in range(FEW_ITEMS if size is None else min(size, MANY_ITEMS)):
+            if index >= FEW_ITEMS and time.monotonic() > until:
+                break
+            encode_item(tokenizer, task.item(index, split), settings.max_new_tokens, context)
+
+
+def check_in_flight(settings: LanguageConfig, deterministic: bool) -> None:
+    """Refuse swaps of weights where they cannot be, or where they would depend on who was faster.
+
+    Raises:
+        ConfigError: In deterministic mode, or with an engine that finishes what it has begun.
+    """
+    if settings.in_flight == "drain":
+        return
+    if deterministic:
         raise ConfigError(
-            f"language.curriculum goes by the success of answers, and algorithm {name} learns from demonstrations.",
-            "Remove language.curriculum: every item comes once in each pass.",
+            f"language.in_flight is {settings.in_flight}: when new weights arrive depends on time, and the run is"
+            " deterministic.",
+            "Set language.in_flight=drain, or deterministic=false.",
         )
-    demonstration(load_tokenizer(config.language, task.alphabet), task, 0, f"algorithm {name}")
+    if "poll" not in inspect.signature(register.get("engine", settings.engine).generate).parameters:
+        raise ConfigError(
+            f"language.in_flight is {settings.in_flight}, but the engine {settings.engine} finishes every batch with"
+            " the weights that it began with.",
+            "Set language.in_flight=drain, or language.engine=transformers.",
+        )

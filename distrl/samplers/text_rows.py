@@ -35,7 +35,6 @@ def answer_rows(
     prompt: Sequence[int],
     answers: Sequence[Any],
     group: int,
-    version: int,
     options: Any,
 ) -> tuple[Columns, list[float]]:
     """Rows of the answers to one prompt, and each one's success (the sum of its reward parts is for the learner).
@@ -47,7 +46,6 @@ def answer_rows(
         prompt: Its tokens.
         answers: What the engine gave, one for each row.
         group: The rows' group.
-        version: Weights that answered.
         options: The engine's sampling options.
     """
     stop = set(tokenizer.stop_ids)
@@ -62,7 +60,7 @@ def answer_rows(
         "kind": _joined([_spread(prompt, answer, PROMPT, MODEL) for answer in answers], np.uint8),
         "mask": _joined([_spread(prompt, answer, False, True) for answer in answers], np.bool_),
         "logp": _joined([(np.zeros(len(prompt)), answer.logp) for answer in answers], np.float32),
-        "version": _joined([_spread(prompt, answer, -1, version) for answer in answers], np.int32),
+        "version": _joined([(np.full(len(prompt), -1), answer.versions) for answer in answers], np.int32),
     }
     if any(answer.kept is not None for answer in answers):
         columns |= _kept(len(prompt), answers)

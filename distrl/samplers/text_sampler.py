@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distrl.base.columns import Columns
+from distrl.base.errors import ResourceError, UserError
 from distrl.base.phases import Phases
 from distrl.base.seeds import generator
 from distrl.experience.episodes import cat_episodes, episodes_bytes
 from distrl.experience.fragment import CollectRequest, EpisodeReport, FragmentData, FragmentMeta, Unit
 from distrl.experience.weights import Weights
 from distrl.models.language_weights import extras_of
+from distrl.models.tokenizers import encode_item
 from distrl.samplers.prompt_lines import PromptLines
+from distrl.samplers.text_clock import TextClock
 from distrl.samplers.text_rows import answer_rows, group_id
+
+ADVICE = "If memory ran out, lower language.max_rows or language.max_new_tokens. Go on with --resume."
+
+
+def engine_fault(engine: Any, error: Exception, answers: int) -> str:
+    """What an engine died of, and where, in one line."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    reason = str(error).strip().split("\n")[0][:300]
+    return (
+        f"the engine {type(engine).__name__} failed while it generated {answers} answers:"
+        f" {type(error).__name__}: {reason} ({Path(last.filename).name}, line {last.lineno})"
+    )
 
 
 class TextSampler:
@@ -31,10 +49,15 @@ class TextSampler:
         tokenizer: Text to tokens and back.
         task: Gives items and judges answers.
         lines: Which items a fragment asks.
+        context: Longest prompt and answer together, in tokens.
         group_size: Answers to each prompt.
         options: Sampling options of the engine.
         seed: The run's seed.
         fuse: One batch for all streams (fast); else each stream on its own, at one fixed shape (deterministic).
+        rebuild: Makes a new engine in the place of one that failed; the batch is then answered once more.
+        news: Weights newer than a version, or None; asked before every token. Without, a batch is answered by the
+            weights that it was ordered with.
+        recompute: With new weights compute what is cached of running answers again.
     """
 
     def __init__(
@@ -45,10 +68,14 @@ class TextSampler:
         task: Any,
         lines: PromptLines,
         *,
+        context: int,
         group_size: int,
         options: Any,
         seed: int,
         fuse: bool = True,
+        rebuild: Callable[[], Any] | None = None,
+        news: Callable[[int], Weights | None] | None = None,
+        recompute: bool = False,
         phases: Phases | None = None,
     ):
         self.index = index
@@ -56,28 +83,37 @@ class TextSampler:
         self.tokenizer = tokenizer
         self.task = task
         self.lines = lines
+        self.context = context
         self.group_size = group_size
         self.options = options
         self.seed = seed
         self.fuse = fuse
+        self.rebuild, self.news, self.recompute = rebuild, news, recompute
+        self.clock = TextClock()
         self.phases = phases or Phases()
         self.own_phases = phases is None
-        self.version = -1
-        self.extras: dict[str, np.ndarray] = {}  # what came with the weights
+        self.version = -1  # that the engine holds
+        self.asked = -1  # of the newest order
+        self.extras: dict[str, np.ndarray] = {}  # what came with the order's weights
 
     def collect(self, requests: Sequence[CollectRequest], weights: Weights) -> list[tuple[FragmentMeta, FragmentData]]:
         """Make the requested units with these weights, in the order of the requests.
 
         Raises:
-            UserError: An item cannot be asked: longer than the model's context, without a chat template.
+            UserError: An item cannot be asked: longer than the model's context, without a chat template. Or the engine
+                failed, and a new one did too.
         """
         self.phases.switch("load")
-        if weights.version != self.version:
+        if weights.version != self.asked:
+            self.extras = extras_of(weights)
+            self.asked = weights.version
+        # In flight the engine may have learned of newer ones than the order has: those stay.
+        if weights.version > self.version or (self.news is None and weights.version != self.version):
             self.engine.load_weights(weights)
             self.version = weights.version
-            self.extras = extras_of(weights)
         groups = [list(requests)] if self.fuse else [[request] for request in requests]
-        fragments = [fragment for group in groups for fragment in self._answer(group)]
+        fragments = [fragment for group in groups for fragment in self._answer(group, weights)]
+        self.clock.begin("")
         if self.own_phases and fragments:
             fragments[0][0].seconds = self.phases.reset()
             self.phases.switch("wait")  # until the next request
@@ -89,17 +125,19 @@ class TextSampler:
     def close(self) -> None:
         self.engine.abort()
 
-    def _answer(self, requests: list[CollectRequest]) -> list[tuple[FragmentMeta, FragmentData]]:
+    def _answer(self, requests: list[CollectRequest], weights: Weights) -> list[tuple[FragmentMeta, FragmentData]]:
         """One fragment for each request, all generated as one batch."""
         self.phases.switch("sampler")
+        self.clock.begin("makes prompts")
         items = [self.lines.items(request.unit, self.extras) for request in requests]
-        prompts = [[self.tokenizer.encode_prompt(item.prompt) for item in asked] for asked in items]
+        prompts = [[self._encoded(item) for item in asked] for asked in items]
         uniforms = [self._uniforms(request.unit, len(asked)) for request, asked in zip(requests, items, strict=True)]
         self.phases.switch("generate")
-        said = self.engine.generate(
-            [prompt for asked in prompts for prompt in asked], self.group_size, np.concatenate(uniforms), self.options
-        )
+        flat = [prompt for asked in prompts for prompt in asked]
+        self.clock.begin(f"generates {len(flat) * self.group_size} answers")
+        said = self._generate(flat, np.concatenate(uniforms), weights)
         self.phases.switch("verify")
+        self.clock.begin(f"judges {len(said)} answers")
         fragments, begin = [], 0
         for request, asked, asked_prompts in zip(requests, items, prompts, strict=True):
             mine = said[begin : begin + len(asked) * self.group_size]
@@ -107,6 +145,40 @@ class TextSampler:
             fragments.append(self._fragment(request.unit, asked, asked_prompts, mine))
         self.phases.switch("other")
         return fragments
+
+    def _encoded(self, item: Any) -> list[int]:
+        return encode_item(self.tokenizer, item, self.options.max_new_tokens, self.context)
+
+    def _generate(self, prompts: list[list[int]], uniforms: np.ndarray, weights: Weights) -> list[Any]:
+        """The engine's answers. One that fails is built again, which changes no answer."""
+        try:
+            return self._ask(prompts, uniforms)
+        except UserError:
+            raise
+        except Exception as error:
+            told = engine_fault(self.engine, error, len(prompts) * self.group_size)
+            if self.rebuild is None:
+                raise ResourceError(f"{told}.", ADVICE) from error
+        logging.getLogger("distrl").warning("%s. It is built again.", told)
+        try:
+            self.engine = None  # its memory may be needed
+            self.engine = self.rebuild()
+            self.engine.load_weights(weights)
+            return self._ask(prompts, uniforms)
+        except UserError:
+            raise
+        except Exception as error:
+            told = engine_fault(self.engine, error, len(prompts) * self.group_size)
+            raise ResourceError(f"{told}; so did the one before it.", ADVICE) from error
+
+    def _ask(self, prompts: list[list[int]], uniforms: np.ndarray) -> list[Any]:
+        if self.news is None:
+            return self.engine.generate(prompts, self.group_size, uniforms, self.options)
+        news = self.news
+        swaps = {"poll": lambda: news(self.engine.version), "recompute": self.recompute}
+        said = self.engine.generate(prompts, self.group_size, uniforms, self.options, **swaps)
+        self.version = self.engine.version
+        return said
 
     def _uniforms(self, unit: Unit, prompts: int) -> np.ndarray:
         """One number in [0, 1) for each token that may be drawn, (prompts x group_size, max_new_tokens)."""
@@ -121,9 +193,7 @@ class TextSampler:
         for number, (item, prompt) in enumerate(zip(items, prompts, strict=True)):
             answers = said[number * self.group_size : (number + 1) * self.group_size]
             group = group_id(unit, number, len(items))
-            columns, returns = answer_rows(
-                self.task, self.tokenizer, item, prompt, answers, group, self.version, self.options
-            )
+            columns, returns = answer_rows(self.task, self.tokenizer, item, prompt, answers, group, self.options)
             rows.append(columns)
             reports += [
                 EpisodeReport(unit.stream, number, unit.seq * self.group_size + row, return_, len(answer.tokens))
@@ -132,7 +202,7 @@ class TextSampler:
         episodes = cat_episodes(rows)
         meta = FragmentMeta(
             unit=unit,
-            version=self.version,
+            version=self.asked,  # the oldest that a token can be of
             env_steps=int(episodes.mask.sum()),
             episodes=reports,
             snapshot={"seq": unit.seq + 1},
