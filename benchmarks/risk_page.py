@@ -30,7 +30,8 @@ def section(study: Study, found: Found) -> str:
     return (
         f"## {study.title}\n\n{study.text}\n\n![{study.title}](pictures/{study.name}.svg)\n\n"
         + markdown_table(["", *names], rows)
-        + f"\n\nSeeds {', '.join(map(str, seeds))}. Claim: {study.claim}. Holds: **{verdict}**."
+        + f"\n\nSeeds {', '.join(map(str, seeds))}; {study.middle.__name__}s over them. Claim: {study.claim}. "
+        f"Holds: **{verdict}**."
     )
 
 
@@ -39,15 +40,15 @@ def figures_of(study: Study, records: Sequence[Mapping[str, Any]]) -> list[dict[
 
 
 def holds(study: Study, found: Found) -> bool:
-    """Whether the study's claim holds for means over seeds."""
-    means = {label: [row[study.compared] for row in figures_of(study, records)] for label, records in found.items()}
-    return study.holds({label: float(np.mean(values)) for label, values in means.items()})
+    """Whether the study's claim holds for all seeds together."""
+    seeds = {label: [row[study.compared] for row in figures_of(study, records)] for label, records in found.items()}
+    return study.holds({label: float(study.middle(values)) for label, values in seeds.items()})
 
 
 def spread(study: Study, records: Sequence[Mapping[str, Any]], name: str) -> str:
-    """Mean over seeds with lowest and highest."""
+    """Mean or median over seeds with lowest and highest."""
     values = [row[name] for row in figures_of(study, records)]
-    return f"{readable(float(np.mean(values)))} ({readable(min(values))} to {readable(max(values))})"
+    return f"{readable(float(study.middle(values)))} ({readable(min(values))} to {readable(max(values))})"
 
 
 def readable(value: float) -> str:

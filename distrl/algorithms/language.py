@@ -15,15 +15,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from distrl.algorithms.base import Algorithm, Update
+from distrl.algorithms.language_config import LanguageAlgorithmConfig, Word
 from distrl.algorithms.text_metrics import batch_metrics
-from distrl.algorithms.text_parts import ENTROPY, MOVEMENT, movement_sums, reward_plan, support, with_budget
+from distrl.algorithms.text_parts import ENTROPY, MOVEMENT, movement_sums, not_given, reward_plan, support, with_budget
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError, NonFiniteError
 from distrl.config.algorithm import AlgorithmConfig
+from distrl.envs.text_task import Task
 from distrl.functional.aggregation import aggregate
 from distrl.functional.groups import Groups
 from distrl.functional.links import link
@@ -35,70 +36,10 @@ from distrl.models.language_loading import load_language_model
 from distrl.models.packing import can_pack
 from distrl.models.token_logp import token_logp
 
-Word = str | dict[str, Any]
+__all__ = ["LanguageAlgorithm", "LanguageAlgorithmConfig", "Word"]
 
 #: Columns that are computed with the first weights.
 REFERENCE_COLUMNS = frozenset({"ref_logp", "tempered_ref_logp"})
-
-
-class LanguageAlgorithmConfig(AlgorithmConfig):
-    """Keys of every language-model algorithm."""
-
-    rollout_steps: int = Field(1, ge=1)
-    """Items of each prompt line (`env.num_envs` of them) in one batch. Usual: 1."""
-    group_size: int = Field(8, ge=1)
-    """Answers to each prompt, compared with each other. More give a steadier baseline. Usual: 4-64."""
-    reward: dict[str, Any] = {}
-    """How reward parts become one reward: `parts: {NAME: {weight, transform, gate}}`, `combination`, `gates`, `length`,
-    `shaping`. Default: the first part, success. With `parts: {success: {}, placed: {weight: 0.5}}` a weighted sum."""
-    credit: Word | None = None
-    """Spreads the reward over tokens, for advantages that read token rewards: `outcome`, `kl_penalized_outcome`, ..."""
-    advantage: Word = "grpo"
-    """What an answer is worth against its group: a word of `distrl methods`, or `{name: WORD, option: ...}`."""
-    objective: Word = "token_ppo"
-    """The loss of a token, a row or a group."""
-    aggregation: Word = "token_mean"
-    """How token losses are summed up: `token_mean`, `seq_mean_token_mean`, `seq_mean_token_sum_norm`, ..."""
-    divergence: Word | None = None
-    """Distance to the reference model, the first weights: `k1`, `k2`, `k3`, ...; with `beta`."""
-    beta: float = Field(0.0, ge=0)
-    """Weight of the divergence. Usual: 0 to 0.04."""
-    entropy: float = Field(0.0, ge=0)
-    """Weight of an entropy bonus. More keeps answers varied. Usual: 0 to 0.01."""
-    correction: Word | None = None
-    """Weight of tokens whose behavior differs from the policy before the update: `tis`, `icepop`."""
-    old: str = Field("behavior", pattern="^(behavior|recompute)$")
-    """Log-probabilities that ratios are taken to: those that the sampler recorded, or computed again by the learner,
-    with the weights before the update."""
-    epochs: int = Field(1, ge=1)
-    """Passes over a batch. Usual: 1-2."""
-    minibatches: int = Field(1, ge=1)
-    """Optimizer steps in a pass; groups are not split. Usual: 1-4."""
-    micro_batch: int = Field(64, ge=1)
-    """Rows that go through the model at once: less memory, same gradient."""
-    packing: bool = True
-    """Compute what the answers of a group begin with once, and rows of different lengths side by side without padding:
-    the same gradient for less work. Off by itself for models that cannot do it."""
-    adam_betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of Adam's two moments."""
-    weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay. Usual: 0-0.1."""
-    max_grad_norm: float | None = Field(1.0, gt=0)
-    """Gradients longer than this are scaled down to it; null turns that off."""
-
-    @model_validator(mode="after")
-    def _corrected(self) -> LanguageAlgorithmConfig:
-        if self.correction is not None and self.old != "recompute":
-            raise ConfigError(
-                "algorithm.correction compares the sampler's log-probabilities with the learner's, but algorithm.old"
-                " is behavior, so both are the same.",
-                "Set algorithm.old=recompute.",
-            )
-        if self.beta and self.divergence is None:
-            raise ConfigError(
-                f"algorithm.beta is {self.beta}, but no divergence is chosen.", "Set algorithm.divergence=k3."
-            )
-        return self
 
 
 class LanguageAlgorithm(Algorithm):
@@ -112,8 +53,12 @@ class LanguageAlgorithm(Algorithm):
     off_policy_correction: ClassVar[bool] = True
     #: Without `reward.parts` all parts of the task are used, not success alone.
     all_parts: ClassVar[bool] = False
+    #: Learns from a task's demonstrations: nothing is generated but for evaluations.
+    demonstrations: ClassVar[bool] = False
     #: Curves of terms of the loss, which `part_loss` gives in this order; parts of a minibatch add up.
-    loss_parts: ClassVar[tuple[str, ...]] = ()
+    loss_parts: tuple[str, ...] = ()
+    #: Curves of `movement_sums`.
+    movement_curves: tuple[str, ...] = MOVEMENT
     #: Keyword-only parameters of advantages whose values `numbers` gives, where the advantage has them.
     supplied: ClassVar[tuple[str, ...]] = ()
     #: Measure the entropy of the policy's laws at every update, also without a bonus.
@@ -154,6 +99,7 @@ class LanguageAlgorithm(Algorithm):
         self.parts, self.settings = tuple(parts), settings
         self.entropies = config.entropy > 0 or self.measures_entropy
         self.plan = reward_plan(config.reward, parts, self.all_parts)
+        not_given(config.advantage, self.supplied, config.name)
         self.advantage = link("advantage", config.advantage, self.supplied)
         self.credit = None if config.credit is None else link("credit", config.credit)
         self.objective = objective(
@@ -167,26 +113,39 @@ class LanguageAlgorithm(Algorithm):
         self.packing = config.packing and can_pack(self.language)
         self.reads = self.objective.reads().union(*(one.reads for one in links))
 
+    def begin_task(self, task: Task) -> None:
+        """Get to know the task, as `training_task` gave it."""
+
+    @classmethod
+    def training_task(cls, task: Task, config: Any) -> Task:
+        """What the run asks of its task."""
+        return task
+
     # ---- links -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def prepare(self, batch: Columns) -> Columns:
         """Reward, log-probabilities of other weights, credit and advantage: once per batch, over all of it."""
-        order = [self.parts.index(name) for name in self.plan.names]
-        rewards = combine(self.plan, batch.parts[:, order], batch.mask.sum(1))
-        batch = batch.with_(
-            told=batch.parts, parts=rewards.parts, value=rewards.value, reward=rewards.reward, behavior_logp=batch.logp
-        )
-        if self.config.old == "recompute":
-            batch = batch.with_(old_logp=self.scored(batch))
-        else:
-            batch = batch.with_(old_logp=batch.logp)
+        batch = self.rewarded(batch)
+        batch = self.rescored(batch) if self.config.old == "recompute" else batch.with_(old_logp=batch.logp)
         if "ref_logp" in self.reads:
             batch = batch.with_(ref_logp=self.reference_logp(batch))
         batch = self.columns(batch)
         if self.credit is not None:
             batch = batch.with_(token_reward=self.credit(batch))
         return batch.with_(advantage=self.advantage(batch, **self.numbers()))
+
+    def rewarded(self, batch: Columns) -> Columns:
+        """Add the reward that the run's plan makes of the task's parts, and the sampler's log-probabilities by name."""
+        order = [self.parts.index(name) for name in self.plan.names]
+        rewards = combine(self.plan, batch.parts[:, order], batch.mask.sum(1))
+        return batch.with_(
+            told=batch.parts, parts=rewards.parts, value=rewards.value, reward=rewards.reward, behavior_logp=batch.logp
+        )
+
+    def rescored(self, batch: Columns) -> Columns:
+        """Add `old_logp` (N, L) under the weights before the update."""
+        return batch.with_(old_logp=self.scored(batch))
 
     def columns(self, batch: Columns) -> Columns:
         """More columns for an algorithm's links; what it changes in `reward` or `parts` counts for them too."""
@@ -200,14 +159,16 @@ class LanguageAlgorithm(Algorithm):
         """log pi of every token under the present weights, with gradient, (N, L); 0 where the mask does not hold."""
         return self.laws(batch)[0]
 
-    def laws(self, batch: Columns, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+    def laws(
+        self, batch: Columns, temperature: float | Tensor = 1.0, entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """log pi of every token under the present weights, and the entropy of the law it was drawn from, if asked for.
 
         With gradient, (N, L) both; 0 where the mask does not hold.
 
         Args:
             batch: `tokens`, `mask`, and `kept` where sampling truncates.
-            temperature: Of the law, times the run's own.
+            temperature: Of the law, times the run's own; a tensor (N,) has one for each row.
             entropy: Also give entropies.
         """
         settings = self.settings
@@ -224,10 +185,11 @@ class LanguageAlgorithm(Algorithm):
         )
 
     @torch.no_grad()
-    def scored(self, batch: Columns, temperature: float = 1.0) -> Tensor:
+    def scored(self, batch: Columns, temperature: float | Tensor = 1.0) -> Tensor:
         """log pi of a whole batch without gradient, part by part. (N, L). Arguments as for `laws`."""
-        rows = torch.arange(len(batch.tokens), device=self.device).split(self.config.micro_batch)
-        return torch.cat([self.laws(batch[index], temperature)[0] for index in rows])
+        parts = torch.arange(len(batch.tokens), device=self.device).split(self.config.micro_batch)
+        heats = [temperature[rows] if isinstance(temperature, Tensor) else temperature for rows in parts]
+        return torch.cat([self.laws(batch[rows], heat)[0] for rows, heat in zip(parts, heats, strict=True)])
 
     def reference_logp(self, batch: Columns) -> Tensor:
         """log-probabilities under the first weights, (N, L)."""
@@ -344,7 +306,7 @@ class LanguageAlgorithm(Algorithm):
         groups = Groups(minibatch.group)
         for mine in self.shards.split(torch.arange(len(groups), device=minibatch.group.device)):
             self.flat.zero_grad()
-            total = self.flat.grad.new_zeros(1 + len(self.loss_parts) + len(MOVEMENT))
+            total = self.flat.grad.new_zeros(1 + len(self.loss_parts) + len(self.movement_curves))
             for rows in self.micro_batches(minibatch, groups, mine):
                 part = self.learned(minibatch[rows])
                 loss, terms = self.part_loss(part)
@@ -352,18 +314,22 @@ class LanguageAlgorithm(Algorithm):
                     loss = loss - self.config.entropy * self.entropy_mean(part)
                 if loss.requires_grad:
                     loss.backward()
-                total += torch.stack([term.detach().float() for term in (loss, *terms, *movement_sums(part))])
+                total += torch.stack([term.detach().float() for term in (loss, *terms, *self.movement_sums(part))])
             vectors.append(torch.cat([self.flat.grad, total]))
         summed = self.shards.sum(vectors)
         size = self.flat.grad.numel()
         self.flat.grad.copy_(summed[:size])
-        loss, *sums = summed[size:]
-        named = dict(zip(self.loss_parts, sums, strict=False))
-        tokens = minibatch.mask.sum().clamp(min=1)
-        moved = {name: value / tokens for name, value in zip(MOVEMENT, sums[len(named) :], strict=True)}
+        own = 1 + len(self.loss_parts)
+        sums, movement = summed[size : size + own], summed[size + own :]
+        values = torch.cat([sums[1:], movement / minibatch.mask.sum().clamp(min=1)])
+        named = dict(zip((*self.loss_parts, *self.movement_curves), values, strict=True))
         if not self.entropies:
-            del moved[ENTROPY]
-        return loss, named | moved
+            named.pop(ENTROPY, None)
+        return sums[0], named
+
+    def movement_sums(self, part: Columns) -> list[Tensor]:
+        """Sums over a part's trainable tokens; curves show them per token."""
+        return movement_sums(part)
 
     def entropy_mean(self, part: Columns) -> Tensor:
         """The part's share of the mean entropy, with the weights that tokens have in the loss.

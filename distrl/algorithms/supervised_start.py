@@ -49,8 +49,13 @@ def supervised_start(model: Any, task: Any, seed: int, steps: int, batch_size: i
     return value
 
 
-def demonstration(tokenizer: Any, task: Any, index: int) -> tuple[list[int], list[int]]:
+def demonstration(
+    tokenizer: Any, task: Any, index: int, wanted_by: str = "language.warm_start"
+) -> tuple[list[int], list[int]]:
     """Tokens of an item's prompt, and of its right answer with the stop token.
+
+    Args:
+        wanted_by: What of the config needs demonstrations, for the message.
 
     Raises:
         ConfigError: There is no demonstration.
@@ -59,8 +64,9 @@ def demonstration(tokenizer: Any, task: Any, index: int) -> tuple[list[int], lis
     answer = task.demonstration(item)
     if answer is None:
         raise ConfigError(
-            f"language.warm_start needs demonstrations, and {type(task).__name__} has none for item {index}.",
-            "Remove language.warm_start, or define demonstration() in the task.",
+            f"{wanted_by} needs demonstrations, and {type(task).__name__} has none for item {index}.",
+            "Define demonstration() in the task (text/file: name the field, env.kwargs.demonstration), or do without "
+            f"{wanted_by}.",
         )
     return tokenizer.encode_prompt(item.prompt), [*tokenizer.encode(answer), tokenizer.stop_ids[0]]
 

@@ -54,3 +54,16 @@ def support(kept: Tensor, mask: Tensor) -> Support:
     there = ids >= 0
     offsets = torch.cat([there.new_zeros(1, dtype=torch.int64), there.sum(1).cumsum(0)])
     return Support(ids[there], offsets)
+
+
+def not_given(word: Any, supplied: Sequence[str], algorithm: str) -> None:
+    """Refuse options that the algorithm itself supplies.
+
+    Raises:
+        ConfigError: The word gives one of them.
+    """
+    for name in supplied:
+        if isinstance(word, Mapping) and name in word:
+            raise ConfigError(
+                f"algorithm.advantage gives {name}, which {algorithm} sets by itself.", "Remove it from the word."
+            )

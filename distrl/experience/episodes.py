@@ -7,7 +7,7 @@ row ends. Tokens are exactly those that the engine saw and said; nothing is ever
 |--|--|--|
 | `offsets` | (R + 1,) int64 | row r has the tokens offsets[r] : offsets[r + 1] |
 | `tokens` | (n,) int32 | token ids, prompt and answer |
-| `kind` | (n,) uint8 | who said it: PROMPT, MODEL, ENVIRONMENT, FORCED |
+| `kind` | (n,) uint8 | who said it: PROMPT, MODEL, ENVIRONMENT, FORCED (put into the model's mouth: demonstrations) |
 | `mask` | (n,) bool | is learned from |
 | `logp` | (n,) float32 | log-probability under the distribution really sampled from; 0 where the model did not choose |
 | `version` | (n,) int32 | weights that said it; -1 where the model did not choose |
@@ -71,8 +71,8 @@ def check_episodes(episodes: Columns) -> Columns:
         len(episodes.kept_offsets) != total + 1 or episodes.kept_offsets[-1] != len(episodes.kept)
     ):
         raise ValueError("episodes: kept_offsets does not fit tokens and kept")
-    if (episodes.mask & (episodes.kind != MODEL)).any():
-        raise ValueError("episodes: a token that the model did not choose is marked as learned from")
+    if (episodes.mask & (episodes.kind != MODEL) & (episodes.kind != FORCED)).any():
+        raise ValueError("episodes: a token that is no part of an answer is marked as learned from")
     return episodes
 
 

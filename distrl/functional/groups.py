@@ -129,6 +129,16 @@ class Groups:
         rows = torch.arange(len(self.row), device=self.row.device)
         return rows.new_full((len(self),), len(rows)).scatter_reduce(0, self.row, rows, "amin")
 
+    def places(self) -> Tensor:
+        """The how-manieth of its group each row is, in the order of the rows, from 0. (R,) int64.
+
+        >>> Groups(torch.tensor([7, 3, 7])).places().tolist()
+        [0, 0, 1]
+        """
+        order = self.row.argsort(stable=True)
+        rank = torch.arange(len(order), device=order.device) - self.spread(self.count.cumsum(0) - self.count)[order]
+        return torch.empty_like(rank).index_copy(0, order, rank)
+
     def pairs(self, adjacent: bool = False) -> Tensor:
         """Pairs of rows of one group, (P, 2) int64, the earlier row first.
 
@@ -136,7 +146,7 @@ class Groups:
             adjacent: First with second, third with fourth and so on, instead of all count (count - 1) / 2 pairs.
         """
         order = self.row.argsort(stable=True)
-        place = torch.arange(len(order), device=order.device) - self.spread(self.count.cumsum(0) - self.count)[order]
+        place = self.places()[order]
         if adjacent:
             first = torch.nonzero((place % 2 == 0) & (place + 1 < self.spread(self.count)[order])).squeeze(1)
             return torch.stack([order[first], order[first + 1]], dim=1)

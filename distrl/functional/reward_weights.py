@@ -67,6 +67,14 @@ def extend_front(front: Tensor, point: Tensor, reference: Tensor) -> tuple[Tenso
     return (longer, gain) if gain > 0 else (front, 0.0)
 
 
+def pareto_front(points: Tensor) -> Tensor:
+    """The points that no other one dominates, each once, in order. (P, D) to (at most P, D). Volume is the same."""
+    at_least = (points[:, None] >= points[None]).all(2)
+    better = at_least & ~at_least.T
+    equal_before = torch.tril(at_least & at_least.T, diagonal=-1).any(1)
+    return points[~better.any(0) & ~equal_before]
+
+
 def gradient_influence(gradients: Tensor) -> Tensor:
     """I_j = <g_j, sum of all g_k>: how much a step on objective j alone helps the sum. (J, D) to (J,)."""
     return gradients @ gradients.sum(0)

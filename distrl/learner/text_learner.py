@@ -64,6 +64,7 @@ class TextLearner(Learner):
         self.begun = False  # has its first weights
         self.watch = TextWatch()
         algorithm.begin(task.parts, settings)
+        algorithm.begin_task(task)
         self.gate = MismatchGate(algorithm, settings.gate)
         self.version = 0  # of the present weights
         self._found: Mismatch | None = None  # by the gate, in the present batch
@@ -147,6 +148,11 @@ class TextLearner(Learner):
         self._successes, self._episodes = successes_by_item(episodes), episodes
         padded = pad_episodes(episodes)
         batch = padded.map(lambda leaf: torch.from_numpy(_widened(leaf)).to(self.algorithm.device))
+        if self.algorithm.demonstrations:
+            return batch  # nobody sampled, so there is nothing to compare
+        batch = batch.with_(
+            age=(self.version - batch.version).clamp(min=0)
+        )  # in weight versions, of the model's tokens
         if self.gate.due(self.version):
             self._cache = self.gate.look_at_cache(batch, self.version)
             self._found = self.gate.look(batch, self.version)

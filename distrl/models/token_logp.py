@@ -63,7 +63,7 @@ def token_logp(
     *,
     positions: Tensor | None = None,
     segments: Tensor | None = None,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
     kept: Support | None = None,
@@ -78,7 +78,8 @@ def token_logp(
         tokens: (N, L) int64.
         mask: (N, L) bool, tokens to score; never the first of a sequence.
         positions, segments: As for `LanguageModel.hidden`.
-        temperature: Logits are divided by it. 0 (the likeliest token was taken) counts as 1.
+        temperature: Logits are divided by it. 0 (the likeliest token was taken) counts as 1. A tensor (N,) has one for
+            each row, which may be infinite: then all tokens are equally likely.
         top_p, top_k: Truncate as sampling does, with this model's own law; a scored token always stays. For tokens
             that were drawn with truncation give `kept`: other weights leave other tokens.
         kept: What truncation left when the tokens were drawn; `top_p` and `top_k` are ignored then.
@@ -93,11 +94,13 @@ def token_logp(
     Raises:
         ValueError: The mask holds for a first token, which nothing comes before.
     """
-    law = _Law(model, temperature or 1.0, top_p, top_k, entropy)
+    law = _Law(model, top_p, top_k, entropy)
     _check_mask(mask)
     if packing:
-        return _score(law, packed_features(model, tokens, mask), tokens, mask, kept, chunk)
-    return _score(law, _before(model.hidden(tokens, positions, segments), mask), tokens, mask, kept, chunk)
+        features = packed_features(model, tokens, mask)
+    else:
+        features = _before(model.hidden(tokens, positions, segments), mask)
+    return _score(law, features, tokens, mask, _temperatures(temperature, mask), kept, chunk)
 
 
 def score_hidden(
@@ -106,7 +109,7 @@ def score_hidden(
     tokens: Tensor,
     mask: Tensor,
     *,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
     kept: Support | None = None,
@@ -119,8 +122,26 @@ def score_hidden(
         ValueError: The mask holds for a first token, which nothing comes before.
     """
     _check_mask(mask)
-    law = _Law(model, temperature or 1.0, top_p, top_k, entropy)
-    return _score(law, _before(hidden, mask), tokens, mask, kept, chunk)
+    law = _Law(model, top_p, top_k, entropy)
+    return _score(law, _before(hidden, mask), tokens, mask, _temperatures(temperature, mask), kept, chunk)
+
+
+def score_features(
+    model: LanguageModel,
+    features: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    kept: Support | None = None,
+    chunk: int | None = None,
+    entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """`token_logp` on the states (K, D) that masked tokens are predicted from: `token_features.token_features`."""
+    law = _Law(model, top_p, top_k, entropy)
+    return _score(law, features, tokens, mask, _temperatures(temperature, mask), kept, chunk)
 
 
 def _check_mask(mask: Tensor) -> None:
@@ -134,8 +155,21 @@ def _before(hidden: Tensor, mask: Tensor) -> Tensor:
     return hidden[rows, columns - 1]
 
 
+def _temperatures(temperature: float | Tensor, mask: Tensor) -> Tensor | None:
+    """(K,) of the masked tokens, or () for all of them; None where nothing is divided."""
+    if isinstance(temperature, Tensor):
+        return temperature[mask.nonzero(as_tuple=True)[0]]
+    return None if temperature in (0.0, 1.0) else torch.tensor(temperature, device=mask.device)
+
+
 def _score(
-    law: _Law, features: Tensor, tokens: Tensor, mask: Tensor, kept: Support | None, chunk: int | None
+    law: _Law,
+    features: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    temperature: Tensor | None,
+    kept: Support | None,
+    chunk: int | None,
 ) -> tuple[Tensor, Tensor | None]:
     """The laws of the features (K, D), some at a time, at the masked tokens."""
     targets = tokens[mask]
@@ -145,7 +179,8 @@ def _score(
     for begin in range(0, len(targets), size):
         end = min(begin + size, len(targets))
         allowed = None if kept is None else kept.mask(begin, end, vocabulary)
-        arguments = (features[begin:end], targets[begin:end], allowed)
+        heat = temperature[begin:end, None] if temperature is not None and temperature.dim() else temperature
+        arguments = (features[begin:end], targets[begin:end], heat, allowed)
         if torch.is_grad_enabled() and len(targets) > size:
             one, two = checkpoint(law, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -160,15 +195,16 @@ class _Law:
     """From hidden states (C, D) and tokens (C,) to log-probabilities and entropies (C,)."""
 
     model: LanguageModel
-    temperature: float
     top_p: float
     top_k: int
     entropy: bool
 
-    def __call__(self, hidden: Tensor, targets: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, hidden: Tensor, targets: Tensor, temperature: Tensor | None, allowed: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         logits = self.model.logits(hidden)
-        if self.temperature != 1.0:
-            logits = logits / self.temperature
+        if temperature is not None:
+            logits = logits / temperature
         if allowed is None and (self.top_k > 0 or self.top_p < 1.0):
             allowed = truncation(logits.detach(), self.top_p, self.top_k)
         if allowed is not None:

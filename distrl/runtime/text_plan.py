@@ -16,6 +16,7 @@ from gymnasium import spaces
 from distrl.algorithms.language import LanguageAlgorithm
 from distrl.algorithms.lookup import algorithm_class
 from distrl.algorithms.shards import Shards
+from distrl.algorithms.supervised_start import demonstration
 from distrl.base.errors import ConfigError
 from distrl.base.phases import Phases
 from distrl.base.registry import register, user_sources
@@ -30,6 +31,7 @@ from distrl.learner.text_learner import TextLearner
 from distrl.models.language_loading import check_fits, load_tokenizer, model_context
 from distrl.models.tokenizers import TextTokenizer, encode_item
 from distrl.runtime.build import Plan, pick_device
+from distrl.samplers.demonstration_sampler import DemonstrationSampler
 from distrl.samplers.prompt_lines import PromptLines
 from distrl.samplers.text_sampler import TextSampler
 
@@ -43,8 +45,10 @@ class TextPlan(Plan):
     """A checked run of a language model. An observation and an action are a token each."""
 
     def task(self) -> Task:
-        """The run's task."""
-        return make_task(self.config.env.id, self.config.env.kwargs)
+        """The run's task, as far as its algorithm asks it."""
+        return self.algorithm_class.training_task(  # type: ignore[attr-defined]
+            make_task(self.config.env.id, self.config.env.kwargs), self.algorithm_config
+        )
 
     def curriculum(self, task: Task) -> Curriculum | None:
         """A fresh curriculum over the task's items, if the run has one."""
@@ -94,7 +98,7 @@ class TextPlan(Plan):
     def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> Any:
         config, algorithm, task = self.config, self.algorithm_config, self.task()
         assert config.language is not None
-        settings, model = config.language, self.build_acting_model().eval()
+        settings = config.language
         lines = PromptLines(
             task,
             config.env.streams,
@@ -103,6 +107,17 @@ class TextPlan(Plan):
             config.seed,
             self.curriculum(task),
         )
+        if self.algorithm_class.demonstrations:  # type: ignore[attr-defined]
+            return DemonstrationSampler(
+                index,
+                load_tokenizer(settings, task.alphabet),
+                task,
+                lines,
+                context=settings.tiny_context() if settings.source == "tiny" else settings.context,
+                wanted_by=algorithm.name,
+                phases=phases,
+            )
+        model = self.build_acting_model().eval()
         return TextSampler(
             index,
             make_engine(settings, model),
@@ -178,6 +193,8 @@ def make_text_plan(config: RunConfig) -> TextPlan:
     check_task(task)
     task_curriculum(settings.curriculum, task)
     require_parquet(settings.texts)
+    if found.demonstrations:
+        _check_demonstrations(config, task)
     tokenizer = load_tokenizer(settings, task.alphabet)
     check_prompts(task, tokenizer, settings)
     if config.backend == "serial" or config.ray.address in (None, "local"):  # else the machines are others
@@ -185,6 +202,22 @@ def make_text_plan(config: RunConfig) -> TextPlan:
     vocabulary = spaces.Discrete(tokenizer.vocab_size)
     search_path = [path or os.getcwd() for path in sys.path]
     return TextPlan(config, vocabulary, vocabulary, True, search_path, user_sources(config.imports))
+
+
+def _check_demonstrations(config: RunConfig, task: Task) -> None:
+    """What a supervised run needs, before it begins.
+
+    Raises:
+        ConfigError: The first item has no demonstration, or a curriculum waits for successes.
+    """
+    assert config.language is not None
+    name = config.algorithm["name"]
+    if config.language.curriculum is not None:
+        raise ConfigError(
+            f"language.curriculum goes by the success of answers, and algorithm {name} learns from demonstrations.",
+            "Remove language.curriculum: every item comes once in each pass.",
+        )
+    demonstration(load_tokenizer(config.language, task.alphabet), task, 0, f"algorithm {name}")
 
 
 def check_prompts(task: Task, tokenizer: TextTokenizer, settings: LanguageConfig) -> None:

@@ -162,7 +162,7 @@ class FakeJob(risk_results.MeasuredJob):
         self.started.append(self.name)
         self.hashes = self.cell.hashes(self.seed)
         better = 1.0 if self.cell.name in ("riskypath-cvar-ppo", "tqc-truncated", "pg-rainbow-noisy-cartpole") else 0.0
-        self.evaluations = [(5_000, 100.0), (10_000, 460.0 + better)]
+        self.evaluations = [(5_000, 100.0 + 400.0 * better), (10_000, 460.0 + better)]
         curve = [{"env_steps": 1_000 * number, "bias": 2.0 - better, "real": -9.0} for number in (1, 2)]
         measured = {"returns": [better] * 10} if "riskypath" in self.cell.name else {"curve": curve}
         write_atomic(self.run_folder / "measured.json", to_json(measured))
@@ -187,16 +187,16 @@ def test_the_command_makes_page_and_pictures_and_runs_nothing_twice(bench: recor
     assert len(FakeJob.started) == 6
     assert "## PG-Rainbow" not in bench.table.read_text(), "a study without its records is left out"
     assert risk_results.main([]) == 0
-    assert len(FakeJob.started) == 18
+    assert len(FakeJob.started) == 6 + 6 + 16
     assert FakeJob.started[6].startswith("tqc"), "the longest begin first"
     page = bench.table.read_text()
     assert "| CVaR-PPO | 1.00 (1.00 to 1.00) |" in page
     assert page.count("Holds: **yes**") == 3
-    assert "| PG-Rainbow | 280.50 (280.50 to 280.50) | 10,000 (10,000 to 10,000) |" in page
+    assert "| PG-Rainbow | 480.50 (480.50 to 480.50) | 5,000 (5,000 to 5,000) |" in page
     pictures = {path.name: path.read_bytes() for path in (bench.table.parent / "pictures").iterdir()}
     assert set(pictures) == {"pg-rainbow.svg", "risky-path.svg", "truncation.svg"}
     assert risk_results.main([]) == 0
-    assert len(FakeJob.started) == 18
+    assert len(FakeJob.started) == 6 + 6 + 16
     assert all((bench.table.parent / "pictures" / name).read_bytes() == data for name, data in pictures.items())
 
 

@@ -87,7 +87,7 @@ def test_wrong_rows_are_named() -> None:
     rows = rows_of([(2, 3), (1, 1)], 0, kept=False)
     for change, message in (
         ({"logp": rows.logp.astype(np.float64)}, "logp is float64"),
-        ({"mask": np.ones_like(rows.mask)}, "did not choose"),
+        ({"mask": np.ones_like(rows.mask)}, "no part of an answer"),
         ({"item": rows.item[:1]}, "expected int64 of length 2"),
         ({"offsets": np.array([0, 5, 5])}, "every row has a token"),
     ):

@@ -28,6 +28,16 @@ def test_hypervolume_by_hand():
 
 
 @CASES
+@given(st.integers(1, 3), st.integers(1, 6), st.integers(0, 1000))
+def test_the_front_keeps_the_volume_and_nothing_dominated(size, count, seed):
+    points = torch.randint(0, 4, (count, size), generator=torch.Generator().manual_seed(seed)).double()
+    front = w.pareto_front(points)
+    assert w.hypervolume(front, torch.zeros(size)) == pytest.approx(w.hypervolume(points, torch.zeros(size)))
+    for i, one in enumerate(front):
+        assert not any(bool((other >= one).all()) for j, other in enumerate(front) if j != i)
+
+
+@CASES
 @given(st.integers(1, 4), st.integers(0, 5), st.integers(0, 1000))
 def test_hypervolume_counts_dominated_cells(size, count, seed):
     points = torch.randint(0, 4, (count, size), generator=torch.Generator().manual_seed(seed))

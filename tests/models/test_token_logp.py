@@ -67,6 +67,18 @@ def test_chunks_equal_full_logits_and_their_gradients(model, batch, chunk, tempe
     assert_same_gradients(ours, gradients(model, (want_logp * weight).sum() + 0.3 * want_entropy.sum()))
 
 
+def test_every_row_may_have_its_own_temperature(model, batch):
+    tokens, mask = batch
+    heats = torch.tensor([0.7, 1.0, torch.inf])
+    for chunk in (None, 4):
+        logp, entropy = token_logp(model, tokens, mask, temperature=heats, chunk=chunk, entropy=True)
+        for row, heat in enumerate(heats.tolist()):
+            one = slice(row, row + 1)
+            want_logp, want_entropy = plain(model, tokens[one], mask[one], heat)
+            torch.testing.assert_close(logp[one], want_logp, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(entropy[one], want_entropy, rtol=1e-4, atol=1e-5)
+
+
 def test_recorded_support_renormalizes(model, batch):
     tokens, mask = batch
     generator = np.random.default_rng(0)

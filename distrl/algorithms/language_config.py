@@ -1,0 +1,73 @@
+"""Config keys of every language-model algorithm: one word for each link of the chain, and the update's numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from distrl.base.errors import ConfigError
+from distrl.config.algorithm import AlgorithmConfig
+
+#: A link: its registered name, or `{name: ..., option: ...}`.
+Word = str | dict[str, Any]
+
+
+class LanguageAlgorithmConfig(AlgorithmConfig):
+    """Keys of every language-model algorithm."""
+
+    rollout_steps: int = Field(1, ge=1)
+    """Items of each prompt line (`env.num_envs` of them) in one batch. Usual: 1."""
+    group_size: int = Field(8, ge=1)
+    """Answers to each prompt, compared with each other. More give a steadier baseline. Usual: 4-64."""
+    reward: dict[str, Any] = {}
+    """How reward parts become one reward: `parts: {NAME: {weight, transform, gate}}`, `combination`, `gates`, `length`,
+    `shaping`. Default: the first part, success. With `parts: {success: {}, placed: {weight: 0.5}}` a weighted sum."""
+    credit: Word | None = None
+    """Spreads the reward over tokens, for advantages that read token rewards: `outcome`, `kl_penalized_outcome`, ..."""
+    advantage: Word = "grpo"
+    """What an answer is worth against its group: a word of `distrl methods`, or `{name: WORD, option: ...}`."""
+    objective: Word = "token_ppo"
+    """The loss of a token, a row or a group."""
+    aggregation: Word = "token_mean"
+    """How token losses are summed up: `token_mean`, `seq_mean_token_mean`, `seq_mean_token_sum_norm`, ..."""
+    divergence: Word | None = None
+    """Distance to the reference model, the first weights: `k1`, `k2`, `k3`, ...; with `beta`."""
+    beta: float = Field(0.0, ge=0)
+    """Weight of the divergence. Usual: 0 to 0.04."""
+    entropy: float = Field(0.0, ge=0)
+    """Weight of an entropy bonus. More keeps answers varied. Usual: 0 to 0.01."""
+    correction: Word | None = None
+    """Weight of tokens whose behavior differs from the policy before the update: `tis`, `icepop`."""
+    old: str = Field("behavior", pattern="^(behavior|recompute)$")
+    """Log-probabilities that ratios are taken to: those that the sampler recorded, or computed again by the learner,
+    with the weights before the update."""
+    epochs: int = Field(1, ge=1)
+    """Passes over a batch. Usual: 1-2."""
+    minibatches: int = Field(1, ge=1)
+    """Optimizer steps in a pass; groups are not split. Usual: 1-4."""
+    micro_batch: int = Field(64, ge=1)
+    """Rows that go through the model at once: less memory, same gradient."""
+    packing: bool = True
+    """Compute what the answers of a group begin with once, and rows of different lengths side by side without padding:
+    the same gradient for less work. Off by itself for models that cannot do it."""
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of Adam's two moments."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay. Usual: 0-0.1."""
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    """Gradients longer than this are scaled down to it; null turns that off."""
+
+    @model_validator(mode="after")
+    def _corrected(self) -> LanguageAlgorithmConfig:
+        if self.correction is not None and self.old != "recompute":
+            raise ConfigError(
+                "algorithm.correction compares the sampler's log-probabilities with the learner's, but algorithm.old"
+                " is behavior, so both are the same.",
+                "Set algorithm.old=recompute.",
+            )
+        if self.beta and self.divergence is None:
+            raise ConfigError(
+                f"algorithm.beta is {self.beta}, but no divergence is chosen.", "Set algorithm.divergence=k3."
+            )
+        return self

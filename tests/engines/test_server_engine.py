@@ -1,0 +1,208 @@
+"""`ServerEngine` against a real HTTP server on loopback that serves our engine, and against servers that fall short."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distrl.base.errors import ConfigError, ResourceError
+from distrl.config.language import LanguageConfig
+from distrl.deploy.text_server import TextServer
+from distrl.engines import SamplingOptions, make_engine
+from distrl.engines import server_engine as module
+from distrl.engines.server_engine import ServerEngine
+from distrl.engines.transformers_engine import TransformersEngine
+from distrl.models.language_weights import pack_language_weights
+from tests.engines.contract import assert_equals_naive, assert_learner_agrees, uniforms
+from tests.models.language_cases import ragged, tiny
+
+OPTIONS = SamplingOptions(max_new_tokens=12, stop_ids=(1, 5))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def prompts(model) -> list[list[int]]:
+    return [row.tolist() for row in ragged([5, 11, 1, 8], model.tokenizer.vocab_size, seed=3)]
+
+
+@pytest.fixture(scope="module")
+def server(model) -> Iterator[TextServer]:
+    with TextServer(TransformersEngine(model), model.tokenizer, "teacher", model.context) as running:
+        yield running
+
+
+def test_greedy_answers_equal_the_naive_ones(server, model, prompts):
+    options = SamplingOptions(max_new_tokens=12, stop_ids=(1, 5), temperature=0.0)
+    answers = assert_equals_naive(ServerEngine(server.url), model, prompts, 2, options)
+    assert not any(answer.logp.any() for answer in answers)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_learner_agrees_and_answers_differ(server, model, prompts, temperature):
+    engine = ServerEngine(server.url + "/v1", "teacher")
+    options = SamplingOptions(max_new_tokens=12, stop_ids=(1, 5), temperature=temperature)
+    numbers = uniforms(16, 12)
+    answers = engine.generate(prompts, 4, numbers, options)
+    assert_learner_agrees(model, prompts, 4, answers, options)
+    assert len({len(answer.tokens) for answer in answers}) > 3
+    for answer in answers:
+        assert answer.stopped == (int(answer.tokens[-1]) in options.stop_ids)
+        assert answer.versions.tolist() == [0] * len(answer.tokens)
+    assert len({tuple(answer.tokens.tolist()) for answer in answers[:4]}) > 1
+    again = engine.generate(prompts, 4, numbers, options)
+    assert [a.tokens.tolist() for a in again] == [a.tokens.tolist() for a in answers]
+    others = engine.generate(prompts, 4, uniforms(16, 12, seed=9), options)
+    assert [a.tokens.tolist() for a in others] != [a.tokens.tolist() for a in answers]
+
+
+def test_first_tokens_follow_the_models_law(server, model):
+    """2,000 answers of one token: no token's share is further from its probability than chance makes it."""
+    engine, count = ServerEngine(server.url), 2000
+    answers = engine.generate([[3, 4]], count, uniforms(count, 1), SamplingOptions(max_new_tokens=1))
+    found = np.bincount([int(answer.tokens[0]) for answer in answers], minlength=model.tokenizer.vocab_size) / count
+    with torch.no_grad():
+        law = model.logits(model.hidden(torch.tensor([[3, 4]]))[0, -1]).softmax(0).numpy()
+    assert (np.abs(found - law) <= 4.5 * np.sqrt(law * (1 - law) / count) + 1 / count).all()
+
+
+def test_scores_are_the_models(server, model, prompts):
+    sequences = [[*prompt, 3, 7, 4] for prompt in prompts]
+    lengths = [len(prompt) for prompt in prompts]
+    wanted = TransformersEngine(model).score(sequences, lengths)
+    for one, two in zip(ServerEngine(server.url).score(sequences, lengths), wanted, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_requests_that_wait_become_one_batch(server, model, prompts, monkeypatch):
+    sizes, generate = [], server.engine.generate
+
+    def slow(some, *rest: Any):
+        sizes.append(len(some))
+        time.sleep(0.2)
+        return generate(some, *rest)
+
+    monkeypatch.setattr(server.engine, "generate", slow)
+    ServerEngine(server.url).generate(prompts * 4, 1, uniforms(16, 12), OPTIONS)
+    assert sum(sizes) == 16
+    assert len(sizes) <= 4
+
+
+def test_abort_gives_what_there_is(server, prompts, monkeypatch):
+    engine, begun, go = ServerEngine(server.url), threading.Event(), threading.Event()
+    generate = server.engine.generate
+
+    def waits(*request: Any):
+        begun.set()
+        go.wait(20)
+        return generate(*request)
+
+    monkeypatch.setattr(server.engine, "generate", waits)
+    said: list[Any] = []
+    thread = threading.Thread(target=lambda: said.extend(engine.generate(prompts, 2, uniforms(8, 12), OPTIONS)))
+    thread.start()
+    assert begun.wait(20)
+    engine.abort()
+    thread.join(20)
+    go.set()
+    assert not thread.is_alive()
+    assert [len(answer.tokens) for answer in said] == [0] * 8
+    assert not any(answer.stopped for answer in said)
+    monkeypatch.undo()
+    assert len(engine.generate(prompts, 1, uniforms(4, 12), OPTIONS)[0].tokens) > 0
+
+
+def test_what_a_server_cannot_do(server, model, prompts):
+    engine = ServerEngine(server.url)
+    with pytest.raises(ConfigError, match=r"frozen; it cannot adopt version 3"):
+        engine.load_weights(pack_language_weights(model, version=3))
+    with pytest.raises(ConfigError, match="does not tell which tokens"):
+        engine.generate(prompts, 1, uniforms(4, 12), SamplingOptions(max_new_tokens=12, top_p=0.9))
+    with pytest.raises(ConfigError, match="scores at temperature 1"):
+        engine.score([[3, 4]], [1], temperature=0.5)
+    with pytest.raises(ConfigError, match=r"prompt 0 has 250 tokens.*context is 256"):
+        engine.generate([[3] * 250], 1, uniforms(1, 64), SamplingOptions())
+    with pytest.raises(ConfigError, match=r"has no model 'other'; it has \['teacher'\]"):
+        ServerEngine(server.url, "other")
+    with pytest.raises(ConfigError, match="whose weights are frozen"):
+        make_engine(LanguageConfig(engine="server"), model)
+
+
+def test_errors_of_the_server_reach_the_caller(server, monkeypatch):
+    engine = ServerEngine(server.url)
+    with pytest.raises(ResourceError, match=r"400.*outside the vocabulary"):
+        engine.generate([[3, 999]], 1, uniforms(1, 12), OPTIONS)
+    with pytest.raises(ResourceError, match=r"400.*stream: not supported"):
+        engine._call("POST", "/v1/completions", {"prompt": [3], "stream": True})
+    with pytest.raises(ResourceError, match=r"404.*/v1/models"):
+        engine._call("GET", "/v1/nothing")
+    monkeypatch.setattr(module, "PAUSE", 0.01)
+    with pytest.raises(ResourceError, match="does not answer"):
+        ServerEngine("http://127.0.0.1:9")
+    with pytest.raises(ConfigError, match="no address"):
+        ServerEngine("ftp://somewhere")
+
+
+class Lacking(BaseHTTPRequestHandler):
+    """A server that gives text alone, and is busy the first time that it is asked."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        self._say(503 if self.asked == 1 else 200, {"data": [{"id": "text-only"}]})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._say(200, {"choices": [{"index": 0, "text": "12", "logprobs": None, "finish_reason": "stop"}]})
+
+    def _say(self, status: int, answer: dict[str, Any]) -> None:
+        text = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *args: Any) -> None: ...
+
+
+def test_a_server_without_token_ids_is_refused_and_a_busy_one_asked_again(monkeypatch):
+    monkeypatch.setattr(module, "PAUSE", 0.01)
+    server = HTTPServer(("127.0.0.1", 0), Lacking)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        engine = ServerEngine(f"127.0.0.1:{server.server_address[1]}")
+        assert engine.model == "text-only"
+        with pytest.raises(ResourceError, match="gives no token ids"):
+            engine.generate([[3, 4]], 1, uniforms(1, 12), OPTIONS)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_log_probabilities_from_before_the_temperature_are_noticed(server, model, prompts, monkeypatch):
+    generate = server.engine.generate
+
+    def raw(some, repeats, numbers, options):
+        """Draws at the temperature, tells the log-probabilities of temperature 1."""
+        answers = generate(some, repeats, numbers, options)
+        for number, answer in enumerate(answers):
+            prompt = some[number // repeats]
+            answer.logp = server.engine.score([[*prompt, *answer.tokens.tolist()]], [len(prompt)])[0]
+        return answers
+
+    monkeypatch.setattr(server.engine, "generate", raw)
+    engine = ServerEngine(server.url)
+    with pytest.raises(ConfigError, match=r"before the temperature 0\.7"):
+        engine.generate(prompts, 1, uniforms(4, 12), SamplingOptions(max_new_tokens=12, temperature=0.7))
