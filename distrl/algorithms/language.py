@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from distrl.algorithms.base import Algorithm, Update
+from distrl.algorithms.draws import DrawPlan, EqualDraws
 from distrl.algorithms.language_config import LanguageAlgorithmConfig, Word
 from distrl.algorithms.text_metrics import batch_metrics
 from distrl.algorithms.text_parts import ENTROPY, MOVEMENT, movement_sums, not_given, reward_plan, support, with_budget
@@ -77,6 +78,11 @@ class LanguageAlgorithm(Algorithm):
                 "Set env.id to a text task (text/NAME) and add the section language, or choose another algorithm.",
             )
         return load_language_model(options["language"], options["seed"], alphabet=options.get("alphabet"))
+
+    @classmethod
+    def draws(cls, config: Any) -> DrawPlan:
+        """How often samplers answer each prompt; what it needs of the run so far are `extras`."""
+        return EqualDraws(config.group_size)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         config = self.schedules

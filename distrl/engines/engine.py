@@ -79,7 +79,11 @@ class Engine(Protocol):
     version: int
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], repeats: int, uniforms: np.ndarray, options: SamplingOptions
+        self,
+        prompts: Sequence[Sequence[int]],
+        repeats: int | Sequence[int],
+        uniforms: np.ndarray,
+        options: SamplingOptions,
     ) -> list[Completion]:
         """Answer every prompt `repeats` times.
 
@@ -88,13 +92,13 @@ class Engine(Protocol):
 
         Args:
             prompts: P lists of token ids, none of them empty.
-            repeats: Answers for each prompt.
-            uniforms: float64 (P * repeats, T) in [0, 1), T at least `max_new_tokens`: token t of a row is the inverse
-                of the cumulative distribution at uniforms[row, t], tokens in order of their ids.
+            repeats: Answers for each prompt, one number for all or P numbers.
+            uniforms: float64 (R, T) in [0, 1), R answers in all, T at least `max_new_tokens`: token t of a row is the
+                inverse of the cumulative distribution at uniforms[row, t], tokens in order of their ids.
             options: How tokens are drawn.
 
         Returns:
-            P * repeats completions; row p * repeats + r answers prompt p.
+            R completions: those of the first prompt, then those of the second, ...
 
         Raises:
             ConfigError: An empty prompt, one that does not fit the context, or too few uniforms.
@@ -126,8 +130,25 @@ def make_engine(settings: Any, model: Any) -> Engine:
     return register.get("engine", settings.engine)(model, settings.max_rows)
 
 
+def answer_counts(prompts: Sequence[Sequence[int]], repeats: int | Sequence[int]) -> list[int]:
+    """Answers for each prompt.
+
+    Raises:
+        ConfigError: Not one number for each prompt.
+    """
+    if isinstance(repeats, int):
+        return [repeats] * len(prompts)
+    if len(repeats) != len(prompts):
+        raise ConfigError(f"{len(repeats)} numbers of answers for {len(prompts)} prompts.")
+    return list(repeats)
+
+
 def check_request(
-    prompts: Sequence[Sequence[int]], repeats: int, uniforms: np.ndarray, options: SamplingOptions, context: int
+    prompts: Sequence[Sequence[int]],
+    repeats: int | Sequence[int],
+    uniforms: np.ndarray,
+    options: SamplingOptions,
+    context: int,
 ) -> None:
     """Refuse what no engine can answer.
 
@@ -143,9 +164,9 @@ def check_request(
                 f" {len(prompt) + options.max_new_tokens}, and the model's context is {context}.",
                 "Shorten the prompts, or set language.max_new_tokens or language.context.",
             )
-    rows = len(prompts) * repeats
+    rows = sum(answer_counts(prompts, repeats))
     if uniforms.ndim != 2 or uniforms.shape[0] != rows or uniforms.shape[1] < options.max_new_tokens:
         raise ConfigError(
-            f"uniforms have the shape {uniforms.shape}; expected ({len(prompts)} prompts x {repeats} ="
-            f" {rows}, at least {options.max_new_tokens})."
+            f"uniforms have the shape {uniforms.shape}; expected ({rows}, at least {options.max_new_tokens}): a row for"
+            f" each answer to {len(prompts)} prompts, {repeats} each."
         )

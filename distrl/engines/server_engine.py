@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from distrl.base.errors import ConfigError, ResourceError
-from distrl.engines.engine import Completion, SamplingOptions, check_request
+from distrl.engines.engine import Completion, SamplingOptions, answer_counts, check_request
 from distrl.experience.weights import Weights
 
 TRIES, PAUSE = 3, 0.5  # of a request whose connection fails; seconds before the second try, doubled for the third
@@ -83,7 +83,11 @@ class ServerEngine:
                     connection.sock.shutdown(socket.SHUT_RDWR)  # whoever waits for an answer wakes up
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], repeats: int, uniforms: np.ndarray, options: SamplingOptions
+        self,
+        prompts: Sequence[Sequence[int]],
+        repeats: int | Sequence[int],
+        uniforms: np.ndarray,
+        options: SamplingOptions,
     ) -> list[Completion]:
         """As `Engine.generate`, but that uniforms seed the server's own generator. Answers that `abort` cut are empty.
 
@@ -99,27 +103,30 @@ class ServerEngine:
                 "Set top_p=1, top_k=0 and entropy=False.",
             )
         self._aborted.clear()
-        if not prompts or not repeats:
+        counts = answer_counts(prompts, repeats)
+        asked = [number for number, count in enumerate(counts) if count]
+        if not asked:
             return []
-        self._check_temperature(list(prompts[0]), options)
-        numbers = [int(uniforms[number * repeats, 0] * 2**31) for number in range(len(prompts))]
+        self._check_temperature(list(prompts[asked[0]]), options)
+        first = np.cumsum([0, *counts])
 
-        def answer(prompt: Sequence[int], seed: int) -> list[Completion]:
+        def answer(number: int) -> list[Completion]:
             if self._aborted.is_set():
-                return [_completion([], [], False)] * repeats
+                return [_completion([], [], False)] * counts[number]
             try:
-                found = self._complete(list(prompt), options, n=repeats, seed=seed)
+                seed = int(uniforms[first[number], 0] * 2**31)
+                found = self._complete(list(prompts[number]), options, n=counts[number], seed=seed)
             except (OSError, http.client.HTTPException, ResourceError):
                 if not self._aborted.is_set():
                     raise
-                return [_completion([], [], False)] * repeats
+                return [_completion([], [], False)] * counts[number]
             answers = [_read(choice, self.url) for choice in sorted(found["choices"], key=lambda each: each["index"])]
             for each in answers:
                 each.logp *= options.temperature > 0  # the likeliest token was not drawn
             return answers
 
-        with ThreadPoolExecutor(min(self.max_rows, len(prompts))) as pool:
-            return [answer for answers in pool.map(answer, prompts, numbers) for answer in answers]
+        with ThreadPoolExecutor(min(self.max_rows, len(asked))) as pool:
+            return [each for answers in pool.map(answer, asked) for each in answers]
 
     def score(
         self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], temperature: float = 1.0

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distrl.base.registry import register
 from distrl.engines.decoders import Decoder, make_decoder
-from distrl.engines.engine import Completion, SamplingOptions, check_request
+from distrl.engines.engine import Completion, SamplingOptions, answer_counts, check_request
 from distrl.engines.key_values import KeyValues
 from distrl.engines.sampling import Draw, draw
 from distrl.experience.weights import Weights
@@ -98,7 +98,7 @@ class TransformersEngine:
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        repeats: int,
+        repeats: int | Sequence[int],
         uniforms: np.ndarray,
         options: SamplingOptions,
         poll: Callable[[], Weights | None] | None = None,
@@ -113,10 +113,11 @@ class TransformersEngine:
         """
         check_request(prompts, repeats, uniforms, options, self.model.context)
         self._aborted.clear()
-        if not prompts or not repeats:
+        counts = answer_counts(prompts, repeats)
+        if not any(counts):
             return []
         with torch.inference_mode():
-            return _Generation(self, prompts, repeats, uniforms, options, poll, recompute).run()
+            return _Generation(self, prompts, counts, uniforms, options, poll, recompute).run()
 
     def score(
         self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], temperature: float = 1.0
@@ -143,7 +144,7 @@ class _Generation:
         self,
         engine: TransformersEngine,
         prompts: Sequence[Sequence[int]],
-        repeats: int,
+        counts: list[int],
         uniforms: np.ndarray,
         options: SamplingOptions,
         poll: Callable[[], Weights | None] | None,
@@ -151,13 +152,15 @@ class _Generation:
     ):
         self.engine, self.decoder, self.options = engine, engine._decoder, options
         self.poll, self.recompute = poll, recompute
-        self.prompts, self.repeats = [list(prompt) for prompt in prompts], repeats
+        self.prompts, self.counts = [list(prompt) for prompt in prompts], counts
+        self.asked = [p for p, count in enumerate(counts) for _ in range(count)]  # the prompt of each answer
+        self.first = np.cumsum([0, *counts]).tolist()  # the first answer of each prompt
         self.device = engine.model.device
         self.uniforms = np.ascontiguousarray(uniforms, np.float64)
         self.stops = frozenset(options.stop_ids)
-        self.results: list[Completion | None] = [None] * (len(prompts) * repeats)
+        self.results: list[Completion | None] = [None] * len(self.asked)
         # Long prompts first: neighbors have nearly one length, so little is filled up.
-        self.waiting = sorted(range(len(prompts)), key=lambda p: len(self.prompts[p]))
+        self.waiting = sorted((p for p, count in enumerate(counts) if count), key=lambda p: len(self.prompts[p]))
         self.capacity = min(engine.max_rows, len(self.results))
         longest = max(map(len, self.prompts)) + options.max_new_tokens
         self.cache = self.decoder.new_cache(self.capacity, longest)
@@ -239,12 +242,13 @@ class _Generation:
 
     def _prefill(self) -> _Prefilled:
         """Compute the next prompts, as many as one pass may hold and there is room for."""
-        room = -(-(self.capacity - len(self.rows)) // self.repeats)
         chosen = [self.waiting.pop()]
+        room = self.capacity - len(self.rows) - self.counts[chosen[0]]
         longest = len(self.prompts[chosen[0]]) - self.common
-        while self.waiting and len(chosen) < room and (len(chosen) + 1) * longest <= PREFILL_TOKENS:
+        while self.waiting and room > 0 and (len(chosen) + 1) * longest <= PREFILL_TOKENS:
             chosen.append(self.waiting.pop())
-        owed = [(row, p * self.repeats + r) for row, p in enumerate(chosen) for r in range(self.repeats)]
+            room -= self.counts[chosen[-1]]
+        owed = [(row, self.first[p] + r) for row, p in enumerate(chosen) for r in range(self.counts[p])]
         cache, logits = self._compute(chosen)
         return _Prefilled(cache, logits, chosen, [len(self.prompts[p]) for p in chosen], owed[::-1])
 
@@ -271,7 +275,7 @@ class _Generation:
         for group in self.ready:
             group.cache, group.logits = self._compute(group.prompts)
         if self.recompute and self.rows:
-            so_far = [self.prompts[row.request // self.repeats] + row.tokens[:-1] for row in self.rows]
+            so_far = [self.prompts[self.asked[row.request]] + row.tokens[:-1] for row in self.rows]
             tokens, last = self._filled_up(so_far)
             self.decoder.block(tokens, 0, self.cache, last)
 

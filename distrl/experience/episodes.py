@@ -12,6 +12,7 @@ row ends. Tokens are exactly those that the engine saw and said; nothing is ever
 | `logp` | (n,) float32 | log-probability under the distribution really sampled from; 0 where the model did not choose |
 | `version` | (n,) int32 | weights that said it; -1 where the model did not choose |
 | `kept`, `kept_offsets` | (m,) int32, (n + 1,) int64 | ids that top-p or top-k left, only where they truncate |
+| `heat` | (R,) float32 | temperature it was drawn at, over the run's own; only where some differ |
 | `group` | (R,) int64 | rows of one prompt share it; unique within a run |
 | `item` | (R,) int64 | which item of the task |
 | `parts` | (R, K) float64 | reward parts, in the task's order |
@@ -47,6 +48,8 @@ ROW_COLUMNS = {
     "budget": np.int32,
     "parent": np.int64,
 }
+#: A column of rows that most episodes do not have.
+HEAT = "heat"
 #: What a padded token holds.
 PADDING = {"tokens": 0, "kind": PROMPT, "mask": False, "logp": 0.0, "version": -1}
 
@@ -67,6 +70,8 @@ def check_episodes(episodes: Columns) -> Columns:
             if column is None or column.dtype != dtype or len(column) != length:
                 found = "missing" if column is None else f"{column.dtype} {column.shape}"
                 raise ValueError(f"episodes: {name} is {found}; expected {np.dtype(dtype)} of length {length}")
+    if HEAT in episodes and (episodes.heat.dtype != np.float32 or len(episodes.heat) != rows):
+        raise ValueError(f"episodes: heat is {episodes.heat.dtype} {episodes.heat.shape}; expected float32 ({rows},)")
     if "kept" in episodes and (
         len(episodes.kept_offsets) != total + 1 or episodes.kept_offsets[-1] != len(episodes.kept)
     ):
@@ -88,6 +93,9 @@ def cat_episodes(parts: Sequence[Columns]) -> Columns:
         [np.where(part.parent < 0, -1, part.parent + first) for part, first in zip(parts, first_rows, strict=True)]
     )
     joined["offsets"] = _cat_offsets([part.offsets for part in parts])
+    if any(HEAT in part for part in parts):
+        usual = [np.ones(len(part.group), np.float32) for part in parts]
+        joined[HEAT] = np.concatenate([part.get(HEAT, ones) for part, ones in zip(parts, usual, strict=True)])
     if "kept" in parts[0]:
         joined["kept"] = np.concatenate([part.kept for part in parts])
         joined["kept_offsets"] = _cat_offsets([part.kept_offsets for part in parts])
@@ -114,7 +122,8 @@ def pad_episodes(episodes: Columns) -> Columns:
         flat[np.arange(flat.shape[1]) < counts[:, None]] = episodes.kept
         padded["kept"] = np.full((rows, width, flat.shape[1]), -1, np.int32)
         padded["kept"][inside] = flat
-    return Columns(**padded, **{name: episodes[name] for name in ROW_COLUMNS}, length=lengths)
+    names = (*ROW_COLUMNS, HEAT) if HEAT in episodes else ROW_COLUMNS
+    return Columns(**padded, **{name: episodes[name] for name in names}, length=lengths)
 
 
 def episodes_bytes(episodes: Columns) -> int:
@@ -134,6 +143,7 @@ def to_arrow(episodes: Columns, part_names: Sequence[str] = ()) -> Any:
         inner = pa.ListArray.from_arrays(pa.array(episodes.kept_offsets.astype(np.int32)), pa.array(episodes.kept))
         columns["kept"] = pa.ListArray.from_arrays(pa.array(episodes.offsets.astype(np.int32)), inner)
     columns |= {name: pa.array(episodes[name]) for name in ROW_COLUMNS if name != "parts"}
+    columns[HEAT] = pa.array(episodes.get(HEAT, np.ones(len(episodes.group), np.float32)))
     names = list(part_names) or [str(k) for k in range(episodes.parts.shape[1])]
     columns |= {f"reward/{name}": pa.array(episodes.parts[:, k]) for k, name in enumerate(names)}
     return pa.table(columns)

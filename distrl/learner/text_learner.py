@@ -14,7 +14,7 @@ from distrl.algorithms.supervised_start import supervised_start
 from distrl.base.columns import Columns
 from distrl.base.phases import Phases
 from distrl.envs.curricula import Curriculum
-from distrl.experience.episodes import cat_episodes, pad_episodes
+from distrl.experience.episodes import HEAT, cat_episodes, pad_episodes
 from distrl.experience.fragment import FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learner.learner import Learner, Progress, Report
@@ -154,8 +154,9 @@ class TextLearner(Learner):
             age=(self.version - batch.version).clamp(min=0)
         )  # in weight versions, of the model's tokens
         if self.gate.due(self.version):
-            self._cache = self.gate.look_at_cache(batch, self.version)
-            self._found = self.gate.look(batch, self.version)
+            usual = batch[batch.heat == 1.0] if HEAT in batch else batch
+            self._cache = self.gate.look_at_cache(usual, self.version)
+            self._found = self.gate.look(usual, self.version)
         self.gate.remember(self.version)
         return batch
 
@@ -181,7 +182,8 @@ def age_metrics(episodes: Columns, version: int) -> dict[str, float]:
 def successes_by_item(episodes: Columns) -> dict[int, list[float]]:
     """The first reward part of every answer, before any shaping, by item; items in the order of the rows."""
     found: dict[int, list[float]] = {}
-    for item, success in zip(episodes.item.tolist(), episodes.parts[:, 0].tolist(), strict=True):
+    usual = episodes.heat == 1.0 if HEAT in episodes else slice(None)
+    for item, success in zip(episodes.item[usual].tolist(), episodes.parts[usual, 0].tolist(), strict=True):
         found.setdefault(item, []).append(success)
     return found
 

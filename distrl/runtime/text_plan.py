@@ -125,7 +125,7 @@ class TextPlan(Plan):
             task,
             lines,
             context=model.context,
-            group_size=algorithm.group_size,
+            draws=self.algorithm_class.draws(algorithm),  # type: ignore[attr-defined]
             options=self.options(),
             seed=config.seed,
             fuse=not config.deterministic,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distrl.algorithms.draws import DrawPlan, Draws
 from distrl.base.columns import Columns
 from distrl.base.errors import ResourceError, UserError
 from distrl.base.phases import Phases
@@ -37,7 +40,7 @@ def engine_fault(engine: Any, error: Exception, answers: int) -> str:
 
 
 class TextSampler:
-    """Answers items of a task, `group_size` times each.
+    """Answers items of a task, as often as a plan says.
 
     What a stream asks is a pure function of (weights with their extras, seed, stream, fragment), and so are the random
     numbers that tokens are drawn with: a fragment depends on weights and names alone, and a stream has no state that
@@ -50,7 +53,7 @@ class TextSampler:
         task: Gives items and judges answers.
         lines: Which items a fragment asks.
         context: Longest prompt and answer together, in tokens.
-        group_size: Answers to each prompt.
+        draws: How often each prompt is answered, and at which temperature.
         options: Sampling options of the engine.
         seed: The run's seed.
         fuse: One batch for all streams (fast); else each stream on its own, at one fixed shape (deterministic).
@@ -69,7 +72,7 @@ class TextSampler:
         lines: PromptLines,
         *,
         context: int,
-        group_size: int,
+        draws: DrawPlan,
         options: Any,
         seed: int,
         fuse: bool = True,
@@ -84,7 +87,7 @@ class TextSampler:
         self.task = task
         self.lines = lines
         self.context = context
-        self.group_size = group_size
+        self.draws = draws
         self.options = options
         self.seed = seed
         self.fuse = fuse
@@ -131,32 +134,54 @@ class TextSampler:
         self.clock.begin("makes prompts")
         items = [self.lines.items(request.unit, self.extras) for request in requests]
         prompts = [[self._encoded(item) for item in asked] for asked in items]
-        uniforms = [self._uniforms(request.unit, len(asked)) for request, asked in zip(requests, items, strict=True)]
+        plans = [self._plan(request.unit, asked) for request, asked in zip(requests, prompts, strict=True)]
+        uniforms = [self._uniforms(request.unit, plan) for request, plan in zip(requests, plans, strict=True)]
         self.phases.switch("generate")
-        flat = [prompt for asked in prompts for prompt in asked]
-        self.clock.begin(f"generates {len(flat) * self.group_size} answers")
-        said = self._generate(flat, np.concatenate(uniforms), weights)
+        flat = [asked[draw.prompt] for asked, plan in zip(prompts, plans, strict=True) for draw in plan]
+        said = self._generate(flat, [draw for plan in plans for draw in plan], np.concatenate(uniforms), weights)
         self.phases.switch("verify")
         self.clock.begin(f"judges {len(said)} answers")
         fragments, begin = [], 0
-        for request, asked, asked_prompts in zip(requests, items, prompts, strict=True):
-            mine = said[begin : begin + len(asked) * self.group_size]
+        for request, asked, asked_prompts, plan in zip(requests, items, prompts, plans, strict=True):
+            mine = said[begin : begin + len(plan)]
             begin += len(mine)
-            fragments.append(self._fragment(request.unit, asked, asked_prompts, mine))
+            fragments.append(self._fragment(request.unit, asked, asked_prompts, plan, mine))
         self.phases.switch("other")
         return fragments
 
     def _encoded(self, item: Any) -> list[int]:
         return encode_item(self.tokenizer, item, self.options.max_new_tokens, self.context)
 
-    def _generate(self, prompts: list[list[int]], uniforms: np.ndarray, weights: Weights) -> list[Any]:
+    def _plan(self, unit: Unit, prompts: Sequence[Sequence[int]]) -> list[Draws]:
+        return self.draws(prompts, self.extras, generator(self.seed, "draws", unit.stream, unit.seq))
+
+    def _generate(
+        self, prompts: list[list[int]], draws: Sequence[Draws], uniforms: np.ndarray, weights: Weights
+    ) -> list[list[Any]]:
+        """Answers to each prompt as its draws say, those of one temperature together."""
+        said: list[list[Any]] = [[] for _ in draws]
+        ends = np.cumsum([draw.answers for draw in draws])
+        for heat in dict.fromkeys(draw.heat for draw in draws):
+            mine = [number for number, draw in enumerate(draws) if draw.heat == heat]
+            counts = [draws[number].answers for number in mine]
+            rows = np.concatenate([np.arange(ends[n] - draws[n].answers, ends[n]) for n in mine])
+            self.clock.begin(f"generates {len(rows)} answers")
+            answers = iter(self._answers([prompts[n] for n in mine], counts, uniforms[rows], heat, weights))
+            for number, count in zip(mine, counts, strict=True):
+                said[number] = list(itertools.islice(answers, count))
+        return said
+
+    def _answers(
+        self, prompts: list[list[int]], counts: list[int], uniforms: np.ndarray, heat: float, weights: Weights
+    ) -> list[Any]:
         """The engine's answers. One that fails is built again, which changes no answer."""
+        repeats = counts[0] if len(set(counts)) == 1 else counts
         try:
-            return self._ask(prompts, uniforms)
+            return self._ask(prompts, repeats, uniforms, heat)
         except UserError:
             raise
         except Exception as error:
-            told = engine_fault(self.engine, error, len(prompts) * self.group_size)
+            told = engine_fault(self.engine, error, sum(counts))
             if self.rebuild is None:
                 raise ResourceError(f"{told}.", ADVICE) from error
         logging.getLogger("distrl").warning("%s. It is built again.", told)
@@ -164,39 +189,48 @@ class TextSampler:
             self.engine = None  # its memory may be needed
             self.engine = self.rebuild()
             self.engine.load_weights(weights)
-            return self._ask(prompts, uniforms)
+            return self._ask(prompts, repeats, uniforms, heat)
         except UserError:
             raise
         except Exception as error:
-            told = engine_fault(self.engine, error, len(prompts) * self.group_size)
+            told = engine_fault(self.engine, error, sum(counts))
             raise ResourceError(f"{told}; so did the one before it.", ADVICE) from error
 
-    def _ask(self, prompts: list[list[int]], uniforms: np.ndarray) -> list[Any]:
+    def _ask(self, prompts: list[list[int]], repeats: int | list[int], uniforms: np.ndarray, heat: float) -> list[Any]:
+        options = self.options if heat == 1.0 else replace(self.options, temperature=heat * self.options.temperature)
         if self.news is None:
-            return self.engine.generate(prompts, self.group_size, uniforms, self.options)
+            return self.engine.generate(prompts, repeats, uniforms, options)
         news = self.news
         swaps = {"poll": lambda: news(self.engine.version), "recompute": self.recompute}
-        said = self.engine.generate(prompts, self.group_size, uniforms, self.options, **swaps)
+        said = self.engine.generate(prompts, repeats, uniforms, options, **swaps)
         self.version = self.engine.version
         return said
 
-    def _uniforms(self, unit: Unit, prompts: int) -> np.ndarray:
-        """One number in [0, 1) for each token that may be drawn, (prompts x group_size, max_new_tokens)."""
-        shape = (prompts * self.group_size, self.options.max_new_tokens)
+    def _uniforms(self, unit: Unit, plan: Sequence[Draws]) -> np.ndarray:
+        """One number in [0, 1) for each token that may be drawn, (answers, max_new_tokens)."""
+        shape = (sum(draw.answers for draw in plan), self.options.max_new_tokens)
         return generator(self.seed, "tokens", unit.stream, unit.seq).random(shape)
 
     def _fragment(
-        self, unit: Unit, items: Sequence[Any], prompts: Sequence[list[int]], said: Sequence[Any]
+        self,
+        unit: Unit,
+        items: Sequence[Any],
+        prompts: Sequence[list[int]],
+        plan: Sequence[Draws],
+        said: Sequence[Sequence[Any]],
     ) -> tuple[FragmentMeta, FragmentData]:
         rows: list[Columns] = []
         reports: list[EpisodeReport] = []
-        for number, (item, prompt) in enumerate(zip(items, prompts, strict=True)):
-            answers = said[number * self.group_size : (number + 1) * self.group_size]
-            group = group_id(unit, number, len(items))
+        heated = any(draw.heat != 1.0 for draw in plan)
+        for number, (draw, answers) in enumerate(zip(plan, said, strict=True)):
+            item, prompt = items[draw.prompt], prompts[draw.prompt]
+            group = group_id(unit, number, len(plan))
             columns, returns = answer_rows(self.task, self.tokenizer, item, prompt, answers, group, self.options)
+            if heated:
+                columns = columns.with_(heat=np.full(len(answers), draw.heat, np.float32))
             rows.append(columns)
             reports += [
-                EpisodeReport(unit.stream, number, unit.seq * self.group_size + row, return_, len(answer.tokens))
+                EpisodeReport(unit.stream, number, unit.seq * len(answers) + row, return_, len(answer.tokens))
                 for row, (return_, answer) in enumerate(zip(returns, answers, strict=True))
             ]
         episodes = cat_episodes(rows)

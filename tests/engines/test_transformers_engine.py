@@ -16,7 +16,7 @@ from distrl.engines.transformers_engine import TransformersEngine
 from distrl.models.language import LanguageModel
 from distrl.models.language_weights import pack_language_weights
 from distrl.models.tokenizers import CharacterTokenizer
-from tests.engines.contract import assert_equals_naive, assert_learner_agrees, uniforms
+from tests.engines.contract import assert_equals_naive, assert_learner_agrees, naive, uniforms
 from tests.models.language_cases import ALPHABET, ragged, tiny
 
 
@@ -70,6 +70,18 @@ def test_equals_computing_everything_anew(model, prompts, rows, case):
     answers = assert_equals_naive(TransformersEngine(model, max_rows=rows), model, prompts, 3, options)
     assert len({len(answer.tokens) for answer in answers}) > 3  # the rows did leave at different times
     assert_learner_agrees(model, prompts, 3, answers, options)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_every_prompt_may_have_its_own_number_of_answers(model, prompts, rows):
+    counts = [4, 1, 0, 7]
+    numbers = uniforms(sum(counts), OPTIONS.max_new_tokens)
+    answers = TransformersEngine(model, max_rows=rows).generate(prompts, counts, numbers, OPTIONS)
+    asked = [prompt for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)]
+    for prompt, row, answer in zip(asked, numbers, answers, strict=True):
+        assert answer.tokens.tolist() == naive(model, prompt, row, OPTIONS)
+    with pytest.raises(ConfigError, match="3 numbers of answers for 4 prompts"):
+        TransformersEngine(model).generate(prompts, [1, 1, 1], uniforms(3, 12), OPTIONS)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "qwen2", "grouped_llama"])
@@ -202,7 +214,7 @@ def test_wrong_requests(model):
         engine.generate([[3], []], 1, uniforms(2, 64), SamplingOptions())
     with pytest.raises(ConfigError, match=r"prompt 0 has 250 tokens.*64; together 314.*context is 256"):
         engine.generate([[3] * 250], 1, uniforms(1, 64), SamplingOptions())
-    with pytest.raises(ConfigError, match=r"\(3, 64\); expected \(1 prompts x 2 = 2"):
+    with pytest.raises(ConfigError, match=r"\(3, 64\); expected \(2, at least 64\)"):
         engine.generate([[3]], 2, uniforms(3, 64), SamplingOptions())
     assert engine.generate([], 3, uniforms(0, 64), SamplingOptions()) == []
 
