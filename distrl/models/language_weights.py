@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from distrl.base.errors import CheckpointError
-from distrl.experience.weights import Weights
+from distrl.experience.weights import Entry, Weights, aligned
 from distrl.models.language import LanguageModel
 from distrl.models.weights import load_weights, pack_weights
 
@@ -31,17 +31,27 @@ def pack_language_weights(model: LanguageModel, version: int, dtype: torch.dtype
             the critic stay in float32.
     """
     dtype = dtype or model.dtype
-    arrays = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        tensor = parameter.detach()
-        if dtype == torch.bfloat16 and tensor.dim() > 1 and not name.startswith("critic."):
-            arrays[name] = tensor.to(dtype).cpu().view(torch.uint16).numpy()
-        else:
-            arrays[name] = tensor.cpu().numpy()
-    arrays |= {EXTRA + name: np.asarray(extra) for name, extra in model.extras.items()}
-    return Weights.of(arrays, version)
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    table: list[Entry] = []
+    end = 0
+    for name, parameter in parameters.items():
+        halved = dtype == torch.bfloat16 and parameter.dim() > 1 and not name.startswith("critic.")
+        kind = np.dtype(np.uint16 if halved else np.float32)
+        table.append(Entry(name, kind.str, tuple(parameter.shape), end))
+        end += aligned(table[-1].size)
+    extras = {EXTRA + name: np.asarray(extra) for name, extra in model.extras.items()}
+    for name, extra in extras.items():
+        table.append(Entry(name, extra.dtype.str, extra.shape, end))
+        end += aligned(table[-1].size)
+    # every array is written where it belongs: large ones that live for a moment cost more than the copy itself
+    weights = Weights(version, tuple(table), np.zeros(end, np.uint8))
+    with torch.no_grad():
+        for name, array in weights.arrays().items():
+            if name in extras:
+                array[...] = extras[name]
+            else:
+                _tensor(array).copy_(parameters[name])
+    return weights
 
 
 @load_weights.register(LanguageModel)
@@ -74,7 +84,7 @@ def extras_of(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """A tensor over the same bytes; they are only read."""
+    """A tensor over the same bytes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns of tensors over bytes that must not be written
         tensor = torch.from_numpy(array)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from distrl.algorithms.language import LanguageAlgorithm
+from distrl.base.errors import NonFiniteError
 from distrl.base.registry import register
 from distrl.config.load import load_config
 from distrl.experience.fragment import CollectRequest, Unit
@@ -137,3 +138,19 @@ def test_the_entropy_bonus_has_the_entropys_gradient() -> None:
     mean.backward()
     assert float(algorithm.flat.grad.norm()) > 0
     assert torch.allclose(gradients[0] - 0.5 * algorithm.flat.grad, gradients[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(("minibatches", "fault"), [(1, "weight"), (2, "weight"), (1, "logp")])
+def test_a_step_that_is_not_finite_changes_nothing(minibatches: int, fault: str) -> None:
+    world = World(name="grpo", minibatches=minibatches)
+    fragments = world.fragments()
+    algorithm = world.learner.algorithm
+    if fault == "weight":
+        algorithm.flat.data[0] = float("nan")
+    else:
+        fragments[0].rollout.logp[:] = float("nan")
+    before = algorithm.flat.data.clone()
+    with pytest.raises(NonFiniteError):
+        world.learner.update(fragments, Progress(0, 0))
+    torch.testing.assert_close(algorithm.flat.data, before, rtol=0, atol=0, equal_nan=True)
+    assert not algorithm.optimizer.state or minibatches == 2

@@ -16,7 +16,7 @@ import torch
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.config.language import LanguageConfig
 from distrl.deploy.text_server import TextServer
-from distrl.engines import SamplingOptions, make_engine
+from distrl.engines import SamplingOptions
 from distrl.engines import server_engine as module
 from distrl.engines.server_engine import ServerEngine
 from distrl.engines.transformers_engine import TransformersEngine
@@ -136,7 +136,7 @@ def test_what_a_server_cannot_do(server, model, prompts):
     with pytest.raises(ConfigError, match=r"has no model 'other'; it has \['teacher'\]"):
         ServerEngine(server.url, "other")
     with pytest.raises(ConfigError, match="whose weights are frozen"):
-        make_engine(LanguageConfig(engine="server"), model)
+        LanguageConfig(engine="server")
 
 
 def test_errors_of_the_server_reach_the_caller(server, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from distrl.base.errors import ConfigError, ResourceError
 from distrl.config.language import LanguageConfig
 from distrl.engines import SamplingOptions
 from distrl.engines.transformers_engine import TransformersEngine
+from distrl.experience.weights import Weights
 from distrl.models.language import segment_mask
 from distrl.models.language_export import export_pretrained
 from distrl.models.language_loading import choose_dtype, load_language_model
@@ -249,7 +251,7 @@ def test_a_folder_without_a_model(tmp_path):
     [
         ({"width": 100, "heads": 8}, "multiple of 16"),
         ({"source": "package:x"}, "package:NAME/FILE"),
-        ({"engine": "vlm"}, "did you mean 'vllm'"),
+        ({"engine": "transformer"}, "did you mean 'transformers'"),
         ({"context": 64, "max_new_tokens": 64}, "nothing is left for a prompt"),
         ({"freeze_embeddings": True}, "never learn letters"),
     ],
@@ -264,3 +266,19 @@ def test_the_precision_is_measured():
     assert probe.dtype in (torch.float32, torch.bfloat16)
     assert probe.speedup > 0
     assert 0 < probe.error < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_published_bytes_are_those_of_named_arrays(dtype):
+    model = tiny(critic_head="scalar")
+    model.extras = {"rates": np.array([0.25, 0.5]), "count": np.array(3)}
+    weights = pack_language_weights(model, 4, dtype)
+    arrays = {}
+    for name, parameter in model.named_parameters():
+        low = dtype == torch.bfloat16 and parameter.dim() > 1 and not name.startswith("critic.")
+        tensor = parameter.detach()
+        arrays[name] = tensor.bfloat16().view(torch.uint16).numpy() if low else tensor.numpy()
+    arrays |= {f"extra.{name}": extra for name, extra in model.extras.items()}
+    wanted = Weights.of(arrays, 4)
+    assert weights.table == wanted.table
+    assert weights.checksum() == wanted.checksum()
