@@ -125,17 +125,21 @@ class TextLearner(Learner):
 
     def state(self) -> dict[str, Any]:
         curriculum = None if self.curriculum is None else self.curriculum.state_dict()
-        return {**super().state(), "curriculum": curriculum}
+        bf16 = self.algorithm.language.dtype == torch.bfloat16
+        return {**super().state(), "curriculum": curriculum, "bf16": bf16}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.begun = True
         super().load_state(state)
+        self.algorithm.language.dtype = torch.bfloat16 if state["bf16"] else torch.float32
         if self.curriculum is not None:
             self.curriculum.load_state_dict(state["curriculum"])
 
     def warm_start(self, weights: Weights) -> None:
         """Begin with other weights; they are the reference model too, and the optimizer begins anew."""
+        precision = self.algorithm.language.dtype
         load_weights(self.published, weights)
+        self.algorithm.language.dtype = precision  # of this run and machine
         self.begun = True
         self.algorithm.remember_reference()
 

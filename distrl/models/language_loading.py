@@ -33,8 +33,8 @@ def load_language_model(
     """The model of a config, on its device.
 
     Args:
-        settings: The section `language`. With `dtype: auto` both precisions are measured here; processes that must
-            agree should get the answer of one of them in `settings.dtype`.
+        settings: The section `language`. With `dtype: auto` both precisions are measured here; whoever loads
+            published weights takes the publisher's (`models/language_weights.py`).
         seed: Draws fresh weights, and first adapters.
         alphabet: Characters of the task, for `tiny`.
         role: What the model is for; decides what must fit into memory.

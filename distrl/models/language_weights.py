@@ -3,6 +3,8 @@
 Only what learns is published. bf16 halves the bytes; numpy has no bf16, so those arrays travel as uint16.
 What samplers must know besides (success estimates of items, say) travels as extras: arrays beside the parameters, whose
 names begin with `extra.`. They are part of a version, so what a sampler does stays a function of weights and names.
+The precision travels in the same way: the learner measures it once, and whoever adopts its weights computes in it too;
+processes that measured on their own could disagree.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from distrl.models.language import LanguageModel
 from distrl.models.weights import load_weights, pack_weights
 
 EXTRA = "extra."
+BF16 = EXTRA + "computes_in_bf16"
 
 
 @pack_weights.register(LanguageModel)
@@ -40,6 +43,7 @@ def pack_language_weights(model: LanguageModel, version: int, dtype: torch.dtype
         table.append(Entry(name, kind.str, tuple(parameter.shape), end))
         end += aligned(table[-1].size)
     extras = {EXTRA + name: np.asarray(extra) for name, extra in model.extras.items()}
+    extras[BF16] = np.array(model.dtype == torch.bfloat16)
     for name, extra in extras.items():
         table.append(Entry(name, extra.dtype.str, extra.shape, end))
         end += aligned(table[-1].size)
@@ -57,13 +61,14 @@ def pack_language_weights(model: LanguageModel, version: int, dtype: torch.dtype
 @load_weights.register(LanguageModel)
 @torch.no_grad()
 def load_language_weights(model: LanguageModel, weights: Weights) -> None:
-    """Copy a version into a model, in place; its extras are for whoever asks `extras_of`.
+    """Copy a version into a model, in place, with its precision; its extras are for whoever asks `extras_of`.
 
     Raises:
         CheckpointError: Names or shapes of another model; nothing is changed then.
     """
     own = dict(model.named_parameters())
-    arrays = {name: array for name, array in weights.arrays().items() if not name.startswith(EXTRA)}
+    everything = weights.arrays()
+    arrays = {name: array for name, array in everything.items() if not name.startswith(EXTRA)}
     learning = {name for name, parameter in own.items() if parameter.requires_grad}
     lacking, foreign = sorted(learning - arrays.keys()), sorted(arrays.keys() - own.keys())
     wrong = [name for name in arrays.keys() & own.keys() if tuple(own[name].shape) != arrays[name].shape]
@@ -75,6 +80,8 @@ def load_language_weights(model: LanguageModel, weights: Weights) -> None:
         )
     for name, array in arrays.items():
         own[name].copy_(_tensor(array))
+    if BF16 in everything:
+        model.dtype = torch.bfloat16 if everything[BF16] else torch.float32
 
 
 def extras_of(weights: Weights) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from typing import Any
 from gymnasium import spaces
 
 from distrl.algorithms.language import LanguageAlgorithm
-from distrl.algorithms.lookup import algorithm_class
+from distrl.algorithms.lookup import algorithm_class, build_acting_model
 from distrl.algorithms.shards import Shards
 from distrl.algorithms.supervised_start import demonstration
 from distrl.base.errors import ConfigError
@@ -66,6 +66,15 @@ class TextPlan(Plan):
             top_k=settings.top_k,
             stop_ids=tuple(load_tokenizer(settings, self.task().alphabet).stop_ids),
         )
+
+    def build_acting_model(self) -> Any:
+        """As `Plan.build_acting_model`; a precision that is `auto` comes from the learner, with its weights."""
+        config = self.config
+        assert config.language is not None
+        if config.language.dtype == "auto":
+            settings = config.language.model_copy(update={"dtype": "fp32"})
+            config = config.model_copy(update={"language": settings})
+        return build_acting_model(config, self.observation_space, self.action_space)
 
     def build_learner(
         self, shards: Shards | None = None, phases: Phases | None = None, replay_shards: Sequence[Any] = ()

@@ -18,7 +18,7 @@ from distrl.models.language_export import export_pretrained
 from distrl.models.language_loading import choose_dtype, load_language_model
 from distrl.models.language_memory import check_memory, memory_parts
 from distrl.models.language_source import resolve_source
-from distrl.models.language_weights import load_language_weights, pack_language_weights
+from distrl.models.language_weights import EXTRA, load_language_weights, pack_language_weights
 from distrl.models.token_logp import token_logp
 from distrl.models.tokenizers import CharacterTokenizer, HubTokenizer
 from tests.engines.contract import assert_equals_naive, assert_learner_agrees, uniforms
@@ -152,7 +152,7 @@ def test_the_engine_acts_with_adapters_and_adopts_them_alone():
     answers = assert_equals_naive(TransformersEngine(model), model, prompts, 3, options)
     assert_learner_agrees(model, prompts, 3, answers, options)
     weights = pack_language_weights(model, version=3)
-    assert all(".lora_" in entry.name for entry in weights.table)
+    assert all(".lora_" in entry.name for entry in weights.table if not entry.name.startswith(EXTRA))
     engine = TransformersEngine(other)
     engine.load_weights(weights)
     again = engine.generate(prompts, 3, uniforms(6, 8), options)
@@ -279,6 +279,16 @@ def test_published_bytes_are_those_of_named_arrays(dtype):
         tensor = parameter.detach()
         arrays[name] = tensor.bfloat16().view(torch.uint16).numpy() if low else tensor.numpy()
     arrays |= {f"extra.{name}": extra for name, extra in model.extras.items()}
+    arrays["extra.computes_in_bf16"] = np.array(False)
     wanted = Weights.of(arrays, 4)
     assert weights.table == wanted.table
     assert weights.checksum() == wanted.checksum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_whoever_adopts_weights_computes_in_their_precision(dtype: torch.dtype):
+    model, other = tiny(), tiny(seed=1)
+    model.dtype = dtype
+    other.dtype = torch.float32 if dtype == torch.bfloat16 else torch.bfloat16
+    TransformersEngine(other).load_weights(pack_language_weights(model, version=2))
+    assert other.dtype == dtype

@@ -14,6 +14,7 @@ from distrl.base.errors import ConfigError
 from distrl.config.load import load_config
 from distrl.experience.episodes import MODEL, PROMPT
 from distrl.experience.fragment import CollectRequest, Unit
+from distrl.models import language_loading
 from distrl.runtime.build import make_plan
 from distrl.runtime.train import train
 from tests.helpers import events, merged, parameter_hash, summary_of, train_apart
@@ -61,6 +62,27 @@ def test_deterministic_runs_do_not_ask_the_clock_for_a_precision(deterministic: 
     plan = make_plan(load_config(text_config(deterministic=deterministic, language={"dtype": "auto"})))
     assert plan.config.language is not None
     assert plan.config.language.dtype == dtype
+
+
+def test_precision_is_measured_by_the_learner_alone_and_kept(tmp_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def probe(model: Any) -> language_loading.DtypeProbe:
+        measured.append(torch.bfloat16 if not measured else torch.float32)
+        return language_loading.DtypeProbe(measured[-1], 2.0, 0.0)
+
+    monkeypatch.setattr(language_loading, "choose_dtype", probe)
+    gate = {"every": 1, "rows": 4}
+    run = text_config(deterministic=False, language={"dtype": "auto", "gate": gate}, eval={"every": 30, "episodes": 2})
+    train(run, runs_dir=tmp_runs)
+    assert measured == [torch.bfloat16], "sampler and evaluator follow the learner"
+    assert not [event for event in events(tmp_runs / "text", "warning") if "disagree" in str(event)]
+    plan = make_plan(load_config(run))
+    learner = plan.build_learner()
+    assert learner.algorithm.model.dtype == torch.float32
+    state = learner.state()
+    learner.load_state({**state, "bf16": True})
+    assert learner.algorithm.model.dtype == torch.bfloat16, "a resumed run goes on in its precision"
 
 
 def test_a_run_counts_tokens_and_balances(tmp_runs: Path) -> None:
