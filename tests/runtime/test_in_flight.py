@@ -148,12 +148,12 @@ def test_weights_arrive_in_the_middle_of_answers(local_ray: str, tmp_runs: Path,
         language={
             "engine": "tests.runtime.text_tasks:SlowTokens",
             "in_flight": in_flight,
-            "max_new_tokens": 48,
+            "max_new_tokens": 32,
             "gate": {"every": 1},
         },
         algorithm={"minibatches": 1, "learning_rate": 3e-3},
         logging={"every_seconds": 0.01},
-        stop={"updates": 20},
+        stop={"updates": 10},
     )
     summary = train(run, runs_dir=tmp_runs)
     assert summary["staleness_max"] <= 3

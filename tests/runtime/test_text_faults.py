@@ -95,6 +95,7 @@ def test_staleness_zero_is_synchronous_bit_for_bit(local_ray: str, tmp_runs: Pat
 @pytest.mark.ray
 @pytest.mark.drill
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_learner_and_samplers_killed_again_and_again(local_ray: str, tmp_runs: Path) -> None:
     changes: dict[str, Any] = {"store": {"max_staleness": 1}, "stop": {"updates": 50}}
     expected = parameter_hash(curriculum_run("undisturbed", **changes), tmp_runs)
