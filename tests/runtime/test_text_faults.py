@@ -97,14 +97,14 @@ def test_staleness_zero_is_synchronous_bit_for_bit(local_ray: str, tmp_runs: Pat
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_learner_and_samplers_killed_again_and_again(local_ray: str, tmp_runs: Path) -> None:
-    changes: dict[str, Any] = {"store": {"max_staleness": 1}, "stop": {"updates": 50}}
+    changes: dict[str, Any] = {"store": {"max_staleness": 1}, "stop": {"updates": 26}}
     expected = parameter_hash(curriculum_run("undisturbed", **changes), tmp_runs)
     run = curriculum_run("killed", **changes, **ON_RAY, callbacks=["tests.runtime.user_code:KillsParts"])
     summary = train(run, runs_dir=tmp_runs)
     assert summary["parameter_hash"] == expected
     died = events(tmp_runs / "killed", "died")
-    assert sum(death.get("part") == "learner" for death in died) == 4
-    assert sum("sampler" in death for death in died) >= 4
+    assert sum(death.get("part") == "learner" for death in died) == 2
+    assert sum("sampler" in death for death in died) >= 2
     assert balanced(summary["ledger"])
 
 
