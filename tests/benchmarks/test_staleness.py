@@ -1,0 +1,85 @@
+"""The study of old data: its cells load, its page and claims are those of the records."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))  # scripts, not a package
+
+import staleness  # noqa: E402
+from common import machine_facts  # noqa: E402
+from records import Places, write_record  # noqa: E402
+
+from distrl.base.errors import UserError  # noqa: E402
+
+
+def record(name: str, seed: int, last: float) -> dict[str, Any]:
+    cell = staleness.CELLS[name]
+    evaluations = [[staleness.EVERY * k + 7, last * k / 5] for k in range(1, 6)]
+    return {
+        "cell": cell.name,
+        "seed": seed,
+        "score": last * 0.6,
+        "evaluations": evaluations,
+        "machine": machine_facts(),
+        **cell.hashes(seed),
+    }
+
+
+def scores(**last: float) -> dict[str, list[dict[str, Any]]]:
+    """Three seeds of each cell that differ by 0.01."""
+    return {name: [record(name, seed, value + 0.01 * seed) for seed in range(3)] for name, value in last.items()}
+
+
+def test_cells_differ_in_age_and_objective_alone() -> None:
+    configs = {name: cell._loaded.model_dump() for name, cell in staleness.CELLS.items()}
+    assert {name: config["store"]["max_staleness"] for name, config in configs.items()} == {
+        "synchronous": 0,
+        "plain": 4,
+        "decoupled": 4,
+        "versions": 4,
+    }
+    names = {name: config["algorithm"]["name"] for name, config in configs.items()}
+    assert names == dict.fromkeys(("synchronous", "plain"), "grpo") | dict.fromkeys(
+        ("decoupled", "versions"), "decoupled_ppo"
+    )
+    for config in configs.values():
+        assert config["deterministic"]
+        assert config["algorithm"]["minibatches"] == 4
+        config["store"].pop("max_staleness")
+        for key in ("name", "old"):
+            config["algorithm"].pop(key, None)
+    assert all(config == configs["synchronous"] for config in configs.values())
+
+
+def test_claims_follow_the_scores() -> None:
+    assert [holds for _, holds in staleness.claims(scores(synchronous=0.9, plain=0.5, decoupled=0.88))] == [True, True]
+    assert [holds for _, holds in staleness.claims(scores(synchronous=0.9, plain=0.5, decoupled=0.5))] == [False, False]
+    assert staleness.claims(scores(synchronous=0.9, plain=0.5)) == []
+    assert staleness.behind([0.5, 0.9, 0.4], [0.7, 0.6, 0.8]) is False  # within the seeds' own scatter
+
+
+def test_the_page_shows_every_run(tmp_path: Path) -> None:
+    found = scores(synchronous=1.0, plain=0.5, decoupled=0.95)
+    text = staleness.page(found)
+    assert "- PPO's clip on behavior log-probabilities falls behind the decoupled objective: reached." in text
+    assert "80,007, 80,007, 80,007" not in text  # 0.8 of the way is below 0.9
+    assert "100,007, 100,007, 100,007" in text
+    assert "never, never, never" in text
+    assert "| 20,000 " in text
+    places = Places(tmp_path, tmp_path / "runs", tmp_path / "page.md")
+    cell = staleness.CELLS["plain"]
+    write_record(places, cell, 1, found["plain"][1])
+    stale = {**found["plain"][2], "code": "another"}
+    write_record(places, cell, 2, stale)
+    assert [one["seed"] for one in staleness.current(places, cell)] == [1]
+
+
+def test_unknown_cells_are_named() -> None:
+    with pytest.raises(UserError, match="decoupled"):
+        staleness.chosen("decupled")
