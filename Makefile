@@ -16,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constr
 REQUIREMENTS := pyproject.toml constraints.txt
 CHECKED := distrl tests benchmarks
 
-.PHONY: help train test check drills bench throughput docs clean
+.PHONY: help train test check drills bench methods throughput docs clean
 
 help:  ## show the targets
 	@sed -nE 's/^([a-z]+):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -40,6 +40,9 @@ drills: .venv/.ready-dev  ## long kill, resume and hang drills
 
 bench: .venv/.ready-dev  ## learning benchmarks, resumable; BENCH_ARGS=... selects cells
 	$(BIN)/python benchmarks/learning.py $(BENCH_ARGS)
+
+methods: .venv/.ready-dev  ## language-model algorithms side by side, resumable; BENCH_ARGS=... selects
+	$(BIN)/python benchmarks/methods.py $(BENCH_ARGS)
 
 throughput: .venv/.ready-dev  ## steps per second against other libraries; BENCH_ARGS=... selects comparisons
 	$(BIN)/python benchmarks/throughput.py $(BENCH_ARGS)

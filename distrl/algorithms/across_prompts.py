@@ -79,7 +79,7 @@ class RiskPO(LanguageAlgorithm):
                 track_quantile(q, scores, level, rate) for q, level in zip(self.quantiles, levels, strict=True)
             )
         self.quantiles = low, high
-        return {"risk/low_quantile": low, "risk/high_quantile": high}
+        return {"policy/score_low": low, "policy/score_high": high}
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "quantiles": self.quantiles}

@@ -78,7 +78,7 @@ class PIPO(LanguageAlgorithm):
         improvement = self.improvement(batch)
         self.means = [*self.means, float(batch.reward.double().mean())][-self.config.history :]
         self.previous = batch
-        return {"policy/improvement": improvement}
+        return {"policy/reward_rise": improvement}
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "means": self.means, "previous": self.previous}

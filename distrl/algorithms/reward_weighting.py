@@ -96,7 +96,7 @@ class DynamicRewardWeighting(LanguageAlgorithm):
         factor = hypervolume_factor(gain) if len(self.front) else 1.0
         front = pareto_front(longer)
         self._next = {"front": front}
-        self._told = {"reward/factor": factor, "reward/hypervolume": hypervolume(front, reference)}
+        self._told = {"policy/reward_factor": factor, "policy/hypervolume": hypervolume(front, reference)}
         return factor
 
     def columns(self, batch: Columns) -> Columns:
@@ -110,7 +110,7 @@ class DynamicRewardWeighting(LanguageAlgorithm):
             weights = mirror_step(weights, influence / measured, rate, self.config.least_weight)
             influence, measured = torch.zeros_like(influence), 0
         self._next = {"part_weights": weights, "influence": influence, "measured": measured}
-        self._told = {f"reward/weight_{name}": float(w) for name, w in zip(self.plan.names, weights, strict=True)}
+        self._told = {f"policy/weight_{name}": float(w) for name, w in zip(self.plan.names, weights, strict=True)}
         order = [self.parts.index(name) for name in self.plan.names]
         plan = replace(self.plan, weights=weights.tolist())
         rewards = combine(plan, batch.told[:, order], batch.mask.sum(1))

@@ -37,7 +37,7 @@ def test_riskpo_bundles_prompts_and_tracks_quantiles() -> None:
     world.turn(1)
     scores = torch.tensor(papers(following), dtype=torch.float64)
     assert algorithm.quantiles == pytest.approx((track_quantile(low, scores, 0.2), track_quantile(high, scores, 0.8)))
-    assert world.metrics["risk/low_quantile"] == algorithm.quantiles[0]
+    assert world.metrics["policy/score_low"] == algorithm.quantiles[0]
 
 
 def test_riskpo_refuses_what_makes_no_bundles() -> None:

@@ -30,7 +30,7 @@ def test_weights_move_by_the_influence_of_gradients() -> None:
     world.turn(0)
     torch.testing.assert_close(algorithm.part_weights, expected, atol=1e-4, rtol=1e-4)
     assert float(algorithm.part_weights.sum()) == pytest.approx(1.0)
-    assert world.metrics["reward/weight_success"] == pytest.approx(float(expected[0]), abs=1e-4)
+    assert world.metrics["policy/weight_success"] == pytest.approx(float(expected[0]), abs=1e-4)
 
 
 def test_influence_may_be_averaged_over_batches_and_some_parameters() -> None:

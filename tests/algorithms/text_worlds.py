@@ -18,7 +18,7 @@ from tests.helpers import merged
 from tests.runtime.test_text_runs import text_config
 
 #: Curves of the algorithm; others tell of the clock and of the process.
-OWN = ("loss/", "policy/", "reward/", "risk/")
+OWN = ("loss/", "policy/", "reward/")
 #: A fresh model's first supervised steps, after which some answers are right.
 START = {"steps": 60, "batch_size": 32, "learning_rate": 3e-3}
 
