@@ -126,7 +126,7 @@ def in_turns(
     rng = np.random.default_rng(0)
     count = 2 * BATCH if case == "mixed lengths" else BATCH
     ends = tuple(range(7, model.tokenizer.vocab_size, ENDS_EVERY)) if case == "mixed lengths" else ()
-    prompts = rng.integers(100, model.tokenizer.vocab_size, (count, PROMPT)).tolist()
+    prompts = rng.integers(3, model.tokenizer.vocab_size, (count, PROMPT)).tolist()
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     lengths: dict[str, list[int]] = {name: [] for name in sides}
     for side in sides.values():

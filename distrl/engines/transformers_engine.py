@@ -28,6 +28,9 @@ from distrl.models.token_logp import token_logp
 #: Tokens of prompts that are computed in one forward pass.
 PREFILL_TOKENS = 2048
 
+#: Where rows free up one by one, prompts are computed ahead: a pass over fewer tokens than this costs hardly less.
+AHEAD_TOKENS = 256
+
 #: A common beginning shorter than this is not worth a pass of its own.
 MIN_COMMON = 8
 
@@ -241,11 +244,11 @@ class _Generation:
             self._append(first, group.logits[sources])
 
     def _prefill(self) -> _Prefilled:
-        """Compute the next prompts, as many as one pass may hold and there is room for."""
+        """Compute the next prompts: as many as there is room for, or a few ahead, and one pass may hold."""
         chosen = [self.waiting.pop()]
         room = self.capacity - len(self.rows) - self.counts[chosen[0]]
         longest = len(self.prompts[chosen[0]]) - self.common
-        while self.waiting and room > 0 and (len(chosen) + 1) * longest <= PREFILL_TOKENS:
+        while self.waiting and (len(chosen) + 1) * longest <= (PREFILL_TOKENS if room > 0 else AHEAD_TOKENS):
             chosen.append(self.waiting.pop())
             room -= self.counts[chosen[-1]]
         owed = [(row, self.first[p] + r) for row, p in enumerate(chosen) for r in range(self.counts[p])]

@@ -106,6 +106,18 @@ def test_a_common_beginning_is_computed_once(model, monkeypatch):
     assert sum(seen) <= 20 + 3 * 6  # the beginning once, each rest once: not once for each of the 12 answers
 
 
+def test_prompts_are_computed_ahead_where_rows_free_up_one_by_one(model, monkeypatch):
+    prompts = [row.tolist() for row in ragged([8] * 40, model.tokenizer.vocab_size, seed=4)]
+    engine, seen = TransformersEngine(model, max_rows=4), []
+    block = engine._decoder.block
+    monkeypatch.setattr(
+        engine._decoder, "block", lambda tokens, *rest: seen.append(len(tokens)) or block(tokens, *rest)
+    )
+    assert_equals_naive(engine, model, prompts, 1, OPTIONS)
+    assert sum(seen) == 40
+    assert len(seen) <= 3  # of 4 at first, then of 256 tokens
+
+
 def test_finished_rows_cost_nothing(model, monkeypatch):
     engine, sizes = TransformersEngine(model), []
     step = engine._decoder.step
