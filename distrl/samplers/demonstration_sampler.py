@@ -15,6 +15,7 @@ from distrl.experience.episodes import FORCED, PROMPT, cat_episodes, episodes_by
 from distrl.experience.fragment import CollectRequest, FragmentData, FragmentMeta
 from distrl.experience.weights import Weights
 from distrl.samplers.prompt_lines import PromptLines
+from distrl.samplers.text_clock import TextClock
 from distrl.samplers.text_rows import group_id
 
 
@@ -52,6 +53,7 @@ class DemonstrationSampler:
         self.wanted_by = wanted_by
         self.phases = phases or Phases()
         self.own_phases = phases is None
+        self.clock = TextClock()
 
     def collect(self, requests: Sequence[CollectRequest], weights: Weights) -> list[tuple[FragmentMeta, FragmentData]]:
         """The requested units, in the order of the requests.
@@ -60,7 +62,9 @@ class DemonstrationSampler:
             ConfigError: An item without a demonstration, or too long for the model.
         """
         self.phases.switch("sampler")
+        self.clock.begin("looks up demonstrations")
         fragments = [self._fragment(request, weights.version) for request in requests]
+        self.clock.begin("")
         self.phases.switch("other")
         if self.own_phases and fragments:
             fragments[0][0].seconds = self.phases.reset()

@@ -70,6 +70,7 @@ def test_fragments_hold_prompts_and_their_right_answers() -> None:
             assert int(episodes.mask[begin:end].sum()) == len(answer) + 1
             seen.append(item)
     assert len(set(seen)) == 8
+    assert made.sampler.clock.look().what == ""  # what a pool asks of every sampler
 
 
 def test_the_loss_is_the_answers_surprise_whatever_answers_are_drawn_at() -> None:
@@ -151,6 +152,13 @@ def test_a_run_learns_evaluates_and_resumes_with_the_same_hash(tmp_runs: Path) -
     parameter_hash(part, tmp_runs)
     again = train(merged(part, {"stop": {"updates": 6}}), runs_dir=tmp_runs, resume=True)
     assert again["parameter_hash"] == whole["parameter_hash"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_gives_the_serial_hash(local_ray: str, tmp_runs: Path) -> None:
+    serial = parameter_hash(sft_config("serial"), tmp_runs)
+    assert parameter_hash(sft_config("ray", backend="ray", samplers={"count": 2}), tmp_runs) == serial
 
 
 @pytest.mark.parametrize(
