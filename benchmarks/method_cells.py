@@ -59,7 +59,8 @@ def method_cells() -> list[MethodCell]:
 
 
 def _cell(name: str, algorithm: str, words: tuple[str, ...], entries: tuple[int, ...]) -> MethodCell:
-    overrides = ("backend=serial", f"algorithm.name={algorithm}", *words)
+    every_update = "logging.every_seconds=0.001"  # a point of the curves, however fast the machine is
+    overrides = ("backend=serial", every_update, f"algorithm.name={algorithm}", *words)
     return MethodCell(
         name, TASK, name, EXAMPLE, None, TOKENS, overrides, minutes=0.7, algorithm=algorithm, entries=entries
     )
