@@ -125,8 +125,11 @@ class ServerEngine:
                 each.logp *= options.temperature > 0  # the likeliest token was not drawn
             return answers
 
-        with ThreadPoolExecutor(min(self.max_rows, len(asked))) as pool:
-            return [each for answers in pool.map(answer, asked) for each in answers]
+        try:
+            with ThreadPoolExecutor(min(self.max_rows, len(asked))) as pool:
+                return [each for answers in pool.map(answer, asked) for each in answers]
+        finally:
+            self._aborted.clear()
 
     def score(
         self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], temperature: float = 1.0
@@ -204,6 +207,9 @@ class ServerEngine:
         with self._lock:
             self._open.add(connection)
         try:
+            connection.connect()
+            if self._aborted.is_set():  # `abort` finds only connections that are open
+                raise ConnectionAbortedError("aborted")
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             return answer.status, answer.read().decode(errors="replace")
