@@ -25,7 +25,8 @@ def text_starter_config(task_id: str, algorithm: str, path: str, imports: Sequen
     from distrl.envs.text_task import make_task
 
     import_user_code(imports)
-    if not issubclass(register.get("algorithm", algorithm), LanguageAlgorithm):
+    method = register.get("algorithm", algorithm)
+    if not issubclass(method, LanguageAlgorithm):
         raise ConfigError(
             f"algorithm {algorithm} learns from environment steps, and {task_id} is a text task.",
             "Choose one for language models, such as --algorithm grpo.",
@@ -43,7 +44,7 @@ def text_starter_config(task_id: str, algorithm: str, path: str, imports: Sequen
         language.append(("warm_start", "{steps: 75, batch_size: 64}", "supervised steps at the start"))
     lines = [
         ("name", algorithm, ""),
-        ("group_size", "8", "answers to each prompt"),
+        ("group_size", str(method.Config.model_fields["group_size"].default), "answers to each prompt"),
         ("learning_rate", "1e-4" if tiny else "1e-6", "step size of Adam"),
         ("minibatches", "1", "optimizer steps per update"),
     ]
