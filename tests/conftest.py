@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,8 +32,18 @@ def tmp_runs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def local_ray():
-    """One small Ray cluster for the whole session; `train` joins it. Gives its address."""
+def _ray_ends_with_the_session() -> Iterator[None]:
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
+@pytest.fixture
+def local_ray(_ray_ends_with_the_session: None) -> str:
+    """One small Ray cluster for all tests; `train` joins it. Gives its address.
+
+    A test that leaves a cluster of its own ends this process's connection, and with it this one: then it begins anew.
+    """
     import ray
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -44,5 +56,4 @@ def local_ray():
             logging_level="ERROR",
             object_store_memory=200 * 2**20,
         )
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
+    return ray.get_runtime_context().gcs_address
