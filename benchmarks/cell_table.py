@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cells import ASYNCHRONOUS, IN_PROCESS, Cell
-
-from distrl.base.errors import UserError, unknown
+from common import named
 
 #: Two streams, so that both samplers have work, and a replay in two processes of its own.
 SHARDED = (*ASYNCHRONOUS, "env.num_envs=2", "env.streams=2", "store.shards=2", "store.max_staleness=1")
@@ -103,10 +102,4 @@ def choose(names: str | None) -> list[Cell]:
     Raises:
         UserError: Unknown name.
     """
-    if not names:
-        return CELLS
-    known = {cell.name: cell for cell in CELLS}
-    for name in names.split(","):
-        if name not in known:
-            raise UserError(unknown("cell", name, known))
-    return [known[name] for name in names.split(",")]
+    return named("cell", names, {cell.name: cell for cell in CELLS})

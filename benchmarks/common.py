@@ -14,19 +14,36 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from distrl.base.errors import ResourceError, UserError
+from distrl.base.errors import ResourceError, UserError, unknown
 from distrl.base.files import read_json, to_json, write_atomic
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
 PACKAGES = ("torch", "ray", "gymnasium", "numpy", "envpool", "distrl")
+
+
+def named(kind: str, names: str | None, known: Mapping[str, Any]) -> list[Any]:
+    """What a comma-separated list names, in its order; all without one.
+
+    Args:
+        kind: What they are, for the error.
+
+    Raises:
+        UserError: Unknown name.
+    """
+    if not names:
+        return list(known.values())
+    for name in names.split(","):
+        if name not in known:
+            raise UserError(unknown(kind, name, known))
+    return [known[name] for name in names.split(",")]
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cells import Cell
-from common import FOLDER, RESULTS
+from common import FOLDER, RESULTS, named
 from records import Places
 
 from distrl.algorithms.language import LanguageAlgorithm
-from distrl.base.errors import UserError, unknown
 from distrl.base.registry import register
 
 PLACES = Places(RESULTS / "methods", FOLDER / ".cache" / "methods", RESULTS / "methods.md")
@@ -72,8 +71,4 @@ def chosen_cells(names: str | None) -> list[MethodCell]:
     Raises:
         UserError: Unknown name.
     """
-    known = {cell.name: cell for cell in method_cells()}
-    for name in names.split(",") if names else ():
-        if name not in known:
-            raise UserError(unknown("method", name, known))
-    return [known[name] for name in names.split(",")] if names else list(known.values())
+    return named("method", names, {cell.name: cell for cell in method_cells()})

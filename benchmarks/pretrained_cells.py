@@ -8,10 +8,8 @@ from typing import Any
 
 from cells import COMMON, Cell
 from code_hash import REPOSITORY
-from common import FOLDER, RESULTS
+from common import FOLDER, RESULTS, named
 from records import Places, read_record
-
-from distrl.base.errors import UserError, unknown
 
 PLACES = Places(RESULTS / "pretrained", FOLDER / ".cache" / "pretrained", REPOSITORY / "docs" / "results.md")
 NO_BUDGET = 10**9  # steps; time is what ends these runs
@@ -51,11 +49,7 @@ def chosen(names: str | None) -> list[PretrainedCell]:
     Raises:
         UserError: Unknown name.
     """
-    known = {cell.name: cell for cell in CELLS}
-    for name in names.split(",") if names else ():
-        if name not in known:
-            raise UserError(unknown("cell", name, known))
-    return [known[name] for name in names.split(",")] if names else CELLS
+    return named("cell", names, {cell.name: cell for cell in CELLS})
 
 
 def records_of(places: Places, cell: Cell) -> list[Mapping[str, Any]]:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from code_hash import REPOSITORY
+from common import named
 from jobs import Job
 from learning import patience, run_all
 from records import read_record
@@ -24,7 +25,7 @@ from results_page import complete_studies, write_results
 from risk_page import holds
 from risk_studies import STUDIES, Study
 
-from distrl.base.errors import UserError, unknown
+from distrl.base.errors import UserError
 from distrl.base.files import read_json
 
 
@@ -77,11 +78,7 @@ def chosen(names: str | None) -> list[Study]:
     Raises:
         UserError: Unknown name.
     """
-    known = {study.name: study for study in STUDIES}
-    for name in names.split(",") if names else ():
-        if name not in known:
-            raise UserError(unknown("study", name, known))
-    return [known[name] for name in names.split(",")] if names else STUDIES
+    return named("study", names, {study.name: study for study in STUDIES})
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ from typing import Any
 
 from cells import SCORED, SEEDS, Cell
 from code_hash import REPOSITORY
-from common import FOLDER, RESULTS
+from common import FOLDER, RESULTS, named
 from jobs import Job
 from learning import patience, run_all
 from records import Places, read_record
 from tables import machine_line, markdown_table
 
-from distrl.base.errors import UserError, unknown
+from distrl.base.errors import UserError
 from distrl.base.files import write_atomic
 
 PLACES = Places(RESULTS / "staleness", FOLDER / ".cache" / "staleness", RESULTS / "staleness.md")
@@ -204,10 +204,7 @@ def chosen(names: str | None) -> dict[str, Cell]:
     Raises:
         UserError: Unknown name.
     """
-    for name in names.split(",") if names else ():
-        if name not in CELLS:
-            raise UserError(unknown("cell", name, CELLS))
-    return {name: CELLS[name] for name in names.split(",")} if names else CELLS
+    return dict(named("cell", names, {name: (name, one) for name, one in CELLS.items()}))
 
 
 if __name__ == "__main__":
