@@ -105,8 +105,9 @@ class Cell:
         """
         config = self._loaded.model_copy(update={"seed": seed})
         own = [REPOSITORY / entry for entry in config.imports if (REPOSITORY / entry).is_file()]
+        sharded = config.store.shards > 1
         return {
-            "code": code_hash(config.algorithm["name"], own, env_id=config.env.id),
+            "code": code_hash(config.algorithm["name"], own, env_id=config.env.id, sharded=sharded),
             "config": config_hash(config, [self.gate, self.budget, self.ceiling, self.judged_by]),
         }
 

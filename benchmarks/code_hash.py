@@ -26,10 +26,20 @@ IMPORTED_ROOMS = (
 )
 #: Where our own environments are; their ids begin with OWN_ENVS, and they are found by name and not imported.
 ENVS, OWN_ENVS = "envs", "distrl/"
+#: Files there that only text tasks are made of.
+TEXT_ENVS = {
+    f"envs/{name}.py"
+    for name in (
+        *("chat_tasks", "curricula", "drawn_task", "first_items", "prompt_files", "reasoning_gym_task", "sandbox"),
+        *("sandbox_launch", "text_task", "tiny_tasks", "unit_test_harness", "unit_tests", "verifiers"),
+    )
+}
 LOOP = "runtime/train.py"
 #: The replay's files that the loop imports: they compute nothing for an algorithm that does not import OFF_POLICY.
 OFF_POLICY = "algorithms/off_policy.py"
 REPLAY = {"learner/replay_learner.py", "runtime/replays.py", "runtime/replay_actors.py", OFF_POLICY}
+#: Files that compute nothing for a run whose replay is in one piece.
+SHARDS = {"store/sharded.py", "runtime/replay_actors.py"}
 #: Files that the loop imports and that compute nothing for a run whose `env.id` does not begin with TEXT_TASKS.
 TEXT, TEXT_TASKS = {"runtime/text_plan.py", "envs/text_task.py"}, "text/"
 
@@ -50,7 +60,9 @@ SILENT = {
 }
 
 
-def code_hash(algorithm: str, extra: Iterable[Path] = (), root: Path = REPOSITORY, env_id: str = "") -> str:
+def code_hash(
+    algorithm: str, extra: Iterable[Path] = (), root: Path = REPOSITORY, env_id: str = "", sharded: bool = True
+) -> str:
     """Hash of what a run with this algorithm computes with.
 
     Args:
@@ -58,21 +70,26 @@ def code_hash(algorithm: str, extra: Iterable[Path] = (), root: Path = REPOSITOR
         env_id: `env.id`; with one of our own environments every file of their room counts.
         extra: Python files of the run's own (config key `imports`).
         root: The repository.
+        sharded: Whether its replay may have several shards.
     """
-    parts = [(path.relative_to(root).as_posix(), file_hash(path)) for path in learning_files(algorithm, root, env_id)]
+    files = learning_files(algorithm, root, env_id, sharded)
+    parts = [(path.relative_to(root).as_posix(), file_hash(path)) for path in files]
     parts += [(path.name, file_hash(path)) for path in sorted(extra)]
     return digest(parts)
 
 
-def learning_files(algorithm: str, root: Path = REPOSITORY, env_id: str = "") -> list[Path]:
+def learning_files(algorithm: str, root: Path = REPOSITORY, env_id: str = "", sharded: bool = True) -> list[Path]:
     """Source files that can influence learning with this algorithm, sorted."""
     package = root / PACKAGE
     rooms = (*ROOMS, ENVS) if env_id.startswith((OWN_ENVS, TEXT_TASKS)) else ROOMS
     everywhere = {path for room in rooms for path in (package / room).rglob("*.py")}
-    algorithms = reached(algorithm_files(package / "algorithms", algorithm), root)
-    closed = set() if package / OFF_POLICY in algorithms else {package / name for name in REPLAY}
+    closed = set() if sharded else {package / name for name in SHARDS}
+    algorithms = reached(algorithm_files(package / "algorithms", algorithm), root, closed)
+    if package / OFF_POLICY not in algorithms:
+        closed |= {package / name for name in REPLAY}
     if not env_id.startswith(TEXT_TASKS):
         closed |= {package / name for name in TEXT}
+        everywhere -= {package / name for name in TEXT_ENVS}
     found = algorithms | reached([*everywhere, package / LOOP], root, closed)
     return sorted(found - {package / name for name in SILENT})
 

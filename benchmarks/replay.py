@@ -2,9 +2,9 @@
 
 Two shards in processes of their own, on Ray, are measured against a Reverb server: Reverb takes transitions one by one
 (its `writer`) and gives batches through its dataset; a shard takes fragments of 16 steps of 16 environments, as
-samplers make them, and gives a batch a request, as to a learner that owes one gradient step, or 16 batches a request,
-as to one that owes more. Reverb's dataset asks ahead, so its batches a second are compared with the latter; one batch a
-request is a latency, shown without a target.
+samplers make them, eight an update, and gives a batch a request, as to a learner that owes one gradient step, or 16
+batches a request, as to one that owes more. Reverb's dataset asks ahead, so its batches a second are compared with the
+latter; one batch a request is a latency, shown without a target.
 
     benchmarks/peers/setup_replay.sh all
     python benchmarks/replay.py

@@ -17,6 +17,8 @@ from distrl.store.replay import Replay
 from distrl.store.sharded import ReplayShard, ShardedReplay
 
 SHARDS, STEPS = 2, 16
+#: Fragments of one update, as a learner with eight streams takes them.
+FRAGMENTS = 8
 #: Batches of one request where a learner owes several gradient steps: rows are drawn independently either way.
 TOGETHER = 16
 
@@ -54,13 +56,16 @@ def main() -> None:
     rollout, rng, state = fragment(), np.random.default_rng(0), SimpleNamespace(stream=0)
 
     def insert() -> None:
-        state.stream = (state.stream + 1) % SHARDS
-        replay.insert(rollout, state.stream)
+        """The fragments of an update: all sent, then all there."""
+        for _ in range(FRAGMENTS):
+            state.stream = (state.stream + 1) % SHARDS
+            replay.insert(rollout, state.stream)
+        len(replay)
 
-    for _ in range(CAPACITY // (BLOCK * STEPS) + 10):
+    for _ in range(CAPACITY // (BLOCK * STEPS * FRAGMENTS) + 10):
         insert()
     seconds = {
-        "insert_one": each(insert) / (BLOCK * STEPS),
+        "insert_one": each(insert) / (BLOCK * STEPS * FRAGMENTS),
         "remote_sample": each(lambda: replay.sample(BATCH, rng, GAMMA)),
         "remote_together": each(lambda: replay.sample(TOGETHER * BATCH, rng, GAMMA)) / TOGETHER,
     }

@@ -4,6 +4,9 @@ A shard is reached through a `ShardHandle`, which may lead to another process. E
 and its counts as of then; a batch is divided over shards by the masses reported last. With q_k a shard's share of
 those and m_i / M_k an item's share of its shard's mass when it draws, the item's probability is exactly q_k m_i / M_k,
 whatever has changed in between; importance weights use it, so weighted means stay unbiased under concurrent updates.
+
+Fragments are only sent: shards put them in place while the next are packed. Whatever is asked afterwards first waits
+until all of them have arrived, so draws and counts are those of a face that waits for each.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from distrl.store.replay import Replay
 from distrl.store.replay_priorities import checked_priorities, importance_weights
 
 SHARD_BITS = 40  # an item's index is its shard << SHARD_BITS | its slot there
+MOST_SENT = 64  # fragments on their way, which this process holds twice until they have arrived
 
 
 class ShardLost(Exception):
@@ -121,6 +125,15 @@ class LocalShard:
 
 
 @dataclass(frozen=True)
+class _Sent:
+    """A fragment on its way to shard `name`."""
+
+    name: int
+    answer: Answer
+    fragment: tuple[Columns, int, int | None]
+
+
+@dataclass(frozen=True)
 class _Ready:
     value: tuple[ShardReport, Any]
 
@@ -152,18 +165,19 @@ class ShardedReplay:
         self.prioritized, self.beta, self.whole = prioritized, beta, whole
         self.reports = {name: ShardReport(0.0, {"inserted": 0, "resident": 0, "evicted": 0}) for name in self.shards}
         self.lost: dict[int, Mapping[str, int]] = {}
+        self._sent: list[_Sent] = []
         self.refresh()
 
     def refresh(self) -> None:
         """Ask every shard for its present mass."""
-        self._ask(dict.fromkeys(self.shards, ("report",)))
+        self._ask(dict.fromkeys(self._living(), ("report",)))
 
     def __len__(self) -> int:
-        return sum(self.reports[name].counts["resident"] for name in self.shards)
+        return sum(self.reports[name].counts["resident"] for name in self._living())
 
     def ledger(self) -> dict[str, int]:
         """Transitions inserted = resident + evicted + lost_with_shard, as last reported."""
-        everyone = [self.reports[name].counts for name in self.shards] + list(self.lost.values())
+        everyone = [self.reports[name].counts for name in self._living()] + list(self.lost.values())
         return {
             "inserted": sum(counts["inserted"] for counts in everyone),
             "resident": len(self),
@@ -178,13 +192,44 @@ class ShardedReplay:
             name = (name + 1) % self.count
         return name
 
-    def insert(self, rollout: Columns, stream: int, sequence: int | None = None) -> int:
-        """See `Replay.insert`. If the stream's shard turns out to be dead, another takes the fragment."""
+    def insert(self, rollout: Columns, stream: int, sequence: int | None = None) -> None:
+        """Send a fragment; see `Replay.insert`. If its stream's shard turns out to be dead, another takes it.
+
+        Its columns must stay as they are until something is asked.
+        """
+        if len(self._sent) >= MOST_SENT:
+            self._arrive()
+        self._send((rollout, stream, sequence))
+
+    def _living(self) -> list[int]:
+        """Shards that live, once all that was sent has arrived."""
+        self._arrive()
+        return list(self.shards)
+
+    def _send(self, fragment: tuple[Columns, int, int | None]) -> None:
         while True:
-            name = self.home(stream)
-            answers = self._ask({name: ("insert", rollout, stream, sequence)})
-            if name in answers:
-                return answers[name]
+            name = self.home(fragment[1])
+            try:
+                self._sent.append(_Sent(name, self.shards[name].call("insert", *fragment), fragment))
+                return
+            except ShardLost:
+                self._bury(name)
+                self._require_shards()
+
+    def _arrive(self) -> None:
+        """Wait for all fragments that were sent; those of shards that died go to others, in the same order."""
+        while self._sent:
+            sent, self._sent = self._sent, []
+            again = []
+            for each in sent:
+                try:
+                    self.reports[each.name], _ = each.answer.result()
+                except ShardLost:
+                    self._bury(each.name)
+                    again.append(each.fragment)
+            self._require_shards()
+            for fragment in again:
+                self._send(fragment)
 
     def sample(self, batch_size: int, rng: np.random.Generator, gamma: float, beta: float | None = None) -> Columns:
         """See `Replay.sample`; `probability` (N,) is what each item was really drawn with."""
@@ -200,7 +245,7 @@ class ShardedReplay:
         self, method: str, batch_size: int, rng: np.random.Generator, argument: float, beta: float | None, axis: int
     ) -> Columns:
         while True:
-            names = [name for name in self.shards if self.reports[name].mass > 0]
+            names = [name for name in self._living() if self.reports[name].mass > 0]
             if not names:
                 raise ResourceError("replay: no shard has a transition to sample.", "Raise learning_starts above 0.")
             masses = np.array([self.reports[name].mass for name in names])
@@ -237,7 +282,7 @@ class ShardedReplay:
         owner = index >> SHARD_BITS
         slot = index & ((1 << SHARD_BITS) - 1)
         orders = {}
-        for name in self.shards:
+        for name in self._living():
             mine = owner == name
             if mine.any():
                 orders[name] = ("update_priorities", slot[mine], generation[mine], priority[mine])
@@ -245,11 +290,11 @@ class ShardedReplay:
 
     def save(self, folder: Any) -> None:
         """Each shard into a folder of its own, `shard-N`."""
-        self._ask({name: ("save", f"{folder}/shard-{name}") for name in self.shards})
+        self._ask({name: ("save", f"{folder}/shard-{name}") for name in self._living()})
 
     def load(self, folder: Any) -> None:
         """The inverse of `save`, with as many shards."""
-        self._ask({name: ("load", f"{folder}/shard-{name}") for name in self.shards})
+        self._ask({name: ("load", f"{folder}/shard-{name}") for name in self._living()})
 
     def _ask(self, orders: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
         """Ask several shards at once. Shards that turn out to be dead are missing among the answers.
@@ -270,18 +315,22 @@ class ShardedReplay:
                 self.reports[name], answers[name] = answer.result()
             except ShardLost:
                 self._bury(name)
+        self._require_shards()
+        return answers
+
+    def _require_shards(self) -> None:
         if not self.shards:
             lost = sum(counts["resident"] for counts in self.lost.values())
             raise ResourceError(
                 f"replay: every shard has died, {lost:,} transitions are lost.", "Resume from the newest checkpoint."
             )
-        return answers
 
     def _bury(self, name: int) -> None:
         if self.whole:
             raise ShardLost(f"replay shard {name} of {self.count} died")
-        del self.shards[name]
-        self.lost[name] = self.reports[name].counts
+        if name in self.shards:  # several answers of one shard may fail
+            del self.shards[name]
+            self.lost[name] = self.reports[name].counts
 
 
 def _joined(parts: Sequence[Columns], axis: int) -> Columns:

@@ -154,6 +154,21 @@ def test_our_own_environments_count_where_they_are_played(tree: Path) -> None:
         assert (tree / "distrl" / "envs" / "maze.py" in found) is counts
 
 
+def test_text_tasks_count_for_no_game() -> None:
+    package = code_hash.REPOSITORY / code_hash.PACKAGE
+    names = {path.relative_to(package).as_posix() for path in code_hash.learning_files("dqn", env_id="distrl/Any-v0")}
+    assert {"envs/minatar.py", "envs/goal.py", "envs/catalog.py"} <= names
+    assert not code_hash.TEXT_ENVS & names
+
+
+def test_sharding_counts_where_a_replay_has_shards() -> None:
+    package = code_hash.REPOSITORY / code_hash.PACKAGE
+    for sharded in (True, False):
+        files = code_hash.learning_files("dqn", sharded=sharded)
+        assert (package / "store/sharded.py" in files) is sharded
+        assert package / "store/replay.py" in files
+
+
 def test_files_of_the_runs_own_count(tmp_path: Path) -> None:
     own = tmp_path / "env.py"
     own.write_text("x = 1")
@@ -163,9 +178,10 @@ def test_files_of_the_runs_own_count(tmp_path: Path) -> None:
     assert code_hash.code_hash("ppo", [own]) != first
 
 
-def test_silent_files_exist() -> None:
+def test_files_that_are_named_exist() -> None:
     package = code_hash.REPOSITORY / code_hash.PACKAGE
-    assert [name for name in sorted(code_hash.SILENT) if not (package / name).is_file()] == []
+    named = code_hash.SILENT | code_hash.TEXT_ENVS | code_hash.SHARDS
+    assert [name for name in sorted(named) if not (package / name).is_file()] == []
 
 
 # ---- cells and records -----------------------------------------------------------------------------------------------

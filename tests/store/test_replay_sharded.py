@@ -143,6 +143,75 @@ def test_a_shard_that_dies_while_it_answers() -> None:
         sharded.sample(4, np.random.default_rng(0), GAMMA)
 
 
+class Slow(LocalShard):
+    """A shard that does what it is asked for only when somebody waits for the answer; it may have died by then."""
+
+    dead = False
+
+    def __init__(self, replay: Replay):
+        super().__init__(replay)
+        self.orders: list[tuple[str, tuple[Any, ...]]] = []
+
+    def call(self, method: str, *args: Any) -> Any:
+        self.orders.append((method, args))
+        return self
+
+    def result(self) -> Any:
+        if self.dead:
+            raise ShardLost
+        method, args = self.orders.pop(0)
+        return self.shard.answer(method, *args)
+
+
+def fragments_of(streams: int, count: int) -> list[tuple[Columns, int, int]]:
+    worlds = [World(i, 2, "box", 1, False, np.random.default_rng(5)) for i in range(streams)]
+    return [(world.fragment(3)[0], world.stream, i) for i in range(count) for world in worlds]
+
+
+def replay_of(lines: int) -> Replay:
+    return Replay(space("box", 1), Discrete(5), 2000, lines)
+
+
+def test_draws_wait_for_the_fragments_that_were_sent() -> None:
+    """A face that sends and one whose shards are done at once draw the same."""
+    slow = ShardedReplay([Slow(replay_of(8)) for _ in range(2)])
+    quick = ShardedReplay([LocalShard(replay_of(8)) for _ in range(2)])
+    fragments = fragments_of(4, 40)  # more than are ever on their way together
+    for fragment in fragments:
+        slow.insert(*fragment)
+        quick.insert(*fragment)
+    one, other = (replay.sample(64, np.random.default_rng(0), GAMMA) for replay in (slow, quick))
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+    assert slow.ledger() == quick.ledger()
+    assert len(slow) == 4 * 40 * 3 * 2
+
+
+def test_fragments_on_their_way_to_a_dead_shard_go_to_another() -> None:
+    shards = [Slow(replay_of(8)) for _ in range(3)]
+    replay = ShardedReplay(shards)
+    fragments = fragments_of(3, 2)
+    for fragment in fragments[:3]:
+        replay.insert(*fragment)
+    assert len(replay) == 3 * 3 * 2
+    for fragment in fragments[3:]:
+        replay.insert(*fragment)
+    shards[1].dead = True
+    assert replay.ledger() == {"inserted": 36, "resident": 30, "evicted": 0, "lost_with_shard": 6}
+    assert len(shards[2].shard.replay) == 18  # its own two fragments, and the one that was under way
+    assert replay.home(1) == 2
+
+
+def test_a_replay_that_must_stay_whole_asks_for_a_new_one_where_a_fragment_is_lost() -> None:
+    shards = [Slow(replay_of(4)) for _ in range(2)]
+    replay = ShardedReplay(shards, whole=True)
+    for fragment in fragments_of(2, 1):
+        replay.insert(*fragment)
+    shards[0].dead = True
+    with pytest.raises(ShardLost, match="replay shard 0 of 2 died"):
+        len(replay)
+
+
 def test_sequences_and_checkpoints(tmp_path: Path) -> None:
     sharded, _ = build(2, 4, 1.0)
     sharded.save(tmp_path)
