@@ -10,24 +10,21 @@ one that was interrupted goes on. Exit code 1: a run failed.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cells import SEEDS
 from common import FOLDER
 from jobs import Job
-from learning import numbers, patience, run_all
 from method_cells import PLACES, TASK, TOKENS, MethodCell, chosen_cells, method_cells
 from method_effects import EFFECTS, NOISE, judged
 from method_measures import ANSWERS, measured, traces
 from records import read_record
+from runner import command_line, resumable, run_missing
 from tables import machine_line, markdown_table, text_table
 
-from distrl.base.errors import UserError
 from distrl.base.files import write_atomic
 
 #: Columns of the table: heading -> (where the number is, digits).
@@ -48,30 +45,17 @@ class MethodJob(Job):
         return record | {"measured": measured(self.run_folder), "traces": traces(self.run_folder / "metrics.jsonl")}
 
 
+@resumable
 def main(words: Sequence[str] | None = None) -> int:
     """Run what is missing and write the table again; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="algorithms or variants, with commas")
-    parser.add_argument("--seeds", type=numbers, default=list(SEEDS), help="with commas; default 0,1,2")
-    parser.add_argument("--jobs", type=int, default=1, choices=(1, 2), help="runs at a time")
-    parser.add_argument("--list", action="store_true", help="show the state of every run and stop")
-    args = parser.parse_args(words)
+    args = command_line(__doc__, "algorithms or variants, with commas", "seeds", "jobs", "list").parse_args(words)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a cell is one core's work
-    try:
-        pairs = [(cell, seed) for cell in chosen_cells(args.only) for seed in args.seeds]
-        states = {pair: read_record(PLACES, *pair)[0] for pair in pairs}
-        if args.list:
-            print(text_table(["cell", "seed", "record"], [[c.name, str(s), states[c, s]] for c, s in pairs]))
-            return 0
-        todo = [pair for pair in pairs if states[pair] != "current"]
-        print(f"{len(pairs) - len(todo)} of {len(pairs)} runs are current, {len(todo)} to do.", flush=True)
-        failed = run_all([MethodJob(cell, seed, PLACES, patience(cell)) for cell, seed in todo], args.jobs)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoints.", file=sys.stderr)
-        return 130
+    pairs = [(cell, seed) for cell in chosen_cells(args.only) for seed in args.seeds]
+    if args.list:
+        rows = [[cell.name, str(seed), read_record(PLACES, cell, seed)[0]] for cell, seed in pairs]
+        print(text_table(["cell", "seed", "record"], rows))
+        return 0
+    failed = run_missing(PLACES, pairs, MethodJob, args.jobs)
     write_atomic(PLACES.table, page())
     print(f"table: {PLACES.table.relative_to(FOLDER.parent)}")
     return int(bool(failed))

@@ -9,7 +9,6 @@ an interrupted one goes on. Exit code 1: a run failed, or its gate was not met i
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -17,14 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cells import SEEDS
 from jobs import Job
-from learning import numbers, patience, run_all
 from pretrained_cells import CELLS, PLACES, PretrainedCell, chosen, records_of
-from records import read_record
 from results_page import write_results
-
-from distrl.base.errors import UserError
+from runner import command_line, resumable, run_missing
 
 #: What a point of the curves holds, and where a run's metrics have it.
 TAGS = {
@@ -63,25 +58,15 @@ def curve_of(metrics: Path) -> dict[str, Any]:
     return {"curve": curve, "first_batch": first}
 
 
+@resumable
 def main(words: Sequence[str] | None = None) -> int:
     """Run what is missing and write the page again; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help=f"cells, with commas: {', '.join(cell.name for cell in CELLS)}")
-    parser.add_argument("--seeds", type=numbers, default=list(SEEDS), help="seeds, with commas (default: 0,1,2)")
-    args = parser.parse_args(words)
-    try:
-        pairs = [(cell, seed) for cell in chosen(args.only) for seed in args.seeds]
-        todo = [(cell, seed) for cell, seed in pairs if read_record(PLACES, cell, seed)[0] != "current"]
-        print(f"{len(pairs) - len(todo)} of {len(pairs)} runs are current, {len(todo)} to do.", flush=True)
-        failed = run_all([TimedJob(cell, seed, PLACES, patience(cell)) for cell, seed in todo], width=1)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoints.", file=sys.stderr)
-        return 130
+    names = ", ".join(cell.name for cell in CELLS)
+    args = command_line(__doc__, f"cells, with commas: {names}", "seeds").parse_args(words)
+    cells = chosen(args.only)
+    failed = run_missing(PLACES, [(cell, seed) for cell in cells for seed in args.seeds], TimedJob)
     write_results(PLACES.table)
-    late = [record for cell in chosen(args.only) for record in records_of(PLACES, cell) if not record["passed"]]
+    late = [record for cell in cells for record in records_of(PLACES, cell) if not record["passed"]]
     for record in late:
         print(f"not met in time: {record['cell']} seed {record['seed']}")
     return int(bool(failed or late))

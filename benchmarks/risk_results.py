@@ -10,7 +10,6 @@ a run failed, or a claim does not hold.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,14 +17,12 @@ from typing import Any
 from code_hash import REPOSITORY
 from common import named
 from jobs import Job
-from learning import patience, run_all
-from records import read_record
 from results_page import RISK as PLACES
 from results_page import complete_studies, write_results
 from risk_page import holds
 from risk_studies import STUDIES, Study
+from runner import command_line, longest_first, resumable, run_missing
 
-from distrl.base.errors import UserError
 from distrl.base.files import read_json
 
 
@@ -37,23 +34,14 @@ class MeasuredJob(Job):
         return super().result(summary, facts) | {"measured": read_json(file) if file.is_file() else None}
 
 
+@resumable
 def main(words: Sequence[str] | None = None) -> int:
     """Run what is missing and make the page; returns the exit code."""
-    args = parse(words)
-    try:
-        studies = chosen(args.only)
-        pairs = [(cell, seed) for study in studies for cell in study.cells.values() for seed in cell.seeds]
-        todo = [(cell, seed) for cell, seed in pairs if read_record(PLACES, cell, seed)[0] != "current"]
-        print(f"{len(pairs) - len(todo)} of {len(pairs)} runs are current, {len(todo)} to do.", flush=True)
-        todo.sort(key=lambda pair: -pair[0].minutes)
-        failed = run_all([MeasuredJob(cell, seed, PLACES, patience(cell)) for cell, seed in todo], args.jobs)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoints.", file=sys.stderr)
-        return 130
-    if failed:
+    names = ", ".join(study.name for study in STUDIES)
+    args = command_line(__doc__, f"studies, with commas: {names}", "jobs").parse_args(words)
+    studies = chosen(args.only)
+    pairs = [(cell, seed) for study in studies for cell in study.cells.values() for seed in cell.seeds]
+    if run_missing(PLACES, longest_first(pairs), MeasuredJob, args.jobs):
         return 1
     write_results(PLACES.table, PLACES)
     print(f"page: {PLACES.table.relative_to(REPOSITORY)}")
@@ -62,14 +50,6 @@ def main(words: Sequence[str] | None = None) -> int:
     for claim in wrong:
         print(f"does not hold: {claim}")
     return int(bool(wrong))
-
-
-def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help=f"studies, with commas: {', '.join(study.name for study in STUDIES)}")
-    parser.add_argument("--jobs", type=int, default=1, choices=(1, 2), help="runs at a time")
-    return parser.parse_args(words)
 
 
 def chosen(names: str | None) -> list[Study]:

@@ -11,22 +11,19 @@ an interrupted one goes on from its newest checkpoint.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from cells import SCORED, SEEDS, Cell
 from code_hash import REPOSITORY
 from common import FOLDER, RESULTS, named
 from jobs import Job
-from learning import patience, run_all
 from records import Places, read_record
+from runner import command_line, resumable, run_missing, shortened, trial_places
 from tables import machine_line, markdown_table
 
-from distrl.base.errors import UserError
 from distrl.base.files import write_atomic
 
 PLACES = Places(RESULTS / "staleness", FOLDER / ".cache" / "staleness", RESULTS / "staleness.md")
@@ -66,26 +63,16 @@ CELLS: dict[str, Cell] = {
 }
 
 
+@resumable
 def main(words: Sequence[str] | None = None) -> int:
     """Run what is missing and make the page; returns the exit code."""
-    args = parse(words)
-    try:
-        cells, seeds, places = chosen(args.only), args.seeds, PLACES
-        if args.trial:
-            cells = {name: replace(one, budget=min(args.trial, one.budget)) for name, one in cells.items()}
-            folder = FOLDER / ".cache" / f"staleness-trial-{args.trial}"
-            seeds, places = seeds[:1], Places(folder / "records", folder / "runs", folder / "staleness.md")
-        todo = [
-            (one, seed) for one in cells.values() for seed in seeds if read_record(places, one, seed)[0] != "current"
-        ]
-        print(f"{len(cells) * len(seeds) - len(todo)} runs are current, {len(todo)} to do.", flush=True)
-        failed = run_all([Job(one, seed, places, patience(one)) for one, seed in todo], args.jobs)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoints.", file=sys.stderr)
-        return 130
+    only = f"cells, with commas: {', '.join(CELLS)}"
+    args = command_line(__doc__, only, "seeds", "jobs", trial="TOKENS").parse_args(words)
+    cells, seeds, places = chosen(args.only), args.seeds, PLACES
+    if args.trial:
+        cells = {name: shortened(one, args.trial) for name, one in cells.items()}
+        seeds, places = seeds[:1], trial_places("staleness", args.trial)
+    failed = run_missing(places, [(one, seed) for one in cells.values() for seed in seeds], Job, args.jobs)
     found = {name: current(places, one) for name, one in (cells if args.trial else CELLS).items()}
     found = {name: records for name, records in found.items() if records}
     if found:
@@ -186,16 +173,6 @@ def _tokens(places: Sequence[int | None]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help=f"cells, with commas: {', '.join(CELLS)}")
-    parser.add_argument("--seeds", type=lambda text: tuple(map(int, text.split(","))), default=SEEDS, help="0,1,2")
-    parser.add_argument("--jobs", type=int, default=1, choices=(1, 2), help="runs at a time")
-    parser.add_argument("--trial", type=int, metavar="TOKENS", help="cut budgets to TOKENS; keeps no result")
-    return parser.parse_args(words)
 
 
 def chosen(names: str | None) -> dict[str, Cell]:

@@ -24,6 +24,7 @@ import elastic_runs  # noqa: E402
 import jobs  # noqa: E402
 import learning  # noqa: E402
 import records  # noqa: E402
+import runner  # noqa: E402
 import sleepers  # noqa: E402
 import throughput  # noqa: E402
 from cell_table import CELLS, choose  # noqa: E402
@@ -302,7 +303,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> records.Places:
     monkeypatch.setattr(learning, "choose", lambda only: [c for c in cells if only in (None, c.name)])
     monkeypatch.setattr(learning, "Places", lambda: places)
     monkeypatch.setattr(learning, "FOLDER", tmp_path / "benchmarks")
-    monkeypatch.setattr(learning, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(learning, "Job", FakeJob)
     monkeypatch.setattr(FakeJob, "started", [])
     monkeypatch.setattr(FakeJob, "summary", SUMMARY)
@@ -340,8 +341,8 @@ def test_long_runs_begin_first_with_their_own_seeds(
     assert learning.main(["--seeds", "0,1"]) == 0
     assert FakeJob.started == ["long-seed0", "tiny-seed0", "tiny-seed1"]
     assert "| >= 475 | 40,000 |  |  | 1/1 |" in bench.table.read_text()
-    assert learning.patience(cells[0]) == learning.LEAST_TIMEOUT
-    assert learning.patience(replace(CELL, minutes=30.0)) == 9_000.0
+    assert runner.patience(cells[0]) == runner.LEAST_TIMEOUT
+    assert runner.patience(replace(CELL, minutes=30.0)) == 9_000.0
 
 
 def test_the_page_shows_gates_scores_and_medians(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
