@@ -7,7 +7,7 @@ teach: RiskPO by the scores of several prompts together, COPO by the prompt's me
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -35,8 +35,10 @@ class RiskPOConfig(LanguageAlgorithmConfig):
     """Prompts in a bundle; the batch's prompts are a multiple of it. The paper: 5."""
     levels: tuple[float, float] = (0.2, 0.8)
     """Lower tail and upper end of the range, as levels of the scores' distribution. Usual: 0.2 and 0.8 or 0.9."""
-    quantile_rate: float = Field(0.1, ge=0, le=1)
-    """Step size of the tracked quantiles; 0 takes each batch's own. Usual: 0.1."""
+    mode: Literal["track", "batch", "mix"] = "track"
+    """Whose quantiles count: those tracked over training, the batch's own, or the means of both."""
+    quantile_rate: float = Field(0.1, gt=0, le=1)
+    """Step size of the tracked quantiles. Usual: 0.1."""
 
 
 @register.algorithm("riskpo", paper="RiskPO: Risk-based Policy Optimization, 2025", entries=[94], tests=_TESTS)
@@ -44,7 +46,7 @@ class RiskPO(LanguageAlgorithm):
     """Mixed value at risk over bundles of prompts, with quantiles that are tracked over training."""
 
     Config: ClassVar[type[AlgorithmConfig]] = RiskPOConfig
-    supplied: ClassVar[tuple[str, ...]] = ("a", "b", "low_quantile", "high_quantile")
+    supplied: ClassVar[tuple[str, ...]] = ("a", "b", "low_quantile", "high_quantile", "batch_share")
 
     def __init__(self, config: Any, model: Any, **options: Any):
         super().__init__(config, model, **options)
@@ -64,15 +66,16 @@ class RiskPO(LanguageAlgorithm):
         return batch.with_(bundle=groups.row // size, draw=groups.places())
 
     def numbers(self) -> dict[str, float | None]:
-        low, high = self.quantiles if self.quantiles is not None and self.config.quantile_rate else (None, None)
+        low, high = self.quantiles if self.quantiles is not None and self.config.mode != "batch" else (None, None)
         a, b = self.config.levels
-        return {"a": a, "b": b, "low_quantile": low, "high_quantile": high}
+        share = 0.5 if self.config.mode == "mix" else 0.0
+        return {"a": a, "b": b, "low_quantile": low, "high_quantile": high, "batch_share": share}
 
     def after_update(self, batch: Columns, metrics: Mapping[str, float]) -> dict[str, float]:
         """Move the quantiles towards those of the batch's scores; the first batch's own begin."""
         scores, _ = paper_scores(batch.reward, batch.bundle, batch.draw)
         levels, rate = self.config.levels, self.config.quantile_rate
-        if self.quantiles is None or not rate:
+        if self.quantiles is None or self.config.mode == "batch":
             low, high = (float(scores.quantile(level)) for level in levels)
         else:
             low, high = (

@@ -37,6 +37,13 @@ def track_quantile(quantile: float, scores: Tensor, level: float, rate: float = 
     return quantile + rate * (level - float((scores < quantile).double().mean()))
 
 
+def mixed_quantile(scores: Tensor, level: float, tracked: float | None, batch_share: float = 0.0) -> float:
+    """The tracked quantile, moved by `batch_share` of the way towards that of `scores`; without one, theirs."""
+    if tracked is None:
+        return float(scores.quantile(level))
+    return tracked + batch_share * (float(scores.quantile(level)) - tracked) if batch_share else tracked
+
+
 def mixed_var_weight(
     score: Tensor,
     low: float,
@@ -76,6 +83,7 @@ def riskpo_mvar(
     *,
     low_quantile: float | None = None,
     high_quantile: float | None = None,
+    batch_share: float = 0.0,
     a: float = 0.2,
     b: float = 0.8,
     tail_weight: float = 1.5,
@@ -95,6 +103,7 @@ def riskpo_mvar(
         draw: (R,) int64.
         low_quantile: q_a tracked over training (`track_quantile`); None: this batch's own.
         high_quantile: q_b, the same.
+        batch_share: How much this batch's own quantiles count beside the tracked ones. 0: not at all.
         a: See `mixed_var_weight`, as the next four.
         b: The same.
         tail_weight: The same.
@@ -114,8 +123,8 @@ def riskpo_mvar(
         raise ConfigError(f"advantage riskpo_mvar: no credit {credit!r}.", "Write uniform, std or sum_mean.")
     value = as_double(reward)
     score, papers = paper_scores(value, bundle, draw)
-    low = float(score.quantile(a)) if low_quantile is None else low_quantile
-    high = float(score.quantile(b)) if high_quantile is None else high_quantile
+    low = mixed_quantile(score, a, low_quantile, batch_share)
+    high = mixed_quantile(score, b, high_quantile, batch_share)
     weight = mixed_var_weight(
         score,
         low,

@@ -40,6 +40,30 @@ def test_riskpo_bundles_prompts_and_tracks_quantiles() -> None:
     assert world.metrics["policy/score_low"] == algorithm.quantiles[0]
 
 
+@pytest.mark.parametrize(("mode", "share"), [("batch", 1.0), ("mix", 0.5)])
+def test_riskpo_takes_the_batchs_own_quantiles_or_the_means(mode: str, share: float) -> None:
+    world = TextWorld("riskpo", mode=mode)
+    algorithm = world.algorithm
+    first = algorithm.prepare(world.batch(0))
+    columns = (first.reward, first.group, first.bundle, first.draw)
+    torch.testing.assert_close(first.advantage, riskpo_mvar(*columns), rtol=0, atol=0)  # nothing tracked yet
+    world.turn(0)
+    low, high = algorithm.quantiles = (0.5, 2.25)  # as after worse batches
+    batch = algorithm.prepare(world.batch(1))
+    scores = torch.tensor(papers(batch), dtype=torch.float64)
+    used = {
+        "low_quantile": (1 - share) * low + share * float(scores.quantile(0.2)),
+        "high_quantile": (1 - share) * high + share * float(scores.quantile(0.8)),
+    }
+    assert used != {"low_quantile": low, "high_quantile": high}
+    expected = riskpo_mvar(batch.reward, batch.group, batch.bundle, batch.draw, **used)
+    torch.testing.assert_close(batch.advantage, expected)
+    world.turn(1)
+    own = [float(scores.quantile(level)) for level in (0.2, 0.8)]
+    tracked = [track_quantile(low, scores, 0.2), track_quantile(high, scores, 0.8)]
+    assert algorithm.quantiles == pytest.approx(own if mode == "batch" else tracked)
+
+
 def test_riskpo_refuses_what_makes_no_bundles() -> None:
     world = TextWorld("riskpo", bundle_size=3)
     with pytest.raises(ConfigError, match=r"8 prompts.*bundles of 3"):

@@ -34,6 +34,19 @@ def test_the_tracked_quantile_settles():
     assert np.mean(seen[1000:]) == pytest.approx(-0.8416, abs=0.01)
 
 
+def test_quantiles_between_the_tracked_and_the_batchs_own():
+    reward = rows(0, 1, 2, 3, 4, 5)  # own quantiles at 0.2 and 0.8: 1 and 4
+    options = {"low_quantile": 3.0, "high_quantile": 6.0}  # so half the way: 2 and 5
+    same, draw = torch.zeros(6, dtype=torch.int64), torch.arange(6)
+    found = r.riskpo_mvar(reward, same, same, draw, **options, batch_share=0.5)
+    expected = rows(-1.5 * 2 / 0.2, -1.5 * 1 / 0.2, 0, 1 / 0.6, 2 / 0.6, 3 / 0.6) / 2.5 / (3.5**0.5 + 1e-6)
+    torch.testing.assert_close(found, expected)
+    for share, others in ((0.0, options), (1.0, {})):
+        found = r.riskpo_mvar(reward, same, same, draw, **options, batch_share=share)
+        torch.testing.assert_close(found, r.riskpo_mvar(reward, same, same, draw, **others), rtol=0, atol=0)
+    assert r.mixed_quantile(reward, 0.2, None, 0.5) == 1.0  # nothing tracked yet
+
+
 def bundles(seed: int, prompts: int = 3, draws: int = 4, count: int = 2):
     """Shuffled rows: reward, group, bundle, draw of `count` bundles."""
     rng = np.random.default_rng(seed)
