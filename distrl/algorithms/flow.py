@@ -24,7 +24,10 @@ from distrl.models.token_logp import score_hidden
 
 
 class FlowRLConfig(TokenHeadConfig):
-    """FlowRL: trajectory balance against the first weights."""
+    """FlowRL: trajectory balance against the first weights.
+
+    Rows go through the model padded, whatever `packing` says: log Z reads the hidden states of whole prompts.
+    """
 
     objective: Word = {"name": "flowrl", "beta": 15.0, "clip_low": 0.2, "clip_high": 0.28}
     """Squared imbalance, weighted by the clipped ratio of the whole answer. `beta`: how sharply reward counts."""
@@ -32,6 +35,8 @@ class FlowRLConfig(TokenHeadConfig):
     """The reward as the flow sees it, normalized in its group."""
     head_learning_rate: Scheduled[float] = Field(1e-3, ge=0)
     """Step size of the partition network; `learning_rate` is that of the language model. Usual: 1e-4 to 1e-3."""
+    entropy: float = Field(0.0, ge=0, le=0)
+    """No bonus: the balance itself keeps answers varied, by `beta` of the objective."""
     partition_trunk: bool = True
     """The partition's gradient reaches the trunk; false: only its own network learns from it."""
 

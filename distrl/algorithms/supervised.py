@@ -78,6 +78,8 @@ class OneTokenRolloutConfig(SFTConfig):
     objective: Word = {"name": "one_token_rollout", "other": -0.1}
     """Reward 1 for drawing the given token, `other` for any else. `{name: one_token_rollout_exact}` takes the
     expectation over all draws, for small vocabularies; then `temperature` is its own option."""
+    entropy: float = Field(0.0, ge=0, le=0)
+    """No bonus: the loss reads tokens that were drawn for it, and no entropy of laws."""
     draws: int = Field(256, ge=1)
     """K, tokens drawn at each position. Usual: 256."""
     draw_temperature: float = Field(1.3, gt=0)
