@@ -12,7 +12,7 @@ from distrl.config.heads import ReturnHeadConfig
 from distrl.config.section import Section
 
 #: Engines of our own; anything else is `module:Class`.
-ENGINES = ("transformers",)
+ENGINES = ("transformers", "vllm")
 
 #: The linear layers of a Llama block, attention first.
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -92,9 +92,10 @@ class LanguageConfig(Section):
     """A value or return distribution for every token, computed from the trunk: `scalar`, `categorical`, `quantile`.
     Default: none, as group baselines need none."""
     engine: str = "transformers"
-    """Who generates: `transformers` (our own loop, any device), or `module:Class`."""
+    """Who generates: `transformers` (our own loop, any device), `vllm` (an extra; fast on GPUs and for long answers),
+    or `module:Class`."""
     max_rows: int = Field(64, ge=1)
-    """Answers that the transformers engine makes side by side. More: faster and more memory. Usual: 32-256."""
+    """Answers that an engine makes side by side. More: faster and more memory. Usual: 32-256."""
     in_flight: Literal["drain", "keep", "recompute"] = "drain"
     """What samplers on Ray do with weights that arrive while they generate. `drain`: finish the batch with the old
     ones. `keep`: go on with the new ones at the next token, on the cached keys and values of the old ones.

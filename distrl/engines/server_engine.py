@@ -26,6 +26,10 @@ from distrl.experience.weights import Weights
 
 TRIES, PAUSE = 3, 0.5  # of a request whose connection fails; seconds before the second try, doubled for the third
 BUSY = (429, 503)
+
+#: Told with every request: servers otherwise take what the model's folder recommends (generation_config.json).
+WHOLE_LAW = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
 #: Servers without a limit in their list of models.
 NO_LIMIT = 2**31
 
@@ -115,7 +119,9 @@ class ServerEngine:
                 return [_completion([], [], False)] * counts[number]
             try:
                 seed = int(uniforms[first[number], 0] * 2**31)
-                found = self._complete(list(prompts[number]), options, n=counts[number], seed=seed)
+                # the likeliest tokens are always the same, and vLLM refuses to be asked for them twice
+                times = counts[number] if options.temperature > 0 else 1
+                found = self._complete(list(prompts[number]), options, n=times, seed=seed)
             except (OSError, http.client.HTTPException, ResourceError):
                 if not self._aborted.is_set():
                     raise
@@ -123,7 +129,7 @@ class ServerEngine:
             answers = [_read(choice, self.url) for choice in sorted(found["choices"], key=lambda each: each["index"])]
             for each in answers:
                 each.logp *= options.temperature > 0  # the likeliest token was not drawn
-            return answers
+            return answers if options.temperature > 0 else answers * counts[number]
 
         try:
             with ThreadPoolExecutor(min(self.max_rows, len(asked))) as pool:
@@ -134,7 +140,7 @@ class ServerEngine:
     def score(
         self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], temperature: float = 1.0
     ) -> list[np.ndarray]:
-        """As `Engine.score`, at temperature 1.
+        """As `Engine.score`, at temperature 1. vLLM takes no sequence that fills the context to its last token.
 
         Raises:
             ConfigError: Another temperature.
@@ -157,6 +163,7 @@ class ServerEngine:
             "prompt": prompt,
             "max_tokens": options.max_new_tokens,
             "temperature": options.temperature,
+            **WHOLE_LAW,
             "stop_token_ids": list(options.stop_ids),
             "ignore_eos": True,  # what ends an answer are the stop tokens of the call, and no others
             "logprobs": 0,

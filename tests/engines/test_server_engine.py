@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.config.language import LanguageConfig
@@ -21,7 +19,8 @@ from distrl.engines import server_engine as module
 from distrl.engines.server_engine import ServerEngine
 from distrl.engines.transformers_engine import TransformersEngine
 from distrl.models.language_weights import pack_language_weights
-from tests.engines.contract import assert_equals_naive, assert_learner_agrees, uniforms
+from tests.engines.contract import uniforms
+from tests.engines.server_contract import ServerContract
 from tests.models.language_cases import ragged, tiny
 
 OPTIONS = SamplingOptions(max_new_tokens=12, stop_ids=(1, 5))
@@ -43,46 +42,10 @@ def server(model) -> Iterator[TextServer]:
         yield running
 
 
-def test_greedy_answers_equal_the_naive_ones(server, model, prompts):
-    options = SamplingOptions(max_new_tokens=12, stop_ids=(1, 5), temperature=0.0)
-    answers = assert_equals_naive(ServerEngine(server.url), model, prompts, 2, options)
-    assert not any(answer.logp.any() for answer in answers)
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_learner_agrees_and_answers_differ(server, model, prompts, temperature):
-    engine = ServerEngine(server.url + "/v1", "teacher")
-    options = SamplingOptions(max_new_tokens=12, stop_ids=(1, 5), temperature=temperature)
-    numbers = uniforms(16, 12)
-    answers = engine.generate(prompts, 4, numbers, options)
-    assert_learner_agrees(model, prompts, 4, answers, options)
-    assert len({len(answer.tokens) for answer in answers}) > 3
-    for answer in answers:
-        assert answer.stopped == (int(answer.tokens[-1]) in options.stop_ids)
-        assert answer.versions.tolist() == [0] * len(answer.tokens)
-    assert len({tuple(answer.tokens.tolist()) for answer in answers[:4]}) > 1
-    again = engine.generate(prompts, 4, numbers, options)
-    assert [a.tokens.tolist() for a in again] == [a.tokens.tolist() for a in answers]
-    others = engine.generate(prompts, 4, uniforms(16, 12, seed=9), options)
-    assert [a.tokens.tolist() for a in others] != [a.tokens.tolist() for a in answers]
-
-
-def test_first_tokens_follow_the_models_law(server, model):
-    """2,000 answers of one token: no token's share is further from its probability than chance makes it."""
-    engine, count = ServerEngine(server.url), 2000
-    answers = engine.generate([[3, 4]], count, uniforms(count, 1), SamplingOptions(max_new_tokens=1))
-    found = np.bincount([int(answer.tokens[0]) for answer in answers], minlength=model.tokenizer.vocab_size) / count
-    with torch.no_grad():
-        law = model.logits(model.hidden(torch.tensor([[3, 4]]))[0, -1]).softmax(0).numpy()
-    assert (np.abs(found - law) <= 4.5 * np.sqrt(law * (1 - law) / count) + 1 / count).all()
-
-
-def test_scores_are_the_models(server, model, prompts):
-    sequences = [[*prompt, 3, 7, 4] for prompt in prompts]
-    lengths = [len(prompt) for prompt in prompts]
-    wanted = TransformersEngine(model).score(sequences, lengths)
-    for one, two in zip(ServerEngine(server.url).score(sequences, lengths), wanted, strict=True):
-        np.testing.assert_allclose(one, two, atol=1e-5)
+class TestContract(ServerContract):
+    @pytest.fixture(scope="class")
+    def url(self, server) -> str:
+        return server.url
 
 
 def test_requests_that_wait_become_one_batch(server, model, prompts, monkeypatch):
