@@ -5,6 +5,8 @@
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck source=benchmarks/peers/venv.sh
+source "$here/peers/venv.sh"
 torch="torch==2.13.0"
 
 packages_of() {
@@ -21,21 +23,9 @@ packages_of() {
 }
 
 install() {
-  local peer="$1" folder packages wanted
-  packages="$(packages_of "$peer")"
-  folder="$here/.venv-$peer"
-  wanted="$torch $packages"
-  if [[ -f "$folder/.pins" && "$(cat "$folder/.pins")" == "$wanted" ]]; then
-    echo "$folder is ready."
-    return
-  fi
-  echo "Creating $folder with $wanted ..."
-  rm -rf "$folder"
-  "${PYTHON:-python3.11}" -m venv "$folder"
-  "$folder/bin/pip" install -q "$torch"
-  # shellcheck disable=SC2086  # the pins are words
-  "$folder/bin/pip" install -q "$torch" $packages
-  echo "$wanted" > "$folder/.pins"
+  local packages
+  packages="$(packages_of "$1")"
+  make_venv "$here/.venv-$1" "$torch" "$packages"
 }
 
 case "${1:-}" in

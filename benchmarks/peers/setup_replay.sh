@@ -4,6 +4,8 @@
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck source=benchmarks/peers/venv.sh
+source "$here/peers/venv.sh"
 
 packages_of() {
   case "$1" in
@@ -22,19 +24,9 @@ packages_of() {
 }
 
 install() {
-  local peer="$1" folder wanted
-  wanted="$(packages_of "$peer")"
-  folder="$here/.venv-replay-$peer"
-  if [[ -f "$folder/.pins" && "$(cat "$folder/.pins")" == "$wanted" ]]; then
-    echo "$folder is ready."
-    return
-  fi
-  echo "Creating $folder with $wanted ..."
-  rm -rf "$folder"
-  "${PYTHON:-python3.11}" -m venv "$folder"
-  # shellcheck disable=SC2086  # the pins are words
-  "$folder/bin/pip" install -q $wanted
-  echo "$wanted" > "$folder/.pins"
+  local packages
+  packages="$(packages_of "$1")"
+  make_venv "$here/.venv-replay-$1" "$packages"
 }
 
 case "${1:-}" in

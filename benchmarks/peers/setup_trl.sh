@@ -5,19 +5,8 @@
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck source=benchmarks/peers/venv.sh
+source "$here/peers/venv.sh"
 torch="torch==2.13.0"
 packages="trl==1.16.0 transformers==5.23.0 accelerate==1.15.0 datasets==5.2.0"
-folder="$here/.venv-trl"
-wanted="$torch $packages"
-
-if [[ -f "$folder/.pins" && "$(cat "$folder/.pins")" == "$wanted" ]]; then
-  echo "$folder is ready."
-  exit 0
-fi
-echo "Creating $folder with $wanted ..."
-rm -rf "$folder"
-"${PYTHON:-python3.11}" -m venv "$folder"
-"$folder/bin/pip" install -q "$torch"
-# shellcheck disable=SC2086  # the pins are words
-"$folder/bin/pip" install -q "$torch" $packages
-echo "$wanted" > "$folder/.pins"
+make_venv "$here/.venv-trl" "$torch" "$packages"
