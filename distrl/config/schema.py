@@ -159,6 +159,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_sharding(self) -> RunConfig:
+        if self.learner.sharding is not None and self.language is None:
+            raise ConfigError(
+                f"learner.sharding is {self.learner.sharding}, which is for language models; the run has no section"
+                " language.",
+                "Remove learner.sharding: every process has the whole network.",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_deterministic(self) -> RunConfig:
         if not self.deterministic:
             return self

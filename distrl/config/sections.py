@@ -168,6 +168,10 @@ class LearnerConfig(Section):
     processes that divides it gives the same result. Usual: the most processes you will use."""
     processes: int = Field(1, ge=1)
     """Processes of the data-parallel group; must divide `shards`. Pays for large networks only."""
+    sharding: Literal["fsdp"] | None = None
+    """Language models only. `fsdp`: the processes share one model; each keeps a part of the parameters, gradients and
+    optimizer state, and computes its own rows. For models that do not fit whole. The number of processes changes the
+    last bits of sums. Default: every process has the whole model."""
     threads: int = Field(1, ge=1)
     """Threads of each process. Usual: 1 for small MLPs, up to the cores for images on a CPU."""
     compile: bool = False
@@ -195,6 +199,11 @@ class LearnerConfig(Section):
             raise ConfigError(
                 f"learner.processes {self.processes} does not divide learner.shards {self.shards}.",
                 f"Set learner.shards to a multiple of {self.processes}, such as {self.processes}.",
+            )
+        if self.sharding is not None and self.processes == 1:
+            raise ConfigError(
+                f"learner.sharding is {self.sharding}, but learner.processes is 1: nothing can be shared.",
+                "Set learner.processes=2 and learner.shards=2 or more, or remove learner.sharding.",
             )
         return self
 

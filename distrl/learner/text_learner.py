@@ -72,6 +72,8 @@ class TextLearner(Learner):
 
     def update(self, fragments: Sequence[FragmentData], progress: Progress) -> tuple[Report, Weights]:
         """As `Learner.update`; says where verifiers fail, and where nothing can be learned."""
+        if not self.begun:  # in a group the loop asks process 0 alone for the first weights
+            self._begin()
         self._found = self._cache = None
         self.version = progress.update
         report, weights = super().update(fragments, progress)

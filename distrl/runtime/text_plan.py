@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -206,11 +207,15 @@ def make_text_plan(config: RunConfig) -> TextPlan:
         _check_demonstrations(config, task)
     tokenizer = load_tokenizer(settings, task.alphabet)
     check_prompts(task, tokenizer, settings)
-    if config.backend == "serial" or config.ray.address in (None, "local"):  # else the machines are others
+    here = config.backend == "serial" or config.ray.address in (None, "local")  # else the machines are others
+    if here and config.learner.sharding is None:
         check_fits(settings, device=pick_device(config.learner.device))
     vocabulary = spaces.Discrete(tokenizer.vocab_size)
     search_path = [path or os.getcwd() for path in sys.path]
-    return TextPlan(config, vocabulary, vocabulary, True, search_path, user_sources(config.imports))
+    plan = TextPlan(config, vocabulary, vocabulary, True, search_path, user_sources(config.imports))
+    if config.learner.sharding is not None:  # by name: runs without it do not depend on its files
+        return import_module("distrl.runtime.sharded_plan").sharded_plan(plan)
+    return plan
 
 
 def _check_demonstrations(config: RunConfig, task: Task) -> None:

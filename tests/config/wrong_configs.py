@@ -71,6 +71,11 @@ WRONG_CONFIGS: list[Wrong] = [
         ["backend=serial", "learner.processes=2", "learner.shards=2"],
         "backend serial has one process, but learner.processes is 2",
     ),
+    Wrong(["learner.sharding=fsdp"], "learner.sharding is fsdp, but learner.processes is 1: nothing can be shared."),
+    Wrong(
+        ["learner.sharding=fsdp", "learner.processes=2", "learner.shards=2"],
+        "learner.sharding is fsdp, which is for language models; the run has no section language.",
+    ),
     Wrong(
         ["deterministic=true", "env.backend=envpool"], "deterministic: true with env.backend envpool: it has no exact"
     ),
