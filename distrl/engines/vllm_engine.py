@@ -25,13 +25,17 @@ from distrl.models.language_weights import load_language_weights
 
 @register.engine("vllm")
 class VllmEngine:
-    """Generates with vLLM in this process. Starting it takes from seconds to a minute, at the first use.
+    """Generates with vLLM in this process, started here where none runs that fits: from seconds to a minute.
 
     Args:
         model: The model; `load_weights` writes into it and from it into vLLM's copy. Where a learner trains the very
             same object, call `refresh` after its updates.
         max_rows: Answers made side by side.
         version: Of the weights that the model holds now.
+
+    Raises:
+        ConfigError: vLLM is not installed, or does not compute such a model.
+        ResourceError: It did not start.
     """
 
     _calls = itertools.count()  # prompts of one call share what they begin with; other calls see nothing of it
@@ -39,6 +43,7 @@ class VllmEngine:
     def __init__(self, model: LanguageModel, max_rows: int = 64, version: int = 0):
         self.model, self.max_rows, self.version = model, max_rows, version
         self._aborted = threading.Event()
+        vllm_for(model, max_rows)  # now, as whoever waits for a batch has less patience
 
     def load_weights(self, weights: Weights) -> None:
         load_language_weights(self.model, weights)
@@ -66,9 +71,6 @@ class VllmEngine:
         Args:
             poll: Asked before every token; weights that it gives are adopted at once.
             recompute: Then compute the keys and values of running answers again.
-
-        Raises:
-            ConfigError: Also: vLLM is not installed.
         """
         check_request(prompts, repeats, uniforms, options, self.model.context)
         self._aborted.clear()

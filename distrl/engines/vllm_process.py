@@ -104,7 +104,7 @@ def import_vllm() -> Any:
     """
     for name, value in SETTINGS.items():
         os.environ[name] = value
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings are about choices made here
     try:
         import vllm
     except ImportError as error:
