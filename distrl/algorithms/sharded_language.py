@@ -22,6 +22,7 @@ from distrl.algorithms.shards import Shards
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.functional.groups import Groups
+from distrl.models.flat import FlatParameters
 from distrl.models.language_sharded import Published, ShardedModel
 
 #: Methods in which an algorithm would have to know of shards.
@@ -36,6 +37,8 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
         device: Where shards live and layers compute.
         shards: Which groups of a minibatch are this process's.
     """
+
+    flat: FlatParameters
 
     def __init__(
         self,
