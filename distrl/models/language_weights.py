@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from distrl.base.errors import CheckpointError
 from distrl.experience.weights import Entry, Weights, aligned
 from distrl.models.language import LanguageModel
+from distrl.models.reused_bytes import ReusedBytes
 from distrl.models.weights import load_weights, pack_weights
 
 EXTRA = "extra."
 BF16 = EXTRA + "computes_in_bf16"
+_MEMORY = ReusedBytes()
 
 
 @pack_weights.register(LanguageModel)
@@ -48,7 +50,7 @@ def pack_language_weights(model: LanguageModel, version: int, dtype: torch.dtype
         table.append(Entry(name, extra.dtype.str, extra.shape, end))
         end += aligned(table[-1].size)
     # every array is written where it belongs: large ones that live for a moment cost more than the copy itself
-    weights = Weights(version, tuple(table), np.zeros(end, np.uint8))
+    weights = Weights(version, tuple(table), _MEMORY.take(tuple(table), end))
     with torch.no_grad():
         for name, array in weights.arrays().items():
             if name in extras:

@@ -1,0 +1,35 @@
+"""Memory of published weights, used again once nobody holds what lies in it.
+
+Fresh memory is given page by page when it is first written to, which costs several times what the copy of a large
+model's weights does.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable
+
+import numpy as np
+
+
+class ReusedBytes:
+    """Byte arrays of one layout; each may be taken again after the array and all views of it are gone."""
+
+    def __init__(self) -> None:
+        self.layout: Hashable = None
+        self.spare: list[np.ndarray] = []
+
+    def take(self, layout: Hashable, size: int) -> np.ndarray:
+        """A writable array of bytes: zeros, or what an array of the same layout held.
+
+        Args:
+            layout: What lies where; bytes between the parts stay as they are.
+            size: Bytes.
+        """
+        if layout != self.layout:
+            self.layout, self.spare = layout, []
+        memory = self.spare.pop() if self.spare else np.zeros(size, np.uint8)
+        # views of `taken` keep `taken`, not what lies below: numpy looks through arrays, not through a memoryview
+        taken = np.frombuffer(memoryview(memory), np.uint8)
+        weakref.finalize(taken, self.spare.append, memory).atexit = False
+        return taken
