@@ -242,10 +242,11 @@ def _like(sharded: Tensor, whole: Tensor) -> Tensor:
 # ---- published weights -----------------------------------------------------------------------------------------------
 
 
-class Published:
+class Published(nn.Module):
     """What of a sharded model is published: packed by process 0, taken by all."""
 
     def __init__(self, sharded: ShardedModel):
+        super().__init__()
         self.sharded = sharded
 
 

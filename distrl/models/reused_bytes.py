@@ -30,6 +30,6 @@ class ReusedBytes:
             self.layout, self.spare = layout, []
         memory = self.spare.pop() if self.spare else np.zeros(size, np.uint8)
         # views of `taken` keep `taken`, not what lies below: numpy looks through arrays, not through a memoryview
-        taken = np.frombuffer(memoryview(memory), np.uint8)
+        taken = np.frombuffer(memory.data, np.uint8)
         weakref.finalize(taken, self.spare.append, memory).atexit = False
         return taken
