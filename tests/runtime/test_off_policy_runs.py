@@ -157,9 +157,11 @@ def test_a_checkpoint_of_another_replay_is_refused(tmp_runs: Path) -> None:
         train(dqn_config(store={"capacity": 300}), runs_dir=tmp_runs, resume=True)
 
 
-def test_a_support_that_cannot_hold_the_returns_is_told_once_with_their_range(tmp_runs: Path) -> None:
-    narrow = {"head": {"name": "categorical", "v_min": -1, "v_max": 0.5}}
-    train(dqn_config(algorithm=narrow, logging={"every_seconds": 0.001}), runs_dir=tmp_runs)  # looked at as it is told
+def test_a_support_that_cannot_hold_the_returns_is_told_once_with_their_range(
+    tmp_runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distrl.runtime.loop.DIAGNOSE_SECONDS", 0.0)  # looks at every update of this second
+    train(dqn_config(algorithm={"head": {"name": "categorical", "v_min": -1, "v_max": 0.5}}), runs_dir=tmp_runs)
     texts = [warning["text"] for warning in events(tmp_runs / "run", "warning")]
     (text,) = [text for text in texts if "do not fit into the support from v_min -1 to v_max 0.5" in text]
     seen = re.search(r"returns from (\S+) to (\S+) do not fit", text)
