@@ -30,6 +30,7 @@ RUNS_DIR_KEY = "distrl_runs_dir"
 RUNS_DIR = "~/distrl-runs"
 HELPER = "python -m distrl.runtime.job_entry"
 AT_WORK = ("PENDING", "RUNNING")
+ENDING_SECONDS = 120.0  # a run that was told to stop ends at its next update; whoever resumes it at once waits for that
 HELPER_SECONDS = 120.0  # to start a process on the head and connect, on top of what the command may take
 
 
@@ -82,12 +83,16 @@ class JobServer:
             runs_dir: On the cluster, where the run folder is made; `~` is the home there.
 
         Raises:
-            ConfigError: A run of this name is at work there, or a file of the run is not here.
+            ConfigError: A run of this name is at work there (one to be resumed may take `ENDING_SECONDS` to end), or a
+                file of the run is not here.
         """
         if config.backend != "ray":
             raise ConfigError(f"backend is {config.backend}; a job runs on Ray.", "Set backend=ray.")
-        earlier = [job for job in self.runs() if job.run == config.name]
-        if any(job.at_work for job in earlier):
+        until = time.monotonic() + (ENDING_SECONDS if resume else 0.0)
+        while any(job.at_work for job in self.runs() if job.run == config.name):
+            if time.monotonic() < until:
+                time.sleep(0.5)
+                continue
             raise ConfigError(
                 f"a run named {config.name!r} is at work on this cluster.",
                 f"Take another name, or end it first: distrl stop {config.name} --address {self.address}.",

@@ -56,6 +56,7 @@ def test_a_killed_learner_changes_nothing(local_ray: str, shared_runs: Path) -> 
 
 
 @pytest.mark.ray
+@pytest.mark.drill
 @pytest.mark.slow
 def test_a_sampler_that_hangs_is_replaced(local_ray: str, tmp_runs: Path, tmp_path: Path) -> None:
     marker = tmp_path / "mended"
