@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+#: Ray stops writing to a disk that is 95 % full; what tests write is little, whatever else the machine keeps there.
+os.environ.setdefault("RAY_local_fs_capacity_threshold", "0.999")
 #: The same examples every time, so that a change is judged by what it changed. HYPOTHESIS_PROFILE=explore draws others.
 settings.register_profile("distrl", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", settings.get_profile("distrl"), derandomize=False)

@@ -14,6 +14,8 @@ from distrl.cli.output import print_table, say
 #: What a run of a few megabytes of checkpoints and curves, and Ray's shared memory, need at least.
 LEAST_DISK_BYTES = 2**30
 LEAST_MEMORY_BYTES = 2**30
+#: A disk that is fuller than this gets nothing more from Ray (its own default, `RAY_local_fs_capacity_threshold`).
+RAY_DISK_LIMIT = 0.95
 
 Row = tuple[str, str, str, str]  # level, title, detail, fix
 
@@ -116,6 +118,12 @@ def _resources() -> Iterator[Row]:
         low = free < 200 * 2**20
         fix = "Set ray.object_store_mb=100; in Docker, --shm-size=1g." if low else ""
         yield "warn" if low else "ok", "shared memory", f"{format_bytes(free)} free in {shared}", fix
+    spill = Path(os.environ.get("RAY_TMPDIR", "/tmp"))
+    disk = shutil.disk_usage(spill)
+    used = 1 - disk.free / disk.total
+    low = used > RAY_DISK_LIMIT
+    fix = "Ray ends runs whose fragments outgrow its shared memory; free some, or set RAY_TMPDIR." if low else ""
+    yield "warn" if low else "ok", "Ray's disk", f"{used:.0%} of {spill} used, Ray's limit is {RAY_DISK_LIMIT:.0%}", fix
 
 
 def _gpu() -> Row:

@@ -100,12 +100,20 @@ class Saver:
             {
                 "learner": loop.recovery.learner_state(),
                 "streams": streams,
-                "progress": {"counters": progress.to_state(), "ledger": loop.ledger.to_state()},
+                "progress": {"counters": self._counters(loop), "ledger": loop.ledger.to_state()},
             },
             files,
             facts,
             self.plan.config.checkpoint.keep,
         )
+
+    @staticmethod
+    def _counters(loop: Any) -> dict[str, Any]:
+        """The progress, as if no evaluation were under way: a resumed run orders it again at its next boundary."""
+        counters: dict[str, Any] = loop.progress.to_state()
+        if loop.evaluations.under_way:
+            counters["evaluated_at"] = loop.progress.evals[-1][0] if loop.progress.evals else 0
+        return counters
 
     def save_best(self, weights: Weights, facts: dict[str, Any]) -> None:
         """Keep the policy of the best evaluation."""

@@ -22,6 +22,7 @@ from tests.runtime.test_recovery import balanced
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 STALENESS = 2
+STEPS_OF_AN_UPDATE = 64
 ASYNCHRONOUS: dict[str, Any] = {
     "backend": "ray",
     "deterministic": False,
@@ -102,3 +103,27 @@ def test_killed_at_random_points(local_ray: str, tmp_runs: Path, kind: str, kill
     run = MAKE[kind](**{**ASYNCHRONOUS, "ray": {"address": local_ray}, "stop": {"updates": 10**6}})
     kill_and_resume(run, tmp_runs, kills)
     check(tmp_runs / "killed", kills)
+
+
+def test_an_evaluation_under_way_when_the_run_was_killed_is_made_by_the_resumed_one(
+    local_ray: str, tmp_runs: Path
+) -> None:
+    """The only one that falls due is ordered at update 4 of 8, and takes longer than what is left until the kill."""
+    run = config(
+        "killed",
+        **{
+            **ASYNCHRONOUS,
+            "eval": {"every": 4 * STEPS_OF_AN_UPDATE, "episodes": 400},
+            "checkpoint": {"every": 1},
+            "ray": {"address": local_ray},
+            "stop": {"updates": 6},
+        },
+    )
+    code, output = train_apart(run, tmp_runs, KILL_AT_UPDATE=5)
+    assert code == -signal.SIGKILL, output
+    assert not any("eval/return_mean" in point for point in lines(tmp_runs / "killed" / "metrics.jsonl"))
+    code, output = train_apart(run, tmp_runs, resume=True)
+    assert code == 0, output
+    evaluations = summary_of(tmp_runs / "killed")["evaluations"]
+    assert len(evaluations) == 1
+    assert evaluations[0][0] > 4 * STEPS_OF_AN_UPDATE
