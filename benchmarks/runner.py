@@ -46,7 +46,11 @@ def resumable(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence
 
 
 def command_line(
-    doc: str | None, only: str, *options: Literal["seeds", "jobs", "list"], trial: str = ""
+    doc: str | None,
+    only: str,
+    *options: Literal["seeds", "jobs", "list"],
+    trial: str = "",
+    seeds: Sequence[int] = SEEDS,
 ) -> argparse.ArgumentParser:
     """A parser with the options that benchmarks share.
 
@@ -55,11 +59,14 @@ def command_line(
         only: What `--only` chooses from.
         options: Which of the others it has.
         trial: What `--trial` counts; empty: there is none.
+        seeds: Those that are run when none are named.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help=only)
     if "seeds" in options:
-        parser.add_argument("--seeds", type=numbers, default=list(SEEDS), help="with commas; default 0,1,2")
+        parser.add_argument(
+            "--seeds", type=numbers, default=list(seeds), help=f"with commas; default {','.join(map(str, seeds))}"
+        )
     if "jobs" in options:
         parser.add_argument("--jobs", type=int, default=1, choices=(1, 2), help="runs at a time")
     if "list" in options:

@@ -32,8 +32,11 @@ def record(name: str, seed: int, last: float) -> dict[str, Any]:
 
 
 def scores(**last: float) -> dict[str, list[dict[str, Any]]]:
-    """Three seeds of each cell that differ by 0.01."""
-    return {name: [record(name, seed, value + 0.01 * seed) for seed in range(3)] for name, value in last.items()}
+    """All seeds of each cell, which differ by 0.01; the odd seeds of each cell but the first by another 0.01."""
+    return {
+        name: [record(name, seed, value + 0.01 * seed + 0.01 * (place and seed % 2)) for seed in staleness.SEEDS]
+        for place, (name, value) in enumerate(last.items())
+    }
 
 
 def test_cells_differ_in_age_and_objective_alone() -> None:
@@ -50,28 +53,32 @@ def test_cells_differ_in_age_and_objective_alone() -> None:
     )
     for config in configs.values():
         assert config["deterministic"]
-        assert config["algorithm"]["minibatches"] == 4
+        assert config["algorithm"]["minibatches"] == staleness.MINIBATCHES
         config["store"].pop("max_staleness")
+        assert config["algorithm"]["objective"].pop("name") in ("token_ppo", "decoupled_ppo")
         for key in ("name", "old"):
             config["algorithm"].pop(key, None)
     assert all(config == configs["synchronous"] for config in configs.values())
 
 
 def test_claims_follow_the_scores() -> None:
-    assert [holds for _, holds in staleness.claims(scores(synchronous=0.9, plain=0.5, decoupled=0.88))] == [True, True]
-    assert [holds for _, holds in staleness.claims(scores(synchronous=0.9, plain=0.5, decoupled=0.5))] == [False, False]
+    def verdicts(**last: float) -> list[bool]:
+        return [": reached" in line for line in staleness.claims(scores(**last))]
+
+    assert verdicts(synchronous=0.9, plain=0.5, decoupled=0.88) == [True, True, True]
+    assert verdicts(synchronous=0.9, plain=0.5, decoupled=0.5) == [False, True, False]
+    assert verdicts(synchronous=0.9, plain=0.89, decoupled=0.89) == [True, False, False]
     assert staleness.claims(scores(synchronous=0.9, plain=0.5)) == []
     assert staleness.behind([0.5, 0.9, 0.4], [0.7, 0.6, 0.8]) is False  # within the seeds' own scatter
+    assert staleness.behind([0.5, 0.8, 0.3], [0.6, 0.9, 0.4]) is True  # every seed is lower by the same
 
 
 def test_the_page_shows_every_run(tmp_path: Path) -> None:
     found = scores(synchronous=1.0, plain=0.5, decoupled=0.95)
     text = staleness.page(found)
-    assert "- PPO's clip on behavior log-probabilities falls behind the decoupled objective: reached." in text
-    assert "80,007, 80,007, 80,007" not in text  # 0.8 of the way is below 0.9
-    assert "100,007, 100,007, 100,007" in text
-    assert "never, never, never" in text
-    assert "| 20,000 " in text
+    assert "falls behind the decoupled objective: reached (difference -0.270, standard error 0.000)." in text
+    assert "| PPO's clip, fresh data | 0.615 | 0.600, 0.606, 0.612, 0.618, 0.624, 0.630 |" in text
+    assert "| 5,000 " in text
     places = Places(tmp_path, tmp_path / "runs", tmp_path / "page.md")
     cell = staleness.CELLS["plain"]
     write_record(places, cell, 1, found["plain"][1])
