@@ -17,7 +17,7 @@ NO_BUDGET = 10**9  # steps; time is what ends these runs
 
 @dataclass(frozen=True)
 class PretrainedCell(Cell):
-    """An example as a user starts it, with its own evaluations and its own end.
+    """An example as a user starts it, with its own evaluations and, but for the tiny ones, its own end.
 
     Attributes:
         limit: Seconds from the start of the process in which the gate is to be met, loading included.
@@ -29,17 +29,21 @@ class PretrainedCell(Cell):
         return [*COMMON, *self.overrides, f"stop.wall_seconds={self.limit:g}", f"seed={seed}"]
 
 
-def example(name: str, task: str, model: str, gate: float, limit: float) -> PretrainedCell:
+#: The tiny examples are judged by drawn answers too, and go on until those meet the gate twice in a row.
+SAMPLED = ("eval.deterministic=false", "stop={eval_mean: 0.9, eval_in_a_row: 2, updates: 1000}")
+
+
+def example(name: str, task: str, model: str, gate: float, limit: float, *words: str) -> PretrainedCell:
     return PretrainedCell(
-        name, task, model, name.replace("-", "_"), gate, NO_BUDGET, (), "evaluation", minutes=limit / 60, limit=limit
+        name, task, model, name.replace("-", "_"), gate, NO_BUDGET, words, "evaluation", minutes=limit / 60, limit=limit
     )
 
 
 CELLS = [
     example("smollm2-copy", "Copy four words", "SmolLM2-135M-Instruct", 0.95, 600),
     example("smollm2-sort", "Sort three numbers", "SmolLM2-135M-Instruct", 0.5, 1800),
-    example("tiny-sort-grpo", "Sort six digits", "0.6 M parameters, from scratch", 0.9, 120),
-    example("tiny-pairs-grpo", "Two digits that sum to n", "0.4 M parameters, from scratch", 0.9, 120),
+    example("tiny-sort-grpo", "Sort six digits", "0.6 M parameters, from scratch", 0.9, 120, *SAMPLED),
+    example("tiny-pairs-grpo", "Two digits that sum to n", "0.4 M parameters, from scratch", 0.9, 120, *SAMPLED),
 ]
 
 
