@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from cells import Cell
 from code_hash import REPOSITORY
 from common import FOLDER, RESULTS, named
@@ -117,6 +118,10 @@ def page(found: Records) -> str:
             "",
             markdown_table(header, rows),
             "",
+            "The first batch that new weights made is learned from after four updates: old data come late whatever is "
+            "done with them. Noise: two standard errors of the mean difference over seeds, and no less than "
+            f"{LEAST:g}.",
+            "",
             *(claims(found) or ["- Not all cells have all their seeds yet."]),
             "",
             "Mean success over seeds at the first evaluation after so many tokens:",
@@ -137,6 +142,7 @@ def claims(found: Records) -> list[str]:
     fresh, plain, decoupled = (mean_success(found[name]) for name in names)
     return [
         _claim("the decoupled objective on old data stays within noise of synchronous runs", decoupled, fresh, False),
+        _claim(f"the same, of synchronous runs that begin {AGE} updates later", decoupled, later(found), False),
         _claim("PPO's clip on behavior log-probabilities falls behind synchronous runs", plain, fresh, True),
         _claim("PPO's clip on behavior log-probabilities falls behind the decoupled objective", plain, decoupled, True),
     ]
@@ -152,6 +158,19 @@ def behind(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether one is lower than the other by two standard errors of the mean difference, and by `LEAST`."""
     difference, error = difference_of(one, other)
     return -difference > max(2.0 * error, LEAST)
+
+
+def later(found: Records) -> list[float]:
+    """Mean success of each synchronous run had it begun `AGE` updates later: what old data cost in any case.
+
+    Success before the first evaluation counts as that of the first.
+    """
+    means = []
+    for record in found["synchronous"]:
+        tokens, success = np.array(record["evaluations"], float).T
+        delay = AGE * record["env_steps"] / record["updates"]
+        means.append(float(np.interp(tokens - delay, tokens, success).mean()))
+    return means
 
 
 def difference_of(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:

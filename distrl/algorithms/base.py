@@ -22,6 +22,7 @@ from distrl.algorithms.written_out import RowLosses, WrittenOutGradient
 from distrl.base.columns import Columns, tree_leaves, tree_map
 from distrl.base.errors import NonFiniteError
 from distrl.config.algorithm import AlgorithmConfig
+from distrl.functional.return_distribution_categorical import SupportWatch
 from distrl.functional.returns import next_values
 from distrl.functional.statistics import explained_variance
 from distrl.models.actor_critic import ActorCritic, build_actor_critic
@@ -121,6 +122,8 @@ class Algorithm:
         self.bf16 = bf16
         self.optimizer = self.make_optimizer()
         self.rng = np.random.default_rng(0)  # of the present update
+        self.warnings: list[str] = []  # what the user should be told; the learner empties it
+        self.support = SupportWatch(getattr(getattr(model, "critic", None), "law", None), "algorithm.critic_head")
         self._loss: Callable[[Any], tuple[Tensor, dict[str, Tensor]]] = self.loss
         if compile:
             self._loss = torch.compile(self.loss, dynamic=False)
@@ -391,6 +394,7 @@ class Algorithm:
         prepared = self.prepare(rollout)
         if "returns" in prepared:
             metrics["policy/explained_variance"] = float(explained_variance(value, prepared.returns, valid))
+        self.warnings += self.support.tell()
         return metrics
 
     def _evaluate_steps(self, rollout: Columns) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from distrl.config.schedule import Scheduled
 from distrl.functional.atoms import Atoms
 from distrl.functional.critic_rules import critic_rule
 from distrl.functional.return_distribution import Scalar
+from distrl.functional.return_distribution_categorical import SupportWatch
 from distrl.functional.return_distribution_gaussian import Gaussian, Mixture
 from distrl.functional.risk import Mean, make_risk
 from distrl.models.continuous_actor_critic import ContinuousActorCritic, build_continuous_actor_critic
@@ -131,6 +132,7 @@ class ContinuousLearner(OffPolicy):
         }
         self.critics, self.target_critics = self.model.critics, parts["critics"].target
         self.distribution = self.critics.distribution
+        self.support = SupportWatch(self.distribution, "algorithm.critic_head")
         self.scale = self.policy.actions.scale
         self._compile_networks(parts["policy"].target)
         self.rule: Callable[[Tensor, Tensor], Atoms] = critic_rule(config.ensemble, config.drop)
@@ -173,6 +175,8 @@ class ContinuousLearner(OffPolicy):
         self, batch: Columns, values: Tensor, probs: Tensor, rng: np.random.Generator
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """One step of all critics towards target laws with atoms (N, M); returns metrics and priorities (N,)."""
+        if self.support.watching:
+            self.support.see((values * probs).sum(-1))
         noise = self.critics.draw_noise(rng, len(values))
         params = self.critics(
             batch.obs, self.scale.to_unit(batch.action), noise=None if noise is None else self.draw(noise)
@@ -243,4 +247,5 @@ class ContinuousLearner(OffPolicy):
         metrics = {"policy/value": float(means.mean())}
         if len(means) > 1:
             metrics["policy/critic_spread"] = float(means.std(0).mean())
+        self.warnings += self.support.tell()
         return metrics

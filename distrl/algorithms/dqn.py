@@ -231,14 +231,10 @@ class DQN(OffPolicy):
 
     def _watch_support(self, batch: Columns) -> None:
         """A grid that the mean targets leave cannot hold the returns: say so, once."""
-        if self.support.warned or self.support.grid is None:
-            return
-        means = self.distribution.mean(self.target.returns(batch.next_obs))
-        self.support.see(batch.reward.unsqueeze(-1) + batch.discount.unsqueeze(-1) * means)
-        text = self.support.message()
-        if text is not None:
-            self.support.warned = True
-            self.warnings.append(text)
+        if self.support.watching:
+            means = self.distribution.mean(self.target.returns(batch.next_obs))
+            self.support.see(batch.reward.unsqueeze(-1) + batch.discount.unsqueeze(-1) * means)
+            self.warnings += self.support.tell()
 
 
 def huber_and_slope(error: np.ndarray, kappa: float | None) -> tuple[np.ndarray, np.ndarray]:

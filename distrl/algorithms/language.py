@@ -369,6 +369,7 @@ class LanguageAlgorithm(Algorithm):
             yield (groups.row == group).nonzero().squeeze(1)
 
     def diagnose(self, rollout: Columns) -> dict[str, float]:
+        self.warnings += self.support.tell()
         return {}
 
     def extras(self) -> dict[str, np.ndarray]:

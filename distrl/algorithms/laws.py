@@ -62,6 +62,7 @@ def with_gae(algorithm: Any, rollout: Columns) -> Columns:
     value, next_value = critic.value(now), critic.value(following)
     advantage, returns = gae(rollout.reward, value, next_value, rollout.terminated, rollout.truncated, gamma, lam)
     laws = law_targets(critic, rollout, now, following, algorithm.rng, gamma, lam)
+    algorithm.support.see(returns)
     return rollout.with_(advantage=advantage, returns=returns, value=value, **laws)
 
 
@@ -89,6 +90,7 @@ def with_vtrace(algorithm: Any, rollout: Columns, log_ratio: Tensor) -> Columns:
         c_bar=config.c_bar,
     )
     laws = law_targets(critic, rollout, now, following, algorithm.rng, config.gamma, config.lam, log_ratio)
+    algorithm.support.see(trace.vs)
     return rollout.with_(advantage=trace.advantage, returns=trace.vs, value=value, **laws)
 
 

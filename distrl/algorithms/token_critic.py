@@ -27,6 +27,7 @@ from distrl.functional.aggregation import aggregate, token_mean
 from distrl.functional.lambda_atoms import lambda_atoms, replacement_size
 from distrl.functional.objectives import clipped_value_loss
 from distrl.functional.return_distribution import ReturnDistribution
+from distrl.functional.return_distribution_categorical import SupportWatch
 from distrl.functional.statistics import explained_variance
 from distrl.functional.tokens import last_token, lengths, masked, masked_standardize
 from distrl.models.token_features import compact_mask, spread, token_features
@@ -97,6 +98,7 @@ class TokenPPO(TokenHeadAlgorithm):
                 f"language.critic_head {settings.critic_head.name} learns at random levels, which tokens do not draw.",
                 "Use scalar, categorical, two_hot, quantile or gaussian.",
             )
+        self.support = SupportWatch(self.law, "language.critic_head")
         if self.config.clip_value is not None and self.law.param_size != 1:
             raise ConfigError(
                 f"algorithm.clip_value is {self.config.clip_value:g}, and the critic says a law: only values can be "
@@ -144,6 +146,8 @@ class TokenPPO(TokenHeadAlgorithm):
     def prepare(self, batch: Columns) -> Columns:
         batch = super().prepare(batch)
         batch = batch.with_(returns=masked(batch.advantage + batch.value, batch.mask))
+        if self.support.watching:
+            self.support.see(batch.returns[batch.mask])
         batch = self._with_targets(batch).without("laws")
         if self.config.normalize_advantage:
             batch = batch.with_(advantage=masked_standardize(batch.advantage, batch.mask))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -81,20 +79,25 @@ class SupportWatch:
     """Warns once when a grid cannot hold the returns.
 
     Args:
-        distribution: The head's; families without a grid are never warned about.
+        distribution: The head's; families without a grid, and None, are never warned about.
         key: What the user calls the head in the config, for the message.
     """
 
-    def __init__(self, distribution: ReturnDistribution, key: str = "critic_head"):
+    def __init__(self, distribution: ReturnDistribution | None, key: str = "critic_head"):
         self.grid = distribution if isinstance(distribution, Categorical) else None
         self.key = key
         self.range: Tensor | None = None
         self.warned = False
 
+    @property
+    def watching(self) -> bool:
+        """Whether `see` still looks: there is a grid, and nothing was told yet."""
+        return self.grid is not None and not self.warned
+
     @torch.no_grad()
     def see(self, target_values: Tensor) -> None:
         """Note the range of target values (before projection); two operators, no wait for the device."""
-        if self.grid is None or self.warned:
+        if not self.watching or not target_values.numel():
             return
         low, high = torch.aminmax(target_values)
         seen = torch.stack((-low, high))
@@ -114,9 +117,10 @@ class SupportWatch:
             f"Set {self.key}.v_min and {self.key}.v_max wider, or use head quantile."
         )
 
-    def warn(self) -> None:
-        """Emit the message as a `UserWarning`, at most once."""
-        text = None if self.warned else self.message()
-        if text is not None:
-            self.warned = True
-            warnings.warn(text, UserWarning, stacklevel=2)
+    def tell(self) -> list[str]:
+        """The message, the first time that there is one."""
+        text = self.message() if self.watching else None
+        if text is None:
+            return []
+        self.warned = True
+        return [text]

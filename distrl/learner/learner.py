@@ -114,7 +114,8 @@ class Learner:
         seconds = self.phases.reset() if self.own_phases else {}
         if self.own_phases:
             self.phases.switch("wait")  # until the next batch
-        return Report(progress.update + 1, metrics, seconds), weights
+        told, self.algorithm.warnings = self.algorithm.warnings, []
+        return Report(progress.update + 1, metrics, seconds, told), weights
 
     def weights(self, version: int) -> Weights:
         """The current weights, with normalizer statistics, as version `version`."""

@@ -26,6 +26,8 @@ def record(name: str, seed: int, last: float) -> dict[str, Any]:
         "seed": seed,
         "score": last * 0.6,
         "evaluations": evaluations,
+        "env_steps": 10 * staleness.EVERY,
+        "updates": 40,  # so that AGE of them are the tokens between two evaluations
         "machine": machine_facts(),
         **cell.hashes(seed),
     }
@@ -65,12 +67,19 @@ def test_claims_follow_the_scores() -> None:
     def verdicts(**last: float) -> list[bool]:
         return [": reached" in line for line in staleness.claims(scores(**last))]
 
-    assert verdicts(synchronous=0.9, plain=0.5, decoupled=0.88) == [True, True, True]
-    assert verdicts(synchronous=0.9, plain=0.5, decoupled=0.5) == [False, True, False]
-    assert verdicts(synchronous=0.9, plain=0.89, decoupled=0.89) == [True, False, False]
+    assert verdicts(synchronous=0.9, plain=0.5, decoupled=0.88) == [True, True, True, True]
+    assert verdicts(synchronous=0.9, plain=0.5, decoupled=0.5) == [False, False, True, False]
+    assert verdicts(synchronous=0.9, plain=0.89, decoupled=0.89) == [True, True, False, False]
+    assert verdicts(synchronous=0.9, plain=0.5, decoupled=0.75) == [False, True, True, True]
     assert staleness.claims(scores(synchronous=0.9, plain=0.5)) == []
     assert staleness.behind([0.5, 0.9, 0.4], [0.7, 0.6, 0.8]) is False  # within the seeds' own scatter
     assert staleness.behind([0.5, 0.8, 0.3], [0.6, 0.9, 0.4]) is True  # every seed is lower by the same
+
+
+def test_a_later_start_shifts_the_curve_by_one_evaluation() -> None:
+    found = scores(synchronous=1.0)
+    assert staleness.mean_success(found["synchronous"])[0] == pytest.approx(0.6)  # .2, .4, .6, .8, 1
+    assert staleness.later(found)[0] == pytest.approx((0.2 + 0.2 + 0.4 + 0.6 + 0.8) / 5)
 
 
 def test_the_page_shows_every_run(tmp_path: Path) -> None:
