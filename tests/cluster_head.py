@@ -115,8 +115,8 @@ class Head:
             started = psutil.Process(self.process.pid).children(recursive=True)
             self.process.terminate()
             try:
-                self.process.wait(20)
+                self.process.wait(5)
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
-        for process in psutil.wait_procs(started, timeout=10)[1]:
+        for process in psutil.wait_procs(started, timeout=3)[1]:
             process.kill()

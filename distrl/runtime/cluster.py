@@ -14,7 +14,10 @@ from distrl.base.errors import ResourceError
 
 #: Key of a Ray job's metadata that holds the name of its run.
 RUN_KEY = "distrl_run"
-START_TRIES = 3  # Ray gives a new node's agent 15 s, which is little beside other work
+START_TRIES = 3
+#: What Ray says where processes of its own were late or died at the start, which happens on busy machines: its deadline
+#: for a new node's agent is 15 s, and a head starts a process for each client that comes by ray://.
+PASSING = ("timed out during startup", "Starting Ray client server failed")
 
 
 def connect(settings: Any, run: str | None = None) -> tuple[bool, bool]:
@@ -47,7 +50,7 @@ def connect(settings: Any, run: str | None = None) -> tuple[bool, bool]:
     if run is not None:
         options["job_config"] = ray.job_config.JobConfig(metadata={RUN_KEY: run})
     try:
-        _init(options, START_TRIES if local else 1)
+        _init(options, START_TRIES)
     except AuthenticationError:
         raise ResourceError(
             f"the Ray cluster at {settings.address} asks for a token that this machine does not have.",
@@ -60,13 +63,13 @@ def connect(settings: Any, run: str | None = None) -> tuple[bool, bool]:
 
 
 def _init(options: dict[str, Any], tries: int) -> None:
-    """`ray.init`, and again where Ray says that a new node's own processes were late."""
+    """`ray.init`, and again where Ray says that processes of its own did not come up."""
     for left in reversed(range(tries)):
         try:
             ray.init(**options)
             return
         except Exception as error:
-            if not left or "timed out during startup" not in str(error):
+            if not left or not any(text in str(error) for text in PASSING):
                 raise
             ray.shutdown()
 

@@ -62,6 +62,7 @@ def newcomer() -> Iterator[tuple[Path, dict[str, str]]]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.drill
 @pytest.mark.timeout(1500)
 def test_a_newcomer_types_what_the_page_says(newcomer: tuple[Path, dict[str, str]]) -> None:
     folder, env = newcomer

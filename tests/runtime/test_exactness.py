@@ -64,7 +64,7 @@ def test_evaluation_checkpoints_and_display_change_nothing(tmp_runs: Path) -> No
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("staleness", [0, 2])
-@pytest.mark.parametrize("samplers", [1, 2, 4])
+@pytest.mark.parametrize("samplers", [pytest.param(1, marks=pytest.mark.drill), 2, 4])
 def test_ray_equals_serial(local_ray: str, shared_runs: Path, samplers: int, staleness: int) -> None:
     run = config(
         f"ray-{samplers}-{staleness}",

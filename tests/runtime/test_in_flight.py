@@ -135,7 +135,7 @@ def test_wrong_configs_are_named(changes: dict[str, Any], says: str) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("in_flight", ["keep", "recompute"])
+@pytest.mark.parametrize("in_flight", ["keep", pytest.param("recompute", marks=pytest.mark.drill)])
 def test_weights_arrive_in_the_middle_of_answers(local_ray: str, tmp_runs: Path, in_flight: str) -> None:
     """Two samplers take turns: while one is in the middle of long answers the learner makes updates."""
     run = text_config(

@@ -83,7 +83,7 @@ def test_every_value_based_learner_runs_and_resumes(name: str, tmp_runs: Path) -
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("samplers", [1, 2])
+@pytest.mark.parametrize("samplers", [pytest.param(1, marks=pytest.mark.drill), 2])
 @pytest.mark.parametrize("case", CASES)
 def test_ray_equals_serial(local_ray: str, shared_runs: Path, case: str, samplers: int) -> None:
     changes = {"backend": "ray", "samplers": {"count": samplers}}

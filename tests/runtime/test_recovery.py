@@ -257,7 +257,7 @@ def test_suspects_are_made_alone() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("staleness", "every"), [(0, None), (2, 3)])
+@pytest.mark.parametrize(("staleness", "every"), [pytest.param(0, None, marks=pytest.mark.drill), (2, 3)])
 def test_a_learner_that_dies_twice_changes_no_bit(
     local_ray: str, tmp_runs: Path, staleness: int, every: int | None
 ) -> None:

@@ -128,7 +128,7 @@ def test_another_curriculum_is_another_run(tmp_runs: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("samplers", "staleness"), [(1, 0), (2, 2)])
+@pytest.mark.parametrize(("samplers", "staleness"), [pytest.param(1, 0, marks=pytest.mark.drill), (2, 2)])
 def test_ray_gives_the_serial_hash(local_ray: str, tmp_runs: Path, samplers: int, staleness: int) -> None:
     store = {"max_staleness": staleness}
     run = curriculum_run("ray", backend="ray", samplers={"count": samplers}, store=store)

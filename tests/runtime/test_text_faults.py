@@ -71,6 +71,7 @@ def test_a_sampler_that_hangs_is_replaced(local_ray: str, tmp_runs: Path, tmp_pa
 
 
 @pytest.mark.ray
+@pytest.mark.drill
 @pytest.mark.slow
 def test_everything_is_killed_and_resumed(local_ray: str, shared_runs: Path) -> None:
     on_cluster = {**ON_RAY, "ray": {"address": local_ray}, "callbacks": ["tests.runtime.user_code:EndsItself"]}
