@@ -45,6 +45,9 @@ class Following:
         self.turn, self.done = threading.Semaphore(0), threading.Semaphore(0)
         self.failure: BaseException | None = None
         self.thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Follow from now on: whoever made this can do what process 0 asks for."""
         if self.rank > 0:
             self.thread = threading.Thread(target=self._follow, name="follows process 0", daemon=True)
             self.thread.start()
@@ -110,6 +113,7 @@ class ShardedLearner:
         self.following = Following(
             {WEIGHTS: self._weights, STATE: lambda number: self.learner.state()}, learner.algorithm.device
         )
+        self.following.begin()  # not before: word of process 0 may have come, and `_weights` needs `following`
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.learner, name)  # what needs no other process
