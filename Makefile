@@ -36,8 +36,7 @@ check: .venv/.ready-dev  ## format, lint, types, import floors, quick tests
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow and not ray and not drill"
 
 drills: .venv/.ready-dev  ## long kill, resume and hang drills
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "drill and not ray"
-	$(BIN)/python -m pytest -m "drill and ray"
+	$(BIN)/python -m pytest -m drill
 
 bench: .venv/.ready-dev  ## learning benchmarks, resumable; BENCH_ARGS=... selects cells
 	$(BIN)/python benchmarks/learning.py $(BENCH_ARGS)
