@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distrl.runtime.commands import Command, FolderRun
+from distrl.runtime.commands.files import Command, FolderRun
 from distrl.runtime.train import train
 
 START_SECONDS = 120.0

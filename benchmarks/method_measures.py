@@ -13,10 +13,10 @@ import torch
 
 from distrl.base.seeds import generator
 from distrl.deploy.policy_file import SavedPolicy
-from distrl.engines import SamplingOptions
-from distrl.engines.transformers_engine import TransformersEngine
-from distrl.envs.text_task import make_task, verify_safely
-from distrl.functional.pass_at_k import majority_correct, pass_at_k
+from distrl.language.engines import SamplingOptions
+from distrl.language.engines.transformers import TransformersEngine
+from distrl.language.rewards.pass_at_k import majority_correct, pass_at_k
+from distrl.language.tasks.base import make_task, verify_safely
 
 #: Answers to each question, and how many of them one measure looks at.
 ANSWERS, FEW = 64, 8

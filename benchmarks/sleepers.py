@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from distrl.base.seeds import seed_for
-from distrl.runtime.callbacks import Callback
+from distrl.runtime.run.callbacks import Callback
 
 MOST_EPISODES = 5000  # among which a stream's seeds are looked for
 

@@ -23,14 +23,14 @@ from tables import text_table
 from torch import Tensor
 
 from distrl.base.columns import Columns
-from distrl.config.language import LanguageConfig
 from distrl.config.load import load_config
-from distrl.functional.aggregation import aggregate, token_mean
-from distrl.functional.supervised import sft
-from distrl.models.language_export import export_pretrained
-from distrl.models.language_loading import load_language_model
-from distrl.models.token_logp import token_logp
-from distrl.runtime.build import make_plan
+from distrl.config.sections.language import LanguageConfig
+from distrl.language.chain.aggregation import aggregate, token_mean
+from distrl.language.losses.supervised import sft
+from distrl.language.models.export import export_pretrained
+from distrl.language.models.loading import load_language_model
+from distrl.language.models.token_logp import token_logp
+from distrl.runtime.plan.base import make_plan
 
 TOLERANCE = 1e-4
 NEW_TOKENS = 8

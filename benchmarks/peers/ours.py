@@ -21,8 +21,8 @@ from peer_tools import Evaluations, TrainingClock, print_result
 
 import distrl
 from distrl.config.load import load_config
-from distrl.models.weights import load_weights
-from distrl.runtime.callbacks import Callback
+from distrl.models.parameters.published import load_weights
+from distrl.runtime.run.callbacks import Callback
 
 #: What the peers do not do either while the clock runs.
 QUIET = ("eval.every=0", "checkpoint.every_seconds=0", "checkpoint.every=0", "logging.console=quiet")

@@ -8,9 +8,9 @@ from replay_tools import ACTION, ALPHA, BATCH, BETA, BLOCK, CAPACITY, GAMMA, OBS
 from replay_tools import seconds_each as each
 
 from distrl.base.columns import Columns
-from distrl.store.replay import Replay
-from distrl.store.replay_priorities import PrioritySettings
-from distrl.store.sum_tree import SumTree
+from distrl.store.replay.buffer import Replay
+from distrl.store.replay.priorities import PrioritySettings
+from distrl.store.replay.sum_tree import SumTree
 
 SPACES = Box(-np.inf, np.inf, (OBS,)), Box(-1, 1, (ACTION,))
 

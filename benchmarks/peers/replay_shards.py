@@ -11,10 +11,10 @@ from replay_tools import ACTION, BATCH, BLOCK, CAPACITY, GAMMA, OBS, block, prin
 from replay_tools import seconds_each as each
 
 from distrl.base.columns import Columns
-from distrl.runtime.replay_actors import RemoteShard, ShardActor
-from distrl.runtime.threads import set_threads
-from distrl.store.replay import Replay
-from distrl.store.sharded import ReplayShard, ShardedReplay
+from distrl.runtime.backends.replay_actors import RemoteShard, ShardActor
+from distrl.runtime.backends.threads import set_threads
+from distrl.store.replay.buffer import Replay
+from distrl.store.replay.sharded import ReplayShard, ShardedReplay
 
 SHARDS, STEPS = 2, 16
 #: Fragments of one update, as a learner with eight streams takes them.

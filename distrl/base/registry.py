@@ -26,40 +26,44 @@ from distrl.base.errors import ConfigError, unknown
 
 T = TypeVar("T")
 
-#: plug point -> the modules that register into it; of packages every file.
+#: plug point -> the modules that register into it; of packages every file in them.
 HOMES: dict[str, list[str]] = {
-    "algorithm": ["distrl.algorithms"],
-    "torso": ["distrl.models"],
-    "wrapper": ["distrl.envs"],
-    "advantage": ["distrl.functional"],
-    "returns": ["distrl.functional"],
-    "objective": ["distrl.functional"],
-    "return_distribution": ["distrl.functional"],
-    "risk": ["distrl.functional"],
-    "next_action": ["distrl.functional"],
-    "reward_transform": ["distrl.functional"],
-    # the links of a language-model algorithm, in order: see functional/llm_chain.py
-    "reward": ["distrl.functional"],
-    "part_transform": ["distrl.functional"],
-    "combination": ["distrl.functional"],
-    "gate": ["distrl.functional"],
-    "length_reward": ["distrl.functional"],
-    "shaping": ["distrl.functional"],
-    "credit": ["distrl.functional"],
-    "token_loss": ["distrl.functional"],
-    "row_loss": ["distrl.functional"],
-    "group_loss": ["distrl.functional"],
-    "behavior_correction": ["distrl.functional"],
-    "divergence": ["distrl.functional"],
-    "aggregation": ["distrl.functional"],
-    "item_weight": ["distrl.functional"],
-    "budget": ["distrl.functional"],
-    "engine": ["distrl.engines"],
-    "callback": ["distrl.runtime"],
+    "algorithm": [
+        *(f"distrl.control.algorithms.{family}" for family in ("on_policy", "value_based", "actor_critic")),
+        *(f"distrl.language.algorithms.{family}" for family in ("group_relative", "value_based", "supervised")),
+    ],
+    "torso": ["distrl.models.layers"],
+    "wrapper": ["distrl.control.envs.wrappers", "distrl.control.envs.library.atari"],
+    "returns": ["distrl.functional.returns"],
+    "objective": ["distrl.functional.policy"],
+    "return_distribution": ["distrl.functional.distributions"],
+    "risk": ["distrl.functional.risk"],
+    "next_action": ["distrl.functional.bellman"],
+    "reward_transform": ["distrl.functional.bellman"],
+    "diagnostic": ["distrl.functional.tabular"],
+    # the components of a language-model algorithm, in order: see language/chain/objective.py
+    "reward": ["distrl.language.rewards"],
+    "part_transform": ["distrl.language.rewards"],
+    "combination": ["distrl.language.rewards"],
+    "gate": ["distrl.language.rewards"],
+    "length_reward": ["distrl.language.rewards"],
+    "shaping": ["distrl.language.rewards"],
+    "credit": ["distrl.language.credit"],
+    "advantage": ["distrl.language.advantages"],
+    "token_loss": ["distrl.language.losses"],
+    "row_loss": ["distrl.language.losses"],
+    "group_loss": ["distrl.language.losses"],
+    "behavior_correction": ["distrl.language.chain.corrections"],
+    "divergence": ["distrl.language.chain.divergences"],
+    "aggregation": ["distrl.language.chain.aggregation"],
+    "item_weight": ["distrl.language.curricula.item_weights"],
+    "budget": ["distrl.language.curricula.budgets"],
+    "engine": ["distrl.language.engines"],
+    "callback": ["distrl.runtime.run.callbacks"],
     # text tasks, how answers are verified, which items are asked next
-    "task": [f"distrl.envs.{name}" for name in ("tiny_tasks", "chat_tasks", "prompt_files", "reasoning_gym_task")],
-    "verifier": ["distrl.envs.verifiers", "distrl.envs.unit_tests"],
-    "curriculum": ["distrl.envs.curricula"],
+    "task": ["distrl.language.tasks"],
+    "verifier": ["distrl.language.verifiers"],
+    "curriculum": ["distrl.language.curricula.base"],
 }
 
 
@@ -72,7 +76,6 @@ class Method:
     target: Any = field(repr=False)
     paper: str = ""
     entries: tuple[int, ...] = ()
-    tests: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
@@ -89,9 +92,7 @@ class Registry:
         if plug_point.startswith("_"):
             raise AttributeError(plug_point)
 
-        def named(
-            name: str, *, paper: str = "", entries: Sequence[int] = (), tests: Sequence[str] = ()
-        ) -> Callable[[T], T]:
+        def named(name: str, *, paper: str = "", entries: Sequence[int] = ()) -> Callable[[T], T]:
             def add(target: T) -> T:
                 methods = self._methods.setdefault(plug_point, {})
                 old = methods.get(name)
@@ -100,7 +101,7 @@ class Registry:
                         f"{plug_point} {name!r} is registered twice: by {_place(old.target)} and {_place(target)}.",
                         "Rename one of them.",
                     )
-                methods[name] = Method(name, plug_point, target, paper, tuple(entries), tuple(tests))
+                methods[name] = Method(name, plug_point, target, paper, tuple(entries))
                 return target
 
             return add

@@ -8,7 +8,9 @@ import sys
 import typer
 
 from distrl.base.errors import ConfigError, UserError
-from distrl.cli import board, doctor, evaluate, export, jobs, methods, starter, status, train
+from distrl.cli import doctor, evaluate, export, jobs, methods, status, train
+from distrl.cli import init as starter
+from distrl.cli import tensorboard as board
 from distrl.cli.user_code import import_fault
 
 __all__ = ["app", "main"]

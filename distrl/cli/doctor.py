@@ -45,7 +45,7 @@ def look_at_env(env: str, overrides: list[str], steps: int) -> list[Row]:
     """The environment checker's findings. `env`: an id, `module:Class`, or the path of a config."""
     from distrl.base.registry import import_user_code
     from distrl.config.load import load_config
-    from distrl.envs.check import check_env
+    from distrl.control.envs.checker.check import check_env
 
     bare = {"name": "doctor", "env": {"id": env}, "algorithm": {"name": "ppo"}, "stop": {"updates": 1}}
     is_file = env.endswith((".yaml", ".yml")) or Path(env).is_file()
@@ -99,7 +99,7 @@ def _resources() -> Iterator[Row]:
 
     import psutil
 
-    from distrl.config.derive import format_bytes
+    from distrl.config.derived import format_bytes
 
     cores = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
@@ -139,8 +139,8 @@ def _ray() -> Row:
     from time import perf_counter
 
     from distrl.base.errors import UserError
-    from distrl.config.sections import RayConfig
-    from distrl.runtime.cluster import connect, disconnect
+    from distrl.config.sections.processes import RayConfig
+    from distrl.runtime.backends.cluster import connect, disconnect
 
     before = perf_counter()
     try:

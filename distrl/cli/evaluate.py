@@ -33,7 +33,7 @@ def evaluate(
     saved.config = config = load_config(saved.config, [f"env.{word}" for word in env or []])
     import_user_code(config.imports)
     if config.language is not None:
-        from distrl.cli.evaluate_text import evaluate_text
+        from distrl.cli.evaluate_language import evaluate_text
 
         evaluate_text(saved, file, episodes, stochastic, seed, as_json)
         return
@@ -73,8 +73,8 @@ def check_spaces(saved: Any) -> None:
     Raises:
         CheckpointError: It has others.
     """
-    from distrl.envs.make import make_env
-    from distrl.envs.spaces import require_same
+    from distrl.control.envs.make import make_env
+    from distrl.control.envs.spaces import require_same
 
     env = make_env(saved.config.env)
     try:

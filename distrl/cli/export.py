@@ -37,7 +37,7 @@ def export(
     if out.exists() and not force:
         raise UserError(f"{out} exists.", "Give another --out, or --force.")
     if format is Format.hf:
-        from distrl.deploy.export_text import export_text
+        from distrl.deploy.language.export import export_text
 
         export_text(checkpoint, out)
         say(f"wrote {out}; transformers loads it: AutoModelForCausalLM.from_pretrained({str(out)!r})")

@@ -30,8 +30,8 @@ def submit(
 ) -> None:
     """Send a run to a Ray cluster: this project's code, your own modules and the config; nothing is installed there."""
     from distrl.config.load import load_config
-    from distrl.runtime.build import check_config
-    from distrl.runtime.jobs import JobServer
+    from distrl.runtime.jobs.server import JobServer
+    from distrl.runtime.plan.base import check_config
 
     words = list(overrides or []) + ([f"name={json.dumps(name)}"] if name else [])
     checked = check_config(load_config(config, words))
@@ -48,7 +48,7 @@ def ps(
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects, for programs.")] = False,
 ) -> None:
     """List runs."""
-    from distrl.runtime.runs import is_local
+    from distrl.runtime.jobs.runs import is_local
 
     rows = _folders(runs_dir) if is_local(address) else _jobs(str(address))
     if as_json:
@@ -58,8 +58,8 @@ def ps(
 
 
 def _folders(runs_dir: Path) -> list[dict[str, Any]]:
-    from distrl.runtime.commands import FolderRun
-    from distrl.runtime.runs import run_folders
+    from distrl.runtime.commands.files import FolderRun
+    from distrl.runtime.jobs.runs import run_folders
 
     rows = []
     for folder in run_folders(runs_dir):
@@ -71,7 +71,7 @@ def _folders(runs_dir: Path) -> list[dict[str, Any]]:
 
 
 def _jobs(address: str) -> list[dict[str, Any]]:
-    from distrl.runtime.jobs import JobServer
+    from distrl.runtime.jobs.server import JobServer
 
     return [
         {
@@ -95,20 +95,20 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
 ) -> None:
     """Show what a run has printed (on a cluster) or written to its log (on this machine)."""
-    from distrl.runtime.runs import is_local, run_folder
+    from distrl.runtime.jobs.runs import is_local, run_folder
 
     if is_local(address):
         _print_log(run_folder(run, runs_dir), follow)
     elif follow:
         _print_until_end(run, str(address))
     else:
-        from distrl.runtime.jobs import JobServer
+        from distrl.runtime.jobs.server import JobServer
 
         print(JobServer(str(address)).logs(run), end="")
 
 
 def _print_log(folder: Path, follow: bool) -> None:
-    from distrl.runtime.commands import FolderRun
+    from distrl.runtime.commands.files import FolderRun
 
     file, run = folder / "log.txt", FolderRun(folder)
     with open(file, encoding="utf-8", errors="replace") as text:
@@ -122,7 +122,7 @@ def _print_log(folder: Path, follow: bool) -> None:
 
 def _print_until_end(run: str, address: str) -> None:
     """Show a job's output; exit with 1 where the run failed."""
-    from distrl.runtime.jobs import JobServer
+    from distrl.runtime.jobs.server import JobServer
 
     server = JobServer(address)
     try:
@@ -142,8 +142,8 @@ def scale(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Change the number of samplers of a run that is at work; its batches and seeds stay as they are."""
-    from distrl.runtime.commands import Command
-    from distrl.runtime.runs import open_run
+    from distrl.runtime.commands.files import Command
+    from distrl.runtime.jobs.runs import open_run
 
     say(f"{run}: {open_run(run, address, runs_dir).send(Command('scale', samplers))}")
 
@@ -156,8 +156,8 @@ def stop(
 ) -> None:
     """End a run with a checkpoint, from which --resume goes on."""
     from distrl.base.errors import ResourceError
-    from distrl.runtime.commands import Command
-    from distrl.runtime.runs import is_job_server, open_run
+    from distrl.runtime.commands.files import Command
+    from distrl.runtime.jobs.runs import is_job_server, open_run
 
     found = open_run(run, address, runs_dir)
     try:
@@ -165,7 +165,7 @@ def stop(
     except ResourceError as error:
         if not (now and is_job_server(address)):
             raise
-        from distrl.runtime.jobs import JobServer
+        from distrl.runtime.jobs.server import JobServer
 
         JobServer(str(address)).end(run)
         say(f"{run} did not answer ({error.problem}); the job server ends its processes.")

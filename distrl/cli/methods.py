@@ -29,7 +29,6 @@ def methods(
                     "paper": method.paper,
                     "entries": list(method.entries),
                     "line": method.line,
-                    "tests": list(method.tests),
                 }
                 for method in found
             ]

@@ -32,7 +32,7 @@ def status(
 ) -> None:
     """Show samplers, streams, versions, rates, staleness, and what limits a run."""
     from distrl.base.errors import UserError
-    from distrl.runtime.runs import open_run
+    from distrl.runtime.jobs.runs import open_run
 
     found = open_run(run, address, runs_dir)
     if not (once or as_json) and sys.stdout.isatty():

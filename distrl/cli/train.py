@@ -69,7 +69,7 @@ def next_free(runs_dir: Path, name: str) -> str:
 
 def tell_how_to_resume(run_folder: Path, command: str) -> None:
     """After Ctrl-C: where the state is, and what continues from it."""
-    from distrl.runtime.checkpoint import list_checkpoints
+    from distrl.runtime.run.checkpoint import list_checkpoints
 
     found = list_checkpoints(run_folder / "checkpoints")
     if found:
@@ -90,10 +90,10 @@ def _command(config: Path, overrides: list[str], name: str | None, runs_dir: Pat
 
 def show_plan(config: RunConfig) -> None:
     """Everything that follows from a config, without a run folder and without Ray."""
-    from distrl.config.derive import derive
-    from distrl.envs.spaces import describe, nbytes
-    from distrl.runtime.build import make_plan, pick_device
-    from distrl.runtime.replays import transition_bytes
+    from distrl.config.derived import derive
+    from distrl.control.envs.spaces import describe, nbytes
+    from distrl.runtime.plan.base import make_plan, pick_device
+    from distrl.runtime.plan.replay import transition_bytes
 
     plan = make_plan(config)
     model = plan.build_model()
@@ -126,7 +126,7 @@ def show_plan(config: RunConfig) -> None:
 
 
 def _text(title: str, value: Any) -> str:
-    from distrl.config.derive import format_bytes
+    from distrl.config.derived import format_bytes
 
     if isinstance(value, int | float) and not isinstance(value, bool):
         return format_bytes(value) if "(bytes)" in title else f"{value:,}" if isinstance(value, int) else f"{value:g}"

@@ -14,7 +14,7 @@ from distrl.base.errors import ConfigError
 from distrl.config.messages import keys_of, translate
 from distrl.config.schedule import Schedule, Scheduled
 from distrl.config.schema import RunConfig, check_schedule
-from distrl.config.section import Section
+from distrl.config.sections.base import Section
 
 Config = TypeVar("Config", bound="AlgorithmConfig")
 

@@ -16,7 +16,7 @@ from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Schedule, ScheduleOrNumber
 from distrl.config.schema import RunConfig
-from distrl.config.sections import DERIVED
+from distrl.config.sections.base import DERIVED
 
 INTRODUCTION = """\
 # Config reference

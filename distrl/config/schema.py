@@ -8,21 +8,13 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from distrl.base.errors import ConfigError
-from distrl.config.language import LanguageConfig
 from distrl.config.schedule import Schedule, looks_like_schedule
-from distrl.config.section import Section, plain
-from distrl.config.sections import (
-    CheckpointConfig,
-    EnvConfig,
-    EvalConfig,
-    LearnerConfig,
-    LoggingConfig,
-    ModelConfig,
-    RayConfig,
-    SamplersConfig,
-    StopConfig,
-    StoreConfig,
-)
+from distrl.config.sections.base import Section, plain
+from distrl.config.sections.env import EnvConfig
+from distrl.config.sections.language import LanguageConfig
+from distrl.config.sections.model import ModelConfig
+from distrl.config.sections.processes import LearnerConfig, RayConfig, SamplersConfig, StoreConfig
+from distrl.config.sections.run import CheckpointConfig, EvalConfig, LoggingConfig, StopConfig
 
 #: How ids of registered text tasks begin.
 TEXT = "text/"

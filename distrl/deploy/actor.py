@@ -76,7 +76,7 @@ class Actor(nn.Module):
 def env_action(space: Space[Any], action: Any) -> Any:
     """A policy's actions, tree (B, ...), as the environment takes them: starts added, clipped to the space.
 
-    The tensor form of `envs.actions.clipper` and `joiner`.
+    The tensor form of `control.envs.backends.actions.clipper` and `joiner`.
     """
     if isinstance(space, spaces.Dict):
         return {name: env_action(child, action[name]) for name, child in space.spaces.items()}

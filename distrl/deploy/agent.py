@@ -11,12 +11,12 @@ import torch
 from distrl.base.columns import tree_leaves, tree_map
 from distrl.base.errors import UserError
 from distrl.base.registry import import_user_code
+from distrl.control.envs.backends.actions import clipper, joiner, splitter
+from distrl.control.envs.backends.masks import mask_block, write_mask
+from distrl.control.envs.make import make_env
+from distrl.control.envs.spaces import describe, leaf_dtype, zeros
 from distrl.deploy.actor import Actor, to_tensors
 from distrl.deploy.policy_file import SavedPolicy
-from distrl.envs.actions import clipper, joiner, splitter
-from distrl.envs.make import make_env
-from distrl.envs.masks import mask_block, write_mask
-from distrl.envs.spaces import describe, leaf_dtype, zeros
 
 
 def load(path: str | Path, *, seed: int = 0) -> Agent:

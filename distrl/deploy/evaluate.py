@@ -11,8 +11,8 @@ import torch
 
 from distrl.base.columns import tree_map
 from distrl.base.seeds import generator, seed_for
-from distrl.envs.make import make_vector
-from distrl.models.actor_critic import ActorCritic
+from distrl.control.envs.make import make_vector
+from distrl.control.models.actor_critic import ActorCritic
 
 
 @dataclass

@@ -15,11 +15,11 @@ import torch
 from distrl.base.errors import UserError
 from distrl.base.files import to_json, write_atomic
 from distrl.base.registry import import_user_code
+from distrl.control.envs.spaces import space_to_json
 from distrl.deploy.actor import Actor
 from distrl.deploy.policy_file import SavedPolicy
 from distrl.deploy.signature import Signature
 from distrl.deploy.verify import Verification, gives_masks, verify
-from distrl.envs.spaces import space_to_json
 
 FORMATS = ("onnx", "torch")
 #: Batch size of the example that is traced: not 1, which would be taken for a constant.

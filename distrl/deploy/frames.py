@@ -1,4 +1,4 @@
-"""Frame stacking on tensors, for policies that act outside `envs.wrappers.FrameStack`: same order, same axes."""
+"""Frame stacking on tensors, in the order and axes of the wrapper `FrameStack`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from gymnasium import Space, spaces
 from torch import Tensor
 
 from distrl.base.columns import tree_map
-from distrl.envs.spaces import zeros
-from distrl.envs.wrappers import stack_axis
+from distrl.control.envs.spaces import zeros
+from distrl.control.envs.wrappers.basic import stack_axis
 
 
 def no_frames(space: Space[Any], frames: int, batch: int) -> Any:

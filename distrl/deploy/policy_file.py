@@ -8,17 +8,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from distrl.algorithms.lookup import build_acting_model
 from distrl.base.errors import CheckpointError, ConfigError
 from distrl.base.files import to_json
 from distrl.base.pack import load_state, save_state
 from distrl.config.load import load_config
 from distrl.config.schema import RunConfig
-from distrl.config.sections import EnvConfig
-from distrl.envs.make import make_env
-from distrl.envs.spaces import space_from_json, space_to_json
+from distrl.config.sections.env import EnvConfig
+from distrl.control.envs.make import make_env
+from distrl.control.envs.spaces import space_from_json, space_to_json
 from distrl.experience.weights import Weights
-from distrl.models.weights import load_weights
+from distrl.learning.lookup import build_acting_model
+from distrl.models.parameters.published import load_weights
 
 POLICY_FILE = "policy.safetensors"
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from distrl.base.columns import tree_leaves, tree_map
 from distrl.base.errors import UserError
+from distrl.control.envs.backends.masks import mask_block
+from distrl.control.envs.spaces import describe, zeros
 from distrl.deploy.actor import Actor, to_tensors
-from distrl.envs.masks import mask_block
-from distrl.envs.spaces import describe, zeros
 
 
 class Signature(nn.Module):

@@ -11,12 +11,12 @@ import torch
 
 from distrl.base.columns import tree_leaves, tree_map
 from distrl.base.seeds import generator, seed_for
+from distrl.control.envs.make import make_vector
+from distrl.control.models.actions.base import ActionDistribution, DiagonalGaussian, masked
+from distrl.control.models.actions.composite import Bernoulli, Composite, MultiCategorical
 from distrl.deploy.actor import to_tensors
 from distrl.deploy.policy_file import SavedPolicy
 from distrl.deploy.signature import Signature, names_of
-from distrl.envs.make import make_vector
-from distrl.models.action_distribution import ActionDistribution, DiagonalGaussian, masked
-from distrl.models.action_products import Bernoulli, Composite, MultiCategorical
 
 #: Largest allowed difference of distribution parameters (of large ones, such as action values, relative to them), and
 #: of real-valued actions.

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distrl.experience.episodes import MODEL, PROMPT
+from distrl.experience.token_episodes import MODEL, PROMPT
 
 #: (name, what the colors say), in the order of the page's buttons.
 COLORS = {
@@ -39,7 +39,7 @@ class Answer:
 
     Attributes:
         pieces: Text of each token.
-        kind: Who said it, numbers as in `experience/episodes.py`.
+        kind: Who said it, numbers as in `experience/token_episodes.py`.
         mask: Is learned from.
         logp: Log-probability when it was drawn.
         age: Versions that its weights are older than the newest; 0 for what the model did not say.

@@ -15,16 +15,16 @@ from distrl.config.schema import RunConfig
 from distrl.deploy.policy_file import SavedPolicy
 from distrl.monitor.monitor import Monitor
 from distrl.monitor.options import ResumePoint
-from distrl.runtime.backend import Backend
-from distrl.runtime.build import Plan, check_config, make_plan
-from distrl.runtime.callbacks import load_callbacks
-from distrl.runtime.checkpoint import list_checkpoints, newest_valid
-from distrl.runtime.control import Box, Control, FolderBox
-from distrl.runtime.folder import RunFolder
-from distrl.runtime.head_watch import HeadWatch
-from distrl.runtime.loop import Loop
-from distrl.runtime.saving import Saver
-from distrl.runtime.watchdog import Watchdog, first_steps
+from distrl.runtime.backends.head_watch import HeadWatch
+from distrl.runtime.commands.control import Box, Control, FolderBox
+from distrl.runtime.loop.loop import Loop
+from distrl.runtime.loop.saving import Saver
+from distrl.runtime.loop.watchdog import Watchdog, first_steps
+from distrl.runtime.plan.base import Plan, check_config, make_plan
+from distrl.runtime.protocol.backend import Backend
+from distrl.runtime.run.callbacks import load_callbacks
+from distrl.runtime.run.checkpoint import list_checkpoints, newest_valid
+from distrl.runtime.run.folder import RunFolder
 
 
 def train(
@@ -135,10 +135,10 @@ def _run(
 def make_backend(plan: Plan, phases: Phases) -> Backend:
     """The back end that the config names. Ray is imported only where it is used."""
     if plan.config.backend == "serial":
-        from distrl.runtime.serial import SerialBackend
+        from distrl.runtime.backends.serial import SerialBackend
 
         return SerialBackend(plan, phases)
-    from distrl.runtime.ray_backend import RayBackend
+    from distrl.runtime.backends.ray import RayBackend
 
     return RayBackend(plan)
 
@@ -151,7 +151,7 @@ def open_boxes(plan: Plan, folder: RunFolder) -> list[Box]:
     """
     boxes: list[Box] = [FolderBox(folder.path)]
     if plan.config.backend == "ray" and plan.config.ray.address not in (None, "local"):
-        from distrl.runtime.control_actor import ActorBox
+        from distrl.runtime.commands.control_actor import ActorBox
 
         boxes.append(ActorBox(plan.config.name))
     return boxes

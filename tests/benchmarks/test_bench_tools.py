@@ -80,7 +80,7 @@ def test_a_string_that_is_a_value_counts() -> None:
 
 
 PRESET = """
-from distrl.functional import conjugate
+from distrl.functional.policy import conjugate_gradient as conjugate
 @register.algorithm(
     "mild", paper="none"
 )
@@ -96,15 +96,15 @@ def tree(tmp_path: Path) -> Path:
         "base/errors.py": "TEXT = 1",
         "monitor/view.py": "SHOWN = 1",
         "runtime/train.py": "from distrl.store.queue import Queue\nimport distrl.monitor.view\n"
-        "import distrl.learner.replay_learner",
-        "learner/replay_learner.py": "import distrl.store.replay",
+        "import distrl.control.learner.replay_learner",
+        "learner/replay_learner.py": "import distrl.store.replay.buffer",
         "algorithms/off_policy.py": "Q = 1",
-        "algorithms/dqn.py": "from distrl.algorithms.off_policy import Q",
+        "algorithms/dqn.py": "from distrl.control.algorithms.off_policy import Q",
         "store/queue.py": "Queue = 1",
         "store/replay.py": "Replay = 1",
-        "algorithms/base.py": "from distrl.functional.returns import gae",
-        "algorithms/ppo.py": "import distrl.functional.losses\nfrom distrl.algorithms.base import Algorithm",
-        "algorithms/trpo.py": "from distrl.functional import conjugate\nfrom distrl.algorithms.base import Algorithm",
+        "algorithms/base.py": "from distrl.functional.returns.state_values import gae",
+        "algorithms/ppo.py": "import distrl.functional.losses\nfrom distrl.learning.algorithm import Algorithm",
+        "algorithms/trpo.py": "from distrl.functional import conjugate\nfrom distrl.learning.x import A",
         "algorithms/presets.py": PRESET,
         "functional/returns.py": "gae = 1",
         "functional/losses.py": "clip = 1",

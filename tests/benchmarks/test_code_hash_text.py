@@ -16,10 +16,15 @@ def names(algorithm: str, env_id: str) -> set[str]:
 
 def test_text_files_belong_to_text_runs() -> None:
     control, text = names("ppo", "CartPole-v1"), names("grpo", "text/sort_digits")
-    mine = {"learner/text_learner.py", "samplers/text_sampler.py", "models/language.py", "envs/tiny_tasks.py"}
+    mine = {
+        "language/learner/learner.py",
+        "language/samplers/sampler.py",
+        "language/models/model.py",
+        "language/tasks/tiny.py",
+    }
     assert mine <= text
     assert not mine & control
-    assert {"runtime/loop.py", "store/queue.py"} <= control & text
+    assert {"runtime/loop/loop.py", "store/queue.py"} <= control & text
 
 
 def test_null_keys_count_as_absent() -> None:

@@ -17,11 +17,11 @@ import methods  # noqa: E402
 from method_cells import TOKENS, chosen_cells, method_cells  # noqa: E402
 from method_measures import different_items, distinct, late  # noqa: E402
 
-from distrl.algorithms.language import LanguageAlgorithm  # noqa: E402
 from distrl.base.errors import UserError  # noqa: E402
 from distrl.base.registry import register  # noqa: E402
 from distrl.config.algorithm import check_algorithm  # noqa: E402
-from distrl.envs.text_task import make_task  # noqa: E402
+from distrl.language.algorithms.base import LanguageAlgorithm  # noqa: E402
+from distrl.language.tasks.base import make_task  # noqa: E402
 
 CELLS = method_cells()
 

@@ -83,7 +83,7 @@ def test_export_writes_and_says_what_was_verified(
 
 def test_methods_lists_what_a_config_can_name(distrl_command: Command) -> None:
     everything = json.loads(distrl_command("methods", "--json").out)
-    assert all(set(m) == {"name", "plug_point", "paper", "entries", "line", "tests"} for m in everything)
+    assert all(set(m) == {"name", "plug_point", "paper", "entries", "line"} for m in everything)
     assert all(m["line"] for m in everything)
     ppo = next(m for m in everything if (m["plug_point"], m["name"]) == ("algorithm", "ppo"))
     assert ppo["entries"] == [17]
@@ -101,7 +101,7 @@ def test_methods_lists_what_a_config_can_name(distrl_command: Command) -> None:
         ("CartPole-v1", "discrete", {"normalize_obs": False, "frame_stack": 1}),
         ("Pendulum-v1", "continuous", {"normalize_obs": True, "frame_stack": 1}),
         ("Blackjack-v1", "discrete", {"normalize_obs": False, "frame_stack": 1}),
-        ("tests.deploy.envs:Picture", "image", {"normalize_obs": False, "frame_stack": 4}),
+        ("tests.support.envs:Picture", "image", {"normalize_obs": False, "frame_stack": 4}),
     ],
 )
 def test_init_writes_a_config_that_a_dry_run_accepts(
@@ -123,8 +123,8 @@ def test_init_writes_a_config_that_a_dry_run_accepts(
 
 
 def test_init_for_every_algorithm(distrl_command: Command, tmp_path: Path) -> None:
-    from distrl.algorithms.language import LanguageAlgorithm
     from distrl.base.registry import register
+    from distrl.language.algorithms.base import LanguageAlgorithm
 
     for method in register.methods("algorithm"):
         dry = []
@@ -152,10 +152,12 @@ def test_doctor_judges_environments(distrl_command: Command, small: Path) -> Non
     assert good.code == 0, good.out
     assert "seeding" in good.out
     assert distrl_command("doctor", "--env", small, "--steps", "90").code == 0
-    bad = distrl_command("doctor", "--env", "tests.envs.toy_envs:NaNEnv", "--steps", "90")
+    bad = distrl_command("doctor", "--env", "tests.support.toy_envs:NaNEnv", "--steps", "90")
     assert bad.code == 1
     assert "nan" in bad.out
-    fewer = distrl_command("doctor", "--env", "tests.envs.toy_envs:NaNEnv", "env.kwargs.after=100000", "--steps", "90")
+    fewer = distrl_command(
+        "doctor", "--env", "tests.support.toy_envs:NaNEnv", "env.kwargs.after=100000", "--steps", "90"
+    )
     assert fewer.code == 0, fewer.out
     assert distrl_command("doctor", "env.kwargs.after=1").code == 2
 

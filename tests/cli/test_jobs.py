@@ -13,7 +13,7 @@ import pytest
 
 from distrl.cli.status import lines, spans, view
 from distrl.config.load import load_config
-from distrl.runtime.shipment import fill, own_modules
+from distrl.runtime.jobs.shipment import fill, own_modules
 from tests.cli.conftest import Command
 from tests.cluster_head import Head
 
@@ -69,7 +69,7 @@ def test_a_shipment_holds_the_package_and_the_users_code(project: Path, tmp_path
     box.mkdir()
     shipped = fill(box, load_config(project / "run.yaml", ["ray.address=ray://x:1"]), project)
     assert {"my_world.py", "helpers_of_mine.py", "run.yaml", "submitter.json"} <= {f.name for f in box.iterdir()}
-    assert (box / "distrl" / "runtime" / "loop.py").is_file()
+    assert (box / "distrl" / "runtime" / "loop" / "loop.py").is_file()
     assert not list(box.rglob("__pycache__"))
     assert "Name: distrl" in next(box.glob("distrl-*.dist-info/METADATA")).read_text()
     assert shipped.ray.address == "auto"
@@ -187,7 +187,8 @@ def test_a_run_on_a_cluster_from_submit_to_stop(head: Head, project: Path) -> No
     assert "corridor: ppo on my_world:Corridor" in distrl("status", "corridor", "--once")
 
     watch = (
-        "import sys; from distrl.runtime.jobs import JobServer; shown = JobServer(sys.argv[1]).watch('corridor'); "
+        "import sys; from distrl.runtime.jobs.server import JobServer; "
+        "shown = JobServer(sys.argv[1]).watch('corridor'); "
         "print(*(next(shown)['version'] for _ in range(3)))"
     )
     watched = head.run([sys.executable, "-c", watch, head.http], project)

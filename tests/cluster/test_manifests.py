@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
-from distrl.runtime.cluster import RUN_KEY
+from distrl.runtime.backends.cluster import RUN_KEY
 from tests.cluster.kuberay_schema import RAY_CLUSTER, RAY_JOB
 from tests.helpers import REPOSITORY
 

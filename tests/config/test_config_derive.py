@@ -11,7 +11,7 @@ from pydantic import Field
 
 from distrl.base.errors import ConfigError
 from distrl.config.algorithm import AlgorithmConfig, check_algorithm
-from distrl.config.derive import derive, format_bytes, format_sections, streams_per_sampler
+from distrl.config.derived import derive, format_bytes, format_sections, streams_per_sampler
 from distrl.config.load import load_config
 
 

@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from distrl.base.errors import ConfigError
-from distrl.config.heads import FAMILIES, RISKS, ReturnHeadConfig, RiskConfig
-from distrl.config.section import Section
+from distrl.config.sections.base import Section
+from distrl.config.sections.heads import FAMILIES, RISKS, ReturnHeadConfig, RiskConfig
 
 
 class Outer(Section):

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from wrong_configs import GOOD, WRONG_CONFIGS, Wrong
 
 from distrl.base.errors import ConfigError
 from distrl.config.load import load_config
+from tests.config.wrong_configs import GOOD, WRONG_CONFIGS, Wrong
 
 
 def load_wrong(mistake: object, folder: Path) -> None:

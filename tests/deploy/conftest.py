@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from distrl.config.load import load_config
+from distrl.control.envs.make import make_env
+from distrl.control.models.actor_critic import build_actor_critic
 from distrl.deploy.policy_file import SavedPolicy
-from distrl.envs.make import make_env
-from distrl.models.actor_critic import build_actor_critic
-from distrl.models.weights import pack_weights
+from distrl.models.parameters.published import pack_weights
 
 MakePolicy = Callable[..., Path]
 

@@ -12,12 +12,12 @@ import distrl
 from distrl.base.columns import tree_leaves, tree_map, tree_stack
 from distrl.base.errors import CheckpointError, UserError
 from distrl.base.seeds import seed_for
+from distrl.control.envs.backends.loop import LoopVectorEnv
 from distrl.deploy.agent import Agent
 from distrl.deploy.evaluate import Evaluator
 from distrl.deploy.policy_file import SavedPolicy
-from distrl.envs.gymnasium_loop import LoopVectorEnv
-from tests.deploy.cases import CASES
 from tests.deploy.conftest import MakePolicy
+from tests.support.cases import CASES
 
 
 def play(agent: Agent, seed: int) -> tuple[float, int, list[Any]]:

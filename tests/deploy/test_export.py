@@ -18,8 +18,8 @@ from distrl.deploy.export import export, onnx_program, torch_program
 from distrl.deploy.policy_file import SavedPolicy
 from distrl.deploy.signature import Signature
 from distrl.deploy.verify import verify
-from tests.deploy.cases import CASES
 from tests.deploy.conftest import MakePolicy
+from tests.support.cases import CASES
 
 pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")

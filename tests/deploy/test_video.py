@@ -36,7 +36,7 @@ def test_what_cannot_be_recorded(make_policy: MakePolicy, tmp_path: Path) -> Non
     agent = distrl.load(make_policy("CartPole-v1"))
     with pytest.raises(UserError, match=r"\.mp4 or \.gif"):
         record(agent, tmp_path / "play.avi")
-    blind = distrl.load(make_policy("tests.deploy.envs:Vector"))
+    blind = distrl.load(make_policy("tests.support.envs:Vector"))
     with pytest.raises(EnvError, match="render_mode"):
         record(blind, tmp_path / "play.gif")
     assert list(tmp_path.glob("play*")) == []

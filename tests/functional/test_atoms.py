@@ -20,7 +20,7 @@ from distrl.functional.atoms import (
     equal_probs,
     wasserstein1,
 )
-from distrl.functional.ensemble_atoms import lowest_mean, lowest_quantiles, pool_atoms, truncate_atoms
+from distrl.functional.bellman.ensemble_atoms import lowest_mean, lowest_quantiles, pool_atoms, truncate_atoms
 
 numbers = st.floats(-100, 100, allow_nan=False, width=32)
 laws = st.lists(st.tuples(numbers, st.floats(0.01, 1)), min_size=1, max_size=8)

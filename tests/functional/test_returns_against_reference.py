@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import slow_returns as slow
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ragged_cases import CASES, SEED, agree, columns, knobs
 
-from distrl.functional import returns
+from distrl.functional.returns import state_values as returns
+from tests.functional.returns.ragged_cases import CASES, SEED, agree, columns, knobs
+from tests.support import slow_returns as slow
 
 
 @CASES

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from distrl.config.heads import FAMILIES, RISKS
+from distrl.config.sections.heads import FAMILIES, RISKS
 from distrl.functional.atoms import midpoints
-from distrl.functional.return_distribution import make_return_distribution
-from distrl.functional.risk import make_risk
+from distrl.functional.distributions.base import make_return_distribution
+from distrl.functional.risk.measures import make_risk
 
 NORMAL = NormalDist()
 COUNT = 1_000

@@ -113,7 +113,7 @@ def test_without_tensorboard_no_folder(make, run_dir: Path):
 
 def test_no_torch_is_imported():
     code = (
-        "import sys, distrl.monitor.monitor, distrl.monitor.tensorboard, distrl.monitor.picture;"
+        "import sys, distrl.monitor.monitor, distrl.monitor.tensorboard, distrl.monitor.plot;"
         "print([m for m in ('torch', 'tensorflow', 'ray', 'gymnasium', 'matplotlib') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

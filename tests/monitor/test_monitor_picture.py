@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distrl.base.errors import UserError
-from distrl.monitor.picture import band, learning_curve, read_curve
+from distrl.monitor.plot import band, learning_curve, read_curve
 
 
 def write_run(folder: Path, values: list[float | None]) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distrl.runtime.commands import Command, FolderRun
+from distrl.runtime.commands.files import Command, FolderRun
 from tests.cluster_head import Head
 from tests.helpers import config, events, summary_of
 from tests.runtime.test_nodes import Watched, hosting

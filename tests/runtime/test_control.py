@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.experience.ledger import Ledger
-from distrl.runtime.autoscale import Autoscaler
-from distrl.runtime.commands import CONTROL_FOLDER, Command, FolderRun
-from distrl.runtime.control import FolderBox
-from distrl.runtime.pool import MAX_LOSSES, Pool
+from distrl.runtime.commands.control import FolderBox
+from distrl.runtime.commands.files import CONTROL_FOLDER, Command, FolderRun
+from distrl.runtime.loop.autoscale import Autoscaler
+from distrl.runtime.loop.pool import MAX_LOSSES, Pool
 from distrl.runtime.train import train
 from distrl.store.queue import Queue
 from tests.helpers import config, events, parameter_hash
@@ -295,8 +295,8 @@ def check_141(folder: Path, summary: dict[str, Any], updates: int) -> None:
 def test_commands_reach_a_run_on_a_cluster(local_ray: str, tmp_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    from distrl.runtime import control_actor
-    from distrl.runtime.control_actor import ActorRun, running
+    from distrl.runtime.commands import control_actor
+    from distrl.runtime.commands.control_actor import ActorRun, running
 
     changes: dict[str, Any] = {**ENDLESS, "backend": "ray", "ray": {"address": local_ray}, "deterministic": False}
     run = Background(config("cluster", env=EIGHT, **changes), tmp_runs)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from distrl.base.errors import EnvError
-from distrl.runtime.checkpoint import newest_valid
-from distrl.runtime.events import Event, Updated
-from distrl.runtime.serial import SerialBackend
+from distrl.runtime.backends.serial import SerialBackend
+from distrl.runtime.protocol.events import Event, Updated
+from distrl.runtime.run.checkpoint import newest_valid
 from distrl.runtime.train import train
 from tests.helpers import config, parameter_hash
 

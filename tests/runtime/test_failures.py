@@ -12,7 +12,7 @@ from distrl.base import files
 from distrl.base.errors import EnvError, NonFiniteError, ResourceError
 from distrl.base.pack import load_state
 from distrl.experience.weights import Weights
-from distrl.runtime.checkpoint import list_checkpoints, newest_valid, read_checkpoint
+from distrl.runtime.run.checkpoint import list_checkpoints, newest_valid, read_checkpoint
 from distrl.runtime.train import train
 from tests.helpers import config, events, lines, parameter_hash, summary_of, train_apart
 
@@ -81,7 +81,7 @@ def test_serial_watchdog_names_what_hangs_and_keeps_what_was_learned(tmp_runs: P
 
 
 def test_an_environment_that_hangs_before_the_run_begins_is_named(tmp_runs: Path) -> None:
-    env = {"id": "tests.envs.toy_envs:HangingEnv", "kwargs": {"after": 3}}
+    env = {"id": "tests.support.toy_envs:HangingEnv", "kwargs": {"after": 3}}
     code, output = train_apart(config("hanging", env=env, samplers={"timeout": 1.0}), tmp_runs)
     assert code == 3, output
     assert "HangingEnv has not come through its first resets and steps within 1 s" in output

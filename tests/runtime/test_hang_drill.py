@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from distrl.base.errors import ResourceError
-from distrl.runtime.checkpoint import newest_valid
-from distrl.runtime.commands import Command, FolderRun
+from distrl.runtime.commands.files import Command, FolderRun
+from distrl.runtime.run.checkpoint import newest_valid
 from distrl.runtime.train import train
 from tests.helpers import config, events, lines, summary_of, train_apart
 from tests.runtime.off_policy_config import dqn_config

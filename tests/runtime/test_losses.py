@@ -10,9 +10,9 @@ import pytest
 
 from distrl.experience.fragment import Unit
 from distrl.experience.ledger import Ledger
-from distrl.runtime.callbacks import Callback
-from distrl.runtime.events import BatchLost
-from distrl.runtime.serial import SerialBackend
+from distrl.runtime.backends.serial import SerialBackend
+from distrl.runtime.protocol.events import BatchLost
+from distrl.runtime.run.callbacks import Callback
 from distrl.runtime.train import train
 from tests.helpers import config, events, parameter_hash
 from tests.runtime.test_recovery import balanced

@@ -52,7 +52,7 @@ RUNS: dict[str, Any] = {
 def test_a_support_that_cannot_hold_the_returns_is_told_once_with_their_range(
     learner: str, tmp_runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distrl.runtime.loop.DIAGNOSE_SECONDS", 0.0)  # looks at every update of this second
+    monkeypatch.setattr("distrl.runtime.loop.loop.DIAGNOSE_SECONDS", 0.0)  # looks at every update of this second
     run = {**RUNS[learner](), "name": "run"}
     train(run, runs_dir=tmp_runs)
     (text,) = [text for text in warnings_of(tmp_runs) if "do not fit" in text]
@@ -66,7 +66,7 @@ def test_a_support_that_cannot_hold_the_returns_is_told_once_with_their_range(
 
 @pytest.mark.parametrize("head", ["quantile", {**NARROW, "v_min": -10, "v_max": 100}])
 def test_what_fits_is_not_told(head: Any, tmp_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distrl.runtime.loop.DIAGNOSE_SECONDS", 0.0)
+    monkeypatch.setattr("distrl.runtime.loop.loop.DIAGNOSE_SECONDS", 0.0)
     train(policy_gradient("ppo", head), runs_dir=tmp_runs)
     assert not any("do not fit" in text for text in warnings_of(tmp_runs))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from distrl.runtime.commands import Command, FolderRun
+from distrl.runtime.commands.files import Command, FolderRun
 from tests.helpers import Training, config, events, lines, merged, parameter_hash, summary_of, train_apart
 from tests.ray_nodes import Nodes
 from tests.runtime.test_recovery import balanced

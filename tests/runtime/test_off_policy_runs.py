@@ -12,7 +12,7 @@ import pytest
 
 from distrl import load
 from distrl.base.errors import CheckpointError, ConfigError, ResourceError
-from distrl.runtime.checkpoint import list_checkpoints
+from distrl.runtime.run.checkpoint import list_checkpoints
 from distrl.runtime.train import train
 from tests.helpers import merged, parameter_hash, summary_of, train_apart
 from tests.runtime.off_policy_config import dqn_config

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distrl.config.sections import StopConfig
-from distrl.runtime.progress import RunProgress
+from distrl.config.sections.run import StopConfig
+from distrl.runtime.run.progress import RunProgress
 from distrl.runtime.train import train
 from tests.helpers import config
 

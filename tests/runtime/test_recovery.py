@@ -12,16 +12,16 @@ import pytest
 from distrl.base.errors import EnvError, ResourceError
 from distrl.base.pack import unpack
 from distrl.base.phases import Phases
+from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import FragmentMeta
 from distrl.experience.ledger import Ledger
-from distrl.learner.learner import Progress
-from distrl.runtime import recovery
-from distrl.runtime.build import Plan
-from distrl.runtime.events import Event, Failure, LearnerFailed, LearnerLost, SamplerLost, Updated
-from distrl.runtime.learner_host import LearnerHost
-from distrl.runtime.pool import Pool
-from distrl.runtime.recovery import MAX_DEATHS, Base
-from distrl.runtime.serial import SerialBackend
+from distrl.runtime.backends.learner_host import LearnerHost
+from distrl.runtime.backends.serial import SerialBackend
+from distrl.runtime.loop import recovery
+from distrl.runtime.loop.pool import Pool
+from distrl.runtime.loop.recovery import MAX_DEATHS, Base
+from distrl.runtime.plan.base import Plan
+from distrl.runtime.protocol.events import Event, Failure, LearnerFailed, LearnerLost, SamplerLost, Updated
 from distrl.runtime.train import train
 from distrl.store.queue import Queue
 from tests.helpers import check_curve, config, events
@@ -81,7 +81,7 @@ class DyingBackend(SerialBackend):
 @pytest.fixture
 def die(monkeypatch: pytest.MonkeyPatch) -> Any:
     """From here on learners of serial runs die: `die({update: how often})`."""
-    monkeypatch.setattr("distrl.runtime.recovery.backoff", lambda failures: 0.0)
+    monkeypatch.setattr("distrl.runtime.loop.recovery.backoff", lambda failures: 0.0)
 
     def set_deaths(deaths: dict[int, int]) -> None:
         monkeypatch.setattr(
@@ -202,7 +202,7 @@ class DeadlyBackend(SerialBackend):
 
 @pytest.fixture
 def deadly(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("distrl.runtime.elastic.backoff", lambda failures: 0.0)
+    monkeypatch.setattr("distrl.runtime.loop.elastic.backoff", lambda failures: 0.0)
     monkeypatch.setattr("distrl.runtime.train.make_backend", DeadlyBackend)
     return monkeypatch
 

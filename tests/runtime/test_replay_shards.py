@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import ray
 
-from distrl.runtime.callbacks import Callback
+from distrl.runtime.run.callbacks import Callback
 from distrl.runtime.train import train
 from tests.helpers import events, lines, parameter_hash
 from tests.runtime.off_policy_config import dqn_config

@@ -13,7 +13,7 @@ import pytest
 from distrl.base.errors import CheckpointError, ConfigError, UserError
 from distrl.base.pack import load_state, save_state
 from distrl.experience.weights import Weights
-from distrl.runtime.checkpoint import list_checkpoints, newest_valid, read_checkpoint, write_checkpoint
+from distrl.runtime.run.checkpoint import list_checkpoints, newest_valid, read_checkpoint, write_checkpoint
 from distrl.runtime.train import train
 from tests.helpers import config, events, lines, parameter_hash, summary_of
 

@@ -17,7 +17,11 @@ RUNS: dict[str, dict[str, Any]] = {
         "algorithm": {"name": "pg_rainbow", "rollout_steps": 16, "side_start": 100, "side_batch": 16},
     },
     "cesor": {
-        "env": {"id": "distrl.envs.context:GuardedPath", "wrappers": ["choose_context"], "max_episode_steps": 20},
+        "env": {
+            "id": "distrl.control.envs.wrappers.context:GuardedPath",
+            "wrappers": ["choose_context"],
+            "max_episode_steps": 20,
+        },
         "algorithm": {"name": "cesor", "rollout_steps": 24, "episodes": 10},
         "stop": {"env_steps": 800},
     },

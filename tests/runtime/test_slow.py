@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from distrl.control.samplers.clock import LONG_STEP, Look, StepClock
 from distrl.experience.fragment import FragmentMeta, Pace, Unit
 from distrl.experience.ledger import Ledger
-from distrl.runtime import slow
-from distrl.runtime.events import Looked
-from distrl.runtime.pool import Pool
-from distrl.runtime.slow import QUICK_FRAGMENTS, SlowStreams
+from distrl.runtime.loop import slow_streams as slow
+from distrl.runtime.loop.pool import Pool
+from distrl.runtime.loop.slow_streams import QUICK_FRAGMENTS, SlowStreams
+from distrl.runtime.protocol.events import Looked
 from distrl.runtime.train import train
-from distrl.samplers.clock import LONG_STEP, Look, StepClock
 from distrl.store.queue import Queue
 from tests.helpers import config, events
 

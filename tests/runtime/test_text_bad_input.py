@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from distrl.base.errors import ConfigError, ResourceError
-from distrl.config.language import LanguageConfig
 from distrl.config.load import load_config
-from distrl.deploy.export_text import export_pretrained
-from distrl.learner.text_watch import EQUAL_UPDATES, TOLD, TextWatch
-from distrl.models.language_loading import load_language_model
-from distrl.runtime.build import make_plan
+from distrl.config.sections.language import LanguageConfig
+from distrl.deploy.language.export import export_pretrained
+from distrl.language.learner.warnings import EQUAL_UPDATES, TOLD, TextWatch
+from distrl.language.models.loading import load_language_model
+from distrl.runtime.plan.base import make_plan
 from distrl.runtime.train import train
 from tests.helpers import events, summary_of
 from tests.runtime.test_text_runs import text_config
@@ -95,7 +95,7 @@ def test_a_tokenizer_without_padding_token_trains(pretrained: Path, tmp_path: Pa
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
     pretrained: Path, tmp_runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distrl.models.language_memory.available_memory", lambda device: 2**20)
+    monkeypatch.setattr("distrl.language.models.memory_estimate.available_memory", lambda device: 2**20)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)  # calling it would be an error
     with pytest.raises(ResourceError, match=r"tiny needs about .* GB on cpu \(parameters .* 0\.0 GB are free.*lora"):
         train(with_source(pretrained), runs_dir=tmp_runs)

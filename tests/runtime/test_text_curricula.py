@@ -10,10 +10,10 @@ import pytest
 
 from distrl.base.errors import ConfigError, NonFiniteError
 from distrl.config.load import load_config
+from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
-from distrl.learner.learner import Progress
-from distrl.models.language_weights import extras_of
-from distrl.runtime.build import make_plan
+from distrl.language.models.weights import extras_of
+from distrl.runtime.plan.base import make_plan
 from distrl.runtime.train import train
 from tests.helpers import merged
 from tests.runtime.test_text_runs import text_config

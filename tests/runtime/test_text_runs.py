@@ -12,10 +12,10 @@ import torch
 
 from distrl.base.errors import ConfigError
 from distrl.config.load import load_config
-from distrl.experience.episodes import MODEL, PROMPT
 from distrl.experience.fragment import CollectRequest, Unit
-from distrl.models import language_loading
-from distrl.runtime.build import make_plan
+from distrl.experience.token_episodes import MODEL, PROMPT
+from distrl.language.models import loading as language_loading
+from distrl.runtime.plan.base import make_plan
 from distrl.runtime.train import train
 from tests.helpers import events, merged, parameter_hash, summary_of, train_apart
 

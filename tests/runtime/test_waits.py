@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from distrl.experience.fragment import CollectRequest, FragmentMeta, Unit
-from distrl.runtime import waits
-from distrl.runtime.admission import FULL, STORED, Admission
-from distrl.runtime.stacks import Stacks, stacks_file
-from distrl.runtime.waits import Wait, Waits
+from distrl.runtime.backends.stacks import Stacks, stacks_file
+from distrl.runtime.loop import waits
+from distrl.runtime.loop.admission import FULL, STORED, Admission
+from distrl.runtime.loop.waits import Wait, Waits
 
 MIB = 2**20
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distrl.engines.transformers_engine import TransformersEngine
-from distrl.envs.text_task import Item
-from distrl.envs.tiny_tasks import SortDigits
+from distrl.language.engines.transformers import TransformersEngine
+from distrl.language.tasks.base import Item
+from distrl.language.tasks.tiny import SortDigits
 
 
 class Faulty(SortDigits):

@@ -16,8 +16,8 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 
 from distrl.base.seeds import seed_for
-from distrl.runtime.callbacks import Callback
-from tests.envs.toy_envs import Outcome, State, ToyEnv
+from distrl.runtime.run.callbacks import Callback
+from tests.support.toy_envs import Outcome, State, ToyEnv
 
 
 class EndsItself(Callback):

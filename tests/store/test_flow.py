@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from distrl.base.errors import ResourceError
 from distrl.experience.fragment import CollectRequest, FragmentMeta, Unit
 from distrl.experience.ledger import Ledger
-from distrl.runtime.pool import MAX_BLAMED, MAX_LOSSES, Pool, Quarantined
+from distrl.runtime.loop.pool import MAX_BLAMED, MAX_LOSSES, Pool, Quarantined
 from distrl.store.queue import Queue, Waiting
 
 STEPS = 7  # environment steps of a fragment

@@ -1,1 +1,0 @@
-"""One file an algorithm: its config, its update; nothing else. Named in the config by the file's registered name."""

@@ -1,0 +1,215 @@
+"""What follows from a config: batch sizes, streams per sampler, updates, memory, CPUs. Shown by `train --dry-run`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from distrl.config.algorithm import AlgorithmConfig, check_batch, minibatch_rows
+from distrl.config.derived_language import text_learning
+from distrl.config.schema import RunConfig
+
+Sections = dict[str, dict[str, Any]]
+
+#: Bytes that the learner holds for one float32 parameter: itself, its gradient, and Adam's two moments.
+BYTES_PER_PARAMETER = 16
+
+_UNITS = ("KiB", "MiB", "GiB", "TiB")
+
+
+def derive(
+    config: RunConfig,
+    algorithm: AlgorithmConfig,
+    obs_bytes: int | None = None,
+    num_parameters: int | None = None,
+    cluster_cpus: float | None = None,
+    transition_bytes: int | None = None,
+) -> Sections:
+    """Everything that follows from a config.
+
+    Args:
+        config: The run.
+        algorithm: Its algorithm's checked keys, see `check_algorithm`.
+        obs_bytes: Bytes of one environment's observation, as the policy sees it; None leaves memory of experience out.
+        num_parameters: Numbers in policy and critic together; None leaves their memory out.
+        cluster_cpus: CPUs that the cluster has; None leaves the comparison out.
+        transition_bytes: Bytes of one transition in the replay; None where there is no replay.
+
+    Returns:
+        Section -> name -> value, in reading order; memory in bytes.
+
+    Raises:
+        ConfigError: The batch does not split as asked.
+    """
+    if config.language is None:
+        check_batch(config, algorithm)
+    sections = {
+        "experience": _experience(config),
+        "learning": _learning(config, algorithm) if config.language is None else text_learning(config, algorithm),
+        "replay": _replay(config, algorithm),
+        "memory (bytes)": _memory(config, algorithm, obs_bytes, num_parameters)
+        | _replay_memory(config, transition_bytes),
+        "cpus": _cpus(config, cluster_cpus),
+    }
+    return {name: values for name, values in sections.items() if values}
+
+
+def streams_per_sampler(streams: int, samplers: int) -> list[int]:
+    """How many streams live on each sampler: as even as can be, larger shares first.
+
+    >>> streams_per_sampler(8, 3)
+    [3, 3, 2]
+    """
+    share, rest = divmod(streams, samplers)
+    return [share + (i < rest) for i in range(samplers)]
+
+
+def _experience(config: RunConfig) -> dict[str, Any]:
+    samplers = config.samplers.count if config.backend == "ray" else 1
+    return {
+        ("prompt lines" if config.language else "environments"): config.env.num_envs,
+        "streams": config.env.streams,
+        ("lines per stream" if config.language else "environments per stream"): config.env.envs_per_stream,
+        "samplers": samplers,
+        "streams per sampler": streams_per_sampler(config.env.streams, samplers),
+        "fragments a stream may be ahead": config.store.max_staleness + 1,
+    }
+
+
+def _learning(config: RunConfig, algorithm: AlgorithmConfig) -> dict[str, Any]:
+    steps, envs = algorithm.rollout_steps, config.env.num_envs
+    batch = steps * envs
+    values: dict[str, Any] = {"batch (environment steps per update)": batch, "made of": f"{steps} steps x {envs} envs"}
+    updates = _updates(config, batch)
+    if hasattr(algorithm, "replay_ratio"):
+        values["minibatch (transitions)"] = algorithm.batch_size  # type: ignore[attr-defined]
+        values["gradient steps per update"] = algorithm.replay_ratio * batch
+        return values if updates is None else {**values, "updates until the end": updates}
+    minibatch = minibatch_rows(config, algorithm) * (steps if config.model.recurrent else 1)
+    if hasattr(algorithm, "minibatches") or hasattr(algorithm, "minibatch_size"):
+        values["minibatch (environment steps)"] = minibatch
+        values["minibatches per epoch"] = batch // minibatch
+    epochs = getattr(algorithm, "epochs", None)
+    if isinstance(epochs, int):
+        values["gradient steps per update"] = epochs * (batch // minibatch)
+    values["logical shards per minibatch"] = config.learner.shards
+    if updates is not None:
+        values["updates until the end"] = updates
+    return values
+
+
+def _replay(config: RunConfig, algorithm: AlgorithmConfig) -> dict[str, Any]:
+    """How often transitions are drawn, and how long they stay."""
+    ratio = getattr(algorithm, "replay_ratio", None)
+    if ratio is None:
+        return {}
+    return {
+        "capacity (transitions)": config.store.capacity,
+        "shards": config.store.shards,
+        "samples per insert": ratio * algorithm.batch_size,  # type: ignore[attr-defined]
+        "first gradient step after (environment steps)": algorithm.learning_starts,  # type: ignore[attr-defined]
+        "drawn": "by priority" if algorithm.prioritized else "uniformly",  # type: ignore[attr-defined]
+    }
+
+
+def _replay_memory(config: RunConfig, transition_bytes: int | None) -> dict[str, int]:
+    if transition_bytes is None:
+        return {}
+    where = "replay (in files)" if config.store.memory_map else "replay"
+    return {"one transition in the replay": transition_bytes, where: transition_bytes * config.store.capacity}
+
+
+def _updates(config: RunConfig, batch: int) -> int | None:
+    """Updates until `stop.env_steps` or `stop.updates`, whichever comes first; None where neither is set."""
+    by_steps = None if config.stop.env_steps is None else -(-config.stop.env_steps // batch)
+    ends = [end for end in (by_steps, config.stop.updates) if end is not None]
+    return min(ends, default=None)
+
+
+def _memory(
+    config: RunConfig, algorithm: AlgorithmConfig, obs_bytes: int | None, num_parameters: int | None
+) -> dict[str, int]:
+    values: dict[str, int] = {}
+    if obs_bytes is not None and config.language is None:
+        batch = algorithm.rollout_steps * config.env.num_envs * obs_bytes
+        values["observations of one batch"] = batch
+        values["observations waiting, at most"] = (config.store.max_staleness + 1) * batch
+    if num_parameters is not None:
+        values["weights sent to samplers"] = 4 * num_parameters
+        values["parameters, gradients, optimizer"] = BYTES_PER_PARAMETER * num_parameters * config.learner.processes
+    return values
+
+
+def _cpus(config: RunConfig, cluster_cpus: float | None) -> dict[str, Any]:
+    """Threads that will compute at once, CPUs reserved from Ray, and whether the cluster has them."""
+    samplers = config.samplers.count * config.samplers.threads
+    learners = config.learner.processes * config.learner.threads
+    if config.backend == "serial":
+        return {"busy threads": max(config.samplers.threads, config.learner.threads)}
+    values: dict[str, Any] = {
+        "busy threads": samplers + learners,
+        "made of": f"{config.samplers.count} samplers x {config.samplers.threads} + "
+        f"{config.learner.processes} learners x {config.learner.threads}",
+        "reserved": reserved_cpus(config),
+    }
+    if cluster_cpus is not None:
+        values["in the cluster"] = cluster_cpus
+        values["verdict"] = _verdict(values["busy threads"], values["reserved"], cluster_cpus)
+    return values
+
+
+def reserved_cpus(config: RunConfig) -> float:
+    """CPUs that the actors of a run ask from Ray.
+
+    Local clusters are asked for none, or two cores could never hold two samplers, a learner and the loop; remote ones
+    for 1 per actor. `samplers.cpus` decides for samplers where it is set.
+    """
+    each = 0.0 if config.ray.address is None else 1.0
+    sampler = each if config.samplers.cpus is None else config.samplers.cpus
+    evaluators = 1 if config.eval.every else 0
+    shards = config.store.shards if config.store.shards > 1 else 0
+    return config.samplers.count * sampler + (config.learner.processes + evaluators + shards) * each
+
+
+def _verdict(busy: int, reserved: float, there: float) -> str:
+    if reserved > there:
+        return f"does not fit: {reserved:g} CPUs reserved, {there:g} there; some processes would wait for ever"
+    if busy > there:
+        return f"fits, but {busy} busy threads share {there:g} CPUs"
+    return "fits"
+
+
+def format_sections(sections: Sections) -> str:
+    """Derived values as aligned lines of text.
+
+    >>> print(format_sections({"cpus": {"reserved": 2.0}}))
+    cpus
+      reserved  2
+    """
+    lines: list[str] = []
+    width = max((len(name) for values in sections.values() for name in values), default=0)
+    for title, values in sections.items():
+        shown = format_bytes if "(bytes)" in title else _text
+        lines.append(title.removesuffix(" (bytes)"))
+        lines.extend(f"  {name:<{width}}  {shown(value)}" for name, value in values.items())
+    return "\n".join(lines)
+
+
+def format_bytes(count: float) -> str:
+    """Bytes for people.
+
+    >>> format_bytes(1536)
+    '1.5 KiB'
+    """
+    if count < 1024:
+        return f"{count:.0f} B"
+    power = min(int(math.log2(count) // 10), len(_UNITS))
+    return f"{count / 1024**power:.1f} {_UNITS[power - 1]}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,82 @@
+"""Sections `eval`, `checkpoint`, `stop` and `logging`: the course of a run."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from distrl.base.errors import ConfigError
+from distrl.config.sections.base import DERIVED, Section
+
+
+class EvalConfig(Section):
+    """Evaluation while training, on environments and seeds of its own."""
+
+    every: int = Field(0, ge=0)
+    """Environment steps between evaluations; 0 means never. Usual: 20-100 evaluations a run."""
+    episodes: int = Field(10, ge=1)
+    """Episodes of an evaluation. More give a steadier number. Usual: 10-100."""
+    num_envs: int = Field(DERIVED, ge=1)
+    """Environments of the evaluator. Default: one for each episode, at most 16."""
+    deterministic: bool = True
+    """Take the most likely action instead of a sampled one."""
+    seed: int | None = Field(None, ge=0)
+    """Seed of the episodes: runs of different seeds with the same one meet the same starts. Default: the run's."""
+
+    @field_validator("num_envs", mode="before")
+    @classmethod
+    def _default_num_envs(cls, value: Any, info: ValidationInfo) -> Any:
+        return min(info.data.get("episodes", 1), 16) if value is None else value
+
+
+class CheckpointConfig(Section):
+    """When the run is saved."""
+
+    every: int = Field(0, ge=0)
+    """Environment steps between checkpoints; 0 means only by time and at the end."""
+    every_seconds: float = Field(60.0, ge=0)
+    """Seconds between checkpoints; 0 means never by time. What is lost in a crash is at most this. Usual: 30-600."""
+    keep: int = Field(3, ge=1)
+    """How many of the newest checkpoints stay, besides the best one. Usual: 1-5."""
+
+
+class StopConfig(Section):
+    """When the run ends: at the first of these, seen at update boundaries. At least one must be set."""
+
+    env_steps: int | None = Field(None, ge=1)
+    """Environment steps consumed by the learner."""
+    return_mean: float | None = None
+    """Mean return of the last `window` finished training episodes."""
+    eval_mean: float | None = None
+    """Mean return of `eval_in_a_row` evaluations in a row, each of them at least this. Needs `eval.every`."""
+    wall_seconds: float | None = Field(None, gt=0)
+    """Seconds since the start, all attempts together."""
+    updates: int | None = Field(None, ge=1)
+    """Learner updates."""
+    window: int = Field(20, ge=1)
+    """Episodes that `return_mean` averages over. Usual: 20-100."""
+    eval_in_a_row: int = Field(1, ge=1)
+    """Evaluations that must reach `eval_mean` one after the other: one alone may be luck. Usual: 1-3."""
+
+    @model_validator(mode="after")
+    def _some_end(self) -> StopConfig:
+        if all(
+            end is None for end in (self.env_steps, self.return_mean, self.eval_mean, self.wall_seconds, self.updates)
+        ):
+            raise ConfigError(
+                "stop has none of env_steps, return_mean, eval_mean, wall_seconds, updates; the run would never end.",
+                "Set one, for example stop.env_steps=100000.",
+            )
+        return self
+
+
+class LoggingConfig(Section):
+    """What is shown and written while training."""
+
+    every_seconds: float = Field(1.0, gt=0)
+    """Seconds between two points of the curves and lines of the display. Usual: 1-30."""
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+    console: Literal["auto", "rich", "plain", "quiet"] = "auto"
+    """Display: `rich` (live), `plain` (lines, for log files), `quiet`, or `auto` (rich in a terminal, else plain)."""

@@ -1,0 +1,1 @@
+"""Algorithms for environments, by family."""

@@ -1,0 +1,1 @@
+"""Off-policy actor-critic algorithms for continuous actions."""

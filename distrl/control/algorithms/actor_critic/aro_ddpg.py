@@ -1,0 +1,76 @@
+"""Average reward instead of discounting: an off-policy deterministic actor-critic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from distrl.base.columns import Columns
+from distrl.base.registry import register
+from distrl.config.schedule import Scheduled
+from distrl.control.algorithms.actor_critic.td3 import TD3, TD3Config
+from distrl.functional.atoms import Atoms
+from distrl.models.parameters.trained import Part
+
+
+class ARODDPGConfig(TD3Config):
+    """TD3's keys; there is no discount, and rewards are not summed over steps."""
+
+    gamma: Scheduled[float] = Field(1.0, ge=1, le=1)
+    """Always 1: the average reward takes the place of a discount."""
+    n_step: int = Field(1, ge=1, le=1)
+    """Always 1."""
+    target_noise: float = Field(0.0, ge=0)
+    """Standard deviation of the noise on next actions in targets. ARO-DDPG: 0."""
+    average_learning_rate: float | None = Field(None, ge=0)
+    """Step size of the average reward; null is `learning_rate`. Usual: 3e-4 to 1e-3."""
+    reset_reward: float = 0.0
+    """Added to the reward of a step that truly ends an episode: what being set back costs. Usual: 0, or below."""
+
+
+@register.algorithm(
+    "aro_ddpg",
+    paper="Off-Policy Average Reward Actor-Critic with Deterministic Policy Search, Saxena et al. 2023",
+    entries=[53],
+)
+class ARODDPG(TD3):
+    """Average-reward off-policy DDPG. Saxena et al. 2023, algorithm 1.
+
+    Learns differential values Q(s, a) = r - rho + Q(s', pi(s')) and the average reward rho. The task goes on forever:
+    after a true end comes the reset as an ordinary step, so nothing is ever bootstrapped with zero.
+    """
+
+    Config = ARODDPGConfig
+    goes_on_after_ends = True
+
+    def make_parts(self) -> dict[str, Part]:
+        parts = super().make_parts()
+        parts["number"] = Part(self.model.number, target=True, eps=self.config.adam_eps)
+        self.average, self.target_average = self.model.number.value, parts["number"].target.value
+        return parts
+
+    def target_law(self, batch: Columns, rng: np.random.Generator) -> Atoms:
+        """r - rho' + Z'(s', pi'(s')): (N, M). Replays give the first observation after the reset as `next_obs` of a
+        step that ended truly, and the true final one of a step that was cut off."""
+        law = self.next_law(batch.next_obs, self.next_action(batch.next_obs, rng), rng)
+        reward = batch.reward
+        if self.config.reset_reward:
+            reward = reward + self.config.reset_reward * (batch.discount == 0)
+        values = reward.unsqueeze(-1) + law.values
+        self.learn_average(batch, (values * law.probs).sum(-1))
+        return Atoms(values - self.target_average, law.probs)
+
+    def learn_average(self, batch: Columns, next_values: Tensor) -> None:
+        """One step on (r + min Q'(s', pi'(s')) - min Q'(s, a) - rho)^2 / 2."""
+        values = self.distribution.mean(self.target_critics(batch.obs, self.scale.to_unit(batch.action))).amin(0)
+        assert self.average.grad is not None
+        self.average.grad.copy_((self.average - (next_values - values).mean()).detach())
+        rate = self.config.average_learning_rate
+        part = self.parts["number"]
+        self.note(part.apply(float(self.config.learning_rate if rate is None else rate)))
+
+    def diagnose(self, rollout: Any) -> dict[str, float]:
+        return super().diagnose(rollout) | {"policy/average_reward": float(self.average.detach())}

@@ -1,0 +1,119 @@
+"""Distributional soft actor-critic: with Gaussian critics, and with quantile critics."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from distrl.base.errors import ConfigError
+from distrl.base.registry import register
+from distrl.config.sections.heads import ReturnHeadConfig
+from distrl.control.algorithms.actor_critic.sac import SAC, SACConfig
+from distrl.functional.distributions.gaussian import Gaussian, gaussian_loss
+from distrl.models.parameters.trained import Part
+
+#: Added to the denominators of both gradients, and to their scale (the authors' code).
+EPSILON = 0.1
+
+
+class DSACConfig(SACConfig):
+    """The refinements of DSAC-T are on by default. The first version has `critics: 1`, `clip_sigmas: null`,
+    `scale_gradients: false` and `critic_head: {name: gaussian, sigma_min: 1, clip: 10}`."""
+
+    critic_head: ReturnHeadConfig = Field(default_factory=lambda: ReturnHeadConfig(name="gaussian"))
+    """What a critic says about the return: always `gaussian`; its keys may be set."""
+    clip_sigmas: float | None = Field(3.0, gt=0)
+    """Bound on target errors in the gradient of sigma, in running means of sigma; null takes the head's `clip`.
+    Usual: 3."""
+    scale_gradients: bool = True
+    """Multiply both gradients by the running mean of sigma, squared: step sizes no longer depend on the scale of
+    rewards."""
+
+    @model_validator(mode="after")
+    def _gaussian_only(self) -> DSACConfig:
+        if self.critic_head.name != "gaussian":
+            raise ConfigError(
+                f"algorithm.critic_head is {self.critic_head.name}; dsac learns Gaussian critics.",
+                "Use dsac_quantile, tqc, or sac with any head.",
+            )
+        return self
+
+
+@register.algorithm(
+    "dsac",
+    paper="Distributional Soft Actor-Critic, Duan et al. 2021, and with three refinements, Duan et al. 2023",
+    entries=[100],
+)
+class DSAC(SAC):
+    """Distributional soft actor-critic. Duan et al. 2021 and 2023 (DSAC-T).
+
+    The target law is that of the critic with the lower mean. Where the papers draw one return from it, this takes the
+    expectation over it: the same gradients on average, with less noise; DSAC-T's expected value in the mean's gradient
+    follows.
+    """
+
+    Config = DSACConfig
+    distribution: Gaussian
+
+    def make_parts(self) -> dict[str, Part]:
+        parts = super().make_parts()
+        # zero: nothing seen yet
+        self.model.register_buffer("sigma", torch.zeros(self.config.critics, 1, device=self.device))
+        self.sigma: Tensor = self.model.sigma
+        self._sigma_before = self.sigma.clone()
+        return parts
+
+    def critic_losses(self, params: Tensor, values: Tensor, probs: Tensor) -> Tensor:
+        mean, sigma = self.distribution.split(params)
+        self._track_sigma(sigma.detach().mean(1, keepdim=True))
+        clip: float | Tensor | None = self.distribution.clip
+        scale: float | Tensor = 1.0
+        if self.config.clip_sigmas is not None:
+            clip = self.config.clip_sigmas * self.sigma
+        if self.config.scale_gradients:
+            scale = self.sigma.square() + EPSILON
+        return gaussian_loss(mean, sigma, values, probs, clip=clip, scale=scale, eps=EPSILON)
+
+    def _track_sigma(self, newest: Tensor) -> None:
+        """Running mean (E, 1) of each critic's sigma; begins with the first batch's."""
+        moved = torch.lerp(self.sigma, newest, self.config.tau)
+        self.sigma.copy_(torch.where(self.sigma > 0, moved, newest))
+
+    def begin_steps(self) -> None:
+        super().begin_steps()
+        self._sigma_before.copy_(self.sigma)
+
+    def take_back(self) -> None:
+        super().take_back()
+        self.sigma.copy_(self._sigma_before)
+
+    def reset_networks(self, seed: int) -> None:
+        super().reset_networks(seed)
+        self.sigma.zero_()
+
+    @torch.no_grad()
+    def diagnose(self, rollout: object) -> dict[str, float]:
+        return super().diagnose(rollout) | {"policy/sigma": float(np.mean(self.sigma.tolist()))}  # type: ignore[arg-type]
+
+
+class DSACQuantileConfig(SACConfig):
+    """SAC with twin quantile critics; `risk` chooses what the policy maximizes."""
+
+    critic_head: ReturnHeadConfig = Field(default_factory=lambda: ReturnHeadConfig(name="quantile", size=32))
+    """What a critic says about the return: a head of equally likely atoms. Usual: quantile or iqn."""
+    ensemble: Literal["min", "mean", "truncate", "quantile_min", "subset"] = "quantile_min"
+    """How the critics' laws make one target. Ma et al.: the lowest quantile by quantile."""
+
+
+@register.algorithm(
+    "dsac_quantile",
+    paper="DSAC: Distributional Soft Actor-Critic for Risk-Sensitive Learning, Ma et al. 2020",
+)
+class DSACQuantile(SAC):
+    """Distributional soft actor-critic with quantiles, and risk measures for its policy. Ma et al. 2020."""
+
+    Config = DSACQuantileConfig

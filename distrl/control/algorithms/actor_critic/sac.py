@@ -1,0 +1,104 @@
+"""Soft actor-critic, with critics of any kind."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from distrl.base.columns import Columns
+from distrl.base.registry import register
+from distrl.control.algorithms.actor_critic.base import ContinuousConfig, ContinuousLearner
+from distrl.functional.atoms import bellman
+from distrl.learning.algorithm import Update
+from distrl.models.parameters.trained import Part
+
+
+class SACConfig(ContinuousConfig):
+    """Soft actor-critic; the temperature is learned unless it is given."""
+
+    temperature: float | None = Field(None, gt=0)
+    """Weight of the entropy, fixed; null learns it. In units of reward. Usual: null, or 0.05-0.2."""
+    first_temperature: float = Field(1.0, gt=0)
+    """Where a learned temperature begins. Usual: 0.1-1."""
+    target_entropy: float | None = None
+    """Entropy that a learned temperature aims at, in nats, of actions scaled to (-1, 1). Default: minus the number of
+    actions. Lower acts more decidedly."""
+    temperature_learning_rate: float | None = Field(None, ge=0)
+    """Step size of the temperature; null is `learning_rate`."""
+    state_dependent: bool = False
+    """Explore with a matrix over the policy's features, drawn anew at each update, instead of independent noise:
+    smooth motion, for robots (gSDE)."""
+    log_std_init: float = Field(-3.0, ge=-20, le=2)
+    """state_dependent: first log standard deviation of that matrix. Usual: -3."""
+
+
+@register.algorithm(
+    "sac",
+    paper="Soft Actor-Critic Algorithms and Applications, Haarnoja et al. 2018",
+)
+class SAC(ContinuousLearner):
+    """Soft actor-critic. Haarnoja et al. 2018, equations 5, 9 and 18, with two critics (Fujimoto et al. 2018)."""
+
+    Config = SACConfig
+    config: Any
+
+    @classmethod
+    def policy_options(cls, config: Any) -> dict[str, Any]:
+        return {"state_dependent": config.state_dependent, "log_std_init": config.log_std_init}
+
+    @classmethod
+    def first_number(cls, config: Any) -> float:
+        return math.log(config.temperature or config.first_temperature)
+
+    def make_parts(self) -> dict[str, Part]:
+        parts = super().make_parts()
+        self.log_temperature = self.model.number.value
+        wanted = self.config.target_entropy
+        self.target_entropy = float(-self.policy.actions.size if wanted is None else wanted)
+        if self.config.temperature is None:
+            parts["number"] = Part(self.model.number, eps=self.config.adam_eps)
+        return parts
+
+    def set_exploration(self, rng: np.random.Generator) -> None:
+        self.policy.explore(warmup=self.warming_up)
+        if self.policy.state_dependent:
+            shape = tuple(self.policy.exploration.shape)
+            self.policy.new_exploration(self.draw(rng.standard_normal(shape, dtype=np.float32)))
+
+    def update(self, batch: Columns, rng: np.random.Generator) -> Update:
+        noise = self.action_noise(rng, len(batch.reward))
+        temperature = self.log_temperature.detach().exp()
+        with torch.no_grad():
+            next_action, next_logp = self.policy.sample(batch.next_obs, noise[0])
+            law = self.next_law(batch.next_obs, next_action, rng)
+            soft = law.values - (temperature * next_logp).unsqueeze(-1)
+            values = bellman(batch.reward, batch.discount, soft)  # eq. 5 with a sampled action
+        metrics, priorities = self.learn_critics(batch, values, law.probs, rng)
+        if self.policy_due:
+            action, logp = self.policy.sample(batch.obs, noise[1])
+            actor = (temperature * logp - self.action_value(batch.obs, action)).mean()  # eq. 9
+            self.improve_policy(actor)
+            entropy = -logp.detach().mean()
+            self.learn_temperature(entropy)
+            metrics |= {"loss/actor": actor.detach(), "policy/entropy": entropy, "policy/temperature": temperature}
+        self.finish_step(rng)
+        return Update(metrics, priorities)  # type: ignore[arg-type]
+
+    def action_noise(self, rng: np.random.Generator, rows: int) -> Tensor:
+        """(2, rows, size) standard normal: for next actions and for the actor's own."""
+        return self.draw(rng.standard_normal((2, rows, self.policy.actions.size), dtype=np.float32))
+
+    def learn_temperature(self, entropy: Tensor) -> None:
+        """One step on J = log alpha (entropy - wanted), eq. 18 with log alpha in place of alpha."""
+        part = self.parts.get("number")
+        if part is None:
+            return
+        assert self.log_temperature.grad is not None
+        self.log_temperature.grad.copy_(entropy - self.target_entropy)
+        rate = self.config.temperature_learning_rate
+        self.note(part.apply(float(self.config.learning_rate if rate is None else rate)))

@@ -1,0 +1,264 @@
+"""What every off-policy algorithm has: parts with target networks, and gradient steps on replayed transitions.
+
+An algorithm's file writes `build_model`, `make_parts` and `update`: one gradient step on one replay batch, as
+straight-line code. `control.learner.replay_learner` fills the replay, decides how many steps there are, and publishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from distrl.base.columns import Columns, tree_leaves
+from distrl.base.errors import ConfigError, NonFiniteError
+from distrl.config.algorithm import AlgorithmConfig
+from distrl.config.schedule import Scheduled
+from distrl.config.sections.hindsight import HindsightConfig
+from distrl.learning.algorithm import Algorithm, Update
+from distrl.learning.shards import Shards
+from distrl.models.parameters.precision import hidden_layers_in_bf16
+from distrl.models.parameters.trained import Part
+
+
+class OffPolicyConfig(AlgorithmConfig):
+    """Keys that every off-policy algorithm has."""
+
+    rollout_steps: int = Field(8, ge=1)
+    """Time steps of each environment between two updates; the replay mixes them anyway. Usual: 1-256."""
+    max_grad_norm: float | None = Field(None, gt=0)
+    """Gradients longer than this are scaled down to it; null turns that off. Usual: 10."""
+    batch_size: int = Field(256, ge=1)
+    """Transitions of one gradient step. Usual: 32-512."""
+    replay_ratio: float = Field(1.0, gt=0, le=1000)
+    """Gradient steps per environment step, exactly, over the run. More learn faster from few steps, until they
+    overfit. Usual: 0.25-1, up to 20 with ensembles or resets."""
+    learning_starts: int = Field(1000, ge=0)
+    """Environment steps before the first gradient step. Usual: 0-20000."""
+    n_step: int = Field(1, ge=1)
+    """Rewards summed before bootstrapping. More carry rewards back faster, and are less off-policy. Usual: 1-5."""
+    prioritized: bool = False
+    """Draw transitions with large errors more often (Schaul et al. 2016)."""
+    priority_alpha: float = Field(0.6, ge=0, le=1)
+    """How strongly: 0 uniform, 1 in proportion to the error. Only with `prioritized`. Usual: 0.5-0.7."""
+    priority_beta: Scheduled[float] = Field(0.4, ge=0, le=1)
+    """How much of the resulting bias importance weights take back. Usual: 0.4, rising to 1."""
+    hindsight: HindsightConfig | None = None
+    """Goal environments: relabel a share of every batch with goals that were reached later (Andrychowicz et al. 2017),
+    for example `{relabeled: 0.8, horizon: 50}`. Not with replay shards or reward channels."""
+    tau: float = Field(1.0, gt=0, le=1)
+    """How far a target network moves towards its network at each of its updates: 1 copies it. Usual: 0.005, or 1 with a
+    long interval."""
+    target_interval: int = Field(1, ge=1)
+    """Gradient steps between two updates of the target networks. Usual: 1 with a small tau, 250-10000 with tau 1."""
+    adam_eps: float = Field(1e-8, gt=0)
+    """Adam's epsilon. Larger damps steps along directions with small gradients. Usual: 1e-8 to 1e-4."""
+
+
+class ActingModel(nn.Module):
+    """A policy alone, under the name that it has inside the whole model."""
+
+    def __init__(self, policy: Any):
+        super().__init__()
+        self.policy = policy
+
+
+class OffPolicy(Algorithm):
+    """Base of the off-policy algorithms. Arguments as for `Algorithm`; minibatches are never split into shards.
+
+    Attributes:
+        parts: What is learned, by name; see `Part`.
+        gradient_steps: Calls of `update` so far.
+        warnings: What the user should be told; the learner empties it.
+        warming_up: No gradient step has been due yet (`learning_starts`); for `set_exploration`.
+        goes_on_after_ends: The update reads `next_obs` of steps that truly ended: it must be what the reset showed.
+        compiles: `learner.compile` has an effect: the update calls what `compiled` returns.
+    """
+
+    Config: ClassVar[type[AlgorithmConfig]] = OffPolicyConfig
+    off_policy_correction = True
+    compiles: ClassVar[bool] = False
+    goes_on_after_ends: ClassVar[bool] = False
+    warming_up = True
+    policy: Any
+    model: Any
+
+    def __init__(
+        self,
+        config: Any,
+        model: Any,
+        *,
+        device: str | torch.device = "cpu",
+        shards: Shards | None = None,
+        bf16: bool = False,
+        compile: bool = False,
+    ):
+        refuse_unsupported(shards, model)
+        self.schedules = config
+        self.config: Any = config  # with every schedule resolved, once `resolve` was called
+        self.device = torch.device(device)
+        self.model = model.to(self.device)
+        self.policy = model.policy
+        self.bf16, self.compile = bf16, compile
+        if compile and not self.compiles:
+            raise ConfigError(
+                f"learner.compile is true; the update of {type(self).__name__} cannot be compiled.",
+                "Set learner.compile=false. An algorithm of your own says `compiles = True` once its update goes "
+                "through `self.compiled(...)`.",
+            )
+        if bf16:
+            hidden_layers_in_bf16(model)
+        self.parts: dict[str, Part] = self.make_parts()
+        self.gradient_steps = 0
+        self.warnings: list[str] = []
+        self._norms = torch.zeros((), device=self.device)  # their sum: one tensor for each would pin scattered memory
+
+    # ---- what an algorithm's file writes -----------------------------------------------------------------------
+
+    @classmethod
+    def acting_model(cls, model: Any) -> Any:
+        return ActingModel(model.policy)
+
+    @classmethod
+    def replay_columns(cls, config: Any) -> dict[str, int]:
+        """Rollout columns (T, B, K) that the replay must keep beside the usual ones: name -> K."""
+        return {}
+
+    def make_parts(self) -> dict[str, Part]:
+        """What is learned, each with its optimizer; called once, when model and config are there."""
+        raise NotImplementedError(f"{type(self).__name__} must define make_parts()")
+
+    def update(self, batch: Columns, rng: np.random.Generator) -> Update:
+        """One gradient step.
+
+        Args:
+            batch: Replayed transitions (N, ...) on the device, observations normalized: obs, action, reward (n-step
+                sum), discount (gamma^k, 0 after a true end), next_obs, weight, and mask, next_mask where there are any.
+            rng: For whatever the step draws.
+
+        Returns:
+            Metrics, as numbers or tensors without gradient, and new priorities (N,) where there are any.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define update()")
+
+    def set_exploration(self, rng: np.random.Generator) -> None:
+        """Write what exploration needs (epsilon, noise) into the policy's buffers, from `self.config`.
+
+        Called before the weights are published.
+        """
+
+    # ---- helpers for `update` ----------------------------------------------------------------------------------
+
+    def minimize(self, part: str, loss: Tensor, learning_rate: float | None = None) -> Tensor:
+        """One optimizer step of a part; returns the gradient's norm."""
+        rate = float(self.config.learning_rate) if learning_rate is None else learning_rate
+        return self.note(self.parts[part].step(loss, rate, self.config.max_grad_norm))
+
+    def note(self, norm: Tensor) -> Tensor:
+        """Have a gradient's norm checked when the updates are over."""
+        self._norms += norm
+        return norm
+
+    def move_targets(self) -> None:
+        """The end of a gradient step: count it, and update the target networks when they are due."""
+        self.gradient_steps += 1
+        if self.gradient_steps % self.config.target_interval == 0:
+            for part in self.parts.values():
+                if part.target is not None:
+                    part.track(self.config.tau)
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of tensors and networks, compiled where the run wants that. It must not draw random numbers."""
+        return torch.compile(function, dynamic=False) if self.compile else function
+
+    def draw(self, array: np.ndarray) -> Tensor:
+        """Numbers that were drawn with numpy, on the device."""
+        tensor = torch.from_numpy(array)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
+
+    # ---- around the gradient steps of one loop update --------------------------------------------------------------
+
+    def begin_steps(self) -> None:
+        """Gradient steps follow: keep what `end_steps` may have to bring back."""
+        self._norms.zero_()
+        self._steps_before = self.gradient_steps
+        for part in self.parts.values():
+            part.remember()
+
+    def end_steps(self, batch: Columns | None = None) -> None:
+        """The gradient steps are over.
+
+        Raises:
+            NonFiniteError: A gradient was NaN or infinite; the weights are those of `begin_steps` again.
+        """
+        if not bool(torch.isfinite(self._norms)):
+            self.take_back()
+            raise NonFiniteError(
+                _cause(batch), "The weights are those before this update; lower learning_rate, or check rewards."
+            )
+
+    def take_back(self) -> None:
+        """Undo every gradient step since `begin_steps`."""
+        for part in self.parts.values():
+            part.restore()
+        self.gradient_steps = self._steps_before
+
+    # ---- state -------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "buffers": {name: value.clone() for name, value in self.model.named_buffers()},
+            "parts": {name: part.state() for name, part in self.parts.items()},
+            "gradient_steps": self.gradient_steps,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        with torch.no_grad():
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(torch.as_tensor(state["buffers"][name]))
+        for name, part in self.parts.items():
+            part.load_state(state["parts"][name])
+        self.gradient_steps = int(state["gradient_steps"])
+
+    def sync_targets(self) -> None:
+        """Targets become copies: after weights were loaded from elsewhere."""
+        for part in self.parts.values():
+            if part.target is not None:
+                part.track(1.0)
+
+    @torch.no_grad()
+    def diagnose(self, rollout: Columns) -> dict[str, float]:
+        """An algorithm's own numbers about a replay batch, for the curves."""
+        return {}
+
+
+def refuse_unsupported(shards: Shards | None, model: Any) -> None:
+    """What works for on-policy learners only.
+
+    Raises:
+        ConfigError: Logical shards, or a recurrent policy.
+    """
+    if shards is not None and shards.count > 1:
+        raise ConfigError(
+            f"learner.shards is {shards.count}: off-policy learners do not split their minibatches.",
+            "Set learner.shards=1 and learner.processes=1.",
+        )
+    if getattr(model.policy, "recurrent", False):
+        raise ConfigError(
+            "model.recurrent is set, but replayed transitions are single steps without memory.",
+            "Set model.recurrent=null; env.frame_stack shows motion, or use an on-policy algorithm.",
+        )
+
+
+def _cause(batch: Columns | None) -> str:
+    """Name the first replayed column that is not finite."""
+    for name, column in batch.items() if batch is not None else ():
+        for leaf in tree_leaves(column):
+            if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
+                bad = int((~torch.isfinite(leaf)).sum())
+                return f"the replay batch's {name!r} holds {bad} non-finite values of {leaf.numel()}."
+    return "a gradient became non-finite although the replay batch is finite (diverged)."

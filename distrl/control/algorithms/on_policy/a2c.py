@@ -1,0 +1,85 @@
+"""Advantage actor-critic: the synchronous form of A3C."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor, optim
+
+from distrl.base.columns import Columns
+from distrl.base.registry import register
+from distrl.config.algorithm import AlgorithmConfig
+from distrl.config.schedule import Scheduled
+from distrl.control.algorithms.on_policy.distributional_baseline import LawConfig, with_gae
+from distrl.control.numpy_gradients.objectives import value_loss_slope
+from distrl.control.numpy_gradients.update import RowLosses
+from distrl.functional.policy.objectives import policy_gradient, value_loss
+from distrl.functional.statistics import masked_normalize
+from distrl.learning.algorithm import Algorithm, Minibatch
+
+
+class A2CConfig(LawConfig):
+    """One optimizer step a batch, on data of the present policy."""
+
+    learning_rate: Scheduled[float] = Field(7e-4, ge=0)
+    """Step size of RMSprop. Too large diverges, too small crawls. Usual: 3e-4 to 2e-3, falling to 0."""
+    rollout_steps: int = Field(5, ge=1)
+    """Time steps of each environment in one batch. Longer: less bias, fewer updates. Usual: 5-20."""
+    lam: Scheduled[float] = Field(1.0, ge=0, le=1)
+    """GAE's lambda; 1 is the n-step return of the original. Lower: less variance, more bias. Usual: 0.9-1."""
+    entropy: Scheduled[float] = Field(0.0, ge=0)
+    """Weight of the entropy bonus. More explores longer. Usual: 0 for control, 0.01 for images."""
+    critic: Scheduled[float] = Field(1.0, ge=0)
+    """Weight of the value loss, half the squared error: 1 here is 0.5 of the plain square. Usual: 0.5-1."""
+    normalize_advantage: bool = False
+    """Center and scale advantages in each batch. Noisy in small batches."""
+    rmsprop_alpha: float = Field(0.99, ge=0, lt=1)
+    """RMSprop's memory of squared gradients. Usual: 0.99."""
+    rmsprop_eps: float = Field(1e-5, gt=0)
+    """Added to RMSprop's root. Larger is closer to plain gradient descent. Usual: 1e-5 to 0.1."""
+
+
+@register.algorithm(
+    "a2c",
+    paper="Asynchronous Methods for Deep Reinforcement Learning, Mnih et al. 2016",
+)
+class A2C(Algorithm):
+    """Advantage actor-critic. Mnih et al. 2016, section 4; advantages from GAE, Schulman et al. 2016, eq. 16."""
+
+    Config: ClassVar[type[AlgorithmConfig]] = A2CConfig
+
+    def make_optimizer(self) -> optim.Optimizer:
+        """RMSprop without momentum over the flat parameter vector."""
+        config = self.schedules
+        return optim.RMSprop([self.parameter], lr=1.0, alpha=config.rmsprop_alpha, eps=config.rmsprop_eps)
+
+    def prepare(self, rollout: Columns) -> Columns:
+        return with_gae(self, rollout)
+
+    def prepare_minibatch(self, batch: Columns) -> Columns:
+        batch = self.draw_levels(batch)
+        if not self.config.normalize_advantage:
+            return batch
+        return batch.with_(advantage=masked_normalize(batch.advantage, batch.get("valid")))
+
+    def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        params, judged = self.evaluate(batch)
+        actions, mask = self.policy.actions, batch.get("mask")
+        actor = -batch.mean(policy_gradient(actions.logp(params, batch.action, mask), batch.advantage))
+        critic = batch.mean(self.critic_loss(judged, batch))
+        total = actor + self.config.critic * critic
+        parts = {"actor": actor, "critic": critic}
+        if self.config.entropy:
+            parts["entropy"] = entropy = batch.mean(actions.entropy(params, mask))
+            total = total - self.config.entropy * entropy
+        return total, parts
+
+    def critic_loss(self, judged: Tensor, batch: Minibatch) -> Tensor:
+        if "law_values" in batch:
+            return self.model.critic.law.loss(judged, batch.law_values, batch.law_probs)
+        return value_loss(judged, batch.returns)
+
+    def row_losses(self, batch: Minibatch, logp: np.ndarray, value: np.ndarray) -> RowLosses:
+        return RowLosses(-batch.advantage * logp, -batch.advantage, *value_loss_slope(value, batch.returns))

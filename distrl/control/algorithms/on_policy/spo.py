@@ -1,0 +1,47 @@
+"""Simple policy optimization: PPO with a quadratic pull in place of the clip."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from distrl.base.registry import register
+from distrl.config.schedule import Scheduled
+from distrl.control.algorithms.on_policy.ppo import PPO, PPOConfig
+from distrl.control.numpy_gradients.objectives import Slope, spo_slope
+from distrl.functional.policy.objectives import spo_objective
+
+
+class SPOConfig(PPOConfig):
+    """PPO's keys; `clip` is where each row's objective peaks."""
+
+    clip: Scheduled[float] = Field(0.2, gt=0)
+    """The objective's epsilon: each ratio is drawn to 1 + clip or 1 - clip. Larger moves faster. Usual: 0.1-0.3."""
+    epochs: int = Field(10, ge=1)
+    """Passes over each batch. The pull keeps ratios near 1, so more passes are safe than with PPO. Usual: 4-20."""
+    dual_clip: None = None
+    """Not used: the pull bounds the objective of bad actions by itself."""
+
+
+@register.algorithm(
+    "spo_simple",
+    paper="Simple Policy Optimization, Xie et al. 2024",
+    entries=[44],
+)
+class SPO(PPO):
+    """PPO with the objective ratio A - |A| / (2 eps) (ratio - 1)^2, whose gradient pulls back beyond the bound.
+
+    Xie et al. 2024.
+    """
+
+    Config = SPOConfig
+
+    def surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        """The quadratic objective, to be maximized."""
+        return spo_objective(ratio, advantage, self.config.clip)
+
+    row_losses = PPO.row_losses
+
+    def surrogate_slope(self, ratio: np.ndarray, advantage: np.ndarray) -> Slope:
+        return spo_slope(ratio, advantage, self.config.clip)

@@ -1,0 +1,1 @@
+"""Off-policy action-value algorithms for discrete actions."""

@@ -1,0 +1,1 @@
+"""Vector backends, wrappers, environments and the environment checker."""

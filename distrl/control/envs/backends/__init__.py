@@ -1,0 +1,1 @@
+"""Vectorized stepping of environments."""

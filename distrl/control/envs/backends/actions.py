@@ -1,0 +1,201 @@
+"""From a policy's batch of actions to what each environment's `step` takes.
+
+Everything here is compiled once per environment class: `clipper` and `splitter` look at the space and return a small
+function, so that a vector step does no type tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium import Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
+
+from distrl.base.columns import tree_leaves, tree_map
+from distrl.control.envs.spaces import leaf_shape
+
+
+def clipper(space: Space[Any]) -> Callable[[Any], Any]:
+    """A function from a batch of actions, tree (B, ...), to one inside the space: Box leaves are clipped and cast."""
+    if isinstance(space, Dict):
+        children = {name: clipper(child) for name, child in space.spaces.items()}
+        return lambda action: {name: clip(action[name]) for name, clip in children.items()}
+    if isinstance(space, Tuple):
+        parts = [clipper(child) for child in space.spaces]
+        return lambda action: tuple([clip(part) for clip, part in zip(parts, action, strict=True)])
+    if isinstance(space, Box):
+        return _box_clipper(space)
+    return np.asarray
+
+
+def _box_clipper(space: Box) -> Callable[[Any], Any]:
+    low, high, dtype = space.low, space.high, space.dtype
+    if dtype.kind == "f":
+        # two ufuncs and not np.clip, which costs twice as much on small arrays; always a fresh array, because
+        # environments may keep the row they are given
+        return lambda action: np.minimum(np.maximum(np.asarray(action, dtype), low), high)
+    return lambda action: np.rint(np.clip(action, low, high)).astype(dtype)
+
+
+def splitter(space: Space[Any]) -> Callable[[Any], list[Any]]:
+    """A function from a clipped batch, tree (N, ...), to a list of N actions for single environments.
+
+    Discrete indices become numpy integers, as `space.sample()` gives them (gymnasium's own check of a Python integer
+    is slower); `start` is added here.
+
+    >>> [int(action) for action in splitter(Discrete(3, start=-1))(np.array([0, 2]))]
+    [-1, 1]
+    """
+    if isinstance(space, Discrete):
+        start, kind = int(space.start), space.dtype
+        if start == 0:
+            return lambda action: list(action.astype(kind, copy=False))
+        return lambda action: list((action.astype(np.int64) + start).astype(kind))
+    if isinstance(space, Dict):
+        children = {name: splitter(child) for name, child in space.spaces.items()}
+
+        def split_dict(action: Any) -> list[Any]:
+            columns = [split(action[name]) for name, split in children.items()]
+            return [dict(zip(children, row, strict=True)) for row in zip(*columns, strict=True)]
+
+        return split_dict
+    if isinstance(space, Tuple):
+        parts = [splitter(child) for child in space.spaces]
+        return lambda action: list(zip(*(s(part) for s, part in zip(parts, action, strict=True)), strict=True))
+    dtype = space.dtype
+    if isinstance(space, MultiDiscrete):
+        offset = np.asarray(space.start)
+        return lambda action: list((action.astype(np.int64) + offset).astype(dtype))
+    if leaf_shape(space) == ():
+        return lambda action: [np.asarray(row, dtype) for row in action]
+    return lambda action: list(action.astype(dtype, copy=False))
+
+
+def joiner(space: Space[Any]) -> Callable[[Any], Any]:
+    """A function from a clipped batch to the batch that a native vector back end takes: starts added, dtypes cast."""
+    if isinstance(space, Dict):
+        children = {name: joiner(child) for name, child in space.spaces.items()}
+        return lambda action: {name: join(action[name]) for name, join in children.items()}
+    if isinstance(space, Tuple):
+        parts = [joiner(child) for child in space.spaces]
+        return lambda action: tuple([join(part) for join, part in zip(parts, action, strict=True)])
+    dtype = space.dtype
+    if isinstance(space, Discrete | MultiDiscrete):
+        start = np.asarray(space.start)
+        return lambda action: (action.astype(np.int64) + start).astype(dtype)
+    return lambda action: action.astype(dtype, copy=False)
+
+
+def storage(space: Space[Any], steps: int, num_envs: int) -> Any:
+    """An empty tree (steps, B, ...) in the smallest dtypes that hold zero-based actions of a space."""
+    if isinstance(space, Dict):
+        return {name: storage(child, steps, num_envs) for name, child in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(storage(child, steps, num_envs) for child in space.spaces)
+    if isinstance(space, Discrete):
+        return np.empty((steps, num_envs), np.min_scalar_type(int(space.n) - 1))
+    if isinstance(space, MultiDiscrete):
+        return np.empty((steps, num_envs, *space.shape), np.min_scalar_type(int(space.nvec.max()) - 1))
+    return np.empty((steps, num_envs, *leaf_shape(space)), space.dtype)
+
+
+class ActionHistory:
+    """The actions of every running episode: with the episode's seed, all that an environment's snapshot is.
+
+    One growing block (steps, B, ...) for all environments; what lies before the oldest running episode is dropped
+    when the block is full.
+    """
+
+    def __init__(self, space: Space[Any], num_envs: int, capacity: int = 256):
+        self._space, self._num_envs, self._capacity = space, num_envs, capacity
+        self._blocks = storage(space, capacity, num_envs)
+        self._plain = isinstance(self._blocks, np.ndarray)
+        self._now = 0
+        self._start = [0] * num_envs
+
+    def append(self, action: Any) -> None:
+        """Record one vector step. `action`: clipped tree (B, ...)."""
+        if self._now == self._capacity:
+            self._make_room()
+        now = self._now
+        if self._plain:
+            self._blocks[now] = action
+        else:
+            for block, leaf in zip(tree_leaves(self._blocks), tree_leaves(action), strict=True):
+                block[now] = leaf
+        self._now = now + 1
+
+    def begin(self, env: int) -> None:
+        """Environment `env` begins an episode."""
+        self._start[env] = self._now
+
+    def length(self, env: int) -> int:
+        """Steps since the reset of environment `env`."""
+        return self._now - self._start[env]
+
+    def since_reset(self, env: int) -> Any:
+        """The actions of environment `env` since its reset, tree (L, ...). A copy."""
+        start, now = self._start[env], self._now
+        return tree_map(lambda block: block[start:now, env].copy(), self._blocks)
+
+    def load(self, actions: list[Any]) -> None:
+        """Begin with these running episodes: for each environment a tree (L_i, ...)."""
+        lengths = [len(tree_leaves(tree)[0]) for tree in actions]
+        self._now = max(lengths)
+        self._start = [self._now - length for length in lengths]
+        self._capacity = max(self._capacity, 2 * self._now)
+        self._blocks = storage(self._space, self._capacity, self._num_envs)
+        for env, tree in enumerate(actions):
+            for block, leaf in zip(tree_leaves(self._blocks), tree_leaves(tree), strict=True):
+                block[self._start[env] : self._now, env] = leaf
+
+    def _make_room(self) -> None:
+        oldest = min(self._start)
+        live = self._now - oldest
+        if live > self._capacity // 2:
+            self._capacity *= 2
+        old, self._blocks = self._blocks, storage(self._space, self._capacity, self._num_envs)
+        for block, leaf in zip(tree_leaves(self._blocks), tree_leaves(old), strict=True):
+            block[:live] = leaf[oldest : self._now]
+        self._start = [start - oldest for start in self._start]
+        self._now = live
+
+
+def random_actions(space: Space[Any], num: int, rng: np.random.Generator, mask: Any = None) -> Any:
+    """Uniform actions as a policy would give them, tree (num, ...): zero-based indices, floats within the bounds.
+
+    Args:
+        space: The action space.
+        num: How many.
+        rng: Where the randomness comes from.
+        mask: Tree (num, A) of what is allowed, as in `VectorEnv.mask`.
+    """
+    if isinstance(space, Dict):
+        children = {name: None if mask is None else mask[name] for name in space.spaces}
+        return {name: random_actions(child, num, rng, children[name]) for name, child in space.spaces.items()}
+    if isinstance(space, Tuple):
+        parts = [None] * len(space.spaces) if mask is None else mask
+        return tuple([random_actions(child, num, rng, part) for child, part in zip(space.spaces, parts, strict=True)])
+    if isinstance(space, Discrete):
+        return _pick(int(space.n), num, rng, mask)
+    if isinstance(space, MultiDiscrete):
+        ends = np.cumsum(space.nvec)
+        pieces = [None if mask is None else mask[:, end - n : end] for n, end in zip(space.nvec, ends, strict=True)]
+        picks = [_pick(int(n), num, rng, piece) for n, piece in zip(space.nvec, pieces, strict=True)]
+        return np.stack(picks, axis=1)
+    if isinstance(space, Box):
+        return _random_box(space, num, rng)
+    return rng.integers(0, 2, (num, *leaf_shape(space)))
+
+
+def _pick(n: int, num: int, rng: np.random.Generator, mask: np.ndarray | None) -> np.ndarray:
+    scores = rng.random((num, n))
+    return scores.argmax(1) if mask is None else np.where(mask, scores, -1.0).argmax(1)
+
+
+def _random_box(space: Box, num: int, rng: np.random.Generator) -> np.ndarray:
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
+    return rng.uniform(low, high, (num, *space.shape)).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Checks of an environment against the Gymnasium API."""

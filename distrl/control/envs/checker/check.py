@@ -1,0 +1,268 @@
+"""The environment checker behind `distrl doctor --env ID`: what is wrong with an environment, before a job starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Tuple
+
+from distrl.base.columns import tree_leaves
+from distrl.base.errors import UserError
+from distrl.base.pack import pack, unpack
+from distrl.control.envs.backends.actions import random_actions
+from distrl.control.envs.backends.loop import LoopVectorEnv
+from distrl.control.envs.checker.trial import Trial, first_difference, run_trial
+from distrl.control.envs.make import env_name, make_env, make_vector
+from distrl.control.envs.spaces import describe, nbytes, unsupported
+
+#: A step slower than this makes environments, not learning, the limit of most runs.
+SLOW_STEP_SECONDS = 5e-3
+#: Observations larger than this train badly unless they are normalized.
+LARGE_OBSERVATION = 20.0
+
+
+@dataclass(slots=True)
+class Finding:
+    """One thing the checker looked at."""
+
+    level: Literal["ok", "warn", "error"]
+    title: str
+    detail: str
+    fix: str = ""
+
+
+def check_env(env_config: Any, steps: int = 1000, seconds: float = 10.0) -> list[Finding]:
+    """Look at an environment from every side that matters to a run. Never raises for a broken environment.
+
+    Args:
+        env_config: As for `make_env`, with `backend`.
+        steps: Random steps to watch; a third of them is used for each comparison.
+        seconds: Time limit of each part (a step that never returns is not interrupted).
+
+    Returns:
+        Findings in the order of looking; an `error` says that a run would fail.
+    """
+    patient = _Patient(env_config, steps, seconds)
+    findings: list[Finding] = []
+    for part in _parts(env_config):
+        try:
+            findings.extend(part(patient))
+        except UserError as error:
+            findings.append(Finding("error", "environment", error.problem, error.fix))
+        except Exception as error:
+            findings.append(Finding("error", "environment", f"{type(error).__name__}: {error}"))
+        if any(finding.level == "error" for finding in findings):
+            break
+    return findings + patient.close()
+
+
+@dataclass(slots=True)
+class _Patient:
+    """The environment under examination, and the copies of it that were made."""
+
+    config: Any
+    steps: int
+    seconds: float
+    envs: list[gymnasium.Env[Any, Any]] = field(default_factory=list)
+
+    def fresh(self) -> gymnasium.Env[Any, Any]:
+        self.envs.append(make_env(self.config))
+        return self.envs[-1]
+
+    def close(self) -> list[Finding]:
+        for env in self.envs:
+            try:
+                env.close()
+            except Exception as error:
+                return [Finding("warn", "close", f"close raised {type(error).__name__}: {error}.")]
+        return []
+
+
+def _parts(config: Any) -> list[Callable[[_Patient], Iterator[Finding]]]:
+    backend = getattr(config, "backend", None) or "gymnasium"
+    if backend == "envpool":
+        return [_backend]  # its ids need not be known to gymnasium
+    looks: list[Callable[[_Patient], Iterator[Finding]]] = [_build_and_step, _reproducible]
+    return [*looks, _snapshot if backend == "gymnasium" else _backend]
+
+
+def _build_and_step(patient: _Patient) -> Iterator[Finding]:
+    env = patient.fresh()
+    yield Finding("ok", "build", f"{env_name(patient.config)} is {env}")
+    for role, space in (("observation", env.observation_space), ("action", env.action_space)):
+        if reason := unsupported(space, role):
+            yield Finding("error", f"{role} space", reason, "Convert it in a wrapper (config key env.wrappers).")
+            return
+        yield Finding("ok", f"{role} space", f"{describe(space)}, {nbytes(space)} bytes")
+    yield from _action_bounds(env.action_space)
+    trial = run_trial(env, patient.steps, seed=0, seconds=patient.seconds)
+    for text in trial.problems:
+        yield Finding("error", "contract", text + ".", "Make reset and step return what the spaces promise.")
+    for text in trial.remarks:
+        yield Finding("warn", "observations", text + ".", "Mend the observation space or the observations.")
+    if not trial.problems:
+        yield Finding("ok", "contract", f"{trial.steps} random steps gave what the spaces promise")
+        yield from _judge_trial(env, trial)
+        yield from _observation_scale(patient.config, trial)
+
+
+def _action_bounds(space: Any) -> Iterator[Finding]:
+    if isinstance(space, Dict | Tuple):
+        for child in space.spaces.values() if isinstance(space, Dict) else space.spaces:
+            yield from _action_bounds(child)
+    elif isinstance(space, Box):
+        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+            yield Finding(
+                "warn",
+                "action bounds",
+                f"{describe(space)} is not bounded: no action is ever clipped.",
+                "Give the Box finite bounds that match the useful range.",
+            )
+        elif space.low.min() < -10 or space.high.max() > 10:
+            yield Finding(
+                "warn",
+                "action bounds",
+                f"{describe(space)} is wide for a policy that begins with std 1.",
+                "Rescale actions to about [-1, 1] in a wrapper (gymnasium's RescaleAction).",
+            )
+        if space.dtype.kind != "f":
+            yield Finding(
+                "warn",
+                "action bounds",
+                f"{describe(space)} holds integers: actions are rounded.",
+                "MultiDiscrete states the choices exactly.",
+            )
+
+
+def _judge_trial(env: gymnasium.Env[Any, Any], trial: Trial) -> Iterator[Finding]:
+    per_step, per_reset = trial.step_seconds / max(1, trial.steps), median(trial.reset_seconds)
+    speed = f"{per_step * 1e6:.1f} us per step, {per_reset * 1e6:.1f} us per reset"
+    slow = per_step > SLOW_STEP_SECONDS
+    yield Finding("warn" if slow else "ok", "speed", speed, "More samplers step it in parallel." if slow else "")
+    limit = getattr(env.spec, "max_episode_steps", None)
+    ends = f"{len(trial.lengths)} episodes ended ({trial.truncations} by a time limit)"
+    if trial.lengths:
+        ends += f", median length {median(trial.lengths):g}"
+    if limit or trial.lengths:
+        yield Finding("ok", "episodes", f"{ends}; time limit {limit or 'none'}")
+    else:
+        yield Finding(
+            "warn",
+            "episodes",
+            f"no episode ended in {trial.steps} steps and there is no time limit.",
+            "Set env.max_episode_steps.",
+        )
+    if trial.masked:
+        yield Finding("ok", "action mask", "given at every step, with the shape of the action space")
+
+
+def _observation_scale(config: Any, trial: Trial) -> Iterator[Finding]:
+    if trial.largest > LARGE_OBSERVATION and not getattr(config, "normalize_obs", False):
+        detail = f"values up to {trial.largest:.4g}: large inputs train badly."
+        yield Finding("warn", "observation scale", detail, "Set env.normalize_obs=true.")
+
+
+def _reproducible(patient: _Patient) -> Iterator[Finding]:
+    steps = max(1, patient.steps // 3)
+    one, two, other = (run_trial(patient.fresh(), steps, seed, patient.seconds) for seed in (7, 7, 8))
+    if found := first_difference(one, two):
+        yield Finding(
+            "warn",
+            "seeding",
+            f"two copies with equal seeds and actions differ {found}.",
+            "Call super().reset(seed=seed) and draw random numbers only from self.np_random.",
+        )
+        return
+    yield Finding("ok", "seeding", f"equal seeds and actions gave {len(one.path)} equal observations and rewards")
+    first, another = one.path[0][0], other.path[0][0]
+    if all(np.array_equal(a, b) for a, b in zip(tree_leaves(first), tree_leaves(another), strict=True)):
+        yield Finding(
+            "ok", "first observation", "the same for two seeds: episodes begin alike, or reset ignores its seed"
+        )
+
+
+def _snapshot(patient: _Patient) -> Iterator[Finding]:
+    if reason := probe_snapshot(patient.config, min(patient.steps, 100)):
+        yield Finding("warn", "snapshot", reason, _NO_SNAPSHOT)
+    else:
+        yield Finding("ok", "snapshot", "seed and actions bring it back exactly")
+
+
+def _backend(patient: _Patient) -> Iterator[Finding]:
+    config, steps = patient.config, min(patient.steps, 200)
+    vector = make_vector(config, 2, lambda env, episode: 1000 * env + episode)
+    try:
+        for role, space in (("observation", vector.observation_space), ("action", vector.action_space)):
+            yield Finding("ok", f"{role} space", f"{describe(space)}, {nbytes(space)} bytes")
+        yield from _action_bounds(vector.action_space)
+        vector.reset()
+        rng = np.random.default_rng(0)
+        actions = [random_actions(vector.action_space, 2, rng) for _ in range(steps)]
+        before = perf_counter()
+        ends = sum(len(vector.step(action).episodes) for action in actions)
+        speed = (perf_counter() - before) / (2 * steps) * 1e6
+    finally:
+        vector.close()
+    yield Finding("ok", "back end", f"{config.backend}: {steps} steps of two environments, {ends} episodes ended")
+    yield Finding("ok", "speed", f"{speed:.1f} us per step and environment, with two environments")
+    yield Finding("warn", "snapshot", probe_snapshot(config) or "", _NO_SNAPSHOT)
+
+
+_NO_SNAPSHOT = "Without snapshots a resumed run begins new episodes, and deterministic: true is refused."
+
+
+def probe_snapshot(env_config: Any, steps: int = 40) -> str | None:
+    """Whether seed and actions bring an environment back: a round trip in the middle of an episode.
+
+    Args:
+        env_config: As for `make_vector`.
+        steps: Random steps before the snapshot; as many again, at most 20, are compared after it.
+
+    Returns:
+        None if snapshots can be trusted, else the reason why not.
+    """
+    backend = getattr(env_config, "backend", None) or "gymnasium"
+    if backend != "gymnasium":
+        return f"back end {backend} has no exact snapshots."
+
+    def make() -> LoopVectorEnv:
+        name = env_name(env_config)
+        return LoopVectorEnv(lambda: make_env(env_config), 1, lambda env, episode: 977 + episode, name)
+
+    original = make()
+    try:
+        original.reset()
+        rng = np.random.default_rng(0)
+        done = 0
+        while done < steps or (original.first[0] and done < 2 * steps):
+            original.step(random_actions(original.action_space, 1, rng, original.mask))
+            done += 1
+        state = unpack(*pack(original.snapshot()))
+        copy = make()
+        try:
+            copy.restore(state)
+            return _compare(original, copy, min(steps, 20), rng)
+        finally:
+            copy.close()
+    except UserError as error:
+        return error.problem
+    finally:
+        original.close()
+
+
+def _compare(original: LoopVectorEnv, copy: LoopVectorEnv, steps: int, rng: np.random.Generator) -> str | None:
+    for t in range(steps):
+        action = random_actions(original.action_space, 1, rng, original.mask)
+        one, other = original.step(action), copy.step(action)
+        same = one.reward == other.reward and one.terminated == other.terminated and one.truncated == other.truncated
+        for mine, theirs in zip(tree_leaves(original.obs), tree_leaves(copy.obs), strict=True):
+            same = same and np.array_equal(mine, theirs)
+        if not same:
+            return f"a restored environment goes another way {t + 1} steps after the snapshot."
+    return None

@@ -1,0 +1,105 @@
+"""A gridworld where the short way is the better one on average and the worse one in bad luck."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from distrl.base.errors import ConfigError
+from distrl.control.envs.library.return_law import ReturnLaw, independent_sum
+from distrl.control.envs.library.tabular import TabularEnv, TabularMDP
+
+#: Row and column steps of the actions: up, right, down, left.
+MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
+
+
+class RiskyPath(TabularEnv):
+    """From the bottom left corner to the bottom right one: straight over thin ice, or around it along the top row.
+
+    Every cell but the top row and the outer columns is ice. A step onto ice costs a loss with probability
+    `loss_probability`: `loss_scale * 2^k` with probability proportional to `2^(-loss_shape k)`, a Pareto tail cut off
+    after `loss_levels` sizes. With the defaults and discount 1 the short way returns 3.3 on average, -12.5 in its
+    worst tenth, and -2 at its 10 % quantile; the long way always returns 2.
+
+    Args:
+        width: Columns; the short way has width - 1 steps, of which width - 2 end on ice.
+        height: Rows; the long way has 2 (height - 1) steps more.
+        loss_probability: Of a loss, on each arrival on ice.
+        loss_scale: The least loss.
+        loss_shape: Tail index: smaller is heavier; at 1 all sizes cost equally much on average.
+        loss_levels: Number of sizes.
+        step_reward: For every step, also against a wall.
+        goal_reward: On arrival.
+        observation: `one_hot` or `index` of the cell, row by row from the top left.
+        render_mode: Not supported.
+
+    Raises:
+        ConfigError: A grid without ice, or a probability outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        width: int = 5,
+        height: int = 3,
+        loss_probability: float = 0.1,
+        loss_scale: float = 4.0,
+        loss_shape: float = 1.2,
+        loss_levels: int = 5,
+        step_reward: float = -1.0,
+        goal_reward: float = 10.0,
+        observation: Literal["one_hot", "index"] = "one_hot",
+        render_mode: str | None = None,
+    ):
+        if width < 3 or height < 2 or not 0.0 <= loss_probability <= 1.0 or loss_levels < 1:
+            raise ConfigError(
+                f"RiskyPath of {width} x {height} cells, loss probability {loss_probability}, {loss_levels} levels.",
+                "Expected width >= 3, height >= 2, a probability in [0, 1] and at least one level.",
+            )
+        self.width, self.height = width, height
+        sizes = loss_scale * 2.0 ** np.arange(loss_levels)
+        shares = 2.0 ** (-loss_shape * np.arange(loss_levels))
+        self.loss = ReturnLaw(
+            np.concatenate([[0.0], -sizes]),
+            np.concatenate([[1.0 - loss_probability], loss_probability * shares / shares.sum()]),
+        )
+        self.step_reward, self.goal_reward = float(step_reward), float(goal_reward)
+        super().__init__(self._table(), observation, render_mode)
+
+    def is_ice(self, row: int, column: int) -> bool:
+        """Whether a cell may cost a loss."""
+        return row > 0 and 0 < column < self.width - 1
+
+    def path_law(self, path: Literal["short", "long"], gamma: float = 1.0) -> ReturnLaw:
+        """The return of walking the short or the long way without a detour."""
+        on_ice = self.width - 2 if path == "short" else 0
+        dry = 1 if path == "short" else self.width - 1 + 2 * (self.height - 1)
+        step = ReturnLaw(np.full(1, self.step_reward), np.ones(1))
+        slip = ReturnLaw(self.step_reward + self.loss.values, self.loss.probs)
+        goal = ReturnLaw(np.full(1, self.step_reward + self.goal_reward), np.ones(1))
+        return independent_sum([slip] * on_ice + [step] * (dry - 1) + [goal], gamma)
+
+    def _table(self) -> TabularMDP:
+        cells, outcomes = self.width * self.height, len(self.loss.probs)
+        probs = np.zeros((cells, 4, outcomes))
+        reward = np.full((cells, 4, outcomes), self.step_reward)
+        next_state = np.zeros((cells, 4, outcomes), np.int64)
+        start, goal = (self.height - 1) * self.width, cells - 1
+        for cell in range(cells):
+            for action, (down, right) in enumerate(MOVES):
+                row = min(max(cell // self.width + down, 0), self.height - 1)
+                column = min(max(cell % self.width + right, 0), self.width - 1)
+                after = row * self.width + column
+                next_state[cell, action] = after
+                if self.is_ice(row, column) and after != cell:
+                    probs[cell, action] = self.loss.probs
+                    reward[cell, action] += self.loss.values
+                else:
+                    probs[cell, action, 0] = 1.0
+                    reward[cell, action] += self.goal_reward * (after == goal)
+        return TabularMDP(probs, reward, next_state, np.arange(cells) == goal, np.eye(cells)[start])
+
+    def __str__(self) -> str:
+        rows = [["~" if self.is_ice(r, c) else "." for c in range(self.width)] for r in range(self.height)]
+        rows[-1][0], rows[-1][-1] = "S", "G"
+        return "\n".join("".join(row) for row in rows)

@@ -1,0 +1,176 @@
+"""Wrappers that a config names under `env.wrappers`. Normalization is not here: the learner owns its statistics."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import Space
+from gymnasium.spaces import Box, Dict, Tuple
+
+from distrl.base.errors import ConfigError
+from distrl.base.registry import register
+from distrl.control.envs.spaces import describe
+
+
+@register.wrapper("keep_obs")
+class KeepObs(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """Keep only some entries of a vector observation: a memory task where velocities are left out.
+
+    Args:
+        env: With a Box observation of one dimension.
+        indices: The entries to keep, in this order; [0, 2] hides CartPole's velocities.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], indices: Sequence[int]):
+        super().__init__(env)
+        space = _box(env, "keep_obs", dimensions=1)
+        self._indices = np.asarray(indices, np.int64)
+        size = space.shape[0]
+        if self._indices.size == 0 or self._indices.min() < -size or self._indices.max() >= size:
+            raise ConfigError(f"keep_obs: indices {list(indices)} for an observation of {size} entries.")
+        self.observation_space = Box(space.low[self._indices], space.high[self._indices], dtype=space.dtype.type)
+
+    def observation(self, observation: Any) -> Any:
+        return observation[self._indices]
+
+
+@register.wrapper("reward_scale")
+class RewardScale(gymnasium.RewardWrapper[Any, Any]):
+    """Multiply every reward by a constant. Episode returns are reported scaled.
+
+    Args:
+        env: Any environment.
+        scale: The factor.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], scale: float):
+        super().__init__(env)
+        self._scale = float(scale)
+
+    def reward(self, reward: Any) -> float:
+        return float(reward) * self._scale
+
+
+@register.wrapper("time_aware")
+class TimeAware(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Append the elapsed share of the time limit, in [0, 1], to a vector observation.
+
+    Args:
+        env: With a Box observation of one dimension.
+        limit: Steps of an episode; by default the environment's own time limit.
+
+    Source: Pardo et al. 2018, Time limits in reinforcement learning, section 3.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], limit: int | None = None):
+        super().__init__(env)
+        space = _box(env, "time_aware", dimensions=1)
+        limit = limit or getattr(env.spec, "max_episode_steps", None)
+        if not limit:
+            raise ConfigError("time_aware: the environment has no time limit.", "Give the wrapper `limit`.")
+        self._limit, self._elapsed = int(limit), 0
+        low, high = (np.append(bound, end).astype(space.dtype) for bound, end in ((space.low, 0.0), (space.high, 1.0)))
+        self.observation_space = Box(low, high, dtype=space.dtype.type)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._elapsed = 0
+        return self._with_time(obs), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._elapsed += 1
+        return self._with_time(obs), reward, terminated, truncated, info
+
+    def _with_time(self, obs: Any) -> Any:
+        return np.append(obs, min(1.0, self._elapsed / self._limit)).astype(self.observation_space.dtype)
+
+
+@register.wrapper("frame_stack")
+class FrameStack(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """The last `frames` observations as one, oldest first; an episode begins with copies of its first.
+
+    Every Box of the observation is stacked along `stack_axis`: color images grow along their channels, everything else
+    gets a new first axis (84, 84) -> (4, 84, 84).
+
+    Args:
+        env: Observations are Box, or Dict or Tuple of Box.
+        frames: How many.
+
+    Source: Mnih et al. 2015, Human-level control through deep reinforcement learning, methods.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], frames: int):
+        super().__init__(env)
+        if frames < 1:
+            raise ConfigError(f"frame_stack is {frames}, expected 1 or more.")
+        self._space = env.observation_space
+        self._frames: deque[Any] = deque(maxlen=int(frames))
+        self.observation_space = _stacked_space(self._space, int(frames))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._frames.extend([_copied(self._space, obs)] * (self._frames.maxlen or 1))
+        return _stacked(self._space, list(self._frames)), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._frames.append(_copied(self._space, obs))
+        return _stacked(self._space, list(self._frames)), reward, terminated, truncated, info
+
+
+def stack_axis(shape: tuple[int, ...]) -> int | None:
+    """The axis along which images of this shape are joined, or None for a new first axis.
+
+    >>> stack_axis((96, 96, 3)), stack_axis((3, 64, 64)), stack_axis((84, 84)), stack_axis((4,))
+    (2, 0, None, None)
+    """
+    if len(shape) != 3:
+        return None
+    return 2 if shape[2] in (1, 3, 4) else 0
+
+
+def _stacked_space(space: Space[Any], frames: int) -> Space[Any]:
+    if isinstance(space, Dict):
+        return Dict({name: _stacked_space(child, frames) for name, child in space.spaces.items()})
+    if isinstance(space, Tuple):
+        return Tuple([_stacked_space(child, frames) for child in space.spaces])
+    if not isinstance(space, Box) or not space.shape:
+        raise ConfigError(
+            f"frame_stack: cannot stack {describe(space)}.", "Only Box observations of one or more dimensions stack."
+        )
+    low, high = (_join(space, [bound] * frames) for bound in (space.low, space.high))
+    return Box(low, high, dtype=space.dtype.type)
+
+
+def _stacked(space: Space[Any], frames: list[Any]) -> Any:
+    if isinstance(space, Dict):
+        return {name: _stacked(child, [frame[name] for frame in frames]) for name, child in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(_stacked(child, [frame[i] for frame in frames]) for i, child in enumerate(space.spaces))
+    return _join(space, frames)
+
+
+def _join(space: Space[Any], frames: list[Any]) -> np.ndarray:
+    axis = stack_axis(space.shape or ())
+    return np.stack(frames) if axis is None else np.concatenate(frames, axis)
+
+
+def _copied(space: Space[Any], obs: Any) -> Any:
+    """A copy, since an environment may write its next frame into the same memory."""
+    if isinstance(space, Dict):
+        return {name: _copied(child, obs[name]) for name, child in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(_copied(child, obs[i]) for i, child in enumerate(space.spaces))
+    return np.array(obs)
+
+
+def _box(env: gymnasium.Env[Any, Any], wrapper: str, dimensions: int) -> Box:
+    space = env.observation_space
+    if not isinstance(space, Box) or len(space.shape) != dimensions:
+        raise ConfigError(f"{wrapper}: needs a Box observation of {dimensions} dimension, not {describe(space)}.")
+    return space

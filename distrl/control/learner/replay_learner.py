@@ -1,0 +1,247 @@
+"""`ReplayLearner`: fragments into the replay, gradient steps on what is drawn from it, weights out.
+
+One update inserts the batch of fragments in (sequence, stream) order, takes as many gradient steps as the limiter owes,
+and publishes. The replay keeps raw observations and rewards; both are normalized when they are drawn, with the newest
+statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distrl.base.columns import Columns, tree_leaves
+from distrl.base.errors import NonFiniteError
+from distrl.base.phases import Phases
+from distrl.base.seeds import generator
+from distrl.control.algorithms.off_policy import OffPolicy
+from distrl.control.learner.learner import Learner, Progress, Report
+from distrl.experience.fragment import FragmentData, Unit
+from distrl.experience.weights import Weights
+from distrl.store.limiter import Limiter
+from distrl.store.replay.hindsight import Hindsight
+from distrl.store.replay.sharded import ShardedReplay
+
+#: Minibatches that are drawn at once where nothing that happens between them changes the draw, and the most bytes.
+DRAWN_AT_ONCE = 16
+DRAWN_BYTES = 2**22
+
+
+class ReplayLearner(Learner):
+    """Updates one off-policy algorithm.
+
+    Args:
+        algorithm: What is learned.
+        replay: See `store.replay.buffer`; or `store.replay.sharded` for one in several processes.
+        hindsight: Draws from the replay with new goals, where the run wants that.
+        seed: The run's seed; an update's draws come from (seed, update).
+        total: The run's `stop.env_steps`, for schedules `over: run`.
+        normalize_obs, normalize_reward, clip_reward: See `Learner`. Rewards are scaled as n-step sums.
+    """
+
+    algorithm: OffPolicy
+
+    def __init__(
+        self,
+        algorithm: OffPolicy,
+        replay: Any,
+        seed: int,
+        *,
+        hindsight: Hindsight | None = None,
+        total: int | None = None,
+        normalize_obs: bool = False,
+        normalize_reward: bool = False,
+        clip_reward: float = 10.0,
+        phases: Phases | None = None,
+    ):
+        super().__init__(
+            algorithm,
+            seed,
+            normalize_obs=normalize_obs,
+            normalize_reward=normalize_reward,
+            clip_reward=clip_reward,
+            phases=phases,
+        )
+        self.replay = replay
+        self.draw: Callable[..., Columns] = replay.sample if hindsight is None else partial(hindsight.sample, replay)
+        config = algorithm.schedules
+        self.limiter = Limiter(config.replay_ratio, config.learning_starts)
+        self.sharded = isinstance(replay, ShardedReplay)
+        self._lost: set[int] = set()  # shards whose end was told
+        self.prioritized = bool(config.prioritized)
+        self.total = total
+        self._held: set[Unit] = set()  # inserted by an update that was refused: they come again
+        algorithm.resolve(0, total)
+
+    def update(self, fragments: Sequence[FragmentData], progress: Progress) -> tuple[Report, Weights]:
+        """Insert, learn, publish.
+
+        Raises:
+            NonFiniteError: A gradient or column is not finite; weights, optimizers and normalizers are as before.
+        """
+        before = self.obs_moments, self.return_moments
+        with self.phases("insert"):
+            self._merge_moments(fragments)
+            steps = self._insert(fragments, progress.units)
+        self.algorithm.resolve(progress.env_steps + steps, self.total)
+        batch: Columns | None = None
+        try:
+            with self.phases("learn"):
+                metrics, batch = self._learn(progress.update)
+        except NonFiniteError:
+            self._take_back(*before)
+            raise
+        self._held.clear()
+        with self.phases("diagnose"):
+            if progress.diagnose:
+                metrics |= self._schedule_metrics() | self._replay_metrics()
+                if batch is not None:
+                    metrics |= self.algorithm.diagnose(batch)
+        if self.sharded and self.replay.lost:
+            metrics["replay/lost_with_shard"] = float(self.replay.ledger()["lost_with_shard"])
+        with self.phases("publish"):
+            weights = self.weights(progress.update + 1)
+        seconds = self.phases.reset() if self.own_phases else {}
+        if self.own_phases:
+            self.phases.switch("wait")  # until the next batch
+        told, self.algorithm.warnings = [*self.algorithm.warnings, *self._lost_shards()], []
+        return Report(progress.update + 1, metrics, seconds, told), weights
+
+    def stage(self, units: Sequence[Unit], fragments: Sequence[FragmentData]) -> None:
+        """Nothing: fragments go into the replay, not to the device."""
+
+    def weights(self, version: int) -> Weights:
+        self.algorithm.warming_up = not self.limiter.warm
+        self.algorithm.set_exploration(generator(self.seed, "exploration", version))
+        return super().weights(version)
+
+    def warm_start(self, weights: Weights) -> None:
+        """Begin with another policy; critics that it does not hold begin anew."""
+        super().warm_start(weights)
+        self.algorithm.sync_targets()
+
+    # ---- inserting and learning ----------------------------------------------------------------------------------
+
+    def _insert(self, fragments: Sequence[FragmentData], units: Sequence[Unit]) -> int:
+        """Put fragments into the replay, each once; returns the environment steps of the batch."""
+        total = 0
+        for unit, fragment in zip(units, fragments, strict=True):
+            rollout = fragment.rollout
+            steps = int(rollout.valid.sum()) if "valid" in rollout else rollout.reward.size
+            total += steps
+            if unit not in self._held:
+                self.replay.insert(rollout, unit.stream, unit.seq)
+                self.limiter.insert(steps)
+                self._held.add(unit)
+        return total
+
+    def _learn(self, update: int) -> tuple[dict[str, float], Columns | None]:
+        """The gradient steps that are due; the last one's metrics and batch."""
+        due = self.limiter.due() if len(self.replay) else 0
+        if not due:
+            return {}, None
+        rng = generator(self.seed, "learner", update)
+        self.algorithm.begin_steps()
+        for batch in self._batches(due, rng):
+            result = self.algorithm.update(batch, rng)
+            if self.prioritized and result.priorities is not None:
+                self._set_priorities(batch, result.priorities)
+        self.algorithm.end_steps(batch)
+        self.limiter.done(due)
+        return {name: float(value) for name, value in result.metrics.items()}, batch
+
+    def _set_priorities(self, batch: Columns, priorities: Any) -> None:
+        if isinstance(priorities, torch.Tensor):
+            priorities = priorities.detach().cpu().numpy()
+        if not np.isfinite(priorities).all():
+            self.algorithm.take_back()
+            raise NonFiniteError(
+                f"{int((~np.isfinite(priorities)).sum())} of {len(priorities)} new priorities are not finite.",
+                "The weights are those before this update; lower learning_rate, or check rewards.",
+            )
+        self.replay.update_priorities(batch.index.numpy(), batch.generation.numpy(), priorities)
+
+    def _batches(self, count: int, rng: np.random.Generator) -> Iterator[Columns]:
+        """`count` minibatches on the device. Where priorities do not change between them, several are drawn at once."""
+        config = self.algorithm.config
+        size, gamma = config.batch_size, float(config.gamma)
+        if self.prioritized:
+            for _ in range(count):
+                yield self._prepared(self.draw(size, rng, gamma, beta=float(config.priority_beta)))
+            return
+        at_once = 1
+        while count:
+            part = min(count, at_once)
+            rows = self.draw(part * size, rng, gamma)
+            if self.sharded and part > 1:  # they come shard by shard; every minibatch shall be of all shards
+                rows = rows[rng.permutation(part * size)]
+            drawn = self._prepared(rows)
+            for start in range(0, part * size, size):
+                yield drawn if part == 1 else drawn[start : start + size]
+            count -= part
+            bytes_each = sum(leaf.nbytes for leaf in tree_leaves(drawn)) // part
+            at_once = max(1, min(DRAWN_AT_ONCE, DRAWN_BYTES // bytes_each))
+
+    def _prepared(self, drawn: Columns) -> Columns:
+        """A drawn batch on the device: rewards scaled, observations normalized."""
+        columns = drawn.without("relabeled").to_dict()
+        if self.normalize_reward:
+            scale = np.float32(1.0 / np.sqrt(self.return_moments.var + 1e-8))
+            bound = self.clip_reward * self.algorithm.config.n_step
+            columns["reward"] = np.clip(drawn.reward * scale, -bound, bound)
+        host = {name: columns.pop(name) for name in ("index", "generation") if name in columns}
+        batch = self._to_device(Columns(**columns))
+        normalize = self.algorithm.policy.normalize
+        obs, next_obs = normalize(batch.obs), normalize(batch.next_obs)
+        kept = {name: torch.from_numpy(value) for name, value in host.items()}
+        return batch.with_(obs=obs, next_obs=next_obs, **kept)
+
+    # ---- state -----------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that later updates depend on, but for what `save_files` writes."""
+        return {
+            **super().state(),
+            "limiter": self.limiter.state(),
+            "held": [tuple(unit) for unit in sorted(self._held)],
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        super().load_state(state)
+        self.limiter.load_state(state["limiter"])
+        self._held = {Unit(*unit) for unit in state["held"]}
+
+    def save_files(self, folder: Path) -> None:
+        """Write the replay into a folder that does not exist yet."""
+        self.replay.save(folder)
+
+    def files_saved(self, folder: Path) -> None:
+        """Whole segments are linked from here into the next checkpoint: this folder outlives the older ones."""
+        if not self.sharded:
+            self.replay.saved_at(folder)
+
+    def load_files(self, folder: Path) -> None:
+        """Take the replay from a folder that `save_files` wrote."""
+        self.replay.load(folder)
+
+    def _lost_shards(self) -> list[str]:
+        """What is to be told of shards that died since the last update."""
+        lost = self.replay.lost if self.sharded else {}
+        texts = [
+            f"replay shard {name} died with {counts['resident']:,} transitions; training goes on with the others."
+            for name, counts in lost.items()
+            if name not in self._lost
+        ]
+        self._lost.update(lost)
+        return texts
+
+    def _replay_metrics(self) -> dict[str, float]:
+        return {
+            "replay/transitions": float(len(self.replay)),
+            "replay/gradient_steps": float(self.algorithm.gradient_steps),
+        }

@@ -1,0 +1,147 @@
+"""Policy and critic as one module: what policy-gradient learners train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from distrl.base.columns import tree_map
+from distrl.config.sections.heads import ReturnHeadConfig, RiskConfig
+from distrl.control.models.critic import Critic, LawCritic
+from distrl.control.models.policy import Policy
+from distrl.functional.returns.lambda_targets import replacement_size
+from distrl.functional.risk.measures import make_risk
+from distrl.models.heads.base import make_return_head
+from distrl.models.layers.torsos import build_torso
+
+
+class ActorCritic(nn.Module):
+    """A policy and a critic, with separate torsos or a shared one.
+
+    With memory, policy and critic always share torso and memory, whatever `model_config.shared` says: so one recurrent
+    state serves both, and the state that the sampler records at the start of a fragment is enough to value it.
+
+    The critic's output is a value (...), or with a `critic_head` other than scalar the parameters of a law (..., P);
+    `critic.value` makes values of either. All methods take normalized observations (see `Policy`).
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        model_config: Any,
+        normalize_obs: bool = False,
+        clip_obs: float = 10.0,
+        critic_head: ReturnHeadConfig | None = None,
+        risk: RiskConfig | None = None,
+    ):
+        super().__init__()
+        self.policy = Policy(observation_space, action_space, model_config, normalize_obs, clip_obs)
+        self.recurrent = self.policy.recurrent
+        self.shared = self.recurrent or bool(model_config.shared)
+        torso = None if self.shared else build_torso(observation_space, model_config)
+        self.critic = build_critic(torso, self.policy.feature_size, critic_head, risk)
+
+    def forward(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The same as `evaluate`."""
+        return self.evaluate(obs, state, first)
+
+    def judge(self, obs: Any, state: Any = None, first: Tensor | None = None) -> Tensor:
+        """The critic's output (N,) or (N, P); arguments as for `value`."""
+        if not self.shared:
+            return self.critic(obs)
+        return self.critic.of_features(self.policy.features(obs, state, first)[0])
+
+    def value(self, obs: Any, state: Any = None, first: Tensor | None = None) -> Tensor:
+        """Values (N,) of single observations, tree (N, ...).
+
+        Args:
+            obs: Normalized observations.
+            state: With memory, the state after the step before: for the true final observation of step (t, b) that is
+                `states[t, b]` of `unroll`.
+            first: (N,) bool, reset the state before.
+        """
+        return self.critic.value(self.judge(obs, state, first))
+
+    def evaluate(
+        self, obs: Any, state: Any = None, first: Tensor | None = None, levels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Distribution parameters (N, P) and the critic's output (N, ...) of single observations, tree (N, ...)."""
+        if not self.shared:
+            return self.policy(obs)[0], self.critic(obs, levels)
+        features, _ = self.policy.features(obs, state, first)
+        return self.policy.params(features), self.critic.of_features(features, levels)
+
+    def unroll(
+        self, obs: Any, state: Any = None, first: Tensor | None = None, levels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Whole fragments.
+
+        Args:
+            obs: Normalized observations, tree (T, B, ...).
+            state: State before step 0, tree (B, ...); None without memory.
+            first: (T, B) bool, the state is reset before step t.
+            levels: (T, B, noise_size), for a critic's head that learns at random levels.
+
+        Returns:
+            Parameters (T, B, P), the critic's output (T, B, ...), and the states after each step, tree (T, B, ...), or
+            None.
+        """
+        features, states = self.policy.unroll_features(obs, state, first)
+        params = self.policy.params(features)
+        if self.shared:
+            return params, self.critic.of_features(features, levels), states
+        rows = tree_map(lambda leaf: leaf.flatten(0, 1), obs)
+        values = self.critic(rows, None if levels is None else levels.flatten(0, 1))
+        return params, values.unflatten(0, features.shape[:2]), states
+
+
+def build_critic(torso: Any, feature_size: int, head: ReturnHeadConfig | None, risk: RiskConfig | None) -> Any:
+    """A critic on its own torso, or on shared features of width `feature_size` where that is None.
+
+    Raises:
+        ConfigError: A head that state values cannot have.
+    """
+    width = feature_size if torso is None else torso.output_size
+    risk = risk or RiskConfig()
+    if head is None or (head.name == "scalar" and head.kappa is None and risk.name == "mean"):
+        return Critic(torso, width)
+    law = make_return_head(head, width)
+    replacement_size(law.distribution)  # refuses laws of several reward channels
+    return LawCritic(torso, law, make_risk(risk.name, **risk.options()))
+
+
+def build_actor_critic(
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    model_config: Any,
+    normalize_obs: bool = False,
+    seed: int = 0,
+    clip_obs: float = 10.0,
+    critic_head: ReturnHeadConfig | None = None,
+    risk: RiskConfig | None = None,
+) -> ActorCritic:
+    """A policy and critic whose first weights depend on the seed alone; torch's own generator is left as it was.
+
+    Raises:
+        ConfigError: A space or config that no network fits.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return ActorCritic(observation_space, action_space, model_config, normalize_obs, clip_obs, critic_head, risk)
+
+
+def build_policy(
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    model_config: Any,
+    normalize_obs: bool = False,
+    clip_obs: float = 10.0,
+) -> Policy:
+    """A policy alone, for a sampler that will load weights into it; torch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return Policy(observation_space, action_space, model_config, normalize_obs, clip_obs)

@@ -1,0 +1,84 @@
+"""What off-policy learners of continuous control train: a policy, an ensemble of critics, and a temperature."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distrl.control.models.continuous_policy import DeterministicPolicy, SquashedPolicy
+from distrl.control.models.critic_ensemble import CriticEnsemble
+
+
+class Number(nn.Module):
+    """One learned number: the logarithm of a temperature, or the average reward."""
+
+    def __init__(self, value: float):
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor([value]))
+
+    def forward(self) -> Tensor:
+        """(1,)."""
+        return self.value
+
+
+class ContinuousActorCritic(nn.Module):
+    """Policy, critics and a number that they share. Targets belong to the learner (`models.parameters.trained`).
+
+    Args:
+        observation_space, action_space: Of one environment; actions a bounded Box.
+        model_config: The run's `model` section.
+        stochastic: A squashed Gaussian, else a deterministic policy with noise.
+        normalize_obs, clip_obs: See `Policy`.
+        number: First value of `number`.
+        policy_options: See `SquashedPolicy`.
+        critic_options: See `CriticEnsemble`.
+
+    Raises:
+        ConfigError: Spaces or settings that this kind of learner cannot use.
+    """
+
+    policy: Any
+
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        model_config: Any,
+        *,
+        stochastic: bool,
+        normalize_obs: bool = False,
+        clip_obs: float = 10.0,
+        number: float = 0.0,
+        policy_options: dict[str, Any] | None = None,
+        critic_options: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        policy_class: Any = SquashedPolicy if stochastic else DeterministicPolicy
+        self.policy = policy_class(
+            observation_space, action_space, model_config, normalize_obs, clip_obs, **(policy_options or {})
+        )
+        size = self.policy.actions.size
+        self.critics = CriticEnsemble(observation_space, size, model_config, **(critic_options or {}))
+        self.number = Number(number)
+
+
+def build_continuous_actor_critic(
+    observation_space: Any, action_space: Any, model_config: Any, *, seed: int = 0, **options: Any
+) -> ContinuousActorCritic:
+    """Networks whose first weights depend on the seed alone; torch's own generator is left as it was.
+
+    The module's `remake(seed=...)` makes another one of the same kind, for learners that reset their networks.
+
+    Args:
+        options: See `ContinuousActorCritic`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = ContinuousActorCritic(observation_space, action_space, model_config, **options)
+    model.remake = partial(  # type: ignore[assignment]
+        build_continuous_actor_critic, observation_space, action_space, model_config, **options
+    )
+    return model

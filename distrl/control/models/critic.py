@@ -1,0 +1,75 @@
+"""Critics: observations to values, or to whole laws of the return."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distrl.functional.risk.measures import RiskMeasure
+from distrl.models.heads.base import ReturnHead
+from distrl.models.layers.dense import orthogonal
+from distrl.models.layers.torsos import through_head
+
+VALUE_GAIN = 1.0
+
+
+class Critic(nn.Module):
+    """A value head on its own torso, or on features that the policy computes.
+
+    Args:
+        torso: Its own torso, or None where policy and critic share theirs.
+        feature_size: Width of the features that the head reads.
+    """
+
+    def __init__(self, torso: Any, feature_size: int):
+        super().__init__()
+        self.torso = torso
+        self.head = orthogonal(nn.Linear(feature_size, 1), VALUE_GAIN)
+
+    def forward(self, obs: Any, levels: Tensor | None = None) -> Tensor:
+        """Values (N,) of normalized observations, tree (N, ...). Only with its own torso."""
+        return through_head(self.torso, self.head, obs).squeeze(-1)
+
+    def of_features(self, features: Tensor, levels: Tensor | None = None) -> Tensor:
+        """Values (...) of features (..., feature_size)."""
+        return F.linear(features, self.head.weight, self.head.bias).squeeze(-1)
+
+    def value(self, output: Tensor) -> Tensor:
+        """The value in what `forward` gives: here, all of it."""
+        return output
+
+
+class LawCritic(nn.Module):
+    """A critic that gives the parameters of a return distribution; its value is the law's mean, or its risk.
+
+    Args:
+        torso: Its own torso, or None where policy and critic share theirs.
+        head: From features to one law.
+        risk: What the value of a law is.
+    """
+
+    def __init__(self, torso: Any, head: ReturnHead, risk: RiskMeasure):
+        super().__init__()
+        self.torso = torso
+        self.head = head
+        self.law = head.distribution
+        self.risk = risk
+
+    def forward(self, obs: Any, levels: Tensor | None = None) -> Tensor:
+        """Parameters (N, P) of normalized observations. Only with its own torso.
+
+        Args:
+            obs: Tree (N, ...).
+            levels: Random levels (N, noise_size) of heads that learn at them; without them the head is deterministic.
+        """
+        return self.of_features(self.torso(obs), levels)
+
+    def of_features(self, features: Tensor, levels: Tensor | None = None) -> Tensor:
+        """Parameters (..., P) of features (..., feature_size)."""
+        return self.head(features, levels).squeeze(-2)
+
+    def value(self, output: Tensor) -> Tensor:
+        """The risk-adjusted value (...) of laws (..., P)."""
+        return self.law.risk(output, self.risk)

@@ -1,0 +1,165 @@
+"""The networks of value-based learners: a policy that acts on action values.
+
+Torso, then a return head that gives every action's return distribution, `params (N, A, P)`. The policy's own output is
+one number an action (the mean, or a risk measure) with epsilon behind it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from distrl.base.errors import ConfigError
+from distrl.config.sections.heads import ReturnHeadConfig, RiskConfig
+from distrl.control.models.actions.epsilon_greedy import EpsilonGreedy
+from distrl.functional.distributions.base import ReturnDistribution, Scalar
+from distrl.functional.distributions.categorical import TwoHot
+from distrl.functional.risk.measures import make_risk
+from distrl.models.heads.base import LinearHead, ReturnHead, make_return_head
+from distrl.models.layers.noisy import NoisyLinear, redraw_noise
+from distrl.models.layers.normalizer import Normalizer
+from distrl.models.layers.torsos import MLP, build_torso
+from distrl.models.parameters.precision import HiddenPrecision
+
+
+class QPolicy(nn.Module, HiddenPrecision):
+    """Observations to action values; see `Policy` for the face.
+
+    Args:
+        observation_space, action_space: Of one environment.
+        model_config: Reads torso, hidden, activation.
+        head: What the network says about an action's return: a config, or a family for one linear layer.
+        risk: What acting maximizes; None is the mean.
+        dueling, noisy: See `DQNConfig`.
+        normalize_obs, clip_obs: As in `Policy`.
+
+    Attributes:
+        epsilon: Buffer (), written by the learner before it publishes.
+        distribution: Family of the return distributions.
+    """
+
+    recurrent = False
+    epsilon: Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        model_config: Any,
+        head: ReturnHeadConfig | ReturnDistribution,
+        risk: RiskConfig | None = None,
+        dueling: bool = False,
+        noisy: bool = False,
+        normalize_obs: bool = False,
+        clip_obs: float = 10.0,
+    ):
+        super().__init__()
+        self.actions = EpsilonGreedy(discrete_actions(action_space))
+        self.normalizer = Normalizer(observation_space, normalize_obs, clip_obs)
+        self.torso = small_first_weights(build_torso(observation_space, model_config))
+        make_linear = NoisyLinear if noisy else nn.Linear
+        sizes = int(self.torso.output_size), self.actions.n
+        if isinstance(head, ReturnDistribution):
+            self.head: ReturnHead = LinearHead(head, *sizes, dueling, make_linear)
+        else:
+            self.head = make_return_head(head, *sizes, dueling, make_linear)
+        self.distribution: ReturnDistribution = self.head.distribution
+        self.score = self.distribution.mean
+        if risk is not None and risk.name != "mean":
+            require_law(self.distribution)
+            self.score = partial(self.distribution.risk, measure=make_risk(risk.name, **risk.options()))
+        self.noisy = noisy
+        self.register_buffer("epsilon", torch.ones(()))
+
+    def normalize(self, obs: Any) -> Any:
+        """Raw observations to what `forward` takes."""
+        return self.normalizer(obs)
+
+    def initial_state(self, batch: int) -> None:
+        """No memory."""
+        return
+
+    def returns(self, obs: Any, noise: Tensor | None = None) -> Tensor:
+        """Parameters of every action's return distribution (N, A, P); noise (N, S) for heads that take some."""
+        if not self.bf16:
+            return self.head(self.torso(obs), noise)
+        with self.hidden_precision(self.epsilon.device):
+            features = self.torso(obs)
+        return self.head(features.float(), noise)
+
+    def values(self, obs: Any) -> Tensor:
+        """What acting maximizes, (N, A)."""
+        return self.score(self.returns(obs))
+
+    def forward(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, None]:
+        """Parameters of the action distribution (B, A + 1), and no state."""
+        return self.actions.join_epsilon(self.values(obs), self.epsilon), None
+
+    def redraw_noise(self, rng: np.random.Generator) -> None:
+        """New noise in noisy layers."""
+        redraw_noise(self, rng)
+
+
+class QModel(nn.Module):
+    """What a value-based learner learns: its policy holds everything."""
+
+    def __init__(self, policy: QPolicy):
+        super().__init__()
+        self.policy = policy
+
+
+def small_first_weights(module: Any) -> Any:
+    """Weights uniform in +-1/sqrt(inputs), torch's own choice, instead of orthogonal ones; returns the module.
+
+    Value-based learners bootstrap from their first values, which orthogonal layers with gain sqrt(2) make large.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            part.reset_parameters()
+    return module
+
+
+def discrete_actions(space: spaces.Space) -> int:
+    """How many actions there are.
+
+    Raises:
+        ConfigError: They are not one choice among a few.
+    """
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    raise ConfigError(
+        f"value-based learners choose among the actions of a Discrete space; this one is {space}.",
+        "For continuous actions use sac, td3, ddpg or ppo; for several choices at once ppo.",
+    )
+
+
+def require_law(law: ReturnDistribution) -> None:
+    """Risk measures need more than a mean.
+
+    Raises:
+        ConfigError: The head gives only that.
+    """
+    if isinstance(law, Scalar | TwoHot):
+        raise ConfigError(
+            f"a risk measure needs the law of the return, and the head {type(law).__name__} gives its mean only.",
+            "Use algorithm.head=quantile (or iqn, fqf, categorical, gaussian, mixture), or leave out algorithm.risk.",
+        )
+
+
+def plain_scalar(policy: QPolicy) -> bool:
+    """Whether the whole network is a multi-layer perceptron with one number an action: what can be written out."""
+    torso, head = policy.torso, policy.head
+    return (
+        type(head) is LinearHead
+        and type(head.distribution) is Scalar
+        and type(head.layer) is nn.Linear
+        and head.value_layer is None
+        and head.offset is None
+        and type(torso) is MLP
+        and torso.flatten is None
+    )

@@ -1,0 +1,1 @@
+"""Analytic gradients of small MLPs and their losses in numpy."""

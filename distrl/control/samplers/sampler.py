@@ -1,0 +1,288 @@
+"""`EnvSampler`: steps the environments of some streams with given weights, and returns fragments."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from distrl.base.columns import Columns, tree_cat, tree_map
+from distrl.base.errors import NonFiniteError
+from distrl.base.phases import Phases
+from distrl.base.seeds import generator
+from distrl.control.models.actor_critic import ActorCritic
+from distrl.control.numpy_gradients.dense import WrittenOutPolicy
+from distrl.control.samplers.buffers import RolloutBuffer
+from distrl.control.samplers.clock import StepClock
+from distrl.control.samplers.running_return import running_returns
+from distrl.experience.fragment import CollectRequest, EpisodeReport, FragmentData, FragmentMeta, Unit
+from distrl.experience.moments import Moments
+from distrl.experience.rollout import rollout_bytes, slice_envs
+from distrl.experience.weights import Weights
+from distrl.models.parameters.published import load_weights
+
+
+@dataclass
+class HostedStream:
+    """A stream that lives in this sampler.
+
+    Attributes:
+        env: Its environments.
+        state: Recurrent state of the policy (B, ...), None for feed-forward policies.
+        running_return: Discounted return so far (B,) and whether the previous step ended an episode (B,).
+    """
+
+    env: Any
+    state: Any
+    running_return: np.ndarray
+    ended: np.ndarray
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """Enough to continue bit for bit elsewhere, or None where the back end cannot."""
+        if not self.env.can_snapshot:
+            return None
+        state = None if self.state is None else tree_map(lambda leaf: leaf.numpy().copy(), self.state)
+        return {
+            "env": self.env.snapshot(),
+            "state": state,
+            "running_return": self.running_return.copy(),
+            "ended": self.ended.copy(),
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        self.env.restore(snapshot["env"])
+        if snapshot["state"] is not None:
+            self.state = tree_map(lambda leaf: torch.tensor(leaf), snapshot["state"])
+        self.running_return = np.array(snapshot["running_return"])
+        self.ended = np.array(snapshot["ended"])
+
+
+class EnvSampler:
+    """Hosts streams and steps them.
+
+    Args:
+        index: Which sampler this is.
+        model: The policy to act with; its weights are overwritten by the first request.
+        make_stream_env: (stream, sequence number it begins at) -> VectorEnv.
+        rollout_steps: T, steps per fragment.
+        seed: The run's seed; noise is drawn from (seed, stream, fragment).
+        gamma: Discount of the running return (reward normalization).
+        fuse: One forward pass for all streams (fast); else each stream on its own, at one fixed shape (deterministic).
+        normalize_obs, normalize_reward: Collect moments for the learner's normalizers.
+        reuse_buffers: The caller is done with a fragment's arrays before it asks for the next one.
+        snapshots: Attach each stream's snapshot to its fragments.
+        raw_obs: Fragments hold observations as they were before normalization (for a replay).
+    """
+
+    def __init__(
+        self,
+        index: int,
+        model: ActorCritic,
+        make_stream_env: Callable[[int, int], Any],
+        *,
+        rollout_steps: int,
+        seed: int,
+        gamma: float = 0.99,
+        fuse: bool = True,
+        normalize_obs: bool = False,
+        normalize_reward: bool = False,
+        reuse_buffers: bool = False,
+        snapshots: bool = True,
+        raw_obs: bool = False,
+        phases: Phases | None = None,
+    ):
+        self.index = index
+        self.model = model
+        self.policy = model.policy
+        self.written_out = WrittenOutPolicy(self.policy) if WrittenOutPolicy.fits(self.policy) else None
+        self.make_stream_env = make_stream_env
+        self.rollout_steps = rollout_steps
+        self.seed = seed
+        self.gamma = gamma
+        self.fuse = fuse
+        self.normalize_obs = normalize_obs and self.policy.normalizer.enabled
+        self.normalize_reward = normalize_reward
+        self.reuse_buffers = reuse_buffers
+        self.snapshots = snapshots
+        self.raw_obs = raw_obs
+        self.phases = phases or Phases()
+        self.own_phases = phases is None
+        self.streams: dict[int, HostedStream] = {}
+        self.version = -1
+        self.clock = StepClock()
+        self._buffers: dict[tuple[int, ...], RolloutBuffer] = {}
+
+    def collect(self, requests: Sequence[CollectRequest], weights: Weights) -> list[tuple[FragmentMeta, FragmentData]]:
+        """Make the requested units with these weights, in the order of the requests.
+
+        Raises:
+            EnvError: An environment raised, or broke its contract.
+            NonFiniteError: The policy's output is not finite.
+        """
+        self.phases.switch("load")
+        self.clock.begin([])  # nobody steps while environments are built
+        if weights.version != self.version:
+            load_weights(self.model, weights)
+            self.version = weights.version
+        for request in requests:
+            if request.home:
+                self._host(request)
+        groups = [list(requests)] if self.fuse else [[request] for request in requests]
+        with torch.inference_mode():
+            fragments = [fragment for group in groups for fragment in self._run(group)]
+        if self.own_phases and fragments:
+            fragments[0][0].seconds = self.phases.reset()
+            self.phases.switch("wait")  # until the next request
+        return fragments
+
+    def drop(self, streams: Sequence[int]) -> None:
+        """Streams that live elsewhere now."""
+        for stream in streams:
+            if stream in self.streams:
+                self.streams.pop(stream).env.close()
+
+    def close(self) -> None:
+        self.drop(list(self.streams))
+
+    def _host(self, request: CollectRequest) -> None:
+        stream = request.unit.stream
+        self.drop([stream])
+        env = self.make_stream_env(stream, request.unit.seq)
+        hosted = HostedStream(
+            env, self.policy.initial_state(env.num_envs), np.zeros(env.num_envs), np.zeros(env.num_envs, bool)
+        )
+        if request.snapshot is not None:
+            hosted.restore(request.snapshot)
+        else:
+            env.reset()
+        self.streams[stream] = hosted
+
+    # ---- stepping ------------------------------------------------------------------------------------------------
+
+    def _run(self, requests: list[CollectRequest]) -> list[tuple[FragmentMeta, FragmentData]]:
+        """Step the streams of the requests together for `rollout_steps`; one fragment each."""
+        self.phases.switch("sampler")
+        hosted = [self.streams[request.unit.stream] for request in requests]
+        edges = np.cumsum([0, *(stream.env.num_envs for stream in hosted)]).tolist()
+        spans = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+        buffer = self._buffer(requests, hosted[0].env, edges[-1])
+        reports = self._step_all(requests, hosted, spans, buffer)
+        rollout = self._finish(buffer, requests, hosted, spans)
+        paces = self.clock.paces()
+        fragments = []
+        for request, stream, span, episodes in zip(requests, hosted, spans, reports, strict=True):
+            mine = rollout if len(requests) == 1 else slice_envs(rollout, span.start, span.stop)
+            data = self._data(mine, buffer, stream, span)
+            meta = FragmentMeta(
+                unit=request.unit,
+                version=self.version,
+                env_steps=int(mine.valid.sum()) if "valid" in mine else mine.reward.size,
+                episodes=[_report(request.unit, episode) for episode in episodes],
+                snapshot=stream.snapshot() if self.snapshots else None,
+                nbytes=rollout_bytes(mine),
+                sampler=self.index,
+                pace=paces[request.unit.stream],
+            )
+            fragments.append((meta, data))
+        self.phases.switch("other")
+        return fragments
+
+    def _step_all(
+        self, requests: list[CollectRequest], hosted: list[HostedStream], spans: list[slice], buffer: RolloutBuffer
+    ) -> list[list[Any]]:
+        """The inner loop: policy, environments, policy, ... Returns the episodes that ended, per stream."""
+        policy, actions, switch = self.policy, self.policy.actions, self.phases.switch
+        written_out = self.written_out
+        tick = self.clock.begin([request.unit.stream for request in requests])
+        noise = torch.from_numpy(self._noise(requests, hosted))
+        state = self._joined_state(hosted)
+        buffer.begin(state)
+        reports: list[list[Any]] = [[] for _ in hosted]
+        for t in range(self.rollout_steps):
+            for stream, span in zip(hosted, spans, strict=True):
+                buffer.observe(t, span, stream.env)
+            switch("policy")
+            obs = buffer.policy_obs(t, policy)
+            mask = buffer.policy_mask(t)
+            if policy.recurrent:
+                params, state = policy(obs, state, buffer.first_tensor[t])
+            else:
+                params = policy(obs)[0] if written_out is None else written_out(obs)
+            action = buffer.act(t, params, actions.sample(params, noise[t], mask))
+            switch("env")
+            tick(perf_counter())
+            for i, (stream, span) in enumerate(zip(hosted, spans, strict=True)):
+                chosen = action if len(spans) == 1 else tree_map(lambda leaf, span=span: leaf[span], action)
+                step = stream.env.step(chosen)
+                buffer.record(t, span, step)
+                if step.episodes:
+                    reports[i].extend(step.episodes)
+                tick(perf_counter())
+            switch("sampler")
+        for stream, span in zip(hosted, spans, strict=True):
+            buffer.observe_last(span, stream.env)
+            if state is not None:
+                stream.state = tree_map(lambda leaf, span=span: leaf[span].clone(), state)
+        return reports
+
+    def _noise(self, requests: list[CollectRequest], hosted: list[HostedStream]) -> np.ndarray:
+        """Sampling noise (T, B, noise_size) of all streams, each from its own generator."""
+        parts = [
+            self.policy.actions.draw_noise(
+                generator(self.seed, "noise", request.unit.stream, request.unit.seq),
+                (self.rollout_steps, stream.env.num_envs),
+            )
+            for request, stream in zip(requests, hosted, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _joined_state(self, hosted: list[HostedStream]) -> Any:
+        return tree_cat([stream.state for stream in hosted]) if self.policy.recurrent else None
+
+    def _buffer(self, requests: list[CollectRequest], env: Any, width: int) -> RolloutBuffer:
+        """One buffer for each group of streams that steps together: the others' fragments are still in use."""
+        key = tuple(request.unit.stream for request in requests)
+        buffer = self._buffers.get(key) if self.reuse_buffers else None
+        if buffer is None:
+            buffer = RolloutBuffer(env, self.policy, self.rollout_steps, width, self.normalize_obs, self.raw_obs)
+            if self.reuse_buffers:
+                self._buffers[key] = buffer
+        return buffer
+
+    def _finish(
+        self, buffer: RolloutBuffer, requests: list[CollectRequest], hosted: list[HostedStream], spans: list[slice]
+    ) -> Columns:
+        """Whole-fragment work: log-probabilities, final observations, versions."""
+        self.phases.switch("policy")
+        rollout = buffer.rollout(self.policy, self.version)
+        self.phases.switch("sampler")
+        if not np.isfinite(rollout.logp.sum()):
+            units = ", ".join(str(tuple(request.unit)) for request in requests)
+            raise NonFiniteError(
+                f"the policy's output is not finite in (fragment, stream) {units}, weight version {self.version}.",
+                "Lower learning_rate, or check the observations' scale with distrl doctor --env ID.",
+            )
+        return rollout
+
+    def _data(self, rollout: Columns, buffer: RolloutBuffer, stream: HostedStream, span: slice) -> FragmentData:
+        """Attach the moments that the learner's normalizers merge."""
+        valid = rollout.get("valid")
+        obs_moments = buffer.obs_moments(span, valid, self.policy) if self.normalize_obs else None
+        return_moments = None
+        if self.normalize_reward:
+            done = rollout.terminated | rollout.truncated
+            returns, stream.running_return = running_returns(
+                rollout.reward, done, stream.running_return, stream.ended, self.gamma
+            )
+            stream.ended = done[-1].copy()
+            return_moments = Moments.of(returns, valid)
+        return FragmentData(rollout, obs_moments, return_moments)
+
+
+def _report(unit: Unit, episode: Any) -> EpisodeReport:
+    return EpisodeReport(unit.stream, episode.env, episode.episode, float(episode.return_), int(episode.length))

@@ -1,0 +1,1 @@
+"""Evaluation, export and serving of language models."""

@@ -1,5 +1,0 @@
-"""Floor 3: whoever continues prompts. One small interface, `Engine`; everything else is a way to be fast behind it."""
-
-from distrl.engines.engine import Completion, Engine, SamplingOptions, make_engine
-
-__all__ = ["Completion", "Engine", "SamplingOptions", "make_engine"]

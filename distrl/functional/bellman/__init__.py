@@ -1,0 +1,1 @@
+"""Bellman targets for action values."""

@@ -1,0 +1,125 @@
+"""Critic targets as three plug-ins: next-action rule x ensemble aggregation x reward transform.
+
+    target = reward_transform(reward) + discount * next law,
+    next law = what the next-action rule makes of the (aggregated) laws of all next actions.
+
+A next-action rule sees action values and says how the next actions are weighted; with entropy, also what each one's
+value gains. It works on any return distribution: weights mix laws, gains shift them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distrl.base.errors import ConfigError
+from distrl.base.registry import register
+from distrl.functional.atoms import Atoms
+
+#: What a forbidden action is worth when the best one is looked for.
+FORBIDDEN = -torch.inf
+
+
+class NextAction(NamedTuple):
+    """What a rule decided: one action of each row, or weights of all actions.
+
+    Attributes:
+        action: (N,) int64, or None.
+        weight: (N, A) probabilities, or None.
+        gain: (N, A), added to each action's return (an entropy bonus), or None.
+    """
+
+    action: Tensor | None = None
+    weight: Tensor | None = None
+    gain: Tensor | None = None
+
+
+def allowed(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Values (..., A) with forbidden actions at -inf."""
+    return values if mask is None else torch.where(mask, values, FORBIDDEN)
+
+
+@register.next_action("greedy", paper="Human-level control through deep RL, Mnih et al. 2015")
+def greedy(target: Tensor, online: Tensor, mask: Tensor | None = None, temperature: float = 0.0) -> NextAction:
+    """The action that the target network holds for the best. Mnih et al. 2015."""
+    return NextAction(action=allowed(target, mask).argmax(-1))
+
+
+@register.next_action("double", paper="Deep RL with Double Q-learning, van Hasselt et al. 2016")
+def double(target: Tensor, online: Tensor, mask: Tensor | None = None, temperature: float = 0.0) -> NextAction:
+    """The action that the online network holds for the best, valued by the target network. van Hasselt et al. 2016."""
+    return NextAction(action=allowed(online, mask).argmax(-1))
+
+
+@register.next_action("soft", paper="Munchausen Reinforcement Learning, Vieillard et al. 2020, eq. 2")
+def soft(target: Tensor, online: Tensor, mask: Tensor | None = None, temperature: float = 0.03) -> NextAction:
+    """All actions by softmax(Q / temperature), each with the entropy bonus -temperature log pi. Soft Q-learning."""
+    logp = F.log_softmax(allowed(target, mask) / temperature, -1)
+    weight = logp.exp()
+    return NextAction(weight=weight, gain=torch.where(weight > 0, -temperature * logp, 0.0))
+
+
+def take_action(params: Tensor, index: Tensor) -> Tensor:
+    """The entries of one action of each row: (N, A, ...) and (N,) to (N, ...)."""
+    return params[torch.arange(len(index), device=params.device), index]
+
+
+def next_law(choice: NextAction, values: Tensor, probs: Tensor) -> Atoms:
+    """The law of the return after the next action.
+
+    Args:
+        choice: Of a next-action rule.
+        values, probs: Atoms of every action, (N, A, M); values (N, A, M, K) for laws of K reward channels.
+
+    Returns:
+        Atoms (N, M), or for weighted actions their mixture (N, A * M).
+    """
+    if choice.action is not None:
+        every = probs.expand(values.shape[:3])
+        return Atoms(take_action(values, choice.action), take_action(every, choice.action))
+    assert choice.weight is not None
+    if choice.gain is not None:
+        values = values + choice.gain.unsqueeze(-1)
+    mixed = choice.weight.unsqueeze(-1) * probs
+    return Atoms(values.flatten(1), mixed.expand(values.shape).flatten(1))
+
+
+@register.reward_transform("munchausen", paper="Munchausen Reinforcement Learning, Vieillard et al. 2020")
+def munchausen(
+    reward: Tensor,
+    values: Tensor,
+    action: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scale: float = 0.9,
+    temperature: float = 0.03,
+    lowest: float = -1.0,
+) -> Tensor:
+    """r + scale * clip(temperature log pi(a|s), lowest, 0), pi = softmax(Q / temperature). Vieillard et al., eq. 3.
+
+    Args:
+        reward: (N,).
+        values: Q of the target network at the same observation (N, A).
+        action: Taken (N,).
+        mask: (N, A) bool.
+        scale: The paper's alpha.
+        lowest: The paper's l_0, which keeps the logarithm finite.
+    """
+    logp = F.log_softmax(allowed(values, mask) / temperature, -1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+    return reward + scale * (temperature * logp).clamp(lowest, 0.0)
+
+
+def check_temperature(rule: str, temperature: float, munchausen_scale: float) -> None:
+    """Rules with entropy need a temperature.
+
+    Raises:
+        ConfigError: It is zero.
+    """
+    if temperature <= 0 and (rule == "soft" or munchausen_scale > 0):
+        raise ConfigError(
+            f"algorithm.temperature is {temperature:g}, but soft and Munchausen targets divide by it.",
+            "For example algorithm.temperature=0.03.",
+        )

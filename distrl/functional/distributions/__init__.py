@@ -1,0 +1,1 @@
+"""Return distributions, their losses and projections."""

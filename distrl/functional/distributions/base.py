@@ -1,0 +1,173 @@
+"""Return distributions as pure functions of flat parameters: the protocol, and the scalar family.
+
+An object holds sizes and options only; numbers come as `params (..., P)` from a head (`models/heads/base.py`), and
+gradients flow into them. Every family can be read as atoms and learns from atoms, so any head can learn from any
+other's target, and risk measures and ensembles work on all.
+
+Shapes: params (..., P); laws and losses (...); levels, points and noise (S,) or (..., S), results (..., S).
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distrl.base.errors import ConfigError
+from distrl.base.registry import register
+from distrl.functional.atoms import (
+    Atoms,
+    atoms_cdf,
+    atoms_mean,
+    atoms_quantile,
+    atoms_variance,
+    equal_probs,
+    midpoints,
+)
+from distrl.functional.distributions.quantile_loss import huber
+from distrl.functional.risk.measures import RiskMeasure, ValueAtRisk
+
+
+class ReturnDistribution(ABC):
+    """A family of laws of the return.
+
+    Attributes:
+        param_size: P.
+        channels: K, reward channels of the law; 1 except for joint laws.
+        ordered: `atoms` gives ascending values.
+        head: Which network computes the parameters: linear, implicit or fractions.
+        head_gain: Gain of that network's last layer at the start.
+    """
+
+    param_size: int
+    channels: int = 1
+    ordered: bool = False
+    head: str = "linear"
+    head_gain: float = 1.0
+
+    @abstractmethod
+    def atoms(self, params: Tensor) -> Atoms:
+        """values and probs (..., M): the law itself for discrete families, a fine discretization for densities."""
+
+    @abstractmethod
+    def loss(self, params: Tensor, target_values: Tensor, target_probs: Tensor) -> Tensor:
+        """How badly the law fits a target law (..., M), one number a row: (...). Targets get no gradient."""
+
+    def target_atoms(self, params: Tensor) -> Atoms:
+        """The law as another one's target: `atoms`, except that joint laws keep their channels, (..., M, K)."""
+        return self.atoms(params)
+
+    def initial_bias(self) -> Tensor:
+        """(P,) parameters of the law that an untrained head should give."""
+        return torch.zeros(self.param_size)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return atoms_mean(*self.atoms(params))
+
+    def variance(self, params: Tensor) -> Tensor:
+        return atoms_variance(*self.atoms(params))
+
+    def quantile(self, params: Tensor, tau: Tensor | float) -> Tensor:
+        """F^-1(tau): (...) for a number, (..., S) for a tensor (S,) or (..., S)."""
+        return atoms_quantile(*self.atoms(params), tau, self.ordered)
+
+    def cdf(self, params: Tensor, x: Tensor | float) -> Tensor:
+        """P(Z <= x): (...) for a number, (..., S) for a tensor (S,) or (..., S)."""
+        return atoms_cdf(*self.atoms(params), x)
+
+    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
+        """S returns for each row from uniform noise in [0, 1), (S,) or (..., S): the inverse-transform method."""
+        return self.quantile(params, noise)
+
+    def draw_noise(self, rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+        """Uniform float32 noise for `sample`, or for `particles`-like replacement."""
+        return rng.random(tuple(shape), dtype=np.float32)
+
+    def particles(self, params: Tensor, count: int) -> Tensor:
+        """The law as `count` equally likely values (..., count): its quantiles at the midpoints."""
+        return self.quantile(params, midpoints(count, params))
+
+    @torch.no_grad()
+    def priority(self, params: Tensor, loss: Tensor, target_values: Tensor, target_probs: Tensor) -> Tensor:
+        """How surprising each row was, (...), at least 0, for prioritized replay: its loss. CB8."""
+        return loss.clamp(min=0.0)
+
+    def risk(self, params: Tensor, measure: RiskMeasure) -> Tensor:
+        """The risk-adjusted value (...)."""
+        if isinstance(measure, ValueAtRisk):  # exact for densities, whose atoms would round it
+            return self.quantile(params, measure.level)
+        return measure(*self.atoms(params), ordered=self.ordered)
+
+
+@register.return_distribution("scalar", paper="the expectation only")
+class Scalar(ReturnDistribution):
+    """No law, only its mean: params (..., 1). Squared or Huber loss against the target's mean.
+
+    Args:
+        kappa: Huber threshold; null for 0.5 u^2, 0 for |u|.
+    """
+
+    ordered = True
+
+    def __init__(self, kappa: float | None = None):
+        self.param_size = 1
+        self.kappa = None if kappa is None else at_least_zero("scalar", "kappa", kappa)
+
+    def atoms(self, params: Tensor) -> Atoms:
+        return Atoms(params, torch.ones_like(params))
+
+    def mean(self, params: Tensor) -> Tensor:
+        return params.squeeze(-1)
+
+    def loss(self, params: Tensor, target_values: Tensor, target_probs: Tensor) -> Tensor:
+        target = atoms_mean(target_values, target_probs).detach()
+        return huber(target - params.squeeze(-1), self.kappa)
+
+
+def make_return_distribution(name: str, **options: Any) -> ReturnDistribution:
+    """A family by name: `make_return_distribution("quantile", size=32)`.
+
+    Raises:
+        ConfigError: No such family, an option that it does not have, or a number outside its range.
+    """
+    family = register.get("return_distribution", name)
+    known = list(inspect.signature(family).parameters)
+    for key in options:
+        if key not in known:
+            raise ConfigError(f"return distribution {name!r} has no option {key!r}.", f"It has: {', '.join(known)}.")
+    return family(**options)
+
+
+def whole(family: str, key: str, value: int, least: int = 1) -> int:
+    """`value`, if it is a whole number of at least `least`.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if value != int(value) or value < least:
+        raise ConfigError(
+            f"return distribution {family}: {key} is {value}; expected a whole number of at least {least}."
+        )
+    return int(value)
+
+
+def at_least_zero(family: str, key: str, value: float) -> float:
+    """`value`, if it is finite and not negative.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not 0.0 <= value < math.inf:
+        raise ConfigError(f"return distribution {family}: {key} is {value}; expected a number of at least 0.")
+    return float(value)
+
+
+def equal_atoms(values: Tensor) -> Atoms:
+    """Equally likely values."""
+    return Atoms(values, equal_probs(values))

@@ -1,0 +1,1 @@
+"""Policy-gradient objectives and natural-gradient tools."""

@@ -1,0 +1,103 @@
+"""Policy objectives and value losses, one number per element: nothing here averages or masks.
+
+Objectives are to be MAXIMIZED, losses and penalties to be MINIMIZED: a learner's loss is
+`-batch.mean(objective) + batch.mean(loss)`. Gradients flow through `ratio`, `logp` and `value`, and into `advantage`,
+`returns` and weights only if the caller lets them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distrl.base.registry import register
+
+
+@register.objective("policy_gradient", paper="Williams 1992; Mnih et al. 2016")
+def policy_gradient(logp: Tensor, advantage: Tensor) -> Tensor:
+    """Objective, maximized: advantage * log pi(a|s). Williams 1992."""
+    return advantage * logp
+
+
+@register.objective("ppo_clip", paper="PPO, Schulman et al. 2017", entries=[17])
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float, dual_clip: float | None = None) -> Tensor:
+    """Objective, maximized: PPO's clipped surrogate. Schulman et al. 2017, eq. 7.
+
+    min(ratio A, clip(ratio, 1 - clip, 1 + clip) A): no gain, and no gradient, for moving further than `clip` in the
+    direction of the advantage.
+
+    Args:
+        ratio: pi(a|s) / pi_old(a|s).
+        advantage: Same shape.
+        clip: eq. 7's epsilon.
+        dual_clip: Bound c > 1 of Ye et al. 2020: where A < 0 the objective is at least c A, so that one
+            stale sample with a huge ratio cannot dominate. None leaves it out.
+
+    >>> clipped_surrogate(torch.tensor([1.3, 1.3, 0.7, 0.7]), torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2)
+    tensor([ 1.2000, -1.3000,  0.7000, -0.8000])
+    """
+    # The same as with the clipped ratio: where A > 0 only 1 + clip can bind, where A < 0 only 1 - clip, so the bound is
+    # A + clip |A|. It is a constant, which halves the work of the gradient.
+    objective = torch.minimum(ratio * advantage, advantage + clip * advantage.abs())
+    if dual_clip is None:
+        return objective
+    return torch.where(advantage < 0, torch.maximum(objective, dual_clip * advantage), objective)
+
+
+@register.objective("spo_simple", paper="Simple Policy Optimization, Xie et al. 2024", entries=[44])
+def spo_objective(ratio: Tensor, advantage: Tensor, eps: float) -> Tensor:
+    """Objective, maximized: ratio A - |A| / (2 eps) (ratio - 1)^2. Xie et al. 2024 (Simple Policy Optimization).
+
+    Each sample's optimum is ratio = 1 + sign(A) eps, and beyond it the gradient pulls back, where PPO's is zero.
+
+    Args:
+        ratio: pi(a|s) / pi_old(a|s).
+        advantage: Same shape.
+        eps: Where the optimum lies, as `clip` of PPO.
+    """
+    return ratio * advantage - advantage.abs() / (2.0 * eps) * (ratio - 1.0).square()
+
+
+@register.objective("ppo_kl", paper="PPO, Schulman et al. 2017", entries=[17])
+def kl_penalized_surrogate(ratio: Tensor, advantage: Tensor, kl: Tensor, coefficient: float | Tensor) -> Tensor:
+    """Objective, maximized: ratio A - coefficient KL(old || new). Schulman et al. 2017, eq. 8."""
+    return ratio * advantage - coefficient * kl
+
+
+def adapt_kl_coefficient(coefficient: float, kl: float, target: float) -> float:
+    """The next penalty coefficient: halved where the KL came out below target / 1.5, doubled above 1.5 target.
+
+    Schulman et al. 2017, section 4.
+    """
+    if kl < target / 1.5:
+        return coefficient / 2.0
+    return coefficient * 2.0 if kl > target * 1.5 else coefficient
+
+
+@torch.no_grad()
+def truncated_importance_weight(log_ratio: Tensor, bar: float) -> Tensor:
+    """min(bar, exp(log_ratio)), without gradient: the weight of V-trace, APPO and truncated importance sampling.
+
+    Args:
+        log_ratio: log pi - log mu of the actions taken.
+        bar: Upper bound; `inf` leaves the weight as it is.
+    """
+    return log_ratio.exp().clamp(max=bar)
+
+
+def value_loss(value: Tensor, returns: Tensor) -> Tensor:
+    """Loss, minimized: (value - returns)^2 / 2."""
+    return 0.5 * F.mse_loss(value, returns, reduction="none")
+
+
+def clipped_value_loss(value: Tensor, old_value: Tensor, returns: Tensor, clip: float | None) -> Tensor:
+    """Loss, minimized: half the larger of two squared errors, of the value and of the value moved at most `clip`.
+
+    max((V - R)^2, (V_old + clip(V - V_old, -clip, clip) - R)^2) / 2: the value head's counterpart of PPO's clipping, in
+    units of the return. None leaves the clipping out.
+    """
+    if clip is None:
+        return value_loss(value, returns)
+    near = old_value + torch.clamp(value - old_value, -clip, clip)
+    return torch.maximum(value_loss(value, returns), value_loss(near, returns))

@@ -1,0 +1,224 @@
+"""Risk measures: functionals of a discrete return law, for any head. Common base CB10.
+
+A measure is called with atoms, `measure(values (..., M), probs (..., M)) -> (...)`. Higher is better, returns are
+gains, and the averse settings look at the lower tail. Results are differentiable by values and by probabilities.
+`risk_probs` gives the derivative by the values: for distortions these are probabilities again, so that acting,
+baselines and advantages can be computed as expectations under them.
+
+Three places use risk, and they are different problems: acting greedily by the risk of the return from here on (a
+nested objective), the baseline of a policy gradient, and the law of the whole episode's return (`stock.py`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distrl.base.errors import ConfigError
+from distrl.base.registry import register
+from distrl.functional.atoms import LEVEL_TOLERANCE, atoms_mean, atoms_variance, is_one_number, sorted_atoms
+
+
+class RiskMeasure(ABC):
+    """A functional of return laws.
+
+    Attributes:
+        is_distortion: It is an expectation under re-weighted quantiles, so `distort` and `weigh` exist.
+    """
+
+    is_distortion = False
+
+    @abstractmethod
+    def __call__(self, values: Tensor, probs: Tensor, ordered: bool = False) -> Tensor:
+        """The risk-adjusted value (...) of laws with atoms (..., M).
+
+        Args:
+            ordered: The values ascend already, which saves a sort.
+        """
+
+    @abstractmethod
+    def risk_probs(self, values: Tensor, probs: Tensor, ordered: bool = False) -> Tensor:
+        """d measure / d values, (..., M) in the order of `values`, without gradient. Sums to 1 for each one here."""
+
+    def distort(self, tau: Tensor) -> Tensor:
+        """beta(tau): levels at which to read quantiles, so that uniform tau give the measure as a plain mean (IQN).
+
+        Raises:
+            ConfigError: This measure is no distortion.
+        """
+        raise ConfigError(
+            f"risk measure {type(self).__name__} is no distortion of quantile levels.",
+            "Apply it to the atoms, or use mean, cvar, wang, cpw, power, norm, var or mixed_var.",
+        )
+
+
+class Distortion(RiskMeasure):
+    """int F^-1(u) dg(u) with a distortion g: [0, 1] -> [0, 1], increasing from 0 to 1."""
+
+    is_distortion = True
+
+    @abstractmethod
+    def weigh(self, level: Tensor) -> Tensor:
+        """g(u) at cumulative probabilities u."""
+
+    @abstractmethod
+    def distort(self, tau: Tensor) -> Tensor:
+        """beta = g^-1."""
+
+    def weights(self, probs: Tensor) -> Tensor:
+        """g(u_i) - g(u_{i-1}) for atoms in ascending order of their values: (..., M), summing to 1."""
+        if probs.shape[-1] == 1:
+            return torch.ones_like(probs)
+        if probs.ndim > 1 and is_one_number(probs):  # one row serves all
+            return self.weights(probs[(0,) * (probs.ndim - 1)]).expand(probs.shape)
+        edge = torch.finfo(probs.dtype).eps
+        inner = probs.cumsum(-1)[..., :-1].clamp(edge, 1.0 - edge)
+        reached = self.weigh(inner)
+        # the ends are exact whatever rounding did: weights always sum to 1
+        first, last = torch.zeros_like(reached[..., :1]), torch.ones_like(reached[..., :1])
+        return torch.diff(reached, dim=-1, prepend=first, append=last)
+
+    def __call__(self, values: Tensor, probs: Tensor, ordered: bool = False) -> Tensor:
+        if not ordered:
+            values, probs = sorted_atoms(values, probs)
+        return (self.weights(probs) * values).sum(-1)
+
+    @torch.no_grad()
+    def risk_probs(self, values: Tensor, probs: Tensor, ordered: bool = False) -> Tensor:
+        probs = probs.expand(values.shape)
+        if ordered:
+            return self.weights(probs)
+        order = values.argsort(-1)
+        return torch.empty_like(values).scatter_(-1, order, self.weights(probs.gather(-1, order)))
+
+
+@register.risk("mean", paper="risk-neutral", entries=[3, 10])
+class Mean(Distortion):
+    """The expectation: no attitude to risk."""
+
+    def weigh(self, level: Tensor) -> Tensor:
+        return level
+
+    def distort(self, tau: Tensor) -> Tensor:
+        return tau
+
+    def weights(self, probs: Tensor) -> Tensor:
+        return probs
+
+    def __call__(self, values: Tensor, probs: Tensor, ordered: bool = False) -> Tensor:
+        return atoms_mean(values, probs)
+
+    @torch.no_grad()
+    def risk_probs(self, values: Tensor, probs: Tensor, ordered: bool = False) -> Tensor:
+        return probs.expand(values.shape)
+
+
+@register.risk("mean_variance", paper="Markowitz 1952; Sobel 1982")
+class MeanVariance(RiskMeasure):
+    """E Z - weight Var Z.
+
+    Args:
+        weight: In 1 / units of return; above 0 is averse.
+    """
+
+    def __init__(self, weight: float = 0.5):
+        self.weight = finite("mean_variance", "weight", weight)
+
+    def __call__(self, values: Tensor, probs: Tensor, ordered: bool = False) -> Tensor:
+        return atoms_mean(values, probs) - self.weight * atoms_variance(values, probs)
+
+    @torch.no_grad()
+    def risk_probs(self, values: Tensor, probs: Tensor, ordered: bool = False) -> Tensor:
+        centered = values - atoms_mean(values, probs).unsqueeze(-1)
+        return probs * (1.0 - 2.0 * self.weight * centered)
+
+
+@register.risk("entropic", paper="Howard and Matheson 1972")
+class Entropic(RiskMeasure):
+    """(1 / beta) log E exp(beta Z): averse for beta < 0, the mean at 0.
+
+    Args:
+        beta: In 1 / units of return.
+    """
+
+    def __init__(self, beta: float = -1.0):
+        self.beta = finite("entropic", "beta", beta)
+
+    def __call__(self, values: Tensor, probs: Tensor, ordered: bool = False) -> Tensor:
+        if self.beta == 0:
+            return atoms_mean(values, probs)
+        # about the mean: with a small beta, log E exp is a difference of nearly equal numbers
+        center = atoms_mean(values, probs).detach().unsqueeze(-1)
+        spread = torch.logsumexp(self.beta * (values - center) + probs.log(), -1) / self.beta
+        return center.squeeze(-1) + spread
+
+    @torch.no_grad()
+    def risk_probs(self, values: Tensor, probs: Tensor, ordered: bool = False) -> Tensor:
+        return torch.softmax(self.beta * values + probs.log(), -1)
+
+
+@register.risk("var", paper="value at risk, Jorion 1996")
+class ValueAtRisk(Distortion):
+    """The level-quantile F^-1(level).
+
+    Its gradient sees one atom only: learning from it is noisy.
+
+    Args:
+        level: In (0, 1].
+    """
+
+    def __init__(self, level: float = 0.1):
+        self.level = in_unit("var", "level", level)
+
+    def weigh(self, level: Tensor) -> Tensor:
+        return (level >= self.level - LEVEL_TOLERANCE).to(level.dtype)
+
+    def distort(self, tau: Tensor) -> Tensor:
+        return torch.full_like(tau, self.level)
+
+
+def make_risk(name: str, **options: Any) -> RiskMeasure:
+    """A risk measure by name: `make_risk("cvar", level=0.1)`.
+
+    Raises:
+        ConfigError: No such measure, an option that it does not have, or a number outside its range.
+    """
+    measure = register.get("risk", name)
+    known = [key for key in inspect.signature(measure).parameters if key not in ("args", "kwargs")]
+    for key in options:
+        if key not in known:
+            raise ConfigError(
+                f"risk measure {name!r} has no option {key!r}.",
+                f"Its options: {', '.join(known)}." if known else "It has none.",
+            )
+    return measure(**options)
+
+
+def in_unit(measure: str, key: str, value: float) -> float:
+    """`value`, if it lies in (0, 1].
+
+    Raises:
+        ConfigError: It does not.
+    """
+    if not 0.0 < value <= 1.0:
+        raise ConfigError(
+            f"risk {measure}: {key} is {value}; expected a number in (0, 1].",
+            f"For example {key}: 0.1, the worst tenth; 1 is everything.",
+        )
+    return float(value)
+
+
+def finite(measure: str, key: str, value: float) -> float:
+    """`value`, if it is a finite number.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not math.isfinite(value):
+        raise ConfigError(f"risk {measure}: {key} is {value}; expected a finite number.")
+    return float(value)

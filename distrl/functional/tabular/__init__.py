@@ -1,0 +1,1 @@
+"""Tabular temporal-difference methods."""

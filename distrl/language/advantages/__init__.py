@@ -1,0 +1,1 @@
+"""Advantage estimators for groups of answers (plug point `advantage`)."""

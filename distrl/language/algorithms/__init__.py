@@ -1,0 +1,1 @@
+"""Language-model algorithms, by family."""

@@ -1,0 +1,393 @@
+"""What every language-model algorithm has: the chain of links, and its update.
+
+    reward parts -> reward -> credit -> advantage -> objective (correction, divergence) -> aggregation
+
+Every link is a registered function chosen by its config word (`language/chain/objective.py`); an algorithm is a config
+whose words are its paper's (`language/algorithms/group_relative/grpo.py`), or one that adds columns of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distrl.base.columns import Columns
+from distrl.base.errors import ConfigError, NonFiniteError
+from distrl.config.algorithm import AlgorithmConfig
+from distrl.language.algorithms.batch import (
+    ENTROPY,
+    MOVEMENT,
+    movement_sums,
+    not_given,
+    reward_plan,
+    support,
+    with_budget,
+)
+from distrl.language.algorithms.config import LanguageAlgorithmConfig, Word
+from distrl.language.algorithms.metrics import batch_metrics
+from distrl.language.chain.aggregation import aggregate
+from distrl.language.chain.component import link
+from distrl.language.chain.groups import Groups
+from distrl.language.chain.objective import objective
+from distrl.language.curricula.sampling_plan import DrawPlan, EqualDraws
+from distrl.language.models.loading import load_language_model
+from distrl.language.models.model import LanguageModel, adapter_layers
+from distrl.language.models.packing import can_pack
+from distrl.language.models.token_logp import token_logp
+from distrl.language.rewards.plan import combine
+from distrl.language.tasks.base import Task
+from distrl.learning.algorithm import Algorithm, Update
+from distrl.models.parameters.adam import FlatAdam
+
+__all__ = ["LanguageAlgorithm", "LanguageAlgorithmConfig", "Word"]
+
+#: Columns that are computed with the first weights.
+REFERENCE_COLUMNS = frozenset({"ref_logp", "tempered_ref_logp"})
+
+
+class LanguageAlgorithm(Algorithm):
+    """The update of a language model from groups of answers.
+
+    Args:
+        config, model, options: As `Algorithm`; the model is a `LanguageModel`.
+    """
+
+    Config: ClassVar[type[AlgorithmConfig]] = LanguageAlgorithmConfig
+    off_policy_correction: ClassVar[bool] = True
+    #: Without `reward.parts` all parts of the task are used, not success alone.
+    all_parts: ClassVar[bool] = False
+    #: Learns from a task's demonstrations: nothing is generated but for evaluations.
+    demonstrations: ClassVar[bool] = False
+    #: Curves of terms of the loss, which `part_loss` gives in this order; parts of a minibatch add up.
+    loss_parts: tuple[str, ...] = ()
+    #: Curves of `movement_sums`.
+    movement_curves: tuple[str, ...] = MOVEMENT
+    #: Keyword-only parameters of advantages whose values `numbers` gives, where the advantage has them.
+    supplied: ClassVar[tuple[str, ...]] = ()
+    #: Measure the entropy of the policy's laws at every update, also without a bonus.
+    measures_entropy: ClassVar[bool] = False
+
+    def __init__(self, config: Any, model: Any, **options: Any):
+        super().__init__(config, model, **options)
+        self.language: LanguageModel = model
+        self.reference: Tensor | None = None  # (P,) the first weights, where a link reads `ref_logp`
+
+    @classmethod
+    def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> Any:
+        if "language" not in options:
+            raise ConfigError(
+                f"algorithm {config.name} learns from a language model's answers, but the run has no language model.",
+                "Set env.id to a text task (text/NAME) and add the section language, or choose another algorithm.",
+            )
+        return load_language_model(options["language"], options["seed"], alphabet=options.get("alphabet"))
+
+    @classmethod
+    def draws(cls, config: Any) -> DrawPlan:
+        """How often samplers answer each prompt; what it needs of the run so far are `extras`."""
+        return EqualDraws(config.group_size)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        config = self.schedules
+        if config.weight_decay:
+            options = {"betas": config.adam_betas, "weight_decay": config.weight_decay}
+            return torch.optim.AdamW([self.parameter], lr=1.0, **options)
+        return FlatAdam(self.parameter, betas=tuple(config.adam_betas))
+
+    def begin(self, parts: Sequence[str], settings: Any) -> None:
+        """Join the links.
+
+        Args:
+            parts: Names of the task's reward parts.
+            settings: The run's `language` section: how tokens are drawn, and how many at most.
+
+        Raises:
+            ConfigError: A word, option or reward part that does not exist.
+        """
+        config = self.schedules
+        self.parts, self.settings = tuple(parts), settings
+        self.entropies = config.entropy > 0 or self.measures_entropy
+        self.plan = reward_plan(config.reward, parts, self.all_parts)
+        not_given(config.advantage, self.supplied, config.name)
+        self.advantage = link("advantage", config.advantage, self.supplied)
+        self.credit = None if config.credit is None else link("credit", config.credit)
+        self.objective = objective(
+            with_budget(config.objective, settings.max_new_tokens),
+            with_budget(config.aggregation, settings.max_new_tokens),
+            config.divergence if config.beta else None,
+            config.beta,
+            config.correction,
+        )
+        links = [self.advantage] if self.credit is None else [self.advantage, self.credit]
+        self.packing = config.packing and can_pack(self.language)
+        self.reads = self.objective.reads().union(*(one.reads for one in links))
+
+    def begin_task(self, task: Task) -> None:
+        """Get to know the task, as `training_task` gave it."""
+
+    @classmethod
+    def training_task(cls, task: Task, config: Any) -> Task:
+        """What the run asks of its task."""
+        return task
+
+    # ---- links -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def prepare(self, batch: Columns) -> Columns:
+        """Reward, log-probabilities of other weights, credit and advantage: once per batch, over all of it."""
+        batch = self.rewarded(batch)
+        batch = self.rescored(batch) if self.config.old == "recompute" else batch.with_(old_logp=batch.logp)
+        if "ref_logp" in self.reads:
+            batch = batch.with_(ref_logp=self.reference_logp(batch))
+        batch = self.columns(batch)
+        if self.credit is not None:
+            batch = batch.with_(token_reward=self.credit(batch))
+        return batch.with_(advantage=self.advantage(batch, **self.numbers()))
+
+    def rewarded(self, batch: Columns) -> Columns:
+        """Add the reward that the run's plan makes of the task's parts, and the sampler's log-probabilities by name."""
+        order = [self.parts.index(name) for name in self.plan.names]
+        rewards = combine(self.plan, batch.parts[:, order], batch.mask.sum(1))
+        return batch.with_(
+            told=batch.parts, parts=rewards.parts, value=rewards.value, reward=rewards.reward, behavior_logp=batch.logp
+        )
+
+    def rescored(self, batch: Columns) -> Columns:
+        """Add `old_logp` (N, L) under the weights before the update."""
+        return batch.with_(old_logp=self.scored(batch))
+
+    def columns(self, batch: Columns) -> Columns:
+        """More columns for an algorithm's links; what it changes in `reward` or `parts` counts for them too."""
+        return batch
+
+    def numbers(self) -> dict[str, float | None]:
+        """Values of the `supplied` parameters for the present batch."""
+        return {}
+
+    def score(self, batch: Columns) -> Tensor:
+        """log pi of every token under the present weights, with gradient, (N, L); 0 where the mask does not hold."""
+        return self.laws(batch)[0]
+
+    def laws(
+        self, batch: Columns, temperature: float | Tensor = 1.0, entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """log pi of every token under the present weights, and the entropy of the law it was drawn from, if asked for.
+
+        With gradient, (N, L) both; 0 where the mask does not hold.
+
+        Args:
+            batch: `tokens`, `mask`, and `kept` where sampling truncates.
+            temperature: Of the law, times the run's own; a tensor (N,) has one for each row.
+            entropy: Also give entropies.
+        """
+        settings = self.settings
+        return token_logp(
+            self.language,
+            batch.tokens,
+            batch.mask,
+            temperature=(settings.temperature or 1.0) * temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            kept=support(batch.kept, batch.mask) if "kept" in batch else None,
+            packing=self.packing,
+            entropy=entropy,
+        )
+
+    @torch.no_grad()
+    def scored(self, batch: Columns, temperature: float | Tensor = 1.0) -> Tensor:
+        """log pi of a whole batch without gradient, part by part. (N, L). Arguments as for `laws`."""
+        parts = torch.arange(len(batch.tokens), device=self.device).split(self.config.micro_batch)
+        heats = [temperature[rows] if isinstance(temperature, Tensor) else temperature for rows in parts]
+        return torch.cat([self.laws(batch[rows], heat)[0] for rows, heat in zip(parts, heats, strict=True)])
+
+    def reference_logp(self, batch: Columns) -> Tensor:
+        """log-probabilities under the first weights, (N, L)."""
+        with self.reference_weights():
+            return self.scored(batch)
+
+    @contextlib.contextmanager
+    def reference_weights(self) -> Iterator[None]:
+        """The first weights, for as long as the block lasts: no adapters, or the copy that was kept."""
+        if self.reference is None:
+            with self.language.reference():
+                yield
+            return
+        present = self.flat.data.clone()
+        self.flat.data.copy_(self.reference)
+        try:
+            yield
+        finally:
+            self.flat.data.copy_(present)
+
+    def remember_reference(self) -> None:
+        """Keep the present weights as the reference model, if a link asks for one and there are no adapters."""
+        if REFERENCE_COLUMNS & self.reads and not adapter_layers(self.language.network):
+            self.reference = self.flat.data.clone()
+
+    # ---- the update ------------------------------------------------------------------------------------------------
+
+    def update(self, batch: Columns, rng: np.random.Generator) -> Update:
+        """`prepare` once, then epochs x minibatches of whole groups, with one optimizer step each.
+
+        Args:
+            batch: (N, L) and (N,) columns on this device.
+            rng: Shuffles the groups.
+
+        Raises:
+            NonFiniteError: A loss or gradient is NaN or infinite; the weights are those before the update.
+        """
+        before = None if self.single_step(batch) else self._remember()
+        self._set_learning_rate()
+        self.rng = rng
+        batch = self.prepare(batch)
+        norms, losses, movement = [], [], []
+        for minibatch in self.text_minibatches(batch, rng):
+            loss, moved = self.text_gradient(self.weighted(minibatch))
+            norms.append(self.clip_gradient())
+            losses.append(loss)
+            movement.append(moved)
+            if before is None and not bool(torch.isfinite(norms[-1] + loss)):
+                break
+            self.optimizer.step()
+        # a clamped ratio that is NaN gives a loss that is NaN and a gradient of 0: both are looked at
+        if not bool(torch.isfinite(torch.stack([*norms, *losses])).all()):
+            if before is not None:
+                self._restore(before)
+            raise NonFiniteError(
+                self._cause(batch, batch), "The weights are those before this update; lower learning_rate."
+            )
+        means = {name: float(torch.stack([part[name] for part in movement]).mean()) for name in movement[0]}
+        metrics = {"loss/policy": float(torch.stack(losses).mean()), "loss/grad_norm": float(torch.stack(norms).mean())}
+        metrics |= means | self.curves(batch)
+        return Update(metrics | self.after_update(batch, metrics))
+
+    def single_step(self, batch: Columns) -> bool:
+        """Whether an update is one optimizer step: it is not taken unless it is finite, so nothing need be kept."""
+        own = type(self).text_minibatches is LanguageAlgorithm.text_minibatches
+        return own and self.config.epochs * min(self.config.minibatches, len(Groups(batch.group))) == 1
+
+    def after_update(self, batch: Columns, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Called once an update stands: keep what the next one depends on, which belongs into `state` too.
+
+        Args:
+            batch: As `prepare` left it.
+            metrics: The update's curves.
+
+        Returns:
+            More curves.
+        """
+        return {}
+
+    def text_minibatches(self, batch: Columns, rng: np.random.Generator) -> Iterator[Columns]:
+        """Minibatches of whole groups for every epoch."""
+        groups = Groups(batch.group)
+        count = min(self.config.minibatches, len(groups))
+        for _ in range(self.config.epochs):
+            if count == 1:
+                yield batch
+                continue
+            order = torch.from_numpy(rng.permutation(len(groups))).to(batch.group.device)
+            place = torch.empty_like(order)
+            place[order] = torch.arange(len(order), device=order.device)
+            edges = [len(groups) * part // count for part in range(count + 1)]
+            where = place[groups.row]
+            for start, stop in itertools.pairwise(edges):
+                yield batch[((where >= start) & (where < stop)).nonzero().squeeze(1)]
+
+    def weighted(self, minibatch: Columns) -> Columns:
+        """Add what must be known of a whole minibatch before it is split: weights of its tokens, rows or groups."""
+        return self.objective.weights(minibatch)
+
+    def learned(self, part: Columns) -> Columns:
+        """Add what is computed with the weights that are being learned, with gradient.
+
+        `logp` (N, L) of the answers, and `entropy` (N, L) where it is wanted.
+        """
+        logp, entropy = self.laws(part, entropy=self.entropies)
+        return part.with_(logp=logp) if entropy is None else part.with_(logp=logp, entropy=entropy)
+
+    def part_loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:
+        """The loss of a part of a minibatch, and its terms as `loss_parts` names them. Parts add up to the whole.
+
+        Args:
+            part: Rows of what `weighted` gave, with the columns of `learned`.
+        """
+        return self.objective.loss(part), []
+
+    def curves(self, batch: Columns) -> dict[str, float]:
+        """What a prepared batch says of the policy that made it."""
+        return batch_metrics(batch, self.parts)
+
+    def text_gradient(self, minibatch: Columns) -> tuple[Tensor, dict[str, Tensor]]:
+        """Fill `flat.grad` with the minibatch's gradient, shard by shard, and in them part by part."""
+        vectors = []
+        groups = Groups(minibatch.group)
+        for mine in self.shards.split(torch.arange(len(groups), device=minibatch.group.device)):
+            self.flat.zero_grad()
+            total = self.flat.grad.new_zeros(1 + len(self.loss_parts) + len(self.movement_curves))
+            for rows in self.micro_batches(minibatch, groups, mine):
+                part = self.learned(minibatch[rows])
+                loss, terms = self.part_loss(part)
+                if self.config.entropy:
+                    loss = loss - self.config.entropy * self.entropy_mean(part)
+                if loss.requires_grad:
+                    loss.backward()
+                total += torch.stack([term.detach().float() for term in (loss, *terms, *self.movement_sums(part))])
+            if self.shards.count > 1:
+                vectors.append(torch.cat([self.flat.grad, total]))
+        if self.shards.count > 1:
+            summed = self.shards.sum(vectors)
+            size = self.flat.grad.numel()
+            self.flat.grad.copy_(summed[:size])
+            total = summed[size:]
+        own = 1 + len(self.loss_parts)
+        sums, movement = total[:own], total[own:]
+        values = torch.cat([sums[1:], movement / minibatch.mask.sum().clamp(min=1)])
+        named = dict(zip((*self.loss_parts, *self.movement_curves), values, strict=True))
+        if not self.entropies:
+            named.pop(ENTROPY, None)
+        return sums[0], named
+
+    def movement_sums(self, part: Columns) -> list[Tensor]:
+        """Sums over a part's trainable tokens; curves show them per token."""
+        return movement_sums(part)
+
+    def entropy_mean(self, part: Columns) -> Tensor:
+        """The part's share of the mean entropy, with the weights that tokens have in the loss.
+
+        Raises:
+            ConfigError: The algorithm does not compute entropies.
+        """
+        if "entropy" not in part:
+            raise ConfigError(f"algorithm {self.config.name} has no entropy bonus.", "Set algorithm.entropy=0.")
+        return aggregate(part.entropy, part.sum_weight)
+
+    def micro_batches(self, minibatch: Columns, groups: Groups, mine: Tensor) -> Iterator[Tensor]:
+        """Row numbers of these groups, `micro_batch` at a time; whole groups where the loss is one of groups."""
+        rows = torch.isin(groups.row, mine).nonzero().squeeze(1)
+        if self.objective.level != "group":
+            yield from rows.split(self.config.micro_batch)
+            return
+        for group in mine:
+            yield (groups.row == group).nonzero().squeeze(1)
+
+    def diagnose(self, rollout: Columns) -> dict[str, float]:
+        self.warnings += self.support.tell()
+        return {}
+
+    def extras(self) -> dict[str, np.ndarray]:
+        """Arrays that samplers need of this algorithm, published with every version; what they are made from belongs
+        into `state`."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "reference": self.reference}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        super().load_state(state)
+        self.reference = None if state["reference"] is None else torch.as_tensor(state["reference"]).to(self.device)

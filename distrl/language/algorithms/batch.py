@@ -1,0 +1,69 @@
+"""Pieces of a language-model update: the reward's plan, words that need the budget, sums for the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distrl.base.columns import Columns
+from distrl.base.errors import ConfigError, unknown
+from distrl.language.models.token_logp import Support
+from distrl.language.rewards.plan import RewardPlan, plan_from_words
+
+ENTROPY = "policy/entropy"
+MOVEMENT = ("policy/kl", "policy/ratio_low", "policy/ratio_high", ENTROPY)
+FAR = 0.2  # ratios outside 1 -+ this are counted
+
+
+def movement_sums(part: Columns) -> list[Tensor]:
+    """Sums over trainable tokens: k3 estimate of KL(old, new), ratios below and above the usual clip range, entropy."""
+    log_ratio = (part.logp.detach() - part.old_logp).masked_fill(~part.mask, 0.0).clamp(-20, 20)
+    ratio = log_ratio.exp()
+    entropy = part.entropy.detach().sum() if "entropy" in part else ratio.new_zeros(())
+    return [(ratio - 1 - log_ratio).sum(), (ratio < 1 - FAR).sum().float(), (ratio > 1 + FAR).sum().float(), entropy]
+
+
+def reward_plan(words: Mapping[str, Any], parts: Sequence[str], all_parts: bool = False) -> RewardPlan:
+    """The plan that a config's `reward` asks for; by default the first part, success, or the sum of all of them.
+
+    Raises:
+        ConfigError: A part that the task does not give.
+    """
+    options = dict(words)
+    named = options.pop("parts", {name: {} for name in (parts if all_parts else parts[:1])})
+    for name in named:
+        if name not in parts:
+            raise ConfigError(unknown("reward part", name, parts))
+    return plan_from_words(named, **options)
+
+
+def with_budget(word: Any, max_new_tokens: int) -> Any:
+    """Links that divide by the generation budget get it, if the config does not say another."""
+    name = word if isinstance(word, str) else word.get("name")
+    if name in ("seq_mean_token_sum_norm", "drpo"):
+        return {"name": name, "max_length": max_new_tokens, **({} if isinstance(word, str) else word)}
+    return word
+
+
+def support(kept: Tensor, mask: Tensor) -> Support:
+    """What truncation left for each trainable token, from ids (N, L, K) with -1 beyond them."""
+    ids = kept[mask].long()
+    there = ids >= 0
+    offsets = torch.cat([there.new_zeros(1, dtype=torch.int64), there.sum(1).cumsum(0)])
+    return Support(ids[there], offsets)
+
+
+def not_given(word: Any, supplied: Sequence[str], algorithm: str) -> None:
+    """Refuse options that the algorithm itself supplies.
+
+    Raises:
+        ConfigError: The word gives one of them.
+    """
+    for name in supplied:
+        if isinstance(word, Mapping) and name in word:
+            raise ConfigError(
+                f"algorithm.advantage gives {name}, which {algorithm} sets by itself.", "Remove it from the word."
+            )

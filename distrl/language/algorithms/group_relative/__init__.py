@@ -1,0 +1,1 @@
+"""Algorithms whose advantages compare the answers to one prompt."""

@@ -1,0 +1,44 @@
+"""Learning without labels: what a prompt's answers agree on is taken for right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from distrl.base.columns import Columns
+from distrl.base.registry import register
+from distrl.config.algorithm import AlgorithmConfig
+from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig, Word
+from distrl.language.chain.component import link
+
+
+class TTRVConfig(LanguageAlgorithmConfig):
+    """TTRV: an answer is worth its frequency among the answers to its prompt, less their entropy."""
+
+    group_size: int = Field(32, ge=2)
+    """Answers to each prompt, whose frequencies are the reward. Usual: 32."""
+    label_free: Word = "ttrv"
+    """The reward: `{name: ttrv, alpha: 0.75, entropy_mode: batch}`, or `majority`: 1 for the most frequent answer."""
+    advantage: Word = "batch_normalized"
+    """The entropy is the same for a prompt's answers, so advantages that center groups would cancel it."""
+
+
+@register.algorithm("ttrv", paper="TTRV: Test-Time Reinforcement Learning, 2025", entries=[119])
+class TTRV(LanguageAlgorithm):
+    """Rewards from agreement alone. What the task's verifier says is shown in the curves and never learned from.
+
+    It sharpens what the model believes: where the most frequent answer is wrong, it learns the wrong one.
+    """
+
+    Config: ClassVar[type[AlgorithmConfig]] = TTRVConfig
+
+    def begin(self, parts: Sequence[str], settings: Any) -> None:
+        super().begin(parts, settings)
+        self.label_free = link("reward", self.schedules.label_free)
+
+    def columns(self, batch: Columns) -> Columns:
+        """The verifier's reward is replaced: nothing after this knows it."""
+        reward = self.label_free(batch)
+        return batch.with_(reward=reward, value=reward, parts=reward[:, None])

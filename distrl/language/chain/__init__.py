@@ -1,0 +1,1 @@
+"""Components that a language-model loss is composed of."""

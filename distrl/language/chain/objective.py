@@ -1,0 +1,146 @@
+"""How the links of a language-model algorithm compose: reward, credit, advantage, objective, divergence, aggregation.
+
+Every link is a registered pure function. Its positional parameters are *columns of the batch, by name*; its
+keyword-only parameters are *options of the config*, or numbers that the run supplies, such as an entropy. So a link is
+called on a batch without glue, and can be called by hand just as well:
+
+    grpo(reward, group, *, ddof=1, eps=1e-6, ...)        # reads reward, group; takes ddof, eps, ...
+
+| link | plug point | writes | shape |
+|--|--|--|--|
+| reward | `reward`; parts by `reward_plan.RewardPlan` | `reward` | (R,) |
+| credit | `credit` | `token_reward` | (N, L) |
+| advantage | `advantage` | `advantage` | (R,) or (N, L) |
+| objective | `token_loss`, `row_loss`, `group_loss` | a loss to be minimized | (N, L), (N,), (Q,) |
+| correction | `behavior_correction` | weight of a token loss | (N, L) |
+| divergence | `divergence` | a loss to be minimized | (N, L) |
+| aggregation | `aggregation` | weights that sum a token loss up | (N, L) |
+
+Columns that links read. Rows, one per training sequence (R = N): `reward`, `parts` (R, K), `group` int64, `episode`
+int64, `answer` int64, `bundle`, `draw`, `correct`, `baseline`, `bootstrap`. Tokens (N, L): `mask` bool, `logp` (with
+gradient), `old_logp`, `behavior_logp`, `ref_logp`, `value`, `token_reward`. A mean over nothing is zero, and what the
+mask hides is never read.
+
+An algorithm file then reads like its paper:
+
+    def prepare(self, batch):                                  # once per batch, all of it: statistics are global
+        batch = batch.with_(token_reward=self.credit(batch))   # only where the advantage reads token_reward
+        batch = batch.with_(advantage=self.advantage(batch))
+        return batch.with_(weight=self.correction(batch))
+
+    def loss(self, batch):                                     # per minibatch, or any split of it by rows
+        batch = batch.with_(logp=self.score(batch))
+        loss = self.objective(batch) * batch.weight + self.beta * self.divergence(batch)
+        return aggregate(loss, batch.sum_weight)               # self.aggregation(minibatch), made before the split
+
+`Objective.loss` does the last three lines for token, row and group losses alike.
+
+**Unit of a statistic.** Where an episode is trained as several rows (turns whose prompts were rewritten), every row
+carries the episode's reward, and a mean over rows would count long episodes more often. `unit: episode` computes an
+advantage on one row of each episode and gives the result to all its rows; `unit: row` is the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from distrl.base.columns import Columns
+from distrl.base.errors import ConfigError, unknown
+from distrl.base.registry import register
+from distrl.language.chain.aggregation import aggregate, group_loss_mean, row_mean
+from distrl.language.chain.component import Link, link
+from distrl.language.chain.groups import Groups
+
+#: Plug points of the objective link and the level of what they give.
+LOSS_LEVELS = {"token_loss": "token", "row_loss": "row", "group_loss": "group"}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The objective link with what follows it: correction, divergence, aggregation.
+
+    Attributes:
+        objective: A token, row or group loss.
+        level: `token`, `row` or `group`.
+        aggregation: Weights of token losses; also of the divergence.
+        divergence: None: none.
+        beta: Its coefficient.
+        correction: None: none. Only token losses can be corrected token by token.
+    """
+
+    objective: Link
+    level: str
+    aggregation: Link
+    divergence: Link | None = None
+    beta: float = 0.0
+    correction: Link | None = None
+
+    def reads(self) -> set[str]:
+        """All columns that the parts need."""
+        parts = [self.objective, self.aggregation, self.divergence, self.correction]
+        return {column for part in parts if part is not None for column in part.reads}
+
+    def weights(self, minibatch: Columns) -> Columns:
+        """The minibatch with `sum_weight` (N, L), and `row_weight` (N,) or a group's share, made before it is split."""
+        minibatch = minibatch.with_(sum_weight=self.aggregation(minibatch))
+        if self.correction is not None:
+            minibatch = minibatch.with_(correction=self.correction(minibatch))
+        if self.level == "row":
+            return minibatch.with_(row_weight=row_mean(minibatch.mask))
+        if self.level == "group":  # each row knows its group's weight, so a split between groups keeps it
+            groups = Groups(minibatch.group)
+            return minibatch.with_(row_weight=groups.spread(group_loss_mean(minibatch.group)))
+        return minibatch
+
+    def loss(self, batch: Columns) -> Tensor:
+        """The scalar loss of a minibatch, or of its part (whole groups for a group loss): parts add up to the whole.
+
+        Args:
+            batch: What `weights` made, or rows of it, with `logp` under the weights being trained.
+        """
+        loss = self.objective(batch)
+        if self.level == "token":
+            total = aggregate(loss * batch.correction if "correction" in batch else loss, batch.sum_weight)
+        elif self.level == "row":
+            total = aggregate(loss, batch.row_weight)
+        else:
+            total = aggregate(loss, batch.row_weight[Groups(batch.group).first_rows()])
+        if self.divergence is not None and self.beta:
+            total = total + self.beta * aggregate(self.divergence(batch), batch.sum_weight)
+        return total
+
+
+def objective(
+    word: str | Mapping[str, Any],
+    aggregation: str | Mapping[str, Any] = "token_mean",
+    divergence: str | Mapping[str, Any] | None = None,
+    beta: float = 0.0,
+    correction: str | Mapping[str, Any] | None = None,
+) -> Objective:
+    """The objective and what follows it, from config words.
+
+    Raises:
+        ConfigError: An unknown word, or a token-wise correction of a loss that is not one of tokens.
+    """
+    name = word if isinstance(word, str) else str(word.get("name"))
+    known = {method.name: point for point in LOSS_LEVELS for method in register.methods(point)}
+    if ":" not in name and name not in known:
+        raise ConfigError(unknown("objective", name, known))
+    plug_point = known.get(name, "token_loss")
+    if correction is not None and plug_point != "token_loss":
+        raise ConfigError(
+            f"objective {name!r} gives one loss for each {LOSS_LEVELS[plug_point]}; a correction is for token losses.",
+            "Leave the correction out.",
+        )
+    return Objective(
+        link(plug_point, word),
+        LOSS_LEVELS[plug_point],
+        link("aggregation", aggregation),
+        None if divergence is None else link("divergence", divergence),
+        beta,
+        None if correction is None else link("behavior_correction", correction),
+    )

@@ -1,0 +1,1 @@
+"""Credit assignment over tokens (plug point `credit`)."""

@@ -1,0 +1,1 @@
+"""Selection of prompts, sample counts and temperatures."""

@@ -1,0 +1,31 @@
+"""Our cache of keys and values in the shape that models of transformers write to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from distrl.language.engines.key_values import KeyValues
+
+
+class SlotCache(Cache):
+    """A forward pass' view of a `KeyValues`: a block of columns from `start`, or a column of each row at `where`."""
+
+    def __init__(self, store: KeyValues, rows: int, start: int = 0, where: Tensor | None = None, end: int = 0):
+        super().__init__(layers=[DynamicLayer() for _ in range(store.data.shape[0])])
+        self.store, self.rows, self.start, self.where, self.end = store, rows, start, where, end
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Store (n, heads, L, size) and give everything up to there."""
+        dtype = self.store.data.dtype
+        keys, values = key_states.to(dtype), value_states.to(dtype)
+        if self.where is None:
+            return self.store.write_block(layer_idx, self.rows, self.start, keys, values)
+        return self.store.write_column(layer_idx, self.where, self.rows, self.end, keys[:, :, 0], values[:, :, 0])
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.start if self.where is None else self.end - 1

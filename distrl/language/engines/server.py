@@ -1,0 +1,246 @@
+"""An engine behind an OpenAI-compatible server that gives token ids and log-probabilities: frozen teachers and judges.
+
+It speaks `/v1/completions` with token ids in and out, as vLLM does (`return_token_ids`, `stop_token_ids`, `echo`), and
+as `deploy/language/server.py` does. A server draws by itself: a prompt's answers are drawn with a seed made of its
+first uniform number, so on servers that honor seeds the same call gives the same tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from distrl.base.errors import ConfigError, ResourceError
+from distrl.experience.weights import Weights
+from distrl.language.engines.base import Completion, SamplingOptions, answer_counts, check_request
+
+TRIES, PAUSE = 3, 0.5  # of a request whose connection fails; seconds before the second try, doubled for the third
+BUSY = (429, 503)
+
+#: Told with every request: servers otherwise take what the model's folder recommends (generation_config.json).
+WHOLE_LAW = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+#: Servers without a limit in their list of models.
+NO_LIMIT = 2**31
+
+
+class ServerEngine:
+    """Continues prompts with a model that somebody serves. Its weights are frozen.
+
+    Args:
+        url: For example http://127.0.0.1:8000; `/v1` may follow.
+        model: As the server names it. Default: the first one that it lists.
+        max_rows: Requests under way at once; a request is a prompt with all of its answers.
+        timeout: Seconds that a request may take.
+        key: Sent as a bearer token.
+
+    Raises:
+        ConfigError: The URL is none, or the server has no such model.
+        ResourceError: The server cannot be reached.
+    """
+
+    version = 0
+
+    def __init__(self, url: str, model: str | None = None, max_rows: int = 64, timeout: float = 600.0, key: str = ""):
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"{url!r} is no address of a server.", "Write for example http://127.0.0.1:8000.")
+        self.url, self.timeout, self.key, self.max_rows = url, timeout, key, max_rows
+        self._host, self._secure = (parts.hostname, parts.port), parts.scheme == "https"
+        self._base = parts.path.rstrip("/").removesuffix("/v1")
+        self._aborted = threading.Event()
+        self._open: set[http.client.HTTPConnection] = set()
+        self._lock = threading.Lock()
+        self._checked = {1.0, 0.0}  # temperatures at which the server's log-probabilities are known to be right
+        listed = {each["id"]: each for each in self._call("GET", "/v1/models")["data"]}
+        self.model = model or next(iter(listed), "")
+        if self.model not in listed:
+            raise ConfigError(f"the server {url} has no model {self.model!r}; it has {sorted(listed)}.")
+        self.context = int(listed[self.model].get("max_model_len") or NO_LIMIT)
+
+    def load_weights(self, weights: Weights) -> None:
+        """Not possible.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(
+            f"the weights of the server {self.url} are frozen; it cannot adopt version {weights.version}.",
+            "A server is a teacher or a judge. For a run's samplers set language.engine=transformers.",
+        )
+
+    def abort(self) -> None:
+        self._aborted.set()
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError, AttributeError):  # not connected yet, or no more
+                    connection.sock.shutdown(socket.SHUT_RDWR)  # whoever waits for an answer wakes up
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        repeats: int | Sequence[int],
+        uniforms: np.ndarray,
+        options: SamplingOptions,
+    ) -> list[Completion]:
+        """As `Engine.generate`, but that uniforms seed the server's own generator. Answers that `abort` cut are empty.
+
+        Raises:
+            ConfigError: Also: truncation or entropy is asked for, which servers do not tell enough of; or the server's
+                log-probabilities are not those of the law that it draws from.
+            ResourceError: The server failed.
+        """
+        check_request(prompts, repeats, uniforms, options, self.context)
+        if options.truncates or options.entropy:
+            raise ConfigError(
+                "a server does not tell which tokens top-p and top-k left, nor the entropy.",
+                "Set top_p=1, top_k=0 and entropy=False.",
+            )
+        self._aborted.clear()
+        counts = answer_counts(prompts, repeats)
+        asked = [number for number, count in enumerate(counts) if count]
+        if not asked:
+            return []
+        self._check_temperature(list(prompts[asked[0]]), options)
+        first = np.cumsum([0, *counts])
+
+        def answer(number: int) -> list[Completion]:
+            if self._aborted.is_set():
+                return [_completion([], [], False)] * counts[number]
+            try:
+                seed = int(uniforms[first[number], 0] * 2**31)
+                # the likeliest tokens are always the same, and vLLM refuses to be asked for them twice
+                times = counts[number] if options.temperature > 0 else 1
+                found = self._complete(list(prompts[number]), options, n=times, seed=seed)
+            except (OSError, http.client.HTTPException, ResourceError):
+                if not self._aborted.is_set():
+                    raise
+                return [_completion([], [], False)] * counts[number]
+            answers = [_read(choice, self.url) for choice in sorted(found["choices"], key=lambda each: each["index"])]
+            for each in answers:
+                each.logp *= options.temperature > 0  # the likeliest token was not drawn
+            return answers if options.temperature > 0 else answers * counts[number]
+
+        try:
+            with ThreadPoolExecutor(min(self.max_rows, len(asked))) as pool:
+                return [each for answers in pool.map(answer, asked) for each in answers]
+        finally:
+            self._aborted.clear()
+
+    def score(
+        self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], temperature: float = 1.0
+    ) -> list[np.ndarray]:
+        """As `Engine.score`, at temperature 1. vLLM takes no sequence that fills the context to its last token.
+
+        Raises:
+            ConfigError: Another temperature.
+            ResourceError: The server failed.
+        """
+        if temperature != 1.0:
+            raise ConfigError(f"a server scores at temperature 1, not {temperature:g}.")
+
+        def one(sequence: Sequence[int], length: int) -> np.ndarray:
+            options = SamplingOptions(max_new_tokens=1, temperature=1.0)
+            found = self._complete(list(sequence), options, echo=True, max_tokens=0)["choices"][0]
+            return np.array(found["logprobs"]["token_logprobs"][length : len(sequence)], np.float32)
+
+        with ThreadPoolExecutor(max(1, min(self.max_rows, len(sequences)))) as pool:
+            return list(pool.map(one, sequences, prompt_lengths))
+
+    def _complete(self, prompt: list[int], options: SamplingOptions, **more: Any) -> dict[str, Any]:
+        body = {
+            "model": self.model,
+            "prompt": prompt,
+            "max_tokens": options.max_new_tokens,
+            "temperature": options.temperature,
+            **WHOLE_LAW,
+            "stop_token_ids": list(options.stop_ids),
+            "ignore_eos": True,  # what ends an answer are the stop tokens of the call, and no others
+            "logprobs": 0,
+            "return_token_ids": True,
+            **more,
+        }
+        return self._call("POST", "/v1/completions", body)
+
+    def _check_temperature(self, prompt: list[int], options: SamplingOptions) -> None:
+        """Servers may report log-probabilities from before the temperature, which would bias whoever uses them."""
+        if options.temperature in self._checked:
+            return
+        said = _read(self._complete(prompt, options, n=1, seed=0, stop_token_ids=[])["choices"][0], self.url)
+        plain = self.score([[*prompt, *said.tokens.tolist()]], [len(prompt)])[0]
+        if np.allclose(said.logp, plain, atol=1e-4):
+            raise ConfigError(
+                f"the server {self.url} reports log-probabilities from before the temperature {options.temperature:g}.",
+                "Start vLLM with --logprobs-mode processed_logprobs, or draw at temperature 1.",
+            )
+        self._checked.add(options.temperature)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
+        for attempt in range(TRIES):
+            if attempt:
+                time.sleep(PAUSE * 2 ** (attempt - 1))
+            try:
+                status, answer = self._once(method, self._base + path, body, headers)
+            except (OSError, http.client.HTTPException) as error:
+                if self._aborted.is_set() or attempt == TRIES - 1:
+                    raise ResourceError(
+                        f"the server {self.url} does not answer: {error or type(error).__name__}.",
+                        "Start it, or correct its address.",
+                    ) from error
+                continue
+            if status not in BUSY or attempt == TRIES - 1:
+                break
+        if status != 200:
+            raise ResourceError(f"the server {self.url} answered {path} with {status}: {answer[:300]}")
+        try:
+            return json.loads(answer)
+        except ValueError as error:
+            raise ResourceError(f"the server {self.url} answered {path} with no JSON: {answer[:100]}") from error
+
+    def _once(self, method: str, path: str, body: Any, headers: dict[str, str]) -> tuple[int, str]:
+        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        connection = kind(*self._host, timeout=self.timeout)
+        with self._lock:
+            self._open.add(connection)
+        try:
+            connection.connect()
+            if self._aborted.is_set():  # `abort` finds only connections that are open
+                raise ConnectionAbortedError("aborted")
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode(errors="replace")
+        finally:
+            with self._lock:
+                self._open.discard(connection)
+            connection.close()
+
+
+def _read(choice: dict[str, Any], url: str) -> Completion:
+    """An answer as the server told it.
+
+    Raises:
+        ResourceError: Token ids or log-probabilities are lacking.
+    """
+    tokens, logprobs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
+    if tokens is None or logprobs is None or len(tokens) != len(logprobs):
+        raise ResourceError(
+            f"the server {url} gives no token ids with log-probabilities; text alone must not be tokenized again.",
+            "Use a server that knows return_token_ids and logprobs, such as vLLM.",
+        )
+    return _completion(tokens, logprobs, choice.get("finish_reason") == "stop")
+
+
+def _completion(tokens: list[int], logp: list[float], stopped: bool) -> Completion:
+    ids = np.array(tokens, np.int32)
+    return Completion(ids, np.array(logp, np.float32), stopped, np.zeros(len(ids), np.int64))

@@ -1,0 +1,49 @@
+"""What a user of a language-model run should be told while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: Updates in a row without any group whose answers differ, until the run says so.
+EQUAL_UPDATES = 20
+#: Batches with answers that could not be judged, of which the run tells.
+TOLD = 3
+
+
+class TextWatch:
+    """Counts what goes wrong without ending the run."""
+
+    def __init__(self) -> None:
+        self._equal = 0
+        self._told = 0
+
+    def warnings(self, metrics: Mapping[str, float]) -> list[str]:
+        """What to say after an update with these metrics."""
+        return [text for text in (self._unjudged(metrics), self._nothing_to_learn(metrics)) if text]
+
+    def _unjudged(self, metrics: Mapping[str, float]) -> str:
+        share = metrics.get("text/unjudged", 0.0)
+        if share == 0.0 or self._told >= TOLD:
+            return ""
+        self._told += 1
+        return (
+            f"the task's verifier failed or took too long for {100 * share:.3g} % of the answers of a batch; they count"
+            " as wrong (curve text/unjudged). Try it on answers of your own: distrl.language.tasks.base.verify_safely."
+        )
+
+    def _nothing_to_learn(self, metrics: Mapping[str, float]) -> str:
+        self._equal = self._equal + 1 if metrics.get("text/zero_variance_groups") == 1.0 else 0
+        if self._equal != EQUAL_UPDATES:
+            return ""
+        success = metrics["text/success"]
+        if success < 0.5:
+            advice = (
+                "begin with language.warm_start or a larger model, ask easier items, add a reward part that differs "
+                "between wrong answers, or raise algorithm.group_size"
+            )
+        else:
+            advice = "ask harder items, or raise language.temperature; or the run has learned what there is"
+        return (
+            f"for {EQUAL_UPDATES} updates all answers of every group had equal rewards (success {success:.2f}), so "
+            f"there is nothing to learn from: {advice}."
+        )

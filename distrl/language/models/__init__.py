@@ -1,0 +1,1 @@
+"""Language models: loading, scoring, packing, sharding, export."""

@@ -1,0 +1,106 @@
+"""Hugging Face out: a folder that `transformers` loads, with its tokenizer and a model card."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distrl.base.errors import ConfigError
+from distrl.base.files import raise_if_full
+from distrl.language.models.model import LanguageModel
+from distrl.language.models.source import quiet_transformers
+from distrl.language.models.weights import merged_state
+
+
+def export_pretrained(
+    model: LanguageModel,
+    folder: str | os.PathLike[str],
+    facts: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write a model as a folder for `AutoModelForCausalLM.from_pretrained`; adapters are merged in.
+
+    The folder appears by one rename, so nobody reads half of it.
+
+    Args:
+        model: The language model. A critic is not part of what transformers knows and stays behind.
+        folder: Where to; must not exist, or be empty.
+        facts: Lines of the model card: task, algorithm, steps, success, seed ... `base_model` names what it was
+            made from, `name` is the title.
+        dtype: Of the file.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: The folder holds something already.
+        ResourceError: The disk is full.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and is not empty.", "Name a new folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        with quiet_transformers():
+            _plain_network(model, dtype).save_pretrained(temporary)
+        model.tokenizer.to_transformers().save_pretrained(temporary)
+        (temporary / "README.md").write_text(model_card(facts, tiny=model.config.hidden_size < 256))
+        for file in temporary.iterdir():
+            file.chmod(0o644)
+        temporary.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        os.rename(temporary, folder)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise_if_full(error, folder)
+        raise
+    return folder
+
+
+def _plain_network(model: LanguageModel, dtype: torch.dtype) -> Any:
+    """A model of the same class that shares the tensors, without adapters around its layers."""
+    config = type(model.config).from_dict(model.config.to_dict())
+    with torch.device("meta"):
+        network = type(model.network)(config)
+    state = {name: tensor.detach().to("cpu", dtype) for name, tensor in merged_state(model).items()}
+    network.load_state_dict(state, assign=True)
+    network.tie_weights()
+    network.config.dtype = dtype
+    if model.network.generation_config is not None:
+        network.generation_config = model.network.generation_config
+    return network
+
+
+def model_card(facts: Mapping[str, Any], tiny: bool = False) -> str:
+    """A model card in Markdown: the header that the hub reads, how to load it, and the run's facts."""
+    header = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    if facts.get("base_model"):
+        header.append(f"base_model: {facts['base_model']}")
+    header += ["tags:", "- reinforcement-learning", "- distrl", "---"]
+    title = str(facts.get("name") or "A language model trained with distrl")
+    rows = [f"| {key} | {_cell(value)} |" for key, value in facts.items() if key != "name"]
+    table = ["| fact | value |", "|--|--|", *rows] if rows else []
+    note = "\nIts vocabulary is the characters of its task.\n" if tiny else ""
+    code = [
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        'model = AutoModelForCausalLM.from_pretrained("FOLDER")',
+        "```",
+    ]
+    return "\n".join([*header, "", f"# {title}", note, *code, "", "## How it was made", "", *table, ""])
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,289 @@
+"""A language model whose parameters are spread over the processes of a group (FSDP2 of torch).
+
+Each transformer block is one group of parameters, all the rest (embeddings, last norm, output layer, heads) is another.
+Of every parameter a process keeps its part of the rows, in float32; a layer's parts are gathered when it computes, and
+the gradients that processes found for it are added and spread again. The parts of all parameters that learn lie in one
+flat vector, and so do their gradients: whatever works number by number on `FlatParameters` (Adam, copies for a
+rollback, a reference model) works on the shards without knowing of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from distrl.experience.weights import Weights
+from distrl.language.models.model import LanguageModel
+from distrl.language.models.weights import load_language_weights, pack_language_weights
+from distrl.models.parameters.flat import ALIGNMENT, FlatParameters
+from distrl.models.parameters.published import load_weights, pack_weights
+
+#: Numbers of each process's vector that are gathered at once: 64 MiB.
+GATHERED = 2**24
+
+
+class Root(nn.Module):
+    """Runs a function while the parameters outside of the blocks are whole: FSDP acts around `forward`."""
+
+    def __init__(self, model: LanguageModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where a process's rows of a parameter lie in the whole vector and in its own, and how many numbers they are."""
+
+    whole: int
+    own: int
+    size: int
+
+
+class ShardedModel:
+    """Spreads a model over the default process group; every process calls everything here in the same order.
+
+    Args:
+        model: The same whole model in every process, on the CPU; its parameters become this process's shards.
+        whole: The layout of its parameters that learn.
+        device: Where shards live and layers compute.
+
+    Attributes:
+        flat: This process's shards, padded to the same size in every process; pads hold zeros.
+        whole: As given, without data: the layout in which states are kept.
+    """
+
+    def __init__(self, model: LanguageModel, whole: FlatParameters, device: torch.device):
+        self.model, self.device = model, device
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.size = whole.data.numel()
+        self.whole = FlatParameters(torch.empty(0), torch.empty(0), whole.names, whole.shapes, whole.offsets)
+        self.mesh = init_device_mesh(device.type, (self.world,))
+        for parameter in model.parameters():
+            parameter.grad = None
+        self.root = Root(model)
+        for block in blocks(model):
+            fully_shard(block, mesh=self.mesh)
+        fully_shard(self.root, mesh=self.mesh)
+        for module in self._groups():
+            # denominators are of the whole batch already, so gradients are added; gloo can do no more than that
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+        model.to(device)  # buffers
+        self.flat = self._flatten()
+        self.rows = [self._rows(rank) for rank in range(self.world)]
+        self._plain_hidden = model.hidden
+        self._inside = False
+        model.hidden = self._hidden  # type: ignore[method-assign]
+
+    def _groups(self) -> Iterator[Any]:
+        return (module for module in self.root.modules() if hasattr(module, "_get_fsdp_state"))
+
+    def _flatten(self) -> FlatParameters:
+        """Move this process's shards, and gradients for them, into one vector each."""
+        held = {
+            id(one.sharded_param): one
+            for module in self._groups()
+            for group in module._get_fsdp_state()._fsdp_param_groups
+            for one in group.fsdp_params
+        }
+        parameters = dict(self.model.named_parameters())
+        shapes, offsets, end = [], [], 0
+        for name, shape in zip(self.whole.names, self.whole.shapes, strict=True):
+            shapes.append((-(-shape[0] // self.world), *shape[1:]))
+            offsets.append(end)
+            end += -(-int(np.prod(shapes[-1])) // ALIGNMENT) * ALIGNMENT
+            assert parameters[name].requires_grad
+        data = torch.zeros(end, device=self.device)
+        flat = FlatParameters(data, torch.zeros_like(data), self.whole.names, tuple(shapes), tuple(offsets))
+        views, grads = flat.views(flat.data), flat.views(flat.grad)
+        for name in flat.names:
+            parameter: Any = parameters[name]
+            one, length = held[id(parameter)], parameter._local_tensor.shape[0]
+            views[name][:length].copy_(parameter._local_tensor)
+            # FSDP gathers from `_sharded_param_data`, padded, and optimizers see `_local_tensor`: the same memory
+            one._sharded_param_data = views[name].view(-1)
+            parameter._local_tensor = views[name][:length]
+            parameter.grad = one.to_sharded_dtensor(grads[name][:length])  # later ones are added to it in place
+        return flat
+
+    def _rows(self, rank: int) -> list[Rows]:
+        """A process's rows of each parameter that learns: as torch.chunk along the first dimension."""
+        found = []
+        for shape, begin, own in zip(self.whole.shapes, self.whole.offsets, self.flat.offsets, strict=True):
+            each, rest = -(-shape[0] // self.world), int(np.prod(shape[1:]))
+            first, last = min(rank * each, shape[0]), min((rank + 1) * each, shape[0])
+            found.append(Rows(begin + first * rest, own, (last - first) * rest))
+        return found
+
+    # ---- computing -------------------------------------------------------------------------------------------------
+
+    def _hidden(self, *arguments: Any, **options: Any) -> Tensor:
+        """`LanguageModel.hidden` anywhere outside of `__call__`: without gradient. The output layer stays whole, for
+        those who go on with it, until the next forward pass; weights may have changed since the last one."""
+        if self._inside:
+            return self._plain_hidden(*arguments, **options)
+        self.reshard()
+        with torch.no_grad():
+            return self.root(lambda: self._plain_hidden(*arguments, **options))
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A function that computes with the model, with gradient. Every process calls it as often, with a function that
+        calls `hidden` as often, and then lets the gradient of what came out run backward."""
+        self.reshard()
+        self._inside = True
+        try:
+            return self.root(function, *arguments)
+        finally:
+            self._inside = False
+
+    def reshard(self) -> None:
+        """Forget the gathered parameters outside of the blocks."""
+        root: Any = self.root
+        root.reshard()
+
+    # ---- whole vectors and shards ------------------------------------------------------------------------------------
+
+    def gather(self, own: Tensor) -> Tensor | None:
+        """The whole vector of which every process gives its part: on the CPU, in process 0 only.
+
+        Args:
+            own: In the layout of `flat`.
+        """
+        whole = torch.zeros(self.size) if self.rank == 0 else None
+        for begin in range(0, own.numel(), GATHERED):
+            piece = own[begin : begin + GATHERED].contiguous()
+            pieces = [torch.empty_like(piece) for _ in range(self.world)] if self.rank == 0 else None
+            dist.gather(piece, pieces, dst=0)
+            if whole is not None and pieces is not None:
+                for rows, numbers in zip(self.rows, pieces, strict=True):
+                    _spread(rows, numbers.cpu(), begin, whole)
+        return whole
+
+    def own(self, whole: Tensor) -> Tensor:
+        """This process's part of a whole vector, in the layout of `flat`."""
+        own = torch.zeros(self.flat.data.numel())
+        for rows in self.rows[self.rank]:
+            own[rows.own : rows.own + rows.size] = whole[rows.whole : rows.whole + rows.size]
+        return own.to(self.device)
+
+    def whole_views(self, whole: Tensor) -> dict[str, Tensor]:
+        """A whole vector as named parameters."""
+        return self.whole.views(whole)
+
+    def tensors(self) -> dict[str, Tensor] | None:
+        """The model's `state_dict` with whole tensors, on the CPU; in process 0 only."""
+        self.reshard()
+        whole = self.gather(self.flat.data)
+        learning = self._names_by_id()
+        views = None if whole is None else self.whole_views(whole)
+        found = {}
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            if id(tensor) in learning:  # tied parameters have several names
+                found[name] = tensor if views is None else views[learning[id(tensor)]]
+            elif isinstance(tensor, DTensor):  # frozen
+                found[name] = tensor.full_tensor().detach().cpu()
+            else:
+                found[name] = tensor.detach().cpu().clone()
+        return None if views is None else found
+
+    def spread(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Whole tensors of a `state_dict` as the sharded model's own would be."""
+        self.reshard()
+        own = self.model.state_dict()
+        whole = {name: torch.as_tensor(tensor) for name, tensor in tensors.items()}
+        return {name: _like(own[name], tensor) if name in own else tensor for name, tensor in whole.items()}
+
+    def _names_by_id(self) -> dict[int, str]:
+        parameters = dict(self.model.named_parameters())
+        return {id(parameters[name]): name for name in self.whole.names}
+
+
+def blocks(model: LanguageModel) -> list[nn.Module]:
+    """The transformer blocks of a model, as its class names them."""
+    names = set(getattr(model.network, "_no_split_modules", None) or ())
+    return [module for module in model.network.modules() if type(module).__name__ in names]
+
+
+def _spread(rows: list[Rows], numbers: Tensor, begin: int, whole: Tensor) -> None:
+    """Put numbers [begin, begin + len) of a process's vector where they belong in the whole one."""
+    end = begin + len(numbers)
+    for one in rows:
+        first, last = max(one.own, begin), min(one.own + one.size, end)
+        if first < last:
+            at = one.whole + first - one.own
+            whole[at : at + last - first] = numbers[first - begin : last - begin]
+
+
+def _like(sharded: Tensor, whole: Tensor) -> Tensor:
+    """A whole tensor cut as `sharded` is; where shapes differ it stays as it is, for torch to say so."""
+    if not isinstance(sharded, DTensor) or sharded.shape != whole.shape:
+        return whole
+    mesh = sharded.device_mesh
+    each = -(-whole.shape[0] // mesh.size())
+    local = whole[mesh.get_local_rank() * each :][:each].to(sharded.device)
+    return DTensor.from_local(
+        local, mesh, sharded.placements, run_check=False, shape=sharded.shape, stride=sharded.stride()
+    )
+
+
+# ---- published weights -----------------------------------------------------------------------------------------------
+
+
+class Published(nn.Module):
+    """What of a sharded model is published: packed by process 0, taken by all."""
+
+    def __init__(self, sharded: ShardedModel):
+        super().__init__()
+        self.sharded = sharded
+
+
+@pack_weights.register(Published)
+def _pack(published: Published, version: int) -> Weights:
+    """As a whole model would be; without anything in processes other than 0."""
+    sharded = published.sharded
+    whole = sharded.gather(sharded.flat.data)
+    if whole is None:
+        return Weights(version, (), np.zeros(0, np.uint8))
+    return pack_language_weights(_stand_in(sharded, sharded.whole_views(whole)), version)
+
+
+@load_weights.register(Published)
+@torch.no_grad()
+def _load(published: Published, weights: Weights) -> None:
+    """As into a whole model.
+
+    Raises:
+        CheckpointError: Names or shapes of another model; nothing is changed then.
+    """
+    sharded = published.sharded
+    sharded.reshard()
+    parameters = dict(sharded.model.named_parameters())
+    tensors = {name: torch.empty(parameter.shape) for name, parameter in parameters.items()}
+    stand_in = _stand_in(sharded, tensors)
+    load_language_weights(stand_in, weights)
+    given = weights.arrays().keys()
+    for name, parameter in parameters.items():
+        if name in given:
+            parameter.copy_(_like(parameter, tensors[name]))
+    sharded.model.dtype = stand_in.dtype
+
+
+def _stand_in(sharded: ShardedModel, tensors: Mapping[str, Tensor]) -> Any:
+    """What packing and loading look at of a model, with tensors in place of its parameters."""
+    learning = set(sharded.whole.names)
+    named = [(name, nn.Parameter(tensor, requires_grad=name in learning)) for name, tensor in tensors.items()]
+    model = sharded.model
+    return SimpleNamespace(dtype=model.dtype, extras=model.extras, named_parameters=lambda: named)

@@ -1,0 +1,137 @@
+"""Weights of a language model as they are published, and as they act with adapters merged in.
+
+Only what learns is published. bf16 halves the bytes; numpy has no bf16, so those arrays travel as uint16.
+What samplers must know besides (success estimates of items, say) travels as extras: arrays beside the parameters, whose
+names begin with `extra.`. They are part of a version, so what a sampler does stays a function of weights and names.
+The precision travels in the same way: the learner measures it once, and whoever adopts its weights computes in it too;
+processes that measured on their own could disagree.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distrl.base.errors import CheckpointError
+from distrl.experience.weights import Entry, Weights, aligned
+from distrl.language.models.model import LanguageModel
+from distrl.models.parameters.published import load_weights, pack_weights
+from distrl.models.parameters.reused_memory import ReusedBytes
+
+EXTRA = "extra."
+BF16 = EXTRA + "computes_in_bf16"
+_MEMORY = ReusedBytes()
+
+
+@pack_weights.register(LanguageModel)
+def pack_language_weights(model: LanguageModel, version: int, dtype: torch.dtype | None = None) -> Weights:
+    """The parameters that learn, and the model's extras, as a version.
+
+    Args:
+        dtype: What matrices travel in. Default: the precision that the model computes in. Vectors (norms, biases) and
+            the critic stay in float32.
+    """
+    dtype = dtype or model.dtype
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    table: list[Entry] = []
+    end = 0
+    for name, parameter in parameters.items():
+        halved = dtype == torch.bfloat16 and parameter.dim() > 1 and not name.startswith("critic.")
+        kind = np.dtype(np.uint16 if halved else np.float32)
+        table.append(Entry(name, kind.str, tuple(parameter.shape), end))
+        end += aligned(table[-1].size)
+    extras = {EXTRA + name: np.asarray(extra) for name, extra in model.extras.items()}
+    extras[BF16] = np.array(model.dtype == torch.bfloat16)
+    for name, extra in extras.items():
+        table.append(Entry(name, extra.dtype.str, extra.shape, end))
+        end += aligned(table[-1].size)
+    # every array is written where it belongs: large ones that live for a moment cost more than the copy itself
+    weights = Weights(version, tuple(table), _MEMORY.take(tuple(table), end))
+    with torch.no_grad():
+        for name, array in weights.arrays().items():
+            if name in extras:
+                array[...] = extras[name]
+            else:
+                _tensor(array).copy_(parameters[name])
+    return weights
+
+
+@load_weights.register(LanguageModel)
+@torch.no_grad()
+def load_language_weights(model: LanguageModel, weights: Weights) -> None:
+    """Copy a version into a model, in place, with its precision; its extras are for whoever asks `extras_of`.
+
+    Raises:
+        CheckpointError: Names or shapes of another model; nothing is changed then.
+    """
+    own = dict(model.named_parameters())
+    everything = weights.arrays()
+    arrays = {name: array for name, array in everything.items() if not name.startswith(EXTRA)}
+    learning = {name for name, parameter in own.items() if parameter.requires_grad}
+    lacking, foreign = sorted(learning - arrays.keys()), sorted(arrays.keys() - own.keys())
+    wrong = [name for name in arrays.keys() & own.keys() if tuple(own[name].shape) != arrays[name].shape]
+    if lacking or foreign or wrong:
+        raise CheckpointError(
+            f"weights of version {weights.version} do not fit the language model: lacking {lacking[:3]}, foreign"
+            f" {foreign[:3]}, other shapes {wrong[:3]} (of {len(lacking)}, {len(foreign)}, {len(wrong)}).",
+            "Use the language section that the weights were made with.",
+        )
+    for name, array in arrays.items():
+        own[name].copy_(_tensor(array))
+    if BF16 in everything:
+        model.dtype = torch.bfloat16 if everything[BF16] else torch.float32
+
+
+def extras_of(weights: Weights) -> dict[str, np.ndarray]:
+    """Copies of the arrays that travel beside the parameters, by name."""
+    arrays = weights.arrays()
+    return {name.removeprefix(EXTRA): array.copy() for name, array in arrays.items() if name.startswith(EXTRA)}
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """A tensor over the same bytes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns of tensors over bytes that must not be written
+        tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+
+
+def effective_weight(layer: nn.Module) -> Tensor:
+    """A linear layer's weight with its adapter merged in, where it has one that is on."""
+    base = getattr(layer, "base_layer", None)
+    if base is None:
+        return _weight(layer).detach()
+    weight = _weight(base).detach()
+    if getattr(layer, "disable_adapters", False):
+        return weight
+    for name in layer.active_adapters:  # type: ignore[union-attr]
+        if name in layer.lora_A:  # type: ignore[operator]
+            weight = weight + layer.get_delta_weight(name).detach().to(weight.dtype)  # type: ignore[operator]
+    return weight
+
+
+def effective_bias(layer: nn.Module) -> Tensor | None:
+    """A linear layer's bias; adapters have none."""
+    bias = getattr(getattr(layer, "base_layer", layer), "bias", None)
+    return None if bias is None else bias.detach()
+
+
+def merged_state(model: LanguageModel) -> dict[str, Tensor]:
+    """The network's tensors under the names of the plain model: adapters are merged into the layers they sit on."""
+    state = {}
+    for name, tensor in model.network.state_dict().items():
+        if ".lora_" in name:
+            continue
+        state[name.replace(".base_layer.", ".")] = tensor
+    for name, module in model.network.named_modules():
+        if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
+            state[f"{name}.weight"] = effective_weight(module)
+    return state
+
+
+def _weight(layer: Any) -> Tensor:
+    return layer.weight

@@ -1,0 +1,1 @@
+"""Reward components and their combination (plug points `reward`, `combination`, ...)."""

@@ -1,0 +1,30 @@
+"""How often a problem is solved in k attempts, estimated from n >= k. Chen et al. 2021."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from distrl.language.chain.groups import Groups
+from distrl.language.rewards.agreement import majority
+
+
+def pass_at_k(correct: Tensor, group: Tensor, k: int) -> Tensor:
+    """1 - C(n - c, k) / C(n, k) of each group, unbiased. (R,) bool to (Q,) float64; NaN for groups of fewer than k.
+
+    >>> pass_at_k(torch.tensor([True, False, False, False]), torch.zeros(4, dtype=torch.int64), 2).item()
+    0.5
+    """
+    groups = Groups(group)
+    n, c = groups.count.double(), groups.sum(correct.double())
+    steps = torch.arange(k, dtype=torch.float64, device=n.device)
+    # C(n - c, k) / C(n, k) as a product of k fractions; a factor below 0 means that every draw holds a success
+    failures = ((n - c)[:, None] - steps).clamp(min=0.0) / (n[:, None] - steps).clamp(min=1.0)
+    return (1.0 - failures.prod(1)).masked_fill(n < k, torch.nan)
+
+
+def majority_correct(answer: Tensor, correct: Tensor, group: Tensor) -> Tensor:
+    """Whether each group's most frequent answer (the first seen on ties) is right. (R,) to (Q,) bool."""
+    groups = Groups(group)
+    chosen = (majority(answer, group) > 0) & correct.bool()
+    return groups.sum(chosen.long()) > 0

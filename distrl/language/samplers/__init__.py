@@ -1,0 +1,1 @@
+"""Samplers that generate answers."""

@@ -1,0 +1,103 @@
+"""From what an engine said to rows of episodes, judged by their task."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distrl.base.columns import Columns
+from distrl.experience.fragment import Unit
+from distrl.experience.token_episodes import MODEL, PROMPT
+from distrl.language.tasks.base import verify_safely
+
+MAX_STREAMS, MAX_PROMPTS = 1 << 12, 1 << 20  # of a run, of a fragment: their names fit into one number
+SUCCESS = 1.0  # of the first reward part
+
+
+def group_id(unit: Unit, number: int, prompts: int) -> int:
+    """A number for the `number`-th prompt of a unit that no other prompt of the run has.
+
+    Raises:
+        ValueError: More streams or prompts than fit.
+    """
+    if unit.stream >= MAX_STREAMS or prompts > MAX_PROMPTS:
+        raise ValueError(f"{unit.stream} streams of {prompts} prompts: at most {MAX_STREAMS} of {MAX_PROMPTS}")
+    return (unit.seq * MAX_STREAMS + unit.stream) * MAX_PROMPTS + number
+
+
+def answer_rows(
+    task: Any,
+    tokenizer: Any,
+    item: Any,
+    prompt: Sequence[int],
+    answers: Sequence[Any],
+    group: int,
+    options: Any,
+) -> tuple[Columns, list[float]]:
+    """Rows of the answers to one prompt, and each one's success (the sum of its reward parts is for the learner).
+
+    Args:
+        task: Judges; an answer that it cannot judge counts as wrong.
+        tokenizer: Tokens to text.
+        item: What was asked.
+        prompt: Its tokens.
+        answers: What the engine gave, one for each row.
+        group: The rows' group.
+        options: The engine's sampling options.
+    """
+    stop = set(tokenizer.stop_ids)
+    texts = [tokenizer.decode([token for token in answer.tokens.tolist() if token not in stop]) for answer in answers]
+    judged = [verify_safely(task, item, text) for text in texts]
+    failed = np.array([problem is not None for _, problem in judged])
+    parts = np.array([[found[name] for name in task.parts] for found, _ in judged], np.float64)
+    lengths = np.array([len(prompt) + len(answer.tokens) for answer in answers])
+    columns: dict[str, Any] = {
+        "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        "tokens": _joined([(np.asarray(prompt), answer.tokens) for answer in answers], np.int32),
+        "kind": _joined([_spread(prompt, answer, PROMPT, MODEL) for answer in answers], np.uint8),
+        "mask": _joined([_spread(prompt, answer, False, True) for answer in answers], np.bool_),
+        "logp": _joined([(np.zeros(len(prompt)), answer.logp) for answer in answers], np.float32),
+        "version": _joined([(np.full(len(prompt), -1), answer.versions) for answer in answers], np.int32),
+    }
+    if any(answer.kept is not None for answer in answers):
+        columns |= _kept(len(prompt), answers)
+    rows = len(answers)
+    stopped = np.array([answer.stopped for answer in answers])
+    columns |= {
+        "group": np.full(rows, group, np.int64),
+        "item": np.full(rows, item.index, np.int64),
+        "parts": parts,
+        "answer": np.array([_answer_number(task.distinct(text)) for text in texts], np.int64),
+        "correct": parts[:, 0] >= SUCCESS,
+        "judged": ~failed,
+        "terminated": stopped,
+        "truncated": ~stopped,
+        "budget": np.full(rows, options.max_new_tokens, np.int32),
+        "parent": np.full(rows, -1, np.int64),
+    }
+    return Columns(**columns), parts[:, 0].tolist()
+
+
+def _spread(prompt: Sequence[int], answer: Any, before: Any, after: Any) -> tuple[np.ndarray, np.ndarray]:
+    return np.full(len(prompt), before), np.full(len(answer.tokens), after)
+
+
+def _joined(pieces: Sequence[tuple[np.ndarray, np.ndarray]], dtype: Any) -> np.ndarray:
+    return np.concatenate([part for piece in pieces for part in piece]).astype(dtype)
+
+
+def _kept(prompt: int, answers: Sequence[Any]) -> dict[str, np.ndarray]:
+    """Ids that truncation left for every token; none for those of the prompt."""
+    lists = [ids for answer in answers for ids in (*([np.empty(0, np.int32)] * prompt), *answer.kept)]
+    ends = np.cumsum([0, *(len(ids) for ids in lists)])
+    return {"kept": np.concatenate(lists).astype(np.int32), "kept_offsets": ends.astype(np.int64)}
+
+
+def _answer_number(answer: str | None) -> int:
+    """A number for a canonical answer; -1 for none."""
+    if answer is None:
+        return -1
+    return int.from_bytes(hashlib.blake2b(answer.encode(), digest_size=7).digest(), "little")

@@ -1,0 +1,246 @@
+"""`TextSampler`: lets a language model answer the prompts of some streams, and returns fragments of episodes."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distrl.base.columns import Columns
+from distrl.base.errors import ResourceError, UserError
+from distrl.base.phases import Phases
+from distrl.base.seeds import generator
+from distrl.experience.fragment import CollectRequest, EpisodeReport, FragmentData, FragmentMeta, Unit
+from distrl.experience.token_episodes import cat_episodes, episodes_bytes
+from distrl.experience.weights import Weights
+from distrl.language.curricula.prompt_order import PromptLines
+from distrl.language.curricula.sampling_plan import DrawPlan, Draws
+from distrl.language.models.tokenizers import encode_item
+from distrl.language.models.weights import extras_of
+from distrl.language.samplers.clock import TextClock
+from distrl.language.samplers.rows import answer_rows, group_id
+
+ADVICE = "If memory ran out, lower language.max_rows or language.max_new_tokens. Go on with --resume."
+
+
+def engine_fault(engine: Any, error: Exception, answers: int) -> str:
+    """What an engine died of, and where, in one line."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    reason = str(error).strip().split("\n")[0][:300]
+    return (
+        f"the engine {type(engine).__name__} failed while it generated {answers} answers:"
+        f" {type(error).__name__}: {reason} ({Path(last.filename).name}, line {last.lineno})"
+    )
+
+
+class TextSampler:
+    """Answers items of a task, as often as a plan says.
+
+    What a stream asks is a pure function of (weights with their extras, seed, stream, fragment), and so are the random
+    numbers that tokens are drawn with: a fragment depends on weights and names alone, and a stream has no state that
+    would have to move.
+
+    Args:
+        index: Which sampler this is.
+        engine: Generates; its weights are overwritten by the first request.
+        tokenizer: Text to tokens and back.
+        task: Gives items and judges answers.
+        lines: Which items a fragment asks.
+        context: Longest prompt and answer together, in tokens.
+        draws: How often each prompt is answered, and at which temperature.
+        options: Sampling options of the engine.
+        seed: The run's seed.
+        fuse: One batch for all streams (fast); else each stream on its own, at one fixed shape (deterministic).
+        rebuild: Makes a new engine in the place of one that failed; the batch is then answered once more.
+        news: Weights newer than a version, or None; asked before every token. Without, a batch is answered by the
+            weights that it was ordered with.
+        recompute: With new weights compute what is cached of running answers again.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        engine: Any,
+        tokenizer: Any,
+        task: Any,
+        lines: PromptLines,
+        *,
+        context: int,
+        draws: DrawPlan,
+        options: Any,
+        seed: int,
+        fuse: bool = True,
+        rebuild: Callable[[], Any] | None = None,
+        news: Callable[[int], Weights | None] | None = None,
+        recompute: bool = False,
+        phases: Phases | None = None,
+    ):
+        self.index = index
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.task = task
+        self.lines = lines
+        self.context = context
+        self.draws = draws
+        self.options = options
+        self.seed = seed
+        self.fuse = fuse
+        self.rebuild, self.news, self.recompute = rebuild, news, recompute
+        self.clock = TextClock()
+        self.phases = phases or Phases()
+        self.own_phases = phases is None
+        self.version = -1  # that the engine holds
+        self.asked = -1  # of the newest order
+        self.extras: dict[str, np.ndarray] = {}  # what came with the order's weights
+
+    def collect(self, requests: Sequence[CollectRequest], weights: Weights) -> list[tuple[FragmentMeta, FragmentData]]:
+        """Make the requested units with these weights, in the order of the requests.
+
+        Raises:
+            UserError: An item cannot be asked: longer than the model's context, without a chat template. Or the engine
+                failed, and a new one did too.
+        """
+        self.phases.switch("load")
+        if weights.version != self.asked:
+            self.extras = extras_of(weights)
+            self.asked = weights.version
+        # In flight the engine may have learned of newer ones than the order has: those stay.
+        if weights.version > self.version or (self.news is None and weights.version != self.version):
+            self.engine.load_weights(weights)
+            self.version = weights.version
+        groups = [list(requests)] if self.fuse else [[request] for request in requests]
+        fragments = [fragment for group in groups for fragment in self._answer(group, weights)]
+        self.clock.begin("")
+        if self.own_phases and fragments:
+            fragments[0][0].seconds = self.phases.reset()
+            self.phases.switch("wait")  # until the next request
+        return fragments
+
+    def drop(self, streams: Sequence[int]) -> None:
+        """Streams that live elsewhere now: there is nothing to let go."""
+
+    def close(self) -> None:
+        self.engine.abort()
+
+    def _answer(self, requests: list[CollectRequest], weights: Weights) -> list[tuple[FragmentMeta, FragmentData]]:
+        """One fragment for each request, all generated as one batch."""
+        self.phases.switch("sampler")
+        self.clock.begin("makes prompts")
+        items = [self.lines.items(request.unit, self.extras) for request in requests]
+        prompts = [[self._encoded(item) for item in asked] for asked in items]
+        plans = [self._plan(request.unit, asked) for request, asked in zip(requests, prompts, strict=True)]
+        uniforms = [self._uniforms(request.unit, plan) for request, plan in zip(requests, plans, strict=True)]
+        self.phases.switch("generate")
+        flat = [asked[draw.prompt] for asked, plan in zip(prompts, plans, strict=True) for draw in plan]
+        said = self._generate(flat, [draw for plan in plans for draw in plan], np.concatenate(uniforms), weights)
+        self.phases.switch("verify")
+        self.clock.begin(f"judges {len(said)} answers")
+        fragments, begin = [], 0
+        for request, asked, asked_prompts, plan in zip(requests, items, prompts, plans, strict=True):
+            mine = said[begin : begin + len(plan)]
+            begin += len(mine)
+            fragments.append(self._fragment(request.unit, asked, asked_prompts, plan, mine))
+        self.phases.switch("other")
+        return fragments
+
+    def _encoded(self, item: Any) -> list[int]:
+        return encode_item(self.tokenizer, item, self.options.max_new_tokens, self.context)
+
+    def _plan(self, unit: Unit, prompts: Sequence[Sequence[int]]) -> list[Draws]:
+        return self.draws(prompts, self.extras, generator(self.seed, "draws", unit.stream, unit.seq))
+
+    def _generate(
+        self, prompts: list[list[int]], draws: Sequence[Draws], uniforms: np.ndarray, weights: Weights
+    ) -> list[list[Any]]:
+        """Answers to each prompt as its draws say, those of one temperature together."""
+        said: list[list[Any]] = [[] for _ in draws]
+        ends = np.cumsum([draw.answers for draw in draws])
+        for heat in dict.fromkeys(draw.heat for draw in draws):
+            mine = [number for number, draw in enumerate(draws) if draw.heat == heat]
+            counts = [draws[number].answers for number in mine]
+            rows = np.concatenate([np.arange(ends[n] - draws[n].answers, ends[n]) for n in mine])
+            self.clock.begin(f"generates {len(rows)} answers")
+            answers = iter(self._answers([prompts[n] for n in mine], counts, uniforms[rows], heat, weights))
+            for number, count in zip(mine, counts, strict=True):
+                said[number] = list(itertools.islice(answers, count))
+        return said
+
+    def _answers(
+        self, prompts: list[list[int]], counts: list[int], uniforms: np.ndarray, heat: float, weights: Weights
+    ) -> list[Any]:
+        """The engine's answers. One that fails is built again, which changes no answer."""
+        repeats = counts[0] if len(set(counts)) == 1 else counts
+        try:
+            return self._ask(prompts, repeats, uniforms, heat)
+        except UserError:
+            raise
+        except Exception as error:
+            told = engine_fault(self.engine, error, sum(counts))
+            if self.rebuild is None:
+                raise ResourceError(f"{told}.", ADVICE) from error
+        logging.getLogger("distrl").warning("%s. It is built again.", told)
+        try:
+            self.engine = None  # its memory may be needed
+            self.engine = self.rebuild()
+            self.engine.load_weights(weights)
+            return self._ask(prompts, repeats, uniforms, heat)
+        except UserError:
+            raise
+        except Exception as error:
+            told = engine_fault(self.engine, error, sum(counts))
+            raise ResourceError(f"{told}; so did the one before it.", ADVICE) from error
+
+    def _ask(self, prompts: list[list[int]], repeats: int | list[int], uniforms: np.ndarray, heat: float) -> list[Any]:
+        options = self.options if heat == 1.0 else replace(self.options, temperature=heat * self.options.temperature)
+        if self.news is None:
+            return self.engine.generate(prompts, repeats, uniforms, options)
+        news = self.news
+        swaps = {"poll": lambda: news(self.engine.version), "recompute": self.recompute}
+        said = self.engine.generate(prompts, repeats, uniforms, options, **swaps)
+        self.version = self.engine.version
+        return said
+
+    def _uniforms(self, unit: Unit, plan: Sequence[Draws]) -> np.ndarray:
+        """One number in [0, 1) for each token that may be drawn, (answers, max_new_tokens)."""
+        shape = (sum(draw.answers for draw in plan), self.options.max_new_tokens)
+        return generator(self.seed, "tokens", unit.stream, unit.seq).random(shape)
+
+    def _fragment(
+        self,
+        unit: Unit,
+        items: Sequence[Any],
+        prompts: Sequence[list[int]],
+        plan: Sequence[Draws],
+        said: Sequence[Sequence[Any]],
+    ) -> tuple[FragmentMeta, FragmentData]:
+        rows: list[Columns] = []
+        reports: list[EpisodeReport] = []
+        heated = any(draw.heat != 1.0 for draw in plan)
+        for number, (draw, answers) in enumerate(zip(plan, said, strict=True)):
+            item, prompt = items[draw.prompt], prompts[draw.prompt]
+            group = group_id(unit, number, len(plan))
+            columns, returns = answer_rows(self.task, self.tokenizer, item, prompt, answers, group, self.options)
+            if heated:
+                columns = columns.with_(heat=np.full(len(answers), draw.heat, np.float32))
+            rows.append(columns)
+            reports += [
+                EpisodeReport(unit.stream, number, unit.seq * len(answers) + row, return_, len(answer.tokens))
+                for row, (return_, answer) in enumerate(zip(returns, answers, strict=True))
+            ]
+        episodes = cat_episodes(rows)
+        meta = FragmentMeta(
+            unit=unit,
+            version=self.asked,  # the oldest that a token can be of
+            env_steps=int(episodes.mask.sum()),
+            episodes=reports,
+            snapshot={"seq": unit.seq + 1},
+            nbytes=episodes_bytes(episodes),
+            sampler=self.index,
+        )
+        return meta, FragmentData(episodes)

@@ -1,0 +1,1 @@
+"""Language tasks (plug point `task`)."""

@@ -1,0 +1,1 @@
+"""Answer verifiers (plug point `verifier`)."""

@@ -1,1 +1,0 @@
-"""The learner turns batches into new weights."""

@@ -1,0 +1,1 @@
+"""The learner's interface to algorithms, shared by environments and language models."""

@@ -1,0 +1,53 @@
+"""From a config's `algorithm.name` to the class, its checked config and its networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distrl.base.errors import ConfigError
+from distrl.base.registry import import_user_code, register
+from distrl.config.algorithm import check_algorithm
+from distrl.config.schema import RunConfig
+from distrl.language.tasks.base import make_task
+from distrl.learning.algorithm import Algorithm
+
+
+def algorithm_class(config: RunConfig) -> type[Algorithm]:
+    """The class that `algorithm.name` names.
+
+    Raises:
+        ConfigError: Unknown, or not an algorithm.
+    """
+    import_user_code(config.imports)
+    found = register.get("algorithm", config.algorithm["name"])
+    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+        raise ConfigError(f"algorithm {config.algorithm['name']!r} is {found!r}, not a subclass of Algorithm.")
+    return found
+
+
+def build_model(config: RunConfig, observation_space: Any, action_space: Any, seed: int) -> Any:
+    """Everything that the algorithm of a run learns: a module with a `policy`.
+
+    Raises:
+        ConfigError: Spaces or settings that the algorithm cannot use.
+    """
+    chosen = algorithm_class(config)
+    options: dict[str, Any] = {}
+    if config.language is not None:
+        alphabet = make_task(config.env.id, config.env.kwargs).alphabet
+        options = {"language": config.language, "alphabet": alphabet}
+    return chosen.build_model(
+        observation_space,
+        action_space,
+        config.model,
+        check_algorithm(config, chosen.Config),
+        normalize_obs=config.env.normalize_obs,
+        clip_obs=config.env.clip_obs,
+        seed=seed,
+        **options,
+    )
+
+
+def build_acting_model(config: RunConfig, observation_space: Any, action_space: Any, seed: int = 0) -> Any:
+    """What published weights fit into: the part of `build_model` that samplers, evaluation and policy files hold."""
+    return algorithm_class(config).acting_model(build_model(config, observation_space, action_space, seed))

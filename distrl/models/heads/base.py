@@ -1,0 +1,139 @@
+"""Return heads: from features to the parameters of a return distribution, one law for each action.
+
+    head = make_return_head(config.critic_head, feature_size, actions=4, dueling=True)
+    params = head(features)                        # (N, F) -> (N, A, P)
+    q = head.distribution.mean(params)             # (N, A)
+    loss = head.distribution.loss(chosen_params, target_values, target_probs)
+
+State-action critics have one "action" (actions=1); `head(features).squeeze(-2)` is then (N, P).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distrl.config.sections.heads import ReturnHeadConfig
+from distrl.functional.distributions.base import ReturnDistribution, make_return_distribution
+from distrl.models.layers.dense import orthogonal
+
+#: (inputs, outputs) -> a linear layer; noisy nets pass their own.
+MakeLinear = Callable[[int, int], nn.Module]
+
+
+class ReturnHead(nn.Module, ABC):
+    """Features (..., F) to parameters (..., A, P).
+
+    Attributes:
+        distribution: The family that reads the parameters.
+        actions: A.
+        noise_size: Uniform numbers a row that `forward` takes while learning; 0 for heads that are not random.
+    """
+
+    noise_size = 0
+
+    def __init__(self, distribution: ReturnDistribution, actions: int):
+        super().__init__()
+        self.distribution = distribution
+        self.actions = int(actions)
+
+    @abstractmethod
+    def forward(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Parameters (..., A, P).
+
+        Args:
+            features: (..., F).
+            noise: Uniform in [0, 1), (..., noise_size). Without it the head is deterministic, as for acting.
+        """
+
+    def draw_noise(self, rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray | None:
+        """float32 (*shape, noise_size) for `forward`; None for heads that are not random."""
+        return rng.random((*shape, self.noise_size), dtype=np.float32) if self.noise_size else None
+
+
+class LinearHead(ReturnHead):
+    """One linear layer. For every family whose parameters do not depend on levels.
+
+    Args:
+        distribution: The family.
+        feature_size: F.
+        actions: A.
+        dueling: Parameters are V + A - mean_a A, with a layer for each. Wang et al. 2016.
+        make_linear: Makes the layers.
+    """
+
+    def __init__(
+        self,
+        distribution: ReturnDistribution,
+        feature_size: int,
+        actions: int = 1,
+        dueling: bool = False,
+        make_linear: MakeLinear = nn.Linear,
+    ):
+        super().__init__(distribution, actions)
+        size = distribution.param_size
+        bias = distribution.initial_bias()
+        self.layer, self.value_layer = last_layers(
+            make_linear, feature_size, actions, size, distribution.head_gain, dueling
+        )
+        # the law of an untrained head: part of the bias, or of a constant where a layer starts in its own way
+        first = self.layer if self.value_layer is None else self.value_layer
+        self.offset: Tensor | None
+        if isinstance(first, nn.Linear):
+            with torch.no_grad():
+                first.bias.copy_(bias.repeat(first.out_features // size))
+            self.register_buffer("offset", None)
+        else:
+            self.register_buffer("offset", bias if bool(bias.any()) else None)
+
+    def forward(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
+        size = self.distribution.param_size
+        params = self.layer(features).unflatten(-1, (self.actions, size))
+        if self.value_layer is not None:
+            params = params - params.mean(-2, keepdim=True) + self.value_layer(features).unsqueeze(-2)
+        return params if self.offset is None else params + self.offset
+
+
+def last_layers(
+    make_linear: MakeLinear, feature_size: int, actions: int, size: int, gain: float, dueling: bool
+) -> tuple[Any, Any]:
+    """The layer that gives `size` numbers for each action, and with dueling one that gives them for the state."""
+    layers = [make_linear(feature_size, actions * size)] + [make_linear(feature_size, size)] * dueling
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            orthogonal(layer, gain)
+    return layers[0], layers[1] if dueling else None
+
+
+def make_return_head(
+    config: ReturnHeadConfig | str,
+    feature_size: int,
+    actions: int = 1,
+    dueling: bool = False,
+    make_linear: MakeLinear = nn.Linear,
+) -> ReturnHead:
+    """The head that a config, or a bare family name, describes.
+
+    Args:
+        feature_size: F.
+        actions: A; 1 for state values and state-action critics.
+        dueling: V + A - mean_a A. With one action it changes nothing and is left out.
+        make_linear: Makes the last layers (noisy nets).
+
+    Raises:
+        ConfigError: A family that does not exist, or numbers outside its range.
+    """
+    from distrl.models.heads.implicit import FractionHead, ImplicitHead
+
+    if isinstance(config, str):
+        config = ReturnHeadConfig.model_validate(config)
+    distribution = make_return_distribution(config.name, **config.options())
+    kinds: dict[str, Any] = {"linear": LinearHead, "implicit": ImplicitHead, "fractions": FractionHead}
+    head_class = kinds[distribution.head]
+    options = config.network_options()
+    return head_class(distribution, feature_size, actions, dueling and actions > 1, make_linear, **options)

@@ -1,0 +1,1 @@
+"""Network layers and observation encoders (plug point `torso`)."""

@@ -1,0 +1,145 @@
+"""Recurrent memory: a GRU or LSTM cell whose state is reset where an episode begins.
+
+The reset is part of the step: state is zeroed where `first` holds, then the step is taken. An unrolled sequence is
+the same computation as single steps, with the input half of the gates computed for all steps at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distrl.base.columns import tree_map, tree_stack
+from distrl.base.errors import ConfigError, unknown
+from distrl.models.layers.recurrent_unroll import GRUUnroll, LSTMUnroll
+
+
+class Memory(nn.Module):
+    """What GRU and LSTM share. Weights are named and laid out as in `torch.nn.GRUCell` and `LSTMCell`.
+
+    Args:
+        input_size: Width of the features that come in.
+        size: Width of the state and of the features that go out.
+
+    Attributes:
+        twice_differentiable: Unroll by plain autograd, several times slower, so that gradients have gradients.
+    """
+
+    gates: int
+    twice_differentiable = False
+
+    def __init__(self, input_size: int, size: int):
+        super().__init__()
+        self.size = int(size)
+        self.weight_ih = nn.Parameter(torch.empty(self.gates * size, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(self.gates * size, size))
+        self.bias_ih = nn.Parameter(torch.zeros(self.gates * size))
+        self.bias_hh = nn.Parameter(torch.zeros(self.gates * size))
+        for weight in (*self.weight_ih.chunk(self.gates), *self.weight_hh.chunk(self.gates)):
+            nn.init.orthogonal_(weight)
+
+    def initial_state(self, batch: int) -> Any:
+        """The state before an episode, zeros (B, size)."""
+        return self.weight_hh.new_zeros(batch, self.size)
+
+    def step(self, gates: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One step from the input half of the gates (B, gates * size): features (B, size) and the next state."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
+        """One step: features (B, input_size) to (B, size) and the state after it."""
+        if state is None:
+            state = self.initial_state(features.shape[0])
+        elif first is not None:
+            state = _reset(state, _keep(first, features.dtype))
+        return self.step(F.linear(features, self.weight_ih, self.bias_ih), state)
+
+    def unroll(self, features: Tensor, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
+        """All steps: features (T, B, input_size) to (T, B, size) and the states after each step, tree (T, B, size)."""
+        steps, batch = features.shape[:2]
+        state = self.initial_state(batch) if state is None else state
+        keep = None if first is None else _keep(first, features.dtype)
+        resets = [False] * steps if first is None else first.any(1).tolist()
+        gates = F.linear(features, self.weight_ih, self.bias_ih)
+        if not self.twice_differentiable:
+            return self.sequence(gates, state, keep, resets)
+        outputs, states = [], []
+        for t in range(steps):
+            if keep is not None and resets[t]:
+                state = _reset(state, keep[t])
+            output, state = self.step(gates[t], state)
+            outputs.append(output)
+            states.append(state)
+        return torch.stack(outputs), tree_stack(states)
+
+    def sequence(self, gates: Tensor, state: Any, keep: Tensor | None, resets: list[bool]) -> tuple[Tensor, Any]:
+        """All steps from the input half of the gates (T, B, gates * size): see `memory_unroll`."""
+        raise NotImplementedError
+
+
+class GRU(Memory):
+    """Gated recurrent unit (Cho et al. 2014, as in torch): the state is the output, (B, size)."""
+
+    gates = 3
+
+    def step(self, gates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        size = self.size
+        hidden = F.linear(state, self.weight_hh, self.bias_hh)
+        reset, update = torch.sigmoid(gates[..., : 2 * size] + hidden[..., : 2 * size]).chunk(2, -1)
+        candidate = torch.tanh(torch.addcmul(gates[..., 2 * size :], reset, hidden[..., 2 * size :]))
+        state = torch.lerp(candidate, state, update)
+        return state, state
+
+    def sequence(self, gates: Tensor, state: Any, keep: Tensor | None, resets: list[bool]) -> tuple[Tensor, Any]:
+        states = GRUUnroll.apply(gates, state, self.weight_hh, self.bias_hh, keep, resets)
+        return states, states
+
+
+class LSTM(Memory):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997, with forget gate): the state is (output, cell)."""
+
+    gates = 4
+
+    def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
+        zeros = self.weight_hh.new_zeros(batch, self.size)
+        return zeros, zeros.clone()
+
+    def step(self, gates: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        hidden, cell = state
+        inlet, forget, content, outlet = (gates + F.linear(hidden, self.weight_hh, self.bias_hh)).chunk(4, -1)
+        cell = torch.sigmoid(forget) * cell + torch.sigmoid(inlet) * torch.tanh(content)
+        hidden = torch.sigmoid(outlet) * torch.tanh(cell)
+        return hidden, (hidden, cell)
+
+    def sequence(self, gates: Tensor, state: Any, keep: Tensor | None, resets: list[bool]) -> tuple[Tensor, Any]:
+        states = LSTMUnroll.apply(gates, *state, self.weight_hh, self.bias_hh, keep, resets)
+        return states[0], states
+
+
+MEMORIES: dict[str, type[Memory]] = {"gru": GRU, "lstm": LSTM}
+
+
+def build_memory(input_size: int, model_config: Any) -> Memory | None:
+    """The memory that `model_config.recurrent` names, of `recurrent_size` units; None for none.
+
+    Raises:
+        ConfigError: No such memory.
+    """
+    name = model_config.recurrent
+    if name is None:
+        return None
+    if name not in MEMORIES:
+        raise ConfigError(unknown("recurrent", str(name), MEMORIES))
+    return MEMORIES[name](input_size, model_config.recurrent_size)
+
+
+def _keep(first: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 where the state is kept, 0 where it is reset, with a trailing dimension of 1."""
+    return torch.logical_not(first).to(dtype).unsqueeze(-1)
+
+
+def _reset(state: Any, keep: Tensor) -> Any:
+    return tree_map(lambda leaf: leaf * keep, state)

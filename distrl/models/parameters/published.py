@@ -1,0 +1,57 @@
+"""Modules to published weights and back.
+
+Both functions may be registered for a kind of module that publishes less than all its tensors, or in other numbers.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import numpy as np
+import torch
+from torch import nn
+
+from distrl.base.errors import CheckpointError
+from distrl.experience.weights import Weights
+from distrl.models.layers.normalizer import Normalizer
+
+
+@singledispatch
+def pack_weights(module: nn.Module, version: int) -> Weights:
+    """The parameters and buffers of a module (normalizer statistics among them) as a published version.
+
+    The bytes are a copy: the module may go on learning.
+    """
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in module.state_dict().items()}
+    return Weights.of(arrays, version)
+
+
+@singledispatch
+def load_weights(module: nn.Module, weights: Weights) -> None:
+    """Copy a version into a module, in place; the weights may be freed afterwards.
+
+    Raises:
+        CheckpointError: The weights belong to another module: names or shapes differ.
+    """
+    arrays = weights.arrays()
+    own = module.state_dict()
+    lacking, foreign = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
+    wrong = [name for name in own if name in arrays and tuple(own[name].shape) != arrays[name].shape]
+    if lacking or foreign or wrong:
+        raise CheckpointError(
+            f"weights of version {weights.version} do not fit the network:"
+            f" lacking {lacking}, foreign {foreign}, other shapes {_shapes(wrong, own, arrays)}.",
+            "Use the model and environment settings that the weights were made with.",
+        )
+    for name, tensor in own.items():
+        if tensor.device.type == "cpu":
+            np.copyto(tensor.numpy(), arrays[name])  # takes read-only bytes, which torch.from_numpy warns about
+        else:
+            tensor.copy_(torch.tensor(arrays[name]))
+    for part in module.modules():
+        if isinstance(part, Normalizer) and part.enabled:
+            part.refresh()
+
+
+def _shapes(names: list[str], own: dict, arrays: dict) -> list[str]:
+    return [f"{name} {tuple(own[name].shape)} != {arrays[name].shape}" for name in names]

@@ -1,0 +1,1 @@
+"""Backends that execute the loop's orders: serial and Ray."""

@@ -1,0 +1,283 @@
+"""Runs as Ray jobs: submitted over HTTP, found by name through the job's metadata, asked through small helper jobs.
+
+All that a machine needs is the address of the cluster's job server (`http://HEAD:8265`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distrl import __version__
+from distrl.base.errors import ConfigError, ResourceError
+from distrl.config.schema import RunConfig
+from distrl.runtime.backends.cluster import RUN_KEY
+from distrl.runtime.commands.files import ANSWER_SECONDS, Command
+from distrl.runtime.jobs.entry import MARK
+from distrl.runtime.jobs.shipment import CONFIG_FILE, fill
+
+HELPER_KEY = "distrl_helper"
+RUNS_DIR_KEY = "distrl_runs_dir"
+RUNS_DIR = "~/distrl-runs"
+HELPER = "python -m distrl.runtime.jobs.entry"
+AT_WORK = ("PENDING", "RUNNING")
+ENDING_SECONDS = 120.0  # a run that was told to stop ends at its next update; whoever resumes it at once waits for that
+HELPER_SECONDS = 120.0  # to start a process on the head and connect, on top of what the command may take
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """A run as the job server knows it.
+
+    Attributes:
+        id: Submission id; None for a run that was started with `distrl train` on the cluster.
+        status: PENDING, RUNNING, SUCCEEDED, STOPPED or FAILED.
+        began: Unix time in seconds.
+    """
+
+    run: str
+    id: str | None
+    status: str
+    began: float
+    ended: float | None
+    message: str
+    runs_dir: str
+    runtime_env: dict[str, Any]
+
+    @property
+    def at_work(self) -> bool:
+        return self.status in AT_WORK
+
+
+class JobServer:
+    """A cluster's job server.
+
+    Args:
+        address: `http://HOST:8265`, or what `ray.init` takes: `auto`, `HOST:PORT`, `ray://HOST:PORT`.
+
+    Raises:
+        ResourceError: Not reached.
+    """
+
+    def __init__(self, address: str):
+        self.address = address
+        self.client = _client(address)
+
+    # ---- runs ------------------------------------------------------------------------------------------------------
+
+    def submit(self, config: RunConfig, here: Path, runs_dir: str = RUNS_DIR, resume: bool = False) -> RunJob:
+        """Send a run to the cluster; returns as soon as the job server has it.
+
+        Args:
+            config: The run.
+            here: Where the user's modules and relative paths are looked for.
+            runs_dir: On the cluster, where the run folder is made; `~` is the home there.
+
+        Raises:
+            ConfigError: A run of this name is at work there (one to be resumed may take `ENDING_SECONDS` to end), or a
+                file of the run is not here.
+        """
+        if config.backend != "ray":
+            raise ConfigError(f"backend is {config.backend}; a job runs on Ray.", "Set backend=ray.")
+        until = time.monotonic() + (ENDING_SECONDS if resume else 0.0)
+        while any(job.at_work for job in self.runs() if job.run == config.name):
+            if time.monotonic() < until:
+                time.sleep(0.5)
+                continue
+            raise ConfigError(
+                f"a run named {config.name!r} is at work on this cluster.",
+                f"Take another name, or end it first: distrl stop {config.name} --address {self.address}.",
+            )
+        with tempfile.TemporaryDirectory(prefix="distrl-job-") as folder:
+            shipped = fill(Path(folder), config, here)
+            job_id = self.client.submit_job(
+                entrypoint=entrypoint(runs_dir, resume),
+                submission_id=f"distrl-{config.name}-{int(time.time() * 1000)}",
+                runtime_env={"working_dir": folder},
+                metadata={RUN_KEY: shipped.name, RUNS_DIR_KEY: runs_dir, "distrl_version": __version__},
+            )
+        return next(job for job in self.runs() if job.id == job_id)
+
+    def runs(self) -> list[RunJob]:
+        """All runs that the cluster remembers, the newest first."""
+        found = [_run_job(job) for job in self.client.list_jobs() if RUN_KEY in (job.metadata or {})]
+        return sorted(found, key=lambda job: job.began, reverse=True)
+
+    def find(self, run: str) -> RunJob:
+        """The newest job of a run.
+
+        Raises:
+            ConfigError: None; the runs there are named.
+        """
+        runs = self.runs()
+        for job in runs:
+            if job.run == run:
+                return job
+        names = ", ".join(sorted({job.run for job in runs})) or "none"
+        raise ConfigError(f"no run named {run!r} at {self.address}.", f"There are: {names}.")
+
+    def logs(self, run: str) -> str:
+        """Everything that a run has printed."""
+        return self.client.get_job_logs(self._submitted(run))
+
+    def follow(self, run: str) -> Iterator[str]:
+        """What a run prints, as it prints it, until it ends."""
+        return self._tail(self._submitted(run))
+
+    def end(self, run: str) -> None:
+        """Have the job server end a run's processes, whatever they do."""
+        self.client.stop_job(self._submitted(run))
+
+    def _submitted(self, run: str) -> str:
+        job = self.find(run)
+        if job.id is None:
+            raise ConfigError(
+                f"{run} was started with distrl train, not submitted: the job server has no output of it.",
+                "See log.txt in its run folder.",
+            )
+        return job.id
+
+    # ---- a run at work ---------------------------------------------------------------------------------------------
+
+    def status(self, run: str) -> dict[str, Any] | None:
+        """What the run shows of itself; None where it is not at work or has not come so far."""
+        return self._ask(run, None, ANSWER_SECONDS).get("status") if self.find(run).at_work else None
+
+    def send(self, run: str, command: Command, seconds: float = ANSWER_SECONDS) -> str:
+        """Give a run a command and wait for its answer.
+
+        Raises:
+            ConfigError: It refused, or is not at work.
+            ResourceError: No answer.
+        """
+        self._require_at_work(run)
+        return str(self._ask(run, command, seconds)["text"])
+
+    def _require_at_work(self, run: str) -> None:
+        """Raise with the last of what it printed where a run has ended."""
+        job = self.find(run)
+        if job.at_work:
+            return
+        printed = self.client.get_job_logs(job.id).strip().splitlines() if job.id else []
+        last = ([line for line in printed if line.startswith("error:")] or printed or [""])[-1]
+        raise ConfigError(
+            f"the run {run} is not at work: {job.status}. Its last words: {last}",
+            f"distrl logs {run} --address {self.address}  shows all that it printed.",
+        )
+
+    def watch(self, run: str) -> Iterator[dict[str, Any]]:
+        """The status again and again, until the run ends."""
+        helper = self._help(run, "watch")
+        try:
+            waiting = ""
+            for text in self._tail(helper):
+                *lines, waiting = (waiting + text).split("\n")
+                for answer in _answers(lines):
+                    if answer.get("status"):
+                        yield answer["status"]
+        finally:
+            with suppress(RuntimeError):
+                self.client.stop_job(helper)
+
+    def _ask(self, run: str, command: Command | None, seconds: float) -> dict[str, Any]:
+        words = [] if command is None else ["--command", json.dumps(asdict(command))]
+        helper = self._help(run, "ask", *words)
+        deadline = time.monotonic() + seconds + HELPER_SECONDS
+        while time.monotonic() < deadline:
+            if self.client.get_job_status(helper).is_terminal():
+                break
+            time.sleep(0.2)
+        logs = self.client.get_job_logs(helper)
+        for answer in _answers(logs.splitlines()):
+            if "problem" in answer:
+                self._require_at_work(run)
+                raise ConfigError(answer["problem"], answer["fix"])
+            return answer
+        raise ResourceError(f"the cluster did not answer for {run}: {logs[-500:]}", "See ray status on the head.")
+
+    def _help(self, run: str, *words: str) -> str:
+        """Start a helper job with the run's own code; forget those that ended long ago."""
+        for old in self.client.list_jobs():
+            if HELPER_KEY in (old.metadata or {}) and time.time() - (old.end_time or 1e15) / 1000 > HELPER_SECONDS:
+                with suppress(RuntimeError):  # another machine was faster
+                    self.client.delete_job(old.submission_id)
+        env = {name: value for name, value in self.find(run).runtime_env.items() if name == "working_dir"}
+        what, *rest = words
+        entry = f"{HELPER} {what} {shlex.join([run, *rest])}"
+        return str(self.client.submit_job(entrypoint=entry, runtime_env=env, metadata={HELPER_KEY: run}))
+
+    def _tail(self, job_id: str) -> Iterator[str]:
+        """The asynchronous iterator of Ray's client as a plain one."""
+        events = asyncio.new_event_loop()
+        try:
+            texts = self.client.tail_job_logs(job_id)
+            while True:
+                try:
+                    yield events.run_until_complete(anext(texts))
+                except StopAsyncIteration:
+                    return
+        finally:
+            events.run_until_complete(events.shutdown_asyncgens())
+            events.close()
+
+
+def entrypoint(runs_dir: str, resume: bool) -> str:
+    """The job's command line: look at the node, then train.
+
+    >>> entrypoint("~/my runs", resume=True)
+    "python -m distrl.runtime.jobs.entry check && python -m distrl train run.yaml --runs-dir ~/'my runs' --resume"
+    """
+    home, slash, rest = runs_dir.partition("/")
+    path = f"~/{shlex.quote(rest)}" if home == "~" and slash else shlex.quote(runs_dir)
+    train = f"python -m distrl train {CONFIG_FILE} --runs-dir {path}" + " --resume" * resume
+    return f"{HELPER} check && {train}"
+
+
+def _client(address: str) -> Any:
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError:
+        raise ResourceError(
+            f"the job server at {address} asks for a token that this machine does not have.",
+            "Set RAY_AUTH_MODE=token, and copy the cluster's token to ~/.ray/auth_token or into RAY_AUTH_TOKEN.",
+        ) from None
+    except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+        if "ray[default]" in str(error):
+            raise ResourceError("this Ray has no job client.", "pip install 'distrl[cluster]'") from None
+        raise ResourceError(
+            f"could not reach a job server at {address}: {str(error).splitlines()[0]}",
+            "Give --address http://HEAD:8265 (with RAY_AUTH_MODE=token where the cluster asks for a token).",
+        ) from None
+
+
+def _answers(lines: list[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if line.startswith(MARK):
+            yield json.loads(line.removeprefix(MARK))
+
+
+def _run_job(job: Any) -> RunJob:
+    return RunJob(
+        run=job.metadata[RUN_KEY],
+        id=job.submission_id,
+        status=str(getattr(job.status, "value", job.status)),
+        began=(job.start_time or 0) / 1000,
+        ended=job.end_time / 1000 if job.end_time else None,
+        message=job.message or "",
+        runs_dir=job.metadata.get(RUNS_DIR_KEY, ""),
+        runtime_env=dict(job.runtime_env or {}),
+    )

@@ -1,0 +1,126 @@
+"""The folder that a job takes to the cluster: what the project's wheel holds, the user's own code, and the config.
+
+Ray unpacks it on every node that works for the job and puts it first on the import path, so nothing is installed there:
+torch and the other packages are the node's own (`versions.py` compares them). An installed wheel would bring its
+dependencies along.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import distrl
+from distrl.base.errors import ConfigError, ResourceError
+from distrl.base.files import to_json
+from distrl.config.load import dump_config
+from distrl.config.schema import RunConfig
+from distrl.runtime.run.folder import versions
+
+CONFIG_FILE = "run.yaml"
+SUBMITTER_FILE = "submitter.json"
+WEIGHTS_FILE = "init_from.safetensors"
+MAX_BYTES = 100 * 2**20  # what Ray uploads at most
+_IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".git", ".venv", "runs")
+_REFERENCE = re.compile(r"([A-Za-z_]\w*)(?:\.\w+)*:[A-Za-z_]\w*")  # module:Class
+
+
+def fill(folder: Path, config: RunConfig, here: Path) -> RunConfig:
+    """Fill a folder with everything that the job needs.
+
+    Args:
+        folder: An empty folder.
+        config: The run.
+        here: Where relative paths and the user's modules are looked for.
+
+    Returns:
+        The config as it is written there: on Ray, at the cluster's own address, with paths inside the folder.
+
+    Raises:
+        ConfigError: A file or module that is not there.
+        ResourceError: Too large.
+    """
+    ship_package(folder)
+    imports = [ship_import(folder, entry, here) for entry in config.imports]
+    for module in sorted(set(own_modules(config.model_dump(mode="json"), here))):
+        ship_module(folder, here, module)
+    changes: dict[str, Any] = {"imports": imports, "ray": config.ray.model_copy(update={"address": "auto"})}
+    if config.init_from:
+        changes["init_from"] = ship_weights(folder, config.init_from, here)
+    shipped = config.model_copy(update=changes)
+    (folder / CONFIG_FILE).write_text(dump_config(shipped))
+    (folder / SUBMITTER_FILE).write_text(to_json(versions()))
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if size > MAX_BYTES:
+        raise ResourceError(
+            f"the job's files are {size / 2**20:.0f} MiB; Ray takes at most {MAX_BYTES / 2**20:.0f} MiB.",
+            "Put large files on a disk that the cluster sees, and name them by their full path there.",
+        )
+    return shipped
+
+
+def ship_package(folder: Path) -> None:
+    """The package as its wheel would hold it, so that the node reads our version."""
+    source = Path(distrl.__file__).parent
+    shutil.copytree(source, folder / "distrl", ignore=_IGNORED)
+    about = folder / f"distrl-{distrl.__version__}.dist-info"
+    about.mkdir()
+    found = importlib.metadata.distribution("distrl")
+    text = found.read_text("METADATA") or found.read_text("PKG-INFO") or ""
+    (about / "METADATA").write_text(text)
+
+
+def ship_import(folder: Path, entry: str, here: Path) -> str:
+    """Copy one entry of `imports`; returns what it is called there."""
+    if entry.endswith(".py"):
+        source = here / entry
+        if not source.is_file():
+            raise ConfigError(f"imports: no file {entry!r}.", "Give a path relative to where you submit from.")
+        inside = source.resolve().is_relative_to(here.resolve())
+        name = source.resolve().relative_to(here.resolve()) if inside else Path(source.name)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, folder / name)
+        return name.as_posix()
+    ship_module(folder, here, entry.split(".")[0])
+    return entry
+
+
+def own_modules(value: Any, here: Path) -> Iterator[str]:
+    """Modules of the folder one works in that some word `module:Class` of the config names."""
+    if isinstance(value, dict):
+        for key, child in value.items():
+            yield from own_modules(key, here)
+            yield from own_modules(child, here)
+    elif isinstance(value, list):
+        for child in value:
+            yield from own_modules(child, here)
+    elif isinstance(value, str) and (match := _REFERENCE.fullmatch(value)):
+        yield match[1]
+
+
+def ship_module(folder: Path, here: Path, module: str) -> None:
+    """Copy a module or package of the folder one works in; anything else has to be installed on the nodes."""
+    file, package = here / f"{module}.py", here / module
+    if (folder / module).exists() or (folder / f"{module}.py").exists():
+        return
+    if package.is_dir() and any(package.glob("*.py")):
+        shutil.copytree(package, folder / module, ignore=_IGNORED)
+    elif file.is_file():
+        shutil.copy(file, folder / file.name)
+    elif importlib.util.find_spec(module) is None:
+        raise ConfigError(f"no module {module!r}, neither in {here} nor installed.", "Check the name in the config.")
+
+
+def ship_weights(folder: Path, init_from: str, here: Path) -> str:
+    """Copy the weights that the run begins with, if they are on this machine; else the path is the cluster's."""
+    from distrl.deploy.policy_file import find_policy
+
+    if not (here / init_from).exists():
+        return init_from
+    shutil.copy(find_policy(here / init_from), folder / WEIGHTS_FILE)
+    return WEIGHTS_FILE

@@ -1,0 +1,1 @@
+"""Plans: from a checked config to samplers, learner and evaluator."""

@@ -1,0 +1,1 @@
+"""Orders and events between loop and backends."""

@@ -1,0 +1,124 @@
+"""Counters of a run: what the stop rule, the curves and the summary are made of."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from distrl.config.sections.run import StopConfig
+from distrl.experience.fragment import EpisodeReport
+
+
+@dataclass
+class RunProgress:
+    """Counted at update boundaries, from consumed data only.
+
+    Attributes:
+        version: Published updates.
+        env_steps: Consumed valid steps.
+        episodes: Finished episodes in consumed data.
+        returns, lengths: Of the last `window` of them.
+        evaluated_at: Boundary (multiple of `eval.every`) up to which evaluations were ordered.
+        best: Mean return of the best evaluation so far.
+        evals: Every evaluation: environment steps of its weights, mean return.
+        wall_before: Seconds that earlier attempts took.
+    """
+
+    window: int
+    version: int = 0
+    env_steps: int = 0
+    episodes: int = 0
+    returns: deque[float] = field(default_factory=deque)
+    lengths: deque[int] = field(default_factory=deque)
+    evaluated_at: int = 0
+    checkpointed_at: int = 0
+    best: float | None = None
+    evals: list[tuple[int, float]] = field(default_factory=list)
+    wall_before: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of training, all attempts together."""
+        return self.wall_before + time.monotonic() - self.started
+
+    @property
+    def return_mean(self) -> float | None:
+        """Mean return of the last `window` episodes; None before there are as many."""
+        return sum(self.returns) / len(self.returns) if len(self.returns) >= self.window else None
+
+    def consume(self, env_steps: int, episodes: Iterable[EpisodeReport]) -> None:
+        """A batch was learned from."""
+        self.env_steps += env_steps
+        for episode in episodes:
+            self.episodes += 1
+            self.returns.append(episode.return_)
+            self.lengths.append(episode.length)
+        while len(self.returns) > self.window:
+            self.returns.popleft()
+            self.lengths.popleft()
+
+    @property
+    def last_eval(self) -> float | None:
+        """Mean return of the newest evaluation."""
+        return self.evals[-1][1] if self.evals else None
+
+    def eval_reason(self, stop: StopConfig) -> str | None:
+        """Why the evaluations end the run, or None."""
+        if stop.eval_mean is None:
+            return None
+        means = [mean for _, mean in self.evals[-stop.eval_in_a_row :]]
+        if len(means) < stop.eval_in_a_row or min(means) < stop.eval_mean:
+            return None
+        row = f", {len(means)} in a row" if len(means) > 1 else ""
+        return f"eval_mean {means[-1]:.1f} reached {stop.eval_mean:g}{row}"
+
+    def stop_reason(self, stop: StopConfig) -> str | None:
+        """Why the run ends here, or None."""
+        if stop.return_mean is not None and self.return_mean is not None and self.return_mean >= stop.return_mean:
+            return f"return_mean {self.return_mean:.1f} reached {stop.return_mean:g}"
+        if (goal := self.eval_reason(stop)) is not None:
+            return goal
+        if stop.env_steps is not None and self.env_steps >= stop.env_steps:
+            return f"env_steps reached {stop.env_steps}"
+        if stop.updates is not None and self.version >= stop.updates:
+            return f"updates reached {stop.updates}"
+        if stop.wall_seconds is not None and self.wall_seconds >= stop.wall_seconds:
+            return f"wall_seconds reached {stop.wall_seconds:g}"
+        return None
+
+    def to_state(self) -> dict[str, Any]:
+        return {
+            "version": self.version,
+            "env_steps": self.env_steps,
+            "episodes": self.episodes,
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "evaluated_at": self.evaluated_at,
+            "best": self.best,
+            "evals": [list(entry) for entry in self.evals],
+            "wall_seconds": self.wall_seconds,
+        }
+
+    @classmethod
+    def from_state(cls, window: int, state: dict[str, Any]) -> RunProgress:
+        progress = cls(
+            window,
+            version=state["version"],
+            env_steps=state["env_steps"],
+            episodes=state["episodes"],
+            returns=deque(state["returns"]),
+            lengths=deque(state["lengths"]),
+            evaluated_at=state["evaluated_at"],
+            checkpointed_at=state["env_steps"],
+            best=state["best"],
+            evals=[(steps, mean) for steps, mean in state["evals"]],
+            wall_before=state["wall_seconds"],
+        )
+        while len(progress.returns) > window:
+            progress.returns.popleft()
+            progress.lengths.popleft()
+        return progress

@@ -1,0 +1,149 @@
+"""A replay as files: segments, index, manifest. A loaded replay goes on bit for bit.
+
+segment-NNNNNNNNNN.safetensors   rows; whole segments are hard links
+index.safetensors                links, masses, pending rows, where streams stand
+manifest.json                    what belongs together, with checksums; written last
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distrl.base.errors import CheckpointError
+from distrl.base.files import fsync_dir, sha256, to_json, write_atomic
+from distrl.base.pack import load_state, save_state
+
+if TYPE_CHECKING:
+    from distrl.store.replay.buffer import Replay
+
+FORMAT = 1
+
+
+def save_replay(replay: Replay, folder: str | Path) -> None:
+    """Write a replay into a folder.
+
+    Raises:
+        ResourceError: The disk is full.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    ring = replay.ring
+    segments = []
+    if replay.head > replay.tail:
+        for segment in range(replay.tail // ring.segment_rows, (replay.head - 1) // ring.segment_rows + 1):
+            rows = min(ring.segment_rows, replay.head - segment * ring.segment_rows)
+            name, checksum = ring.save(segment, rows, folder)
+            segments.append({"segment": segment, "rows": rows, "file": name, "sha256": checksum})
+    save_state(folder / "index.safetensors", index_state(replay))
+    manifest = {
+        "format": FORMAT,
+        "shape": _shape(replay),
+        "segments": segments,
+        "index": sha256(folder / "index.safetensors"),
+    }
+    write_atomic(folder / "manifest.json", to_json(manifest, indent=1))
+    fsync_dir(folder)
+
+
+def load_replay(replay: Replay, folder: str | Path) -> None:
+    """Make a replay that is still empty what `save_replay` wrote.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or it was another replay's.
+        ValueError: The replay is not empty.
+    """
+    if replay.head:
+        raise ValueError("only an empty replay can be loaded")
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        known = manifest["format"], manifest["shape"], manifest["segments"], manifest["index"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} holds no replay: {error}.", "Resume from an older checkpoint.") from error
+    version, shape, segments, index = known
+    if version != FORMAT:
+        raise CheckpointError(f"{folder} has replay format {version}, expected {FORMAT}.", "Use the version it is of.")
+    for name, value in _shape(replay).items():
+        if shape.get(name) != value:
+            raise CheckpointError(
+                f"the replay in {folder} has {name} {shape.get(name)}, this run's has {value}.",
+                "Resume with the config that the checkpoint was made with.",
+            )
+    path = folder / "index.safetensors"
+    if not path.is_file() or sha256(path) != index:
+        raise CheckpointError(f"{path} is missing or damaged.", "Resume from an older checkpoint.")
+    for entry in segments:
+        replay.ring.load(entry["segment"], entry["rows"], folder / entry["file"], entry["sha256"])
+    _take_index(replay, load_state(path))
+
+
+def _shape(replay: Replay) -> dict[str, Any]:
+    """What must be equal for a checkpoint to fit."""
+    columns = {leaf.name: [list(leaf.shape), str(leaf.dtype)] for leaf in replay.ring.leaves}
+    return {
+        "capacity": replay.capacity,
+        "segment_rows": replay.ring.segment_rows,
+        "lines": replay.lines,
+        "frame_stack": replay.frame_stack,
+        "prioritized": replay.tree is not None,
+        "columns": columns,
+    }
+
+
+def index_state(replay: Replay) -> dict[str, Any]:
+    """Everything that is not in segments."""
+    resident = replay.slots(replay.tail, replay.head - replay.tail)
+    behind = slice(replay.ring.rows, None)
+    stacked = replay.frame_stack > 1
+    return {
+        "counters": {name: getattr(replay, name) for name in ("tail", "head", "ghosts", "inserted", "evicted")},
+        "max_priority": replay.max_priority,
+        "next": replay.next_slot[resident],
+        "prev": replay.prev_slot[resident] if stacked else None,
+        "broken": replay.broken[resident] if stacked else None,
+        "pending_prev": replay.prev_slot[behind] if stacked else None,
+        "mass": None if replay.tree is None else replay.tree.mass[resident],
+        "pending": {name: array[behind] for name, array in replay.ring.arrays.items()},
+        "lines_used": replay.lines_used,
+        "stacks_seen": replay.stacks_seen,
+        "streams": [
+            {
+                "stream": stream,
+                "width": place.width,
+                "pending": int(place.pending[0]),
+                "last": place.last,
+                "ended": list(place.ended),
+                "sequence": place.sequence,
+                "history": place.history,
+            }
+            for stream, place in replay.streams.items()
+        ],
+    }
+
+
+def _take_index(replay: Replay, state: dict[str, Any]) -> None:
+    for name, value in state["counters"].items():
+        setattr(replay, name, value)
+    resident = replay.slots(replay.tail, replay.head - replay.tail)
+    behind = slice(replay.ring.rows, None)
+    replay.next_slot[resident] = state["next"]
+    if replay.frame_stack > 1:
+        replay.prev_slot[resident], replay.broken[resident] = state["prev"], state["broken"]
+        replay.prev_slot[behind] = state["pending_prev"]
+    if replay.tree is not None:
+        mass = np.zeros(replay.tree.size)
+        mass[resident] = state["mass"]
+        replay.tree.set_range(0, replay.tree.size, mass)
+    replay.raise_max_priority(state["max_priority"])
+    for name, array in state["pending"].items():
+        replay.ring.arrays[name][behind] = array
+    replay.lines_used, replay.stacks_seen = state["lines_used"], state["stacks_seen"]
+    for entry in state["streams"]:
+        place = replay.make_place(entry["width"], entry["pending"])
+        place.last, place.sequence, place.history = entry["last"], entry["sequence"], entry["history"]
+        place.ended = bytes(entry["ended"])
+        replay.streams[entry["stream"]] = place

@@ -1,0 +1,137 @@
+"""A sum tree over masses: draw an index with probability mass / total, change masses, both for many at once.
+
+A node holds the running sums of its children's masses, in float64. A change recomputes the touched nodes from their
+children instead of adding differences, so sums never drift: `rebuild` gives what is there, bit for bit. A node's mass
+is its last running sum, and a draw compares with the same running sums, so a draw cannot fall through rounding into a
+child that has no mass. The uppermost level is one list of running sums, made when it is needed.
+
+There are two implementations that give equal bits: numpy, and loops compiled by numba where it is installed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from distrl.base.errors import ConfigError
+
+FAN = 16  # children of a node: wide enough for few levels, narrow enough to recompute a node cheaply
+TOP = 4096  # nodes that the uppermost level may have
+BELOW = 1 - 2.0**-53  # x * BELOW is the largest number below x, or the one before it
+
+
+class SumTree:
+    """Masses of `size` items, all 0 at the beginning.
+
+    Args:
+        size: Items.
+        compiled: Use the compiled loops; None where numba is installed.
+
+    Attributes:
+        mass: Masses (size and more,), zero behind `size`.
+
+    >>> tree = SumTree(5)
+    >>> tree.set(np.array([1, 3]), np.array([1.0, 3.0]))
+    >>> tree.total, tree.find(np.array([0.0, 0.5, 1.0, 3.9])).tolist()
+    (4.0, [1, 1, 3, 3])
+    """
+
+    def __init__(self, size: int, compiled: bool | None = None):
+        self.size = size
+        self.masses: list[np.ndarray] = []  # of each level's nodes; the items are level 0
+        self.sums: list[np.ndarray] = []  # running sums (nodes, FAN) over the level below
+        nodes = size
+        while True:
+            self.masses.append(np.zeros(-(-nodes // FAN) * FAN))
+            if nodes <= TOP and self.sums:
+                break
+            nodes = -(-nodes // FAN)
+            self.sums.append(np.zeros((nodes, FAN)))
+        self.mass = self.masses[0]
+        self._top = np.zeros(len(self.masses[-1]))
+        self._stale = False
+        self._loops: Any = _find_loops(compiled)
+        self._pairs = (tuple(self.masses), tuple(self.sums))
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the loops are numba's."""
+        return self._loops is not None
+
+    @property
+    def total(self) -> float:
+        """The sum of all masses."""
+        if self._stale:
+            np.add.accumulate(self.masses[-1], out=self._top)
+            self._stale = False
+        return float(self._top[-1])
+
+    def set(self, index: np.ndarray, mass: np.ndarray) -> None:
+        """Give items (N,) new masses (N,); of an item that comes twice the last one counts."""
+        self._stale = True
+        if self._loops is not None:
+            self._loops.set_masses(*self._pairs, index, mass)
+            return
+        self.mass[index] = mass
+        nodes = index
+        for sums, below, above in zip(self.sums, self.masses, self.masses[1:], strict=False):
+            nodes = nodes // FAN  # a node that comes twice is computed twice: cheaper than looking for it
+            running = np.add.accumulate(below.reshape(-1, FAN).take(nodes, axis=0), axis=1)
+            sums[nodes] = running
+            above[nodes] = running[:, -1]
+
+    def set_range(self, start: int, stop: int, mass: float | np.ndarray) -> None:
+        """Give items start..stop new masses."""
+        if start == stop:
+            return
+        self._stale = True
+        self.mass[start:stop] = mass
+        low, high = start, stop
+        for sums, below, above in zip(self.sums, self.masses, self.masses[1:], strict=False):
+            low, high = low // FAN, (high - 1) // FAN + 1
+            np.add.accumulate(below.reshape(-1, FAN)[low:high], axis=1, out=sums[low:high])
+            above[low:high] = sums[low:high, -1]
+
+    def rebuild(self) -> None:
+        """Recompute every node from the masses."""
+        self.set_range(0, self.size, self.mass[: self.size].copy())
+
+    def find(self, target: np.ndarray) -> np.ndarray:
+        """Items (N,) at targets (N,) in [0, total): item i owns the interval between the masses before and up to it."""
+        target = np.minimum(target, self.total * BELOW)
+        node = self._top.searchsorted(target, side="right")
+        rest = target - np.where(node > 0, self._top.take(node - 1), 0.0)
+        if self._loops is not None:
+            return self._loops.find(self._pairs[1], node, rest)
+        rows = np.arange(len(target)) * FAN
+        for level in reversed(self.sums):
+            sums = level.take(node, axis=0)
+            # The difference that made `rest` may have rounded up to the node's whole mass, which lies in no child.
+            np.minimum(rest, sums[:, -1] * BELOW, out=rest)
+            child = (sums > rest[:, None]).argmax(axis=1)
+            before = sums.reshape(-1).take(rows + child - 1)
+            rest -= np.where(child > 0, before, 0.0)
+            node = node * FAN + child
+        return node
+
+    def draw(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Items (count,) with replacement, each with probability mass / total."""
+        return self.find(rng.random(count) * self.total)
+
+
+def _find_loops(compiled: bool | None) -> Any:
+    """The compiled module, or None.
+
+    Raises:
+        ConfigError: It is demanded, and numba is missing.
+    """
+    if compiled is False:
+        return None
+    try:
+        from distrl.store.replay import sum_tree_compiled
+    except ImportError:
+        if compiled:
+            raise ConfigError("compiled priorities need numba.", "Type: pip install 'distrl[fast]'.") from None
+        return None
+    return sum_tree_compiled

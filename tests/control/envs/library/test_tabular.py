@@ -1,0 +1,154 @@
+"""Tabular environments: what they play is what their tables and their closed forms say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from distrl.base.errors import ConfigError
+from distrl.control.envs.library import tabular_examples as examples
+from distrl.control.envs.library.return_law import ReturnLaw
+from distrl.control.envs.library.risky_path import RiskyPath
+from distrl.control.envs.library.tabular import REWARD_CHANNELS, TabularEnv, TabularMDP
+from tests.exact.distributional import Law, Outcomes, exact_return_laws, wasserstein
+from tests.exact.mdp import policy_evaluation
+
+
+def follow(mdp: TabularMDP, actions: dict[int, int]) -> torch.Tensor:
+    """The deterministic policy that takes `actions` (state -> action), and 0 elsewhere."""
+    policy = torch.zeros(mdp.num_states, mdp.num_actions, dtype=torch.float64)
+    policy[range(mdp.num_states), [actions.get(s, 0) for s in range(mdp.num_states)]] = 1.0
+    return policy
+
+
+def atoms(law: ReturnLaw) -> Law:
+    return torch.from_numpy(law.values), torch.from_numpy(law.probs)
+
+
+@pytest.mark.parametrize("actions", [(0, 0, 0), (1, 1, 1), (0, 1, 0), (1, 0, 1)])
+def test_chain3_closed_form_is_the_enumeration(actions: tuple[int, ...]) -> None:
+    mdp = examples.chain3(0.9)
+    laws = exact_return_laws(Outcomes.of(mdp), follow(mdp, dict(enumerate(actions))), 0.9, 3)
+    for s in range(3):
+        assert wasserstein(laws[s], atoms(examples.chain3_law(actions[s:], 0.9))) < 1e-12
+    always = examples.chain3_law((1, 1, 1), 1.0)
+    assert always.values.tolist() == [0.0, 4.0, 8.0, 12.0]
+    assert always.probs == pytest.approx([0.216, 0.432, 0.288, 0.064])
+
+
+def test_risky_choice_is_the_lottery_of_entry_15() -> None:
+    cvar = {choice: examples.risky_choice_law(*choice).cvar(0.2) for choice in ((0, 1), (0, 0), (1, 1))}
+    assert cvar == {(0, 1): pytest.approx(-10.0), (0, 0): pytest.approx(-11.0), (1, 1): pytest.approx(-14.8)}
+    mdp = examples.risky_choice()
+    for action in (0, 1):
+        law = exact_return_laws(Outcomes.of(mdp), follow(mdp, {1: action}), 1.0, 2)[0]
+        assert wasserstein(law, atoms(examples.risky_choice_law(action, action))) < 1e-12
+
+
+def test_halving_is_uniform() -> None:
+    mdp = examples.halving()
+    law = exact_return_laws(Outcomes.of(mdp), follow(mdp, {}), 0.5, 12)[0]
+    # after 12 steps the law lacks at most 2^-11, on average half of that
+    assert wasserstein(law, atoms(examples.halving_law(0))) == pytest.approx(2.0**-12, rel=0.01)
+    uniform = examples.halving_law(1)
+    assert uniform.quantile(np.array([0.1, 0.5])) == pytest.approx([0.35, 0.75], abs=1e-3)
+    assert uniform.mean == pytest.approx(0.75)
+
+
+def test_gaussian_chain() -> None:
+    law = examples.gaussian_chain_law((0, 1, 1), 0.9)
+    mean, variance = 1.0 + 0.9 * 1.5 + 0.81 * 1.5, 0.25 + 0.81 * 2.25 + 0.6561 * 2.25
+    assert (float(law.mean), float(law.covariance)) == (pytest.approx(mean), pytest.approx(variance))
+    assert law.quantile(0.975) == pytest.approx(mean + 1.959963984540054 * variance**0.5)
+    assert law.cvar(0.25) == pytest.approx(mean - 1.27111 * variance**0.5, abs=1e-3)
+
+
+def test_both_channels_have_equal_marginals_and_opposite_correlations() -> None:
+    laws = [examples.two_channels_law(action) for action in (0, 1)]
+    for k in (0, 1):
+        assert [law.channel(k).cdf(0.0) for law in laws] == [0.5, 0.5]
+    correlations = [law.covariance[0, 1] / np.sqrt(law.covariance[0, 0] * law.covariance[1, 1]) for law in laws]
+    assert correlations == [-1.0, 1.0]
+    env = TabularEnv(examples.two_channels())
+    for action in (0, 1):
+        env.reset(seed=action)
+        env.step(action)
+        _, reward, terminated, _, info = env.step(0)
+        x, y = info[REWARD_CHANNELS]
+        assert terminated
+        assert reward == x + y
+        assert y == (x if action else -x)
+
+
+def test_ring_values() -> None:
+    mdp = examples.ring(10, gamma=0.9)
+    policy = torch.ones(10, 1, dtype=torch.float64)
+    values = policy_evaluation(torch.tensor(mdp.transition()), torch.tensor(mdp.mean_reward()), policy, 0.9)
+    assert examples.ring_values(mdp) == pytest.approx(values.numpy())
+
+
+@pytest.mark.parametrize(
+    ("mdp", "actions", "law"),
+    [
+        (examples.chain3(), (0, 1, 1), examples.chain3_law((0, 1, 1), 1.0)),
+        (examples.gaussian_chain(), (0, 1, 0), examples.gaussian_chain_law((0, 1, 0), 1.0)),
+        (examples.risky_choice(), (0, 1), examples.risky_choice_law(1, 1)),
+    ],
+)
+def test_played_returns_have_the_law(mdp: TabularMDP, actions: tuple[int, ...], law: ReturnLaw) -> None:
+    env, returns = TabularEnv(mdp), []
+    env.reset(seed=0)
+    for _ in range(4000):
+        env.reset()
+        returns.append(sum(env.step(action)[1] for action in actions))
+    # Kolmogorov's bound at 1e-6: sqrt(ln(2e6) / 2 / 4000)
+    grid = np.unique(np.concatenate([law.values, law.quantile(np.linspace(0.05, 0.95, 19))]))
+    seen = np.mean(np.array(returns) <= grid[:, None] + 1e-9, axis=1)
+    assert np.abs(seen - law.cdf(grid)).max() < 0.0426
+
+
+def test_risky_path() -> None:
+    env = RiskyPath()
+    assert str(env) == ".....\n.~~~.\nS~~~G"
+    outcomes, (up, right, down) = Outcomes.of(env.mdp), (0, 1, 2)
+    ways = {"short": dict.fromkeys(range(10, 14), right), "long": {10: up, 5: up, 4: down, 9: down}}
+    ways["long"] |= dict.fromkeys(range(4), right)
+    for path, actions in ways.items():
+        law = exact_return_laws(outcomes, follow(env.mdp, actions), 0.95, 10)[10]
+        assert wasserstein(law, atoms(env.path_law(path, 0.95))) < 1e-9  # type: ignore[arg-type]
+    short, long = env.path_law("short"), env.path_law("long")
+    # what the documentation of the class says
+    assert float(long.mean) == long.cvar(0.1) == 2.0
+    assert float(short.mean) == pytest.approx(3.34, abs=0.01)
+    assert short.cvar(0.1) == pytest.approx(-12.49, abs=0.01)
+    assert short.quantile(0.1) == pytest.approx(-2.0)
+
+
+def test_options_and_bad_input() -> None:
+    env = TabularEnv(examples.chain3(), observation="index")
+    assert env.reset(seed=0, options={"state": 2})[0] == 2
+    assert env.step(0)[:3] == (3, 1.0, True)
+    with pytest.raises(ConfigError, match="Expected one_hot or index"):
+        TabularEnv(examples.chain3(), observation="onehot")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no tabular MDP 'chain4'"):
+        examples.make_tabular("chain4")
+    with pytest.raises(ConfigError, match="sum to"):
+        TabularMDP(
+            np.full((1, 1, 2), 0.4), np.zeros((1, 1, 2)), np.zeros((1, 1, 2), int), np.zeros(1, bool), np.ones(1)
+        )
+    with pytest.raises(ConfigError, match="with shapes"):
+        TabularMDP(np.ones((1, 1, 1)), np.zeros((1, 1)), np.zeros((1, 1, 1), int), np.zeros(1, bool), np.ones(1))
+    with pytest.raises(ConfigError, match="width >= 3"):
+        RiskyPath(width=2)
+
+
+def test_return_law_wasserstein_and_samples() -> None:
+    normal = ReturnLaw(np.zeros(1), np.ones(1), np.ones(1))
+    assert normal.wasserstein(np.zeros(1)) == pytest.approx((2 / np.pi) ** 0.5, abs=1e-4)  # E|N(0, 1)|
+    coin = ReturnLaw(np.array([0.0, 1.0]), np.array([0.25, 0.75]))
+    assert coin.wasserstein(np.array([0.0, 1.0, 1.0, 1.0])) == pytest.approx(0.0)
+    assert coin.wasserstein(np.array([0.5])) == pytest.approx(0.5)
+    drawn = ReturnLaw(np.array([[0.0, 1.0]]), np.ones(1), np.array([[1.0, 0.0]])).sample(np.random.default_rng(0), 2000)
+    assert drawn[:, 1].tolist() == [1.0] * 2000
+    assert drawn[:, 0].std() == pytest.approx(1.0, abs=0.1)

