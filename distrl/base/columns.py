@@ -1,17 +1,16 @@
-"""Named arrays that travel between rooms, and the trees inside them.
-
-A *tree* is an array (numpy or torch), or a dict or tuple of trees: a nested observation or action. `Columns` is a
-tree with attribute access whose leaves share leading dimensions; `Rollout`, `Episode` and `Preference` are Columns
-with a checked schema, not classes with behavior.
-"""
+"""Named columns of arrays, and nested arrays (`Tree`) as Gymnasium's dict and tuple spaces give them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, ItemsView, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+
+#: An array (numpy or torch), or a dict or tuple of trees: a nested observation, action or mask. An alias of `Any`,
+#: because functions on trees serve either library and reach the leaves through `tree_map`.
+Tree: TypeAlias = Any
 
 
 def tree_map(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
