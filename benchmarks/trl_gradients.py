@@ -30,7 +30,7 @@ from distrl.language.losses.supervised import sft
 from distrl.language.models.export import export_pretrained
 from distrl.language.models.loading import load_language_model
 from distrl.language.models.token_logp import token_logp
-from distrl.runtime.plan.base import make_plan
+from distrl.runtime.plan.make import make_plan
 
 TOLERANCE = 1e-4
 NEW_TOKENS = 8

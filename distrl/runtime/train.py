@@ -20,7 +20,8 @@ from distrl.runtime.commands.control import Box, Control, FolderBox
 from distrl.runtime.loop.loop import Loop
 from distrl.runtime.loop.saving import Saver
 from distrl.runtime.loop.watchdog import Watchdog, first_steps
-from distrl.runtime.plan.base import Plan, check_config, make_plan
+from distrl.runtime.plan.base import Plan
+from distrl.runtime.plan.make import check_config, make_plan
 from distrl.runtime.protocol.backend import Backend
 from distrl.runtime.run.callbacks import load_callbacks
 from distrl.runtime.run.checkpoint import list_checkpoints, newest_valid

@@ -142,6 +142,6 @@ def test_learner_and_samplers_killed_again_and_again(local_ray: str, tmp_runs: P
     summary = train(run, runs_dir=tmp_runs)
     check(tmp_runs / "killed", undisturbed)
     died = events(tmp_runs / "killed", "died")
-    assert sum(death.get("part") == "learner" for death in died) == 4
+    assert sum(death.get("process") == "learner" for death in died) == 4
     assert sum("sampler" in death for death in died) >= 8
     assert summary["ledger"]["cut"] >= sum(len(death.get("cut", ())) for death in died)

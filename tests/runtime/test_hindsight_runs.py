@@ -16,7 +16,7 @@ from distrl.control.envs.library.goal import PointGoal
 from distrl.control.envs.wrappers.goal_rewards import GoalRewards
 from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
-from distrl.runtime.plan.base import make_plan
+from distrl.runtime.plan.make import make_plan
 from distrl.runtime.train import train
 from tests.helpers import merged, parameter_hash
 from tests.runtime.off_policy_config import dqn_config

@@ -15,7 +15,7 @@ from distrl.config.load import load_config
 from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
 from distrl.experience.weights import Weights
-from distrl.runtime.plan.base import make_plan
+from distrl.runtime.plan.make import make_plan
 from distrl.runtime.train import train
 from tests.helpers import events, lines
 from tests.runtime.test_recovery import balanced

@@ -60,7 +60,7 @@ def test_samplers_a_shard_and_the_learner_are_killed(
     died = events(tmp_runs / "killed", "died")
     samplers = [death for death in died if "sampler" in death]
     assert len(samplers) >= 15  # of 24 kills; some hit one that has not come back yet
-    assert sorted(death["part"] for death in died if "part" in death) == ["learner", "replay"]
+    assert sorted(death["process"] for death in died if "process" in death) == ["learner", "replay"]
     assert not events(tmp_runs / "killed", "lost")
     for death in samplers:  # at most the unfinished fragment of each stream that it hosted
         streams = [stream for _, stream in death["cut"]]

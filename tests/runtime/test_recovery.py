@@ -19,9 +19,10 @@ from distrl.runtime.backends.learner_host import LearnerHost
 from distrl.runtime.backends.serial import SerialBackend
 from distrl.runtime.loop import recovery
 from distrl.runtime.loop.pool import Pool
-from distrl.runtime.loop.recovery import MAX_DEATHS, Base
+from distrl.runtime.loop.recovery import MAX_DEATHS
 from distrl.runtime.plan.base import Plan
 from distrl.runtime.protocol.events import Event, Failure, LearnerFailed, LearnerLost, SamplerLost, Updated
+from distrl.runtime.protocol.orders import RecoveryPoint
 from distrl.runtime.train import train
 from distrl.store.queue import Queue
 from tests.helpers import check_curve, config, events
@@ -68,7 +69,7 @@ class DyingBackend(SerialBackend):
     def unpacked(self, state: Any) -> Any:
         return unpack(*state)
 
-    def rebuild_learner(self, base: Base, updates: Any) -> dict[int, Any]:
+    def rebuild_learner(self, base: RecoveryPoint, updates: Any) -> dict[int, Any]:
         self.learner = self.plan.build_learner(phases=self.phases)
         self.host = LearnerHost(self.learner)
         self.host.recover(base.version, base.state, str(base.folder) if base.folder else None)
@@ -277,7 +278,7 @@ def test_a_learner_that_dies_twice_changes_no_bit(
     assert summary["ledger"]["consumed"] == undisturbed["ledger"]["consumed"] == 40
     assert balanced(summary["ledger"])
     folder = tmp_runs / "killed"
-    assert [event["part"] for event in events(folder, "died")] == ["learner", "learner"]
+    assert [event["process"] for event in events(folder, "died")] == ["learner", "learner"]
     again = events(folder, "restarted")
     assert len(again) == 2
     if every:
@@ -297,7 +298,7 @@ def test_resources_that_are_nowhere_are_named_within_half_a_minute(local_ray: st
         train(config("greedy", backend="ray", samplers={"cpus": 64}), runs_dir=tmp_runs)
     assert time.monotonic() - began < 60  # starting a learner included
     # On a busy machine the end may come before the wait was told.
-    waits = [event for event in events(tmp_runs / "greedy", "waiting") if event["part"] == "sampler 0"]
+    waits = [event for event in events(tmp_runs / "greedy", "waiting") if event["process"] == "sampler 0"]
     named = [wait["cause"] for wait in waits] + [death["reason"] for death in events(tmp_runs / "greedy", "died")]
     assert all("64 CPU" in cause for cause in named)
     assert named
@@ -315,7 +316,7 @@ def test_a_hung_environment_is_named_with_its_stacks(local_ray: str, tmp_runs: P
     folder = tmp_runs / "hung"
     told = [event for event in events(folder, "waiting") if "fragments 4 of stream" in event["what"]]
     assert told
-    assert all(event["part"].startswith("sampler") and event["seconds"] < 30 for event in told)
+    assert all(event["process"].startswith("sampler") and event["seconds"] < 30 for event in told)
     deaths = events(folder, "died")
     assert deaths
     assert all("misbehave" in Path(death["stacks"]).read_text() for death in deaths)

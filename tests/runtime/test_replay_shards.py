@@ -62,6 +62,6 @@ def test_a_shard_that_dies_is_built_again_and_nothing_is_lost(local_ray: str, tm
     summary = train(run, runs_dir=tmp_runs)
     assert summary["parameter_hash"] == expected
     [died] = events(tmp_runs / "shard-back", "died")
-    assert (died["part"], died["reason"]) == ("replay", "replay shard 1 of 2 died")
+    assert (died["process"], died["reason"]) == ("replay", "replay shard 1 of 2 died")
     assert len(events(tmp_runs / "shard-back", "restarted")) == 1
     assert not events(tmp_runs / "shard-back", "lost")

@@ -14,7 +14,7 @@ from distrl.config.sections.language import LanguageConfig
 from distrl.deploy.language.export import export_pretrained
 from distrl.language.learner.warnings import EQUAL_UPDATES, TOLD, TextWatch
 from distrl.language.models.loading import load_language_model
-from distrl.runtime.plan.base import make_plan
+from distrl.runtime.plan.make import make_plan
 from distrl.runtime.train import train
 from tests.helpers import events, summary_of
 from tests.runtime.test_text_runs import text_config

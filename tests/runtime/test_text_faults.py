@@ -49,7 +49,7 @@ def test_a_killed_learner_changes_nothing(local_ray: str, shared_runs: Path) -> 
     run = curriculum_run("learner", **STALE, **ON_RAY, callbacks=["tests.runtime.user_code:KillsLearners"])
     run["language"] = {**run["language"], "texts": {"rollouts": True}}
     summary = train(run, runs_dir=shared_runs)
-    assert [death["part"] for death in events(shared_runs / "learner", "died")] == ["learner", "learner"]
+    assert [death["process"] for death in events(shared_runs / "learner", "died")] == ["learner", "learner"]
     assert summary["parameter_hash"] == undisturbed(shared_runs)
     kept = sorted(path.name for path in (shared_runs / "learner" / "rollouts").iterdir())
     assert kept == [f"update-{update:07d}.parquet" for update in range(1, 9)]
@@ -105,7 +105,7 @@ def test_learner_and_samplers_killed_again_and_again(local_ray: str, tmp_runs: P
     summary = train(run, runs_dir=tmp_runs)
     assert summary["parameter_hash"] == expected
     died = events(tmp_runs / "killed", "died")
-    assert sum(death.get("part") == "learner" for death in died) == 2
+    assert sum(death.get("process") == "learner" for death in died) == 2
     assert sum("sampler" in death for death in died) >= 2
     assert balanced(summary["ledger"])
 

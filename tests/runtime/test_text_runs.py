@@ -15,7 +15,7 @@ from distrl.config.load import load_config
 from distrl.experience.fragment import CollectRequest, Unit
 from distrl.experience.token_episodes import MODEL, PROMPT
 from distrl.language.models import loading as language_loading
-from distrl.runtime.plan.base import make_plan
+from distrl.runtime.plan.make import make_plan
 from distrl.runtime.train import train
 from tests.helpers import events, merged, parameter_hash, summary_of, train_apart
 

@@ -13,7 +13,8 @@ from distrl.experience.fragment import CollectRequest, FragmentMeta, Unit
 from distrl.runtime.backends.stacks import Stacks, stacks_file
 from distrl.runtime.loop import waits
 from distrl.runtime.loop.admission import FULL, STORED, Admission
-from distrl.runtime.loop.waits import Wait, Waits
+from distrl.runtime.loop.waits import Waits
+from distrl.runtime.protocol.orders import Wait
 
 MIB = 2**20
 
@@ -61,7 +62,7 @@ def test_a_long_wait_is_told_and_told_again_when_it_is_three_times_as_long(world
         watch.turn()
     assert [facts["seconds"] for kind, facts in world.told if kind == "waiting"] == [11.0, 34.0]
     assert watch.line() == "the learner waits for sampler 1: it makes fragments 4 of stream 2 for 50 s of 120 s"
-    assert watch.record()["orders"][0]["part"] == "sampler 1"
+    assert watch.record()["orders"][0]["process"] == "sampler 1"
 
 
 def test_what_always_takes_long_is_not_told_each_time(world: World) -> None:

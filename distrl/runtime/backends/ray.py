@@ -21,8 +21,7 @@ from distrl.learning.process_group import free_address
 from distrl.runtime.backends.cluster import connect, disconnect, fits, learner_gpus, scarcity
 from distrl.runtime.backends.ray_actors import EvaluatorActor, LearnerActor, SamplerActor
 from distrl.runtime.backends.replay_actors import start_shards
-from distrl.runtime.loop.recovery import Base, Batch
-from distrl.runtime.loop.waits import Wait
+from distrl.runtime.backends.weight_board import BoardChannel
 from distrl.runtime.plan.base import Plan
 from distrl.runtime.protocol.events import (
     BatchLost,
@@ -42,6 +41,7 @@ from distrl.runtime.protocol.events import (
     SamplerReady,
     Updated,
 )
+from distrl.runtime.protocol.orders import RecoveryPoint, UpdateOrder, Wait
 from distrl.runtime.run.checkpoint import SHARED
 from distrl.store.replay.sharded import ShardLost
 
@@ -71,8 +71,8 @@ class Order:
     began: float = field(default_factory=time.monotonic)
 
     @property
-    def part(self) -> str:
-        """Who has it."""
+    def process(self) -> str:
+        """The process that executes the order."""
         if self.kind in ("ready", "collect"):
             return f"sampler {self.sampler}"
         return {"eval": "evaluator", "peer": "learner's group"}.get(self.kind, "learner")
@@ -113,6 +113,8 @@ class RayBackend:
         self.plan = plan
         config = plan.config
         self.local, self.started_here = connect(config.ray, config.name)
+        if plan.swaps_weights:
+            plan.weight_channel = BoardChannel(f"weights of {config.name}")
         self.cpus = 0.0 if self.local else 1.0
         self.samplers: dict[int, Any] = {}
         self.learners: list[Any] = []
@@ -272,11 +274,11 @@ class RayBackend:
                     return self._learner_lost(f"process {rank} of its group of {len(self.learners)} was lost")
         return LearnerFailed(failure)
 
-    def _learner_lost(self, reason: str, part: str = "learner") -> Event:
+    def _learner_lost(self, reason: str, process: str = "learner") -> Event:
         """One event for a death, however many calls were under way."""
         for ref in [ref for ref, order in self._orders.items() if order.kind in ("update", "peer", "learner")]:
             del self._orders[ref]
-        return LearnerLost(reason, part)
+        return LearnerLost(reason, process)
 
     def _died(self, order: Order, reason: str) -> Event:
         if order.kind in ("ready", "collect"):
@@ -325,7 +327,7 @@ class RayBackend:
             kind, what = order.what
             seconds = now - order.began
             why = scarcity(self._asked(order)) if kind == "start" and seconds > SCARCE_SECONDS / 2 else order.cause
-            waits.append(Wait(order.part, kind, what, seconds, order.deadline - order.began, why))
+            waits.append(Wait(order.process, kind, what, seconds, order.deadline - order.began, why))
         return waits
 
     def nodes(self) -> dict[str, str]:
@@ -372,7 +374,7 @@ class RayBackend:
     def unpacked(self, state: Any) -> dict[str, Any]:
         return unpack(*state)
 
-    def rebuild_learner(self, base: Base, updates: Sequence[Batch]) -> dict[int, Any]:
+    def rebuild_learner(self, base: RecoveryPoint, updates: Sequence[UpdateOrder]) -> dict[int, Any]:
         for actor in [*self.learners, *self.replay_shards]:
             ray.kill(actor)
         self._staged = ()

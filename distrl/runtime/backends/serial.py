@@ -13,7 +13,6 @@ from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.models.parameters.published import load_weights
 from distrl.runtime.backends.threads import set_threads
-from distrl.runtime.loop.waits import Wait
 from distrl.runtime.plan.base import Plan
 from distrl.runtime.protocol.events import (
     Collected,
@@ -26,6 +25,7 @@ from distrl.runtime.protocol.events import (
     SamplerReady,
     Updated,
 )
+from distrl.runtime.protocol.orders import Wait
 
 
 class SerialBackend:

@@ -1,9 +1,9 @@
 """Newest weights for samplers that are in the middle of a batch (`language.in_flight`).
 
-The loop gives weights to a sampler with its next order. This is a second road beside it, for text runs that are not
-deterministic: the learner posts every version on a board, a small actor that holds a reference to the newest one, and a
-sampler asks the board while it generates. Versions are objects of Ray's store, which never change, so nobody reads a
-torn one. Whatever fails here is no fault: then there is no news, and the next order brings the weights.
+Samplers get weights with each order. Text runs that are not deterministic have a second way: the learner posts every
+version to a board, a small actor that holds a reference to the newest one, and samplers poll the board while they
+generate. Versions are immutable objects of Ray's store, so a read is never torn. Every failure means "nothing new": the
+next order brings the weights.
 """
 
 from __future__ import annotations
@@ -17,38 +17,51 @@ from ray.exceptions import RayError
 
 from distrl.experience.weights import Weights
 
-LOOK_SECONDS = 0.01  # between two questions: a token of a small model takes as long
-AGAIN_SECONDS = 1.0  # after something failed
+POLL_SECONDS = 0.01  # between two polls: about the time of a token of a small model
+RETRY_SECONDS = 1.0  # after a failure
 
 
 class WeightBoard:
-    """The actor: one reference, and everybody who waits for a newer one."""
+    """The actor: one reference, and the calls that wait for a newer one."""
 
     def __init__(self) -> None:
         self.version = -1
         self.refs: list[Any] = []
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     async def post(self, version: int, refs: list[Any]) -> None:
-        """`refs` holds the reference of this version: inside a list Ray does not fetch it."""
+        """Set the reference of this version; in a list, so that Ray does not fetch the object."""
         if version > self.version:
             self.version, self.refs = version, refs
-            self._news.set()
-            self._news = asyncio.Event()
+            self._changed.set()
+            self._changed = asyncio.Event()
 
     async def newer(self, version: int) -> list[Any]:
-        """The newest reference, as soon as there is one newer than `version`."""
+        """Return the newest reference as soon as it is newer than `version`."""
         while self.version <= version:
-            await self._news.wait()
+            await self._changed.wait()
         return self.refs
 
 
-class WeightPost:
-    """The learner's side. The board lives as long as the learner's process.
+class BoardChannel:
+    """The `WeightChannel` of a run over its board.
 
     Args:
-        name: Of the board's actor.
+        name: Name of the board's actor.
     """
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def sender(self) -> WeightSender:
+        return WeightSender(self.name)
+
+    def receiver(self) -> WeightReceiver:
+        return WeightReceiver(self.name)
+
+
+class WeightSender:
+    """The learner's end. The board lives as long as the learner's process."""
 
     def __init__(self, name: str):
         self.name = name
@@ -64,49 +77,45 @@ class WeightPost:
             elif ray.wait([self._last], timeout=0)[0]:
                 ray.get(self._last)
             self._last = self._board.post.remote(weights.version, [ray.put(weights)])
-        except (RayError, ValueError):  # it died; or that of a learner that has just died still has the name
+        except (RayError, ValueError):  # it died, or the board of a dead learner still has the name
             self._board = None
 
 
-class WeightWatch:
-    """A sampler's side.
-
-    Args:
-        name: Of the board's actor.
-    """
+class WeightReceiver:
+    """A sampler's end."""
 
     def __init__(self, name: str):
         self.name = name
         self._board: Any = None
-        self._answer: Any = None  # of the board, under way
-        self._coming: Any = None  # the reference it gave
+        self._answer: Any = None  # pending call of the board
+        self._reference: Any = None  # pending object that the board named
         self._next = 0.0
 
     def __call__(self, version: int) -> Weights | None:
-        """Weights newer than `version`, once they are here; never waits."""
+        """Return weights newer than `version` if they have arrived; never waits."""
         now = time.monotonic()
         if now < self._next or not ray.is_initialized():
             return None
-        self._next = now + LOOK_SECONDS
+        self._next = now + POLL_SECONDS
         try:
-            return self._look(version)
-        except (RayError, ValueError):  # there is no board (yet), or it or the learner has died
-            self._board = self._answer = self._coming = None
-            self._next = now + AGAIN_SECONDS
+            return self._poll(version)
+        except (RayError, ValueError):  # there is no board (yet), or it or the learner died
+            self._board = self._answer = self._reference = None
+            self._next = now + RETRY_SECONDS
             return None
 
-    def _look(self, version: int) -> Weights | None:
+    def _poll(self, version: int) -> Weights | None:
         if self._board is None:
             self._board = ray.get_actor(self.name)
-        if self._coming is None:
+        if self._reference is None:
             if self._answer is None:
                 self._answer = self._board.newer.remote(version)
             if not ray.wait([self._answer], timeout=0)[0]:
                 return None
-            [self._coming] = ray.get(self._answer)
+            [self._reference] = ray.get(self._answer)
             self._answer = None
-        if not ray.wait([self._coming], timeout=0)[0]:
+        if not ray.wait([self._reference], timeout=0)[0]:
             return None
-        weights: Weights = ray.get(self._coming)
-        self._coming = None
+        weights: Weights = ray.get(self._reference)
+        self._reference = None
         return weights if weights.version > version else None

@@ -19,8 +19,6 @@ from distrl.base.errors import UserError
 from distrl.runtime.commands.files import (
     CONTROL_FOLDER,
     STATUS_FILE,
-    STOP,
-    STOP_NOW,
     TURN_SECONDS,
     VERBS,
     Answer,
@@ -29,6 +27,7 @@ from distrl.runtime.commands.files import (
     put_over,
 )
 from distrl.runtime.loop.status import StatusWriter
+from distrl.runtime.protocol.orders import STOP, STOP_NOW
 
 STATUS_BYTES = 16_384  # so that a status that grows has room on a full disk
 

@@ -23,9 +23,6 @@ ANSWER_SECONDS = 60.0  # what a command waits for its answer: a turn can hold a 
 CONTROL_FOLDER = "control"
 STATUS_FILE = "status.json"
 VERBS = ("scale", "stop", "stop_now")
-#: why a run ended, where a command ended it
-STOP = "stop command"
-STOP_NOW = "stop --now command"
 
 
 @dataclass(frozen=True)

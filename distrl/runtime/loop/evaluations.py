@@ -74,7 +74,7 @@ class Evaluations:
     def lost(self, event: EvaluatorLost) -> None:
         """The evaluator died: another one does the same evaluation, until too many died in a row."""
         self.deaths += 1
-        self.loop.monitor.event("died", part="evaluator", reason=event.reason)
+        self.loop.monitor.event("died", process="evaluator", reason=event.reason)
         if self.deaths > MAX_DEATHS:
             self.deaths = 0
             self.failed(f"the evaluator died {MAX_DEATHS + 1} times in a row: {event.reason}")
@@ -90,4 +90,4 @@ class Evaluations:
         again, self._lost = self._lost, []
         for order in again:
             self.loop.backend.evaluate(order.weights, order.env_steps, order.update)
-            self.loop.monitor.event("restarted", part="evaluator")
+            self.loop.monitor.event("restarted", process="evaluator")

@@ -20,7 +20,6 @@ from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import FragmentMeta
 from distrl.experience.ledger import Ledger
 from distrl.experience.weights import Weights
-from distrl.runtime.commands.files import STOP_NOW
 from distrl.runtime.loop.admission import Admission
 from distrl.runtime.loop.elastic import Elastic
 from distrl.runtime.loop.evaluations import Evaluations
@@ -50,6 +49,7 @@ from distrl.runtime.protocol.events import (
     SamplerReady,
     Updated,
 )
+from distrl.runtime.protocol.orders import STOP_NOW
 from distrl.runtime.run.callbacks import Callbacks
 from distrl.runtime.run.progress import RunProgress
 from distrl.store.queue import Queue
@@ -269,9 +269,9 @@ class Loop:
             case BatchLost():
                 self.losses.update_failed()
             case LearnerLost():
-                self.recovery.lost(event.reason, event.part)
+                self.recovery.lost(event.reason, event.process)
             case LearnerReady():
-                self.monitor.event("joined", part="learner", pid=event.pid)
+                self.monitor.event("joined", process="learner", pid=event.pid)
             case Evaluated():
                 self.evaluations.done(event)
             case EvalFailed():
@@ -308,7 +308,7 @@ class Loop:
         self.shares.add("learner", event.report.seconds)
         lost = int(event.report.metrics.get("replay/lost_with_shard", 0))
         if lost > self.lost_transitions:
-            self.monitor.event("lost", part="replay shard", transitions=lost - self.lost_transitions)
+            self.monitor.event("lost", what="replay shard", transitions=lost - self.lost_transitions)
             self.lost_transitions = lost
         for text in event.report.warnings:
             self.monitor.warn(text)

@@ -37,7 +37,7 @@ class Losses:
         if loop.queue.ordered:
             for stream in {unit.stream for unit in lost}:
                 voided += self._go_back(min(unit for unit in lost if unit.stream == stream))
-        loop.monitor.event("lost", part="fragments", units=[tuple(unit) for unit in lost])
+        loop.monitor.event("lost", what="fragments", units=[tuple(unit) for unit in lost])
         if voided:
             loop.monitor.event("voided", units=len(voided), after="a lost fragment that is made again")
         return True

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distrl.base.errors import ResourceError
 from distrl.control.learner.learner import Progress
+from distrl.runtime.protocol.orders import RecoveryPoint, UpdateOrder
 
 COST_SHARE = 0.03  # of the run's time, at most, for keeping the state
 LOG_BYTES = 2**28  # of batches, before the state is renewed at any cost
@@ -35,30 +36,6 @@ def backoff(failures: int) -> float:
     return 0.0 if failures < 2 else min(2.0 ** (failures - 2), LONGEST_BACKOFF)
 
 
-@dataclass(frozen=True)
-class Base:
-    """What a new learner begins with.
-
-    Attributes:
-        version: Updates that made it.
-        state: The learner's state, packed; None: it is in `folder`.
-        folder: A checkpoint that holds state and replay; None where there is no replay, or an empty one.
-    """
-
-    version: int
-    state: Any = None
-    folder: Path | None = None
-
-
-@dataclass
-class Batch:
-    """An update that was ordered: everything that it takes to make it again."""
-
-    data: Sequence[Any]
-    progress: Progress
-    nbytes: int = 0
-
-
 @dataclass
 class Credit:
     """Time that keeping the state may take: a share of all time.
@@ -71,7 +48,7 @@ class Credit:
     """
 
     share: float
-    seconds: float = field(default=0.0)
+    seconds: float = 0.0
 
     def earn(self, elapsed: float) -> None:
         self.seconds += self.share * elapsed
@@ -96,9 +73,9 @@ class Recovery:
         self.every: int | None = loop.config.learner.recover_every
         self.enabled = loop.backend.recovers and self.every != 0
         self.off_policy = loop.plan.off_policy
-        self.base: Base | None = None
-        self.since: list[Batch] = []  # updates made since `base`, oldest first
-        self.current: Batch | None = None  # the update under way
+        self.base: RecoveryPoint | None = None
+        self.since: list[UpdateOrder] = []  # updates made since `base`, oldest first
+        self.current: UpdateOrder | None = None  # the update under way
         self.deaths = 0  # in a row
         self.restart_at: float | None = None
         self._pending: tuple[int, Any] | None = None  # version and handle of a state that is on its way
@@ -114,20 +91,20 @@ class Recovery:
         if not self.enabled:
             return
         if self.off_policy and folder is not None:
-            self.base = Base(self.loop.progress.version, folder=folder)
+            self.base = RecoveryPoint(self.loop.progress.version, folder=folder)
         else:
             self._ask()
 
     def ordered(self, data: Sequence[Any], progress: Progress) -> None:
         """An update begins."""
-        self.current = Batch(data, progress)
+        self.current = UpdateOrder(data, progress)
 
     def done(self, nbytes: int) -> None:
         """The update under way was made; `nbytes`: size of its batch."""
         self.deaths = 0
         if not self.enabled or self.current is None:
             return
-        self.since.append(Batch(self.current.data, self.current.progress, nbytes))
+        self.since.append(UpdateOrder(self.current.data, self.current.progress, nbytes))
         self._take()
         now = time.monotonic()
         self._credit.earn(now - self._at)
@@ -153,7 +130,7 @@ class Recovery:
         """A checkpoint of the present boundary was written."""
         if self.enabled and self.off_policy:
             self._pending = None
-            self._rebase(Base(self.loop.progress.version, folder=folder))
+            self._rebase(RecoveryPoint(self.loop.progress.version, folder=folder))
 
     def learner_state(self) -> Any:
         """The learner's state at this boundary: the kept one, if it is of here; else the learner is asked."""
@@ -187,15 +164,15 @@ class Recovery:
         if kept is not None:
             self._cost, state = kept
             self._pending = None
-            self._rebase(Base(version, state))
+            self._rebase(RecoveryPoint(version, state))
 
-    def _rebase(self, base: Base) -> None:
+    def _rebase(self, base: RecoveryPoint) -> None:
         self.base = base
         self.since = [batch for batch in self.since if batch.progress.update >= base.version]
 
     # ---- building again --------------------------------------------------------------------------------------------
 
-    def lost(self, reason: str, part: str = "learner") -> None:
+    def lost(self, reason: str, process: str = "learner") -> None:
         """The learner died or hung, or a part of it; its successor begins in a later turn.
 
         Raises:
@@ -204,11 +181,11 @@ class Recovery:
         self._take()
         self._pending = None
         self.deaths += 1
-        self.loop.monitor.event("died", part=part, reason=reason, version=self.loop.progress.version)
+        self.loop.monitor.event("died", process=process, reason=reason, version=self.loop.progress.version)
         problem = self._problem()
         if problem:
             self.loop.updating = False
-            raise ResourceError(f"the {part} died: {reason}; {problem}", "Start again with --resume.")
+            raise ResourceError(f"the {process} died: {reason}; {problem}", "Start again with --resume.")
         self.restart_at = time.monotonic() + backoff(self.deaths)
 
     def _problem(self) -> str:
@@ -234,5 +211,5 @@ class Recovery:
         if loop.updating and self.current is not None:
             loop.backend.update(self.current.data, self.current.progress)
         loop.monitor.event(
-            "restarted", part="learner", state_of_version=base.version, updates_made_again=len(self.since)
+            "restarted", process="learner", state_of_version=base.version, updates_made_again=len(self.since)
         )

@@ -4,36 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
+
+from distrl.runtime.protocol.orders import Wait
 
 TELL_SECONDS = 10.0  # a wait is told from then on, or from three times the longest one of its kind so far
 LOOK_SECONDS = 5.0  # between two looks at nodes and disk
 LOW_DISK = 2**28
-
-
-@dataclass(frozen=True)
-class Wait:
-    """An order that has not been answered yet.
-
-    Attributes:
-        part: Who has it: `sampler 3`, `learner`, `evaluator`.
-        kind: `start`, `fragments`, `update` or `evaluation`.
-        what: The order in words.
-        seconds, limit: Since when, and when it is given up.
-        cause: What is known of why it takes long, or an empty string.
-    """
-
-    part: str
-    kind: str
-    what: str
-    seconds: float
-    limit: float
-    cause: str = ""
-
-    def __str__(self) -> str:
-        why = f" ({self.cause})" if self.cause else ""
-        return f"{self.part}: {self.what} for {self.seconds:.0f} s of {self.limit:.0f} s{why}"
 
 
 class Waits:
@@ -55,11 +33,11 @@ class Waits:
     def turn(self) -> None:
         """Look at every order, and now and then at the machines."""
         before, self.now = self.now, self.loop.backend.waits()
-        there = {(wait.part, wait.what) for wait in self.now}
+        there = {(wait.process, wait.what) for wait in self.now}
         for wait in before:
-            if (wait.part, wait.what) not in there:
+            if (wait.process, wait.what) not in there:
                 self._longest[wait.kind] = max(self._longest.get(wait.kind, 0.0), wait.seconds)
-                self._tell_at.pop((wait.part, wait.what), None)
+                self._tell_at.pop((wait.process, wait.what), None)
         for wait in self.now:
             self._tell(wait)
         if time.monotonic() - self._looked >= LOOK_SECONDS:
@@ -87,11 +65,11 @@ class Waits:
         }
 
     def _tell(self, wait: Wait) -> None:
-        key = (wait.part, wait.what)
+        key = (wait.process, wait.what)
         usual = max(TELL_SECONDS, 3 * self._longest.get(wait.kind, 0.0))
         if wait.seconds >= self._tell_at.get(key, usual):
             self._tell_at[key] = 3 * wait.seconds
-            facts = {"part": wait.part, "what": wait.what, "seconds": round(wait.seconds, 1)}
+            facts = {"process": wait.process, "what": wait.what, "seconds": round(wait.seconds, 1)}
             self.loop.monitor.event("waiting", **facts, given_up_after=wait.limit, cause=wait.cause or "not known")
 
     # ---- the machines ------------------------------------------------------------------------------------------------

@@ -1,14 +1,11 @@
-"""A run of a language model: the same loop, with answers instead of environment steps."""
+"""`TextPlan`: a run of a language model."""
 
 from __future__ import annotations
 
 import inspect
-import os
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from importlib import import_module
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,38 +25,51 @@ from distrl.language.engines import SamplingOptions, make_engine
 from distrl.language.learner.answer_files import TextKeeper, require_parquet
 from distrl.language.learner.learner import TextLearner
 from distrl.language.models.loading import check_fits, load_tokenizer, model_context
+from distrl.language.models.model import LanguageModel
 from distrl.language.models.tokenizers import TextTokenizer, encode_item
 from distrl.language.samplers.demonstrations import DemonstrationSampler
 from distrl.language.samplers.sampler import TextSampler
 from distrl.language.tasks.base import Task, check_task, make_task
 from distrl.learning.lookup import algorithm_class, build_acting_model
 from distrl.learning.shards import Shards
-from distrl.runtime.plan.base import Plan, pick_device
+from distrl.runtime.plan.base import Plan, pick_device, search_path
+from distrl.store.replay.sharded import ShardHandle
 
-#: Items of each split whose prompts are tried before a run: of an endless task, of one with a number of items.
+#: Items of each split whose prompts are tried before a run: of an endless task, and of a finite one.
 FEW_ITEMS, MANY_ITEMS = 4, 512
 PROMPT_SECONDS = 2.0
 
 
-@dataclass
 class TextPlan(Plan):
-    """A checked run of a language model. An observation and an action are a token each."""
+    """A checked run of a language model; an observation and an action are one token each."""
+
+    @property
+    def settings(self) -> LanguageConfig:
+        assert self.config.language is not None
+        return self.config.language
+
+    @property
+    def algorithm_class(self) -> type[LanguageAlgorithm]:
+        found = algorithm_class(self.config)
+        assert issubclass(found, LanguageAlgorithm)
+        return found
+
+    @property
+    def swaps_weights(self) -> bool:
+        return self.settings.in_flight != "drain"
 
     def task(self) -> Task:
-        """The run's task, as far as its algorithm asks it."""
-        return self.algorithm_class.training_task(  # type: ignore[attr-defined]
+        """Build the run's task in the form that its algorithm trains on."""
+        return self.algorithm_class.training_task(
             make_task(self.config.env.id, self.config.env.kwargs), self.algorithm_config
         )
 
     def curriculum(self, task: Task) -> Curriculum | None:
-        """A fresh curriculum over the task's items, if the run has one."""
-        assert self.config.language is not None
-        return task_curriculum(self.config.language.curriculum, task)
+        """Build a fresh curriculum over the task's items, if the run has one."""
+        return task_curriculum(self.settings.curriculum, task)
 
     def options(self) -> SamplingOptions:
-        """How the run samples."""
-        settings = self.config.language
-        assert settings is not None
+        settings = self.settings
         return SamplingOptions(
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
@@ -68,47 +78,43 @@ class TextPlan(Plan):
             stop_ids=tuple(load_tokenizer(settings, self.task().alphabet).stop_ids),
         )
 
-    def build_acting_model(self) -> Any:
-        """As `Plan.build_acting_model`; a precision that is `auto` comes from the learner, with its weights."""
+    def build_acting_model(self) -> LanguageModel:
+        """Build the model that published weights are loaded into; with `dtype: auto` they bring their precision."""
         config = self.config
-        assert config.language is not None
-        if config.language.dtype == "auto":
-            settings = config.language.model_copy(update={"dtype": "fp32"})
+        if self.settings.dtype == "auto":
+            settings = self.settings.model_copy(update={"dtype": "fp32"})
             config = config.model_copy(update={"language": settings})
         return build_acting_model(config, self.observation_space, self.action_space)
 
     def build_learner(
-        self, shards: Shards | None = None, phases: Phases | None = None, replay_shards: Sequence[Any] = ()
-    ) -> TextLearner:
-        """The learner of this run, fresh."""
+        self, shards: Shards | None = None, phases: Phases | None = None, replay_shards: Sequence[ShardHandle] = ()
+    ) -> Any:
         config = self.config
-        assert config.language is not None
         algorithm = self.algorithm_class(
             self.algorithm_config,
             self.build_model(),
             device=pick_device(config.learner.device),
             shards=shards or Shards(config.learner.shards),
         )
-        assert isinstance(algorithm, LanguageAlgorithm)
         task, keeper = self.task(), None
-        if self.folder and getattr(shards, "rank", 0) == 0:  # all processes of a group have the same answers
-            tokenizer = algorithm.language.tokenizer
-            keeper = TextKeeper(Path(self.folder), config.language.texts, tokenizer, task.parts)
+        first = getattr(shards, "rank", 0) == 0
+        if self.folder and first:  # all processes of a group have the same answers
+            keeper = TextKeeper(Path(self.folder), self.settings.texts, algorithm.language.tokenizer, task.parts)
         return TextLearner(
             algorithm,
             task,
             config.seed,
-            config.language,
+            self.settings,
             curriculum=self.curriculum(task),
             keeper=keeper,
-            post=self._weight_post() if getattr(shards, "rank", 0) == 0 else None,
+            post=self.weight_channel.sender() if self.weight_channel and first else None,
             phases=phases,
         )
 
-    def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> Any:
-        config, algorithm, task = self.config, self.algorithm_config, self.task()
-        assert config.language is not None
-        settings = config.language
+    def build_sampler(
+        self, index: int, *, reuse_buffers: bool, phases: Phases | None = None
+    ) -> TextSampler | DemonstrationSampler:
+        config, algorithm, task, settings = self.config, self.algorithm_config, self.task(), self.settings
         lines = PromptLines(
             task,
             config.env.streams,
@@ -117,7 +123,7 @@ class TextPlan(Plan):
             config.seed,
             self.curriculum(task),
         )
-        if self.algorithm_class.demonstrations:  # type: ignore[attr-defined]
+        if self.algorithm_class.demonstrations:
             return DemonstrationSampler(
                 index,
                 load_tokenizer(settings, task.alphabet),
@@ -135,42 +141,18 @@ class TextPlan(Plan):
             task,
             lines,
             context=model.context,
-            draws=self.algorithm_class.draws(algorithm),  # type: ignore[attr-defined]
+            draws=self.algorithm_class.draws(algorithm),
             options=self.options(),
             seed=config.seed,
             fuse=not config.deterministic,
             rebuild=lambda: make_engine(settings, model),
-            news=self._weight_watch(),
+            news=self.weight_channel.receiver() if self.weight_channel else None,
             recompute=settings.in_flight == "recompute",
             phases=phases,
         )
 
-    @property
-    def _board(self) -> str:
-        """Name of the actor that has the newest weights; "" where samplers get them with their orders alone."""
-        config = self.config
-        assert config.language is not None
-        swaps = config.backend == "ray" and config.language.in_flight != "drain"
-        return f"weights of {config.name}" if swaps else ""
-
-    def _weight_post(self) -> Any:
-        if not self._board:
-            return None
-        from distrl.runtime.backends.weight_board import WeightPost  # Ray is imported only where it is used
-
-        return WeightPost(self._board)
-
-    def _weight_watch(self) -> Any:
-        if not self._board:
-            return None
-        from distrl.runtime.backends.weight_board import WeightWatch
-
-        return WeightWatch(self._board)
-
-    def build_evaluator(self) -> Any:
-        config, options = self.config, self.options()
-        assert config.language is not None
-        settings = config.language
+    def build_evaluator(self) -> TextEvaluator:
+        config, options, settings = self.config, self.options(), self.settings
         seed = config.seed if config.eval.seed is None else config.eval.seed
         greedy = replace(options, temperature=0.0, top_p=1.0, top_k=0)
         return TextEvaluator(lambda model: make_engine(settings, model), self.task(), options, greedy, seed)
@@ -180,7 +162,7 @@ def make_text_plan(config: RunConfig) -> TextPlan:
     """Check everything that needs the task and its tokenizer.
 
     Raises:
-        ConfigError, EnvError: What is wrong, and what to type.
+        ConfigError, EnvError: With the fix.
     """
     found = algorithm_class(config)
     if not issubclass(found, LanguageAlgorithm):
@@ -195,7 +177,7 @@ def make_text_plan(config: RunConfig) -> TextPlan:
             "Set language.dtype=bf16 instead.",
         )
     settings = config.language
-    if config.deterministic and settings.dtype == "auto":  # `auto` asks the clock
+    if config.deterministic and settings.dtype == "auto":  # `auto` depends on time
         settings = settings.model_copy(update={"dtype": "fp32"})
         config = config.model_copy(update={"language": settings})
     check_in_flight(settings, config.deterministic)
@@ -207,38 +189,34 @@ def make_text_plan(config: RunConfig) -> TextPlan:
         _check_demonstrations(config, task)
     tokenizer = load_tokenizer(settings, task.alphabet)
     check_prompts(task, tokenizer, settings)
-    here = config.backend == "serial" or config.ray.address in (None, "local")  # else the machines are others
+    here = config.backend == "serial" or config.ray.address in (None, "local")  # other machines may be larger
     if here and config.learner.sharding is None:
         check_fits(settings, device=pick_device(config.learner.device))
     vocabulary = spaces.Discrete(tokenizer.vocab_size)
-    search_path = [path or os.getcwd() for path in sys.path]
-    plan = TextPlan(config, vocabulary, vocabulary, True, search_path, user_sources(config.imports))
-    if config.learner.sharding is not None:  # by name: runs without it do not depend on its files
-        return import_module("distrl.runtime.plan.sharded_language").sharded_plan(plan)
-    return plan
+    return TextPlan(config, vocabulary, vocabulary, True, search_path(), user_sources(config.imports))
 
 
 def _check_demonstrations(config: RunConfig, task: Task) -> None:
-    """What a supervised run needs, before it begins.
+    """Check what a supervised run needs.
 
     Raises:
-        ConfigError: The first item has no demonstration, or a curriculum waits for successes.
+        ConfigError: The first item has no demonstration, or a curriculum needs success rates.
     """
     assert config.language is not None
     name = config.algorithm["name"]
     if config.language.curriculum is not None:
         raise ConfigError(
-            f"language.curriculum goes by the success of answers, and algorithm {name} learns from demonstrations.",
+            f"language.curriculum needs the success rates of answers, and algorithm {name} learns from demonstrations.",
             "Remove language.curriculum: every item comes once in each pass.",
         )
     demonstration(load_tokenizer(config.language, task.alphabet), task, 0, f"algorithm {name}")
 
 
 def check_prompts(task: Task, tokenizer: TextTokenizer, settings: LanguageConfig) -> None:
-    """Try the prompts of the first items, as many as a moment allows, before a run spends time on them.
+    """Encode the prompts of the first items, for at most `PROMPT_SECONDS` per split.
 
     Raises:
-        ConfigError: One that the model cannot be asked.
+        ConfigError: A prompt that the model cannot take.
     """
     context, until = model_context(settings), time.monotonic() + PROMPT_SECONDS
     for split, size in (("train", task.size), ("eval", task.eval_size)):
@@ -249,10 +227,10 @@ def check_prompts(task: Task, tokenizer: TextTokenizer, settings: LanguageConfig
 
 
 def check_in_flight(settings: LanguageConfig, deterministic: bool) -> None:
-    """Refuse swaps of weights where they cannot be, or where they would depend on who was faster.
+    """Refuse weight swaps in deterministic mode, and with engines that cannot interrupt a batch.
 
     Raises:
-        ConfigError: In deterministic mode, or with an engine that finishes what it has begun.
+        ConfigError: With the fix.
     """
     if settings.in_flight == "drain":
         return
@@ -265,6 +243,6 @@ def check_in_flight(settings: LanguageConfig, deterministic: bool) -> None:
     if "poll" not in inspect.signature(register.get("engine", settings.engine).generate).parameters:
         raise ConfigError(
             f"language.in_flight is {settings.in_flight}, but the engine {settings.engine} finishes every batch with"
-            " the weights that it began with.",
+            " the weights that it started with.",
             "Set language.in_flight=drain, or language.engine=transformers.",
         )

@@ -1,46 +1,45 @@
-"""From a plan to the replay of its learner."""
+"""The replay of a run's learner: built, sized and checked from its plan."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
 from distrl.base.errors import ConfigError
+from distrl.control.algorithms.off_policy import OffPolicy
 from distrl.control.envs.make import make_vector
 from distrl.control.envs.wrappers.goal_rewards import GoalRewards
+from distrl.runtime.plan.base import Plan
 from distrl.store.replay.buffer import Replay
 from distrl.store.replay.hindsight import Hindsight, require_goals
 from distrl.store.replay.layout import Column, bytes_per_transition, require_memory
 from distrl.store.replay.priorities import PrioritySettings
 from distrl.store.replay.sharded import LocalShard, ReplayShard, ShardedReplay, ShardHandle
 
-if TYPE_CHECKING:
-    from distrl.runtime.plan.base import Plan
-
 
 def build_replay(plan: Plan, handles: Sequence[ShardHandle] = ()) -> Replay | ShardedReplay:
-    """An empty replay: one in this process, or the face of several.
+    """Build an empty replay, sharded if `store.shards` > 1.
 
     Args:
-        handles: Ways to shards in other processes; without them, shards live in this one.
+        handles: Shards in other processes; without them the shards live in this one.
 
     Raises:
-        ConfigError, ResourceError: Numbers that cannot be, or more than fits.
+        ConfigError, ResourceError: Invalid sizes, or too large for the memory.
     """
     count = plan.config.store.shards
     if count == 1:
         return empty_replay(plan, plan.config.store.capacity, "replay")
     shards = list(handles) or [HereShard(build_shard(plan, index)) for index in range(count)]
-    # What a dead process held comes back with a new learner, where there may be one: see recovery.py.
+    # A rebuilt learner restores what a dead process held.
     whole = bool(handles) and plan.config.learner.recover_every != 0
     return ShardedReplay(shards, prioritized=plan.algorithm_config.prioritized, whole=whole)
 
 
 class Shard(ReplayShard):
-    """A shard of a run. One that had died when a checkpoint was made has no files there, and begins empty."""
+    """A shard of a run; empty if it was dead when the loaded checkpoint was written."""
 
     def load(self, folder: str) -> None:
         if Path(folder).is_dir():
@@ -48,19 +47,19 @@ class Shard(ReplayShard):
 
 
 class HereShard(LocalShard):
-    """A run's shard in this process."""
+    """A shard in this process."""
 
     def __init__(self, shard: Shard):
         self.shard = shard
 
 
 def build_shard(plan: Plan, index: int) -> Shard:
-    """One of the run's shards, empty."""
+    """Build one of the run's shards, empty."""
     return Shard(empty_replay(plan, -(-plan.config.store.capacity // plan.config.store.shards), f"replay/{index}"))
 
 
 def empty_replay(plan: Plan, capacity: int, folder: str) -> Replay:
-    """A replay in this process, its files (where it has any) in `folder` below the run folder."""
+    """Build a replay in this process; a memory-mapped one has its files in `folder` below the run folder."""
     config, algorithm = plan.config, plan.algorithm_config
     return Replay(
         plan.observation_space,
@@ -78,13 +77,19 @@ def empty_replay(plan: Plan, capacity: int, folder: str) -> Replay:
 
 
 def extra_columns(plan: Plan) -> tuple[Column, ...]:
-    """What the algorithm needs of a transition beside the usual columns."""
-    chosen: Any = plan.algorithm_class
-    return tuple(Column(name, (size,)) for name, size in chosen.replay_columns(plan.algorithm_config).items())
+    """Return the columns of a transition that this algorithm adds."""
+    columns = _algorithm(plan).replay_columns(plan.algorithm_config)
+    return tuple(Column(name, (size,)) for name, size in columns.items())
+
+
+def _algorithm(plan: Plan) -> type[OffPolicy]:
+    chosen = plan.algorithm_class
+    assert issubclass(chosen, OffPolicy)
+    return chosen
 
 
 def transition_bytes(plan: Plan) -> int | None:
-    """Bytes of one transition in the replay; None where there is none."""
+    """Return the bytes of one transition in the replay; None without a replay."""
     if not plan.off_policy:
         return None
     return bytes_per_transition(
@@ -97,8 +102,8 @@ def transition_bytes(plan: Plan) -> int | None:
     )
 
 
-def require_room(plan: Plan) -> None:
-    """Refuse a replay that this machine's memory cannot hold, before anything is started.
+def require_memory_for_replay(plan: Plan) -> None:
+    """Refuse a replay that exceeds this machine's memory, before any process starts.
 
     Raises:
         ResourceError: With the numbers.
@@ -109,9 +114,9 @@ def require_room(plan: Plan) -> None:
 
 
 def build_hindsight(plan: Plan) -> Hindsight | None:
-    """What relabels this run's batches with new goals; None where the config does not ask for it.
+    """Build the hindsight relabeling of this run's batches; None if it is not configured.
 
-    The environment that judges goals lives in this process, beside the learner.
+    The environment that computes the rewards of new goals lives in this process, with the learner.
 
     Raises:
         ConfigError: An environment without goals or without `compute_reward`, or a replay that cannot be relabeled.
@@ -129,8 +134,8 @@ def build_hindsight(plan: Plan) -> Hindsight | None:
     if extra_columns(plan):
         names = ", ".join(column.name for column in extra_columns(plan))
         raise ConfigError(
-            f"algorithm.hindsight: {plan.config.algorithm['name']} keeps {names} of every step, which "
-            "compute_reward does not tell for other goals.",
+            f"algorithm.hindsight: {plan.config.algorithm['name']} stores {names} of every step, which "
+            "compute_reward does not return for other goals.",
             "Use a head for one reward, or set algorithm.hindsight=null.",
         )
     goals = GoalRewards(plan.config.env, plan.config.seed)
@@ -138,18 +143,17 @@ def build_hindsight(plan: Plan) -> Hindsight | None:
 
 
 def probe(plan: Plan) -> bool:
-    """Whether the environment says which actions are allowed; and whether it gives the columns that are asked for.
+    """Return True if the environment masks actions; check that it provides the columns of the algorithm.
 
     Raises:
-        ConfigError: The algorithm needs reward channels that the environment does not tell apart, or first
-            observations that the back end does not show in time.
+        ConfigError: The algorithm needs reward channels that the environment lacks, or first observations that the
+            environment backend delivers one step late.
     """
     config = plan.config
-    chosen: Any = plan.algorithm_class
-    if chosen.goes_on_after_ends and config.env.backend != "gymnasium":
+    if _algorithm(plan).goes_on_after_ends and config.env.backend != "gymnasium":
         raise ConfigError(
-            f"{config.algorithm['name']} goes on from the first observation after a true end, which env.backend "
-            f"{config.env.backend} shows one step too late.",
+            f"{config.algorithm['name']} bootstraps from the first observation after a true end, which env.backend "
+            f"{config.env.backend} delivers one step late.",
             "Use env.backend=gymnasium.",
         )
     env: Any = make_vector(config.env.model_copy(update={"backend": "gymnasium"}), 1, lambda i, episode: config.seed)
@@ -163,7 +167,7 @@ def probe(plan: Plan) -> bool:
             raise ConfigError(
                 f"the algorithm's head has {column.shape[0]} reward channels, {config.env.id} on env.backend "
                 f"{config.env.backend} gives {there if config.env.backend == 'gymnasium' else 1}.",
-                "Set algorithm.head.channels to match; an environment tells channels apart by its attribute "
+                "Set algorithm.head.channels to match; an environment declares them with its attribute "
                 "reward_channels and info['reward_channels'].",
             )
     return masked

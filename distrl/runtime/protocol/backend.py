@@ -13,9 +13,8 @@ from typing import Any, Protocol
 from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
-from distrl.runtime.loop.recovery import Base, Batch
-from distrl.runtime.loop.waits import Wait
 from distrl.runtime.protocol.events import Event
+from distrl.runtime.protocol.orders import RecoveryPoint, UpdateOrder, Wait
 
 
 class Backend(Protocol):
@@ -78,7 +77,7 @@ class Backend(Protocol):
     def unpacked(self, state: Any) -> dict[str, Any]:
         """The learner's state from a packed one."""
 
-    def rebuild_learner(self, base: Base, updates: Sequence[Batch]) -> dict[int, Any]:
+    def rebuild_learner(self, base: RecoveryPoint, updates: Sequence[UpdateOrder]) -> dict[int, Any]:
         """A new learner begins with `base` and makes `updates` again; returns at once.
 
         Announced with `LearnerReady`.

@@ -115,7 +115,7 @@ class LearnerLost:
     """The learner died or hung, or a part of it (a replay shard); an update under way was not made."""
 
     reason: str
-    part: str = "learner"
+    process: str = "learner"
 
 
 @dataclass

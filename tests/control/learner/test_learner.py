@@ -17,7 +17,7 @@ from distrl.experience.moments import Moments
 from distrl.experience.rollout import cat_rollouts
 from distrl.learning.process_group import GroupShards
 from distrl.learning.shards import Shards, add_in_order
-from distrl.runtime.plan.base import make_plan
+from distrl.runtime.plan.make import make_plan
 from tests.helpers import config, merged
 
 NORMALIZED = {"env": {"id": "Pendulum-v1", "max_episode_steps": 20, "normalize_obs": True, "normalize_reward": True}}

@@ -19,7 +19,7 @@ from distrl.control.envs.make import make_vector
 from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
 from distrl.experience.rollout import cat_rollouts, check_rollout, slice_envs
-from distrl.runtime.plan.base import make_plan
+from distrl.runtime.plan.make import make_plan
 from tests.control.envs.backends.test_loop import vector_of
 from tests.helpers import merged
 from tests.runtime.off_policy_config import dqn_config

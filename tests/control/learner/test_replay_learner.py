@@ -15,7 +15,7 @@ from distrl.config.load import load_config
 from distrl.control.learner.learner import Progress
 from distrl.control.learner.replay_learner import ReplayLearner
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
-from distrl.runtime.plan.base import make_plan
+from distrl.runtime.plan.make import make_plan
 from tests.helpers import merged
 from tests.runtime.off_policy_config import dqn_config
 

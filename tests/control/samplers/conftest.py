@@ -11,7 +11,8 @@ from distrl.config.load import load_config
 from distrl.control.samplers.sampler import EnvSampler
 from distrl.experience.fragment import CollectRequest, FragmentData, FragmentMeta, Unit
 from distrl.experience.weights import Weights
-from distrl.runtime.plan.base import Plan, make_plan
+from distrl.runtime.plan.base import Plan
+from distrl.runtime.plan.make import make_plan
 from tests.helpers import config
 
 Fragments = list[tuple[FragmentMeta, FragmentData]]

@@ -15,7 +15,7 @@ from distrl.experience.fragment import CollectRequest, Unit
 from distrl.language.algorithms.base import LanguageAlgorithm
 from distrl.language.models.token_logp import token_logp
 from distrl.language.models.weights import EXTRA
-from distrl.runtime.plan.base import make_plan
+from distrl.runtime.plan.make import make_plan
 from tests.runtime.test_text_runs import text_config
 
 #: Algorithms whose first updates move nothing, or that learn from no answers: tested in files of their own.

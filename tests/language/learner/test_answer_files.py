@@ -14,7 +14,7 @@ from distrl.config.load import load_config
 from distrl.experience.fragment import CollectRequest, Unit
 from distrl.language.learner.answer_files import TextKeeper
 from distrl.language.learner.learner import age_metrics
-from distrl.runtime.plan.base import make_plan
+from distrl.runtime.plan.make import make_plan
 from distrl.runtime.train import train
 from tests.helpers import events, lines
 from tests.runtime.test_text_runs import text_config

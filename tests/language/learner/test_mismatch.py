@@ -13,7 +13,7 @@ from distrl.base.errors import ResourceError
 from distrl.config.load import load_config
 from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
-from distrl.runtime.plan.base import make_plan
+from distrl.runtime.plan.make import make_plan
 from tests.runtime.test_text_runs import text_config
 
 

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.config.load import load_config
-from distrl.runtime.plan.base import make_plan
+from distrl.runtime.plan.make import make_plan
 from distrl.store.replay.buffer import Replay
 from tests.runtime.off_policy_config import dqn_config
 
@@ -63,5 +63,5 @@ def test_learners_that_go_on_refuse_back_ends_that_burn_the_reset() -> None:
     run = dqn_config(env={"id": "Pendulum-v1", "backend": "envpool"}, deterministic=False)
     keys = ("rollout_steps", "batch_size", "learning_starts")
     run["algorithm"] = {"name": "aro_ddpg", **{key: run["algorithm"][key] for key in keys}}
-    with pytest.raises(ConfigError, match="goes on from the first observation after a true end"):
+    with pytest.raises(ConfigError, match="bootstraps from the first observation after a true end"):
         make_plan(load_config(run))
