@@ -31,7 +31,7 @@ def fragment() -> Columns:
 def prioritized(compiled: bool) -> dict[str, float]:
     """Seconds of a draw and of an update."""
     replay = Replay(*SPACES, CAPACITY, BLOCK, prioritized=PrioritySettings(ALPHA, BETA))
-    replay.tree = SumTree(replay.ring.rows, compiled)
+    replay.rows.tree = SumTree(replay.rows.ring.rows, compiled)
     full(replay)
     rng = np.random.default_rng(0)
     batch, new = replay.sample(BATCH, rng, GAMMA), priorities()

@@ -1,10 +1,9 @@
-"""The limiter: how many gradient steps the inserted experience allows, counted exactly."""
+"""Limiter of gradient steps by inserted experience."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
 
 from distrl.base.errors import ConfigError
 
@@ -12,13 +11,12 @@ from distrl.base.errors import ConfigError
 class Limiter:
     """Gradient steps = floor(replay_ratio * environment steps inserted since `learning_starts`), exactly.
 
-    So samples per insert, replay_ratio * batch size, hold in both directions: the learner cannot run ahead of the
-    samplers, and an update takes every step that is due before it is over. All numbers are integers or fractions, so
-    that nothing drifts over a run.
+    Samples per insert, replay_ratio * batch size, hold in both directions: the learner cannot run ahead of the
+    samplers, and an update takes every step that is due. Integers and fractions only, so nothing drifts over a run.
 
     Args:
         replay_ratio: Gradient steps per environment step.
-        learning_starts: Environment steps before the first is counted.
+        learning_starts: Environment steps inserted before the first gradient step.
 
     >>> limiter = Limiter(0.5, learning_starts=10)
     >>> limiter.insert(13), limiter.due()
@@ -37,26 +35,26 @@ class Limiter:
 
     @property
     def warm(self) -> bool:
-        """Whether `learning_starts` steps are there."""
+        """True once `learning_starts` steps are inserted."""
         return self.inserted >= self.learning_starts
 
     def insert(self, steps: int) -> None:
-        """`steps` environment steps were inserted."""
+        """Count inserted environment steps."""
         self.inserted += steps
 
     def due(self) -> int:
-        """Gradient steps to take now."""
+        """Return the number of gradient steps to take now."""
         counted = max(0, self.inserted - self.learning_starts)
         return counted * self.ratio.numerator // self.ratio.denominator - self.taken
 
     def done(self, steps: int) -> None:
-        """`steps` gradient steps were taken."""
+        """Count gradient steps that were taken."""
         self.taken += steps
 
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+    def state(self) -> dict[str, int]:
+        """Return the state for a checkpoint."""
         return {"inserted": self.inserted, "taken": self.taken}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
+    def load_state(self, state: Mapping[str, int]) -> None:
+        """Restore `state`."""
         self.inserted, self.taken = int(state["inserted"]), int(state["taken"])

@@ -1,19 +1,17 @@
-"""The queue between samplers and learner: admission, batches, and the staleness contract.
+"""Queue between samplers and learner: admission, batches, and the staleness contract.
 
-It holds the metas and opaque data handles of finished fragments; the data itself stays where it is.
+It holds metadata and data handles of finished fragments, not the data.
 
-*Admission*: a stream may be at most `max_staleness + 1` fragments ahead of what the learner has consumed, counted live,
-so work is rarely thrown away. *Contract*: a unit is consumed only if learner version - unit version <= max_staleness;
-an older one is evicted.
+*Admission*: a stream may be at most `max_staleness + 1` fragments ahead of those consumed, so work is rarely discarded.
+*Contract*: a unit is consumed only if learner version - unit version <= max_staleness; an older one is evicted.
 
 With `ordered=True` (deterministic mode, and whenever max_staleness is 0) batch u is fragment u of every stream, in
-stream order. Otherwise a batch is the first `streams` fragments to arrive, so that a slow stream holds up nobody.
+stream order. Otherwise a batch is the first `streams` fragments to arrive, so that slow streams delay no batch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from distrl.experience.fragment import FragmentMeta, Unit
 from distrl.experience.ledger import Ledger
@@ -21,20 +19,20 @@ from distrl.experience.ledger import Ledger
 
 @dataclass
 class Waiting:
-    """A finished fragment: its meta, and a handle of its data (a reference on Ray, the data itself in-process)."""
+    """A finished fragment: its metadata, and its data in-process or a reference to it on Ray."""
 
     meta: FragmentMeta
-    data: Any
+    data: object
 
 
 class Queue:
-    """Finished fragments on their way to the learner.
+    """Queue of finished fragments.
 
     Args:
-        streams: Number of streams of the run; a batch has as many fragments.
-        max_staleness: k of the contract, in versions.
+        streams: Streams of the run; a batch has as many fragments.
+        max_staleness: Bound of the contract, in versions.
         ordered: Batches by sequence number instead of by arrival.
-        ledger: Told of every fate.
+        ledger: Counts the units.
     """
 
     def __init__(self, streams: int, max_staleness: int, ordered: bool, ledger: Ledger):
@@ -42,20 +40,20 @@ class Queue:
         self.max_staleness = max_staleness
         self.ordered = ordered
         self.ledger = ledger
-        self.next_seq = [0] * streams  # the fragment that each stream makes next
+        self.next_seq = [0] * streams  # of each stream
         self._waiting: dict[Unit, Waiting] = {}  # in order of arrival
-        self.learning: list[Waiting] = []  # the batch that the learner has; consumed once its update is done
+        self.learning: list[Waiting] = []  # the batch being learned; consumed once its update is done
         self._ahead = [0] * streams  # running or waiting fragments per stream
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def admit(self, stream: int, version: int) -> Unit | None:
-        """The next unit that `stream` may start now, or None while it is far enough ahead.
+        """Return the next unit that `stream` may start now, or None at its admission limit.
 
         Args:
-            version: The newest published version. In ordered mode unit n is consumed at version n, so it waits for
-                version n - max_staleness: begun earlier it would be too old for its only batch.
+            version: Newest published version. In ordered mode unit n is consumed at version n, so it is started at
+                version n - max_staleness or later.
         """
         seq = self.next_seq[stream]
         if self.ordered:
@@ -65,27 +63,26 @@ class Queue:
         return Unit(seq, stream) if allowed else None
 
     def start(self, unit: Unit) -> None:
-        """`unit` is being made."""
+        """Record that `unit` has been started."""
         self.ledger.start(unit)
         self._ahead[unit.stream] += 1
         self.next_seq[unit.stream] = unit.seq + 1
 
     def cut(self, unit: Unit) -> None:
-        """`unit` will not become whole: its stream makes it again."""
+        """Record that `unit` was interrupted; its stream restarts it."""
         self.ledger.cut(unit)
         self._ahead[unit.stream] -= 1
         self.next_seq[unit.stream] = min(self.next_seq[unit.stream], unit.seq)
 
-    def put(self, meta: FragmentMeta, data: Any) -> None:
-        """`meta.unit` is whole."""
+    def put(self, meta: FragmentMeta, data: object) -> None:
+        """Add a finished fragment."""
         self.ledger.finish(meta.unit)
         self._waiting[meta.unit] = Waiting(meta, data)
 
-    def take(self, version: int, updates_started: int) -> list[Waiting] | None:
-        """The next batch for a learner at `version`, or None while it is not complete.
+    def pop(self, version: int, updates_started: int) -> list[Waiting] | None:
+        """Pop the next batch for a learner at `version`; None while it is not complete.
 
-        Fragments older than the contract allows are evicted first. In ordered mode admission leaves none; otherwise it
-        happens to a stream that takes longer for a fragment than the others for max_staleness batches.
+        Fragments older than the contract allows are evicted first. In ordered mode admission leaves none.
         """
         for unit, waiting in list(self._waiting.items()):
             if version - waiting.meta.version > self.max_staleness:
@@ -99,7 +96,7 @@ class Queue:
         return self.learning
 
     def peek(self, updates_started: int) -> list[Waiting]:
-        """The batch that `take` would give now, left where it is; empty while it is not complete."""
+        """Return the batch that `pop` would give, without removing it; empty while it is not complete."""
         return [self._waiting[unit] for unit in self._next_units(updates_started) or []]
 
     def _next_units(self, updates_started: int) -> list[Unit] | None:
@@ -109,7 +106,7 @@ class Queue:
         return sorted(list(self._waiting)[: self.streams]) if len(self._waiting) >= self.streams else None
 
     def consumed(self, version: int) -> list[Waiting]:
-        """The update on the batch that was taken at `version` is done."""
+        """Count the batch popped at `version` as consumed, its update being done."""
         batch, self.learning = self.learning, []
         staleness = max(version - waiting.meta.version for waiting in batch)
         env_steps = sum(waiting.meta.env_steps for waiting in batch)
@@ -117,26 +114,26 @@ class Queue:
         return batch
 
     def drop(self, unit: Unit, fate: str, *, again: bool = False) -> None:
-        """A waiting fragment ends unused: `evict`, `lose` or `void`; `again`: its stream may make it once more."""
+        """Drop a waiting fragment (`evict`, `lose` or `void`); with `again` its stream regenerates it."""
         del self._waiting[unit]
         self._ahead[unit.stream] -= 1
         getattr(self.ledger, fate)(unit)
         if again:
             self.ledger.reopen(unit)
 
-    def give_back(self) -> None:
-        """The update on the batch that was taken is not made: it waits again, before everything else."""
+    def requeue(self) -> None:
+        """Put the popped batch back in front, its update having been cancelled."""
         batch, self.learning = self.learning, []
         for item in batch:
             self._ahead[item.meta.unit.stream] += 1
         self._waiting = {item.meta.unit: item for item in [*batch, *self._waiting.values()]}
 
     def waiting(self) -> list[Waiting]:
-        """Everything that is whole and not consumed, oldest first (for checkpoints)."""
+        """List the finished fragments that are not consumed, oldest first (for checkpoints)."""
         return [*self.learning, *self._waiting.values()]
 
     def restore(self, next_seq: list[int], waiting: list[Waiting]) -> None:
-        """Continue from a checkpoint; the ledger was restored by its owner."""
+        """Restore from a checkpoint; the ledger is restored separately."""
         self.next_seq = list(next_seq)
         for item in waiting:
             self._waiting[item.meta.unit] = item

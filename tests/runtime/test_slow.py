@@ -145,7 +145,7 @@ def test_updates_go_on_while_a_slow_fragment_is_made(samplers: int) -> None:
     assert (slot.streams, slot.apart, pool.queue.ledger.counts["cut"]) == ([1], 1, len(requests) - 1)
     assert pool.set_apart(0) is None  # one of so few samplers is enough
     for version in range(20):
-        while (batch := pool.queue.take(version, version)) is None:
+        while (batch := pool.queue.pop(version, version)) is None:
             before = len(pool.queue)
             for other in pool.idle():
                 make_all(pool, other, version)

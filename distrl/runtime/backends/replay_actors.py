@@ -13,7 +13,7 @@ from distrl.runtime.backends.threads import set_threads
 from distrl.runtime.plan.base import Plan
 from distrl.runtime.plan.replay import build_shard
 from distrl.runtime.protocol.events import Failure
-from distrl.store.replay.sharded import Answer, ReplayShard, ShardLost, ShardReport
+from distrl.store.replay.sharded import ReplayShard, ShardLost, ShardReply, ShardReport
 
 #: Longer than any draw; only a checkpoint of a very large shard on a slow disk comes near.
 ANSWER_SECONDS = 600.0
@@ -30,10 +30,10 @@ class ShardActor:
     def ready(self) -> int:
         return os.getpid()
 
-    def answer(self, method: str, *args: Any) -> Any:
+    def execute(self, method: str, *args: Any) -> Any:
         """Report and value; an error as a value, so that it differs from a process that died."""
         try:
-            return self.shard.answer(method, *args)
+            return self.shard.execute(method, *args)
         except Exception as error:
             return Failure.of(error)
 
@@ -48,9 +48,9 @@ class RemoteShard:
     def __init__(self, actor: Any):
         self.actor = actor
 
-    def call(self, method: str, *args: Any) -> Answer:
+    def call(self, method: str, *args: Any) -> ShardReply:
         try:
-            return RemoteAnswer(self.actor.answer.remote(method, *args), method)
+            return RemoteAnswer(self.actor.execute.remote(method, *args), method)
         except RayActorError as error:
             raise ShardLost(str(error)) from error
 

@@ -216,7 +216,7 @@ class Loop:
             if self.backend.prefetches and (coming := self.queue.peek(self.progress.version + 1)):
                 self.backend.stage([item.meta.unit for item in coming], [item.data for item in coming])
             return
-        batch = self.queue.take(self.progress.version, self.updates_started)
+        batch = self.queue.pop(self.progress.version, self.updates_started)
         if batch is None:
             return
         now = time.monotonic()

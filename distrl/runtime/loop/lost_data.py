@@ -45,7 +45,7 @@ class Losses:
     def update_failed(self) -> None:
         """The data of the batch under way is gone: the update was not made, and what is left of the batch waits."""
         loop = self.loop
-        loop.queue.give_back()
+        loop.queue.requeue()
         loop.updates_started -= 1
         loop.updating = False
         loop.recovery.withdrawn()

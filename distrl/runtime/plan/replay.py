@@ -34,8 +34,8 @@ def build_replay(plan: Plan, handles: Sequence[ShardHandle] = ()) -> Replay | Sh
         return empty_replay(plan, plan.config.store.capacity, "replay")
     shards = list(handles) or [HereShard(build_shard(plan, index)) for index in range(count)]
     # A rebuilt learner restores what a dead process held.
-    whole = bool(handles) and plan.config.learner.recover_every != 0
-    return ShardedReplay(shards, prioritized=plan.algorithm_config.prioritized, whole=whole)
+    require_all = bool(handles) and plan.config.learner.recover_every != 0
+    return ShardedReplay(shards, prioritized=plan.algorithm_config.prioritized, require_all=require_all)
 
 
 class Shard(ReplayShard):
@@ -65,7 +65,7 @@ def empty_replay(plan: Plan, capacity: int, folder: str) -> Replay:
         plan.observation_space,
         plan.action_space,
         capacity,
-        lines=config.env.num_envs,
+        num_envs=config.env.num_envs,
         n_step=algorithm.n_step,
         prioritized=PrioritySettings(algorithm.priority_alpha) if algorithm.prioritized else None,
         frame_stack=config.env.frame_stack,

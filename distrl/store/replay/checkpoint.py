@@ -1,29 +1,27 @@
-"""A replay as files: segments, index, manifest. A loaded replay goes on bit for bit.
+"""Checkpoints of a replay; a loaded replay continues bit for bit.
 
-segment-NNNNNNNNNN.safetensors   rows; whole segments are hard links
-index.safetensors                links, masses, pending rows, where streams stand
-manifest.json                    what belongs together, with checksums; written last
+segment-NNNNNNNNNN.safetensors   rows; complete segments are hard links
+index.safetensors                successors, masses, newest observations, states of streams
+manifest.json                    files with checksums; written last
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from distrl.base.errors import CheckpointError
 from distrl.base.files import fsync_dir, sha256, to_json, write_atomic
 from distrl.base.pack import load_state, save_state
+from distrl.store.replay.rows import ReplayRows
 
-if TYPE_CHECKING:
-    from distrl.store.replay.buffer import Replay
-
-FORMAT = 1
+FORMAT = 2
 
 
-def save_replay(replay: Replay, folder: str | Path) -> None:
+def save_replay(replay: ReplayRows, folder: str | Path) -> None:
     """Write a replay into a folder.
 
     Raises:
@@ -38,7 +36,7 @@ def save_replay(replay: Replay, folder: str | Path) -> None:
             rows = min(ring.segment_rows, replay.head - segment * ring.segment_rows)
             name, checksum = ring.save(segment, rows, folder)
             segments.append({"segment": segment, "rows": rows, "file": name, "sha256": checksum})
-    save_state(folder / "index.safetensors", index_state(replay))
+    save_state(folder / "index.safetensors", _index_state(replay))
     manifest = {
         "format": FORMAT,
         "shape": _shape(replay),
@@ -49,8 +47,8 @@ def save_replay(replay: Replay, folder: str | Path) -> None:
     fsync_dir(folder)
 
 
-def load_replay(replay: Replay, folder: str | Path) -> None:
-    """Make a replay that is still empty what `save_replay` wrote.
+def load_replay(replay: ReplayRows, folder: str | Path) -> None:
+    """Load the files of `save_replay` into an empty replay.
 
     Raises:
         CheckpointError: A file is missing or damaged, or it was another replay's.
@@ -66,7 +64,7 @@ def load_replay(replay: Replay, folder: str | Path) -> None:
         raise CheckpointError(f"{folder} holds no replay: {error}.", "Resume from an older checkpoint.") from error
     version, shape, segments, index = known
     if version != FORMAT:
-        raise CheckpointError(f"{folder} has replay format {version}, expected {FORMAT}.", "Use the version it is of.")
+        raise CheckpointError(f"{folder} has replay format {version}, expected {FORMAT}.", "Use that version.")
     for name, value in _shape(replay).items():
         if shape.get(name) != value:
             raise CheckpointError(
@@ -78,54 +76,54 @@ def load_replay(replay: Replay, folder: str | Path) -> None:
         raise CheckpointError(f"{path} is missing or damaged.", "Resume from an older checkpoint.")
     for entry in segments:
         replay.ring.load(entry["segment"], entry["rows"], folder / entry["file"], entry["sha256"])
-    _take_index(replay, load_state(path))
+    _load_index(replay, load_state(path))
 
 
-def _shape(replay: Replay) -> dict[str, Any]:
-    """What must be equal for a checkpoint to fit."""
+def _shape(replay: ReplayRows) -> dict[str, Any]:
+    """Collect the settings that a checkpoint must agree with."""
     columns = {leaf.name: [list(leaf.shape), str(leaf.dtype)] for leaf in replay.ring.leaves}
     return {
         "capacity": replay.capacity,
         "segment_rows": replay.ring.segment_rows,
-        "lines": replay.lines,
+        "num_envs": replay.num_envs,
         "frame_stack": replay.frame_stack,
         "prioritized": replay.tree is not None,
         "columns": columns,
     }
 
 
-def index_state(replay: Replay) -> dict[str, Any]:
-    """Everything that is not in segments."""
+def _index_state(replay: ReplayRows) -> dict[str, Any]:
+    """Collect the state outside the segments."""
     resident = replay.slots(replay.tail, replay.head - replay.tail)
     behind = slice(replay.ring.rows, None)
     stacked = replay.frame_stack > 1
     return {
-        "counters": {name: getattr(replay, name) for name in ("tail", "head", "ghosts", "inserted", "evicted")},
+        "counters": {name: getattr(replay, name) for name in ("tail", "head", "unsampled", "inserted", "evicted")},
         "max_priority": replay.max_priority,
         "next": replay.next_slot[resident],
         "prev": replay.prev_slot[resident] if stacked else None,
         "broken": replay.broken[resident] if stacked else None,
-        "pending_prev": replay.prev_slot[behind] if stacked else None,
+        "last_obs_prev": replay.prev_slot[behind] if stacked else None,
         "mass": None if replay.tree is None else replay.tree.mass[resident],
-        "pending": {name: array[behind] for name, array in replay.ring.arrays.items()},
-        "lines_used": replay.lines_used,
-        "stacks_seen": replay.stacks_seen,
+        "last_obs": {name: array[behind] for name, array in replay.ring.arrays.items()},
+        "envs_used": replay.envs_used,
+        "stacks_checked": replay.stacks_checked,
         "streams": [
             {
                 "stream": stream,
-                "width": place.width,
-                "pending": int(place.pending[0]),
-                "last": place.last,
-                "ended": list(place.ended),
-                "sequence": place.sequence,
-                "history": place.history,
+                "width": state.width,
+                "last_obs_row": int(state.last_obs_rows[0]),
+                "last": state.last,
+                "ended": list(state.ended),
+                "sequence": state.sequence,
+                "history": state.history,
             }
-            for stream, place in replay.streams.items()
+            for stream, state in replay.streams.items()
         ],
     }
 
 
-def _take_index(replay: Replay, state: dict[str, Any]) -> None:
+def _load_index(replay: ReplayRows, state: dict[str, Any]) -> None:
     for name, value in state["counters"].items():
         setattr(replay, name, value)
     resident = replay.slots(replay.tail, replay.head - replay.tail)
@@ -133,17 +131,17 @@ def _take_index(replay: Replay, state: dict[str, Any]) -> None:
     replay.next_slot[resident] = state["next"]
     if replay.frame_stack > 1:
         replay.prev_slot[resident], replay.broken[resident] = state["prev"], state["broken"]
-        replay.prev_slot[behind] = state["pending_prev"]
+        replay.prev_slot[behind] = state["last_obs_prev"]
     if replay.tree is not None:
         mass = np.zeros(replay.tree.size)
         mass[resident] = state["mass"]
         replay.tree.set_range(0, replay.tree.size, mass)
     replay.raise_max_priority(state["max_priority"])
-    for name, array in state["pending"].items():
+    for name, array in state["last_obs"].items():
         replay.ring.arrays[name][behind] = array
-    replay.lines_used, replay.stacks_seen = state["lines_used"], state["stacks_seen"]
+    replay.envs_used, replay.stacks_checked = state["envs_used"], state["stacks_checked"]
     for entry in state["streams"]:
-        place = replay.make_place(entry["width"], entry["pending"])
-        place.last, place.sequence, place.history = entry["last"], entry["sequence"], entry["history"]
-        place.ended = bytes(entry["ended"])
-        replay.streams[entry["stream"]] = place
+        stream = replay.stream_state(entry["width"], entry["last_obs_row"])
+        stream.last, stream.sequence, stream.history = entry["last"], entry["sequence"], entry["history"]
+        stream.ended = bytes(entry["ended"])
+        replay.streams[entry["stream"]] = stream

@@ -1,4 +1,4 @@
-"""Hindsight relabeling: a share of a batch is told that what it reached later was its goal.
+"""Hindsight relabeling of part of each batch with goals reached later in the episode.
 
 Source: Andrychowicz et al. 2017, Hindsight Experience Replay, section 3.3 (strategy "future").
 """
@@ -6,53 +6,49 @@ Source: Andrychowicz et al. 2017, Hindsight Experience Replay, section 3.3 (stra
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Dict
 
-from distrl.base.columns import Columns
+from distrl.base.columns import Columns, Tree
 from distrl.base.errors import ConfigError
 from distrl.store.replay.buffer import Replay
 from distrl.store.replay.layout import TERMINATED
+from distrl.store.replay.rows import ReplayRows
 from distrl.store.replay.sample import obs_at, walk
 
 GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 
 
-def require_goals(observation_space: Space[Any]) -> None:
-    """Refuse environments without goals.
-
-    Raises:
-        ConfigError: The observation is no Dict with the three keys, or its goals differ in shape.
-    """
+def require_goals(observation_space: Space) -> None:
+    """Raise ConfigError unless observations are a Dict of `GOAL_KEYS` with goals of one shape."""
     keys = sorted(observation_space.spaces) if isinstance(observation_space, Dict) else []
     missing = [key for key in GOAL_KEYS if key not in keys]
     if missing:
         found = f"a Dict of {', '.join(keys)}" if keys else type(observation_space).__name__
         raise ConfigError(
             f"hindsight relabeling needs a goal environment: the observation is {found}, without {', '.join(missing)}.",
-            "Use an environment whose observations are a Dict of observation, achieved_goal and desired_goal.",
+            "Use an environment rowsse observations are a Dict of observation, achieved_goal and desired_goal.",
         )
     shapes = [observation_space[key].shape for key in GOAL_KEYS[1:]]  # type: ignore[index]
     if shapes[0] != shapes[1]:
         raise ConfigError(
             f"hindsight relabeling: achieved_goal has shape {shapes[0]}, desired_goal {shapes[1]}.",
-            "Both must be the same kind of thing.",
+            "Give both the same space.",
         )
 
 
 class Hindsight:
-    """Draws from a replay and relabels.
+    """Sampler of relabeled batches.
 
     Args:
         observation_space: Of the environment.
-        compute_reward: (achieved_goal (N, G), desired_goal (N, G)) -> (N,): the reward of a step that led to what was
-            achieved. An environment's `compute_reward` with its `info` bound.
+        compute_reward: (achieved_goal (N, G), desired_goal (N, G)) -> (N,): reward of a step that led to the achieved
+            goal. An environment's `compute_reward` with its `info` bound.
         relabeled: Share of each batch that gets new goals: k / (k + 1) for k relabeled ones per original.
-        horizon: Goals are taken from at most so many steps ahead; at least the length of an episode.
-        compute_terminated: Like `compute_reward`, gives whether the step ended the episode; None keeps what happened.
+        horizon: Goals are taken from up to `horizon` steps ahead; at least the length of an episode.
+        compute_terminated: Termination by the same arguments; None keeps the recorded one.
 
     Raises:
         ConfigError: No goal environment, or a share outside 0..1.
@@ -60,7 +56,7 @@ class Hindsight:
 
     def __init__(
         self,
-        observation_space: Space[Any],
+        observation_space: Space,
         compute_reward: Callable[[np.ndarray, np.ndarray], np.ndarray],
         relabeled: float = 0.8,
         horizon: int = 50,
@@ -78,34 +74,35 @@ class Hindsight:
     def sample(
         self, replay: Replay, batch_size: int, rng: np.random.Generator, gamma: float, beta: float | None = None
     ) -> Columns:
-        """A batch as `Replay.sample` gives it; `relabeled` (N,) bool tells who got a new goal.
+        """Sample a batch as `Replay.sample`, with `relabeled` (N,) bool marking the rows with a new goal.
 
-        A new goal is what was achieved after a step drawn uniformly from the rest of the episode, this step included.
-        Rewards of n-step sums are computed anew for every step; a sum stops after a step that ends under the new goal,
+        A new goal is the one achieved after a step drawn uniformly from the rest of the episode, this step included.
+        Rewards of n-step sums are recomputed for every step; a sum stops after a step that ends under the new goal,
         and before one that terminated.
         """
         batch = replay.sample(batch_size, rng, gamma, beta)
-        who = np.flatnonzero(rng.random(batch_size) < self.relabeled)
-        return self._relabel(replay, batch, who, rng, gamma)
+        rows = np.flatnonzero(rng.random(batch_size) < self.relabeled)
+        return self._relabel(replay, batch, rows, rng, gamma)
 
     def _relabel(
-        self, replay: Replay, batch: Columns, who: np.ndarray, rng: np.random.Generator, gamma: float
+        self, replay: Replay, batch: Columns, rows: np.ndarray, rng: np.random.Generator, gamma: float
     ) -> Columns:
-        path, length = walk(replay, batch.index[who], max(self.horizon, replay.n_step))
-        # What a terminated step led to is not kept, so it can be neither a goal nor judged under another one.
-        length -= (replay.flags.take(path[-1]) & TERMINATED) != 0
-        who, path, length = who[length > 0], path[:, length > 0], length[length > 0]
+        stored = replay.rows
+        path, length = walk(stored, batch.index[rows], max(self.horizon, replay.n_step))
+        # The observation after a terminated step is not stored, so that step has no achieved goal.
+        length -= (stored.flags.take(path[-1]) & TERMINATED) != 0
+        rows, path, length = rows[length > 0], path[:, length > 0], length[length > 0]
         ahead = rng.integers(0, np.minimum(length, self.horizon))
-        columns = np.arange(len(who))
-        goal = _achieved(replay, replay.next_slot[path[ahead, columns]])
-        reward = np.zeros(len(who))
-        power, alive = np.ones(len(who)), np.ones(len(who), bool)
-        ended = np.zeros(len(who), bool)
+        columns = np.arange(len(rows))
+        goal = _achieved(stored, stored.next_slot[path[ahead, columns]])
+        reward = np.zeros(len(rows))
+        power, alive = np.ones(len(rows)), np.ones(len(rows), bool)
+        ended = np.zeros(len(rows), bool)
         newest = path[0]
         for k in range(replay.n_step):
             alive &= k < length
             newest = np.where(alive, path[k], newest)
-            reached = _achieved(replay, replay.next_slot[path[k]])
+            reached = _achieved(stored, stored.next_slot[path[k]])
             reward += np.where(alive, power * self.compute_reward(reached, goal), 0.0)
             power = np.where(alive, power * gamma, power)
             if self.compute_terminated is not None:
@@ -113,30 +110,30 @@ class Hindsight:
                 alive &= ~ended
         discount = np.where(ended, 0.0, power)
         return batch.with_(
-            obs=_with_goal(batch.obs, who, goal),
-            next_obs=_with_next(batch.next_obs, who, obs_at(replay, replay.next_slot[newest]), goal),
-            relabeled=_put(np.zeros(len(batch.index), bool), who, np.ones(len(who), bool)),
-            reward=_put(batch.reward, who, reward),
-            discount=_put(batch.discount, who, discount),
+            obs=_with_goal(batch.obs, rows, goal),
+            next_obs=_with_next(batch.next_obs, rows, obs_at(stored, stored.next_slot[newest]), goal),
+            relabeled=_put(np.zeros(len(batch.index), bool), rows, np.ones(len(rows), bool)),
+            reward=_put(batch.reward, rows, reward),
+            discount=_put(batch.discount, rows, discount),
         )
 
 
-def _achieved(replay: Replay, slots: np.ndarray) -> np.ndarray:
-    if replay.frame_stack == 1:
-        return replay.obs["achieved_goal"].take(slots, axis=0)
-    return obs_at(replay, slots)["achieved_goal"]
+def _achieved(stored: ReplayRows, slots: np.ndarray) -> np.ndarray:
+    if stored.frame_stack == 1:
+        return stored.obs["achieved_goal"].take(slots, axis=0)
+    return obs_at(stored, slots)["achieved_goal"]
 
 
-def _put(column: np.ndarray, who: np.ndarray, value: np.ndarray) -> np.ndarray:
+def _put(column: np.ndarray, rows: np.ndarray, value: np.ndarray) -> np.ndarray:
     column = column.copy()
-    column[who] = value
+    column[rows] = value
     return column
 
 
-def _with_goal(obs: dict[str, Any], who: np.ndarray, goal: np.ndarray) -> dict[str, Any]:
-    return {**obs, "desired_goal": _put(obs["desired_goal"], who, goal)}
+def _with_goal(obs: dict[str, Tree], rows: np.ndarray, goal: np.ndarray) -> dict[str, Tree]:
+    return {**obs, "desired_goal": _put(obs["desired_goal"], rows, goal)}
 
 
-def _with_next(obs: dict[str, Any], who: np.ndarray, following: dict[str, Any], goal: np.ndarray) -> dict[str, Any]:
-    moved = {name: _put(leaf, who, following[name]) for name, leaf in obs.items()}
-    return _with_goal(moved, who, goal)
+def _with_next(obs: dict[str, Tree], rows: np.ndarray, following: dict[str, Tree], goal: np.ndarray) -> dict[str, Tree]:
+    moved = {name: _put(leaf, rows, following[name]) for name, leaf in obs.items()}
+    return _with_goal(moved, rows, goal)

@@ -1,21 +1,20 @@
-"""What one replay row holds: leaves of spaces as columns, single frames of stacked observations, bytes in advance."""
+"""Layout of a replay row: columns from the leaves of spaces, single frames of stacks, memory estimates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 
-from distrl.base.columns import tree_leaves, tree_map
+from distrl.base.columns import Tree, tree_leaves
 from distrl.base.errors import ConfigError, ResourceError
 
-#: Bits of the `flags` column. A ghost is a row that is no transition: a final observation, a burnt step, or a frame
-#: that an older stack needs. It is never sampled.
-GHOST, TERMINATED, TRUNCATED, FIRST = 1, 2, 4, 8
+#: Bits of the `flags` column. A row with OBS_ONLY holds no transition and is never sampled: a final observation, a
+#: reset step, or an older frame of a stack.
+OBS_ONLY, TERMINATED, TRUNCATED, FIRST = 1, 2, 4, 8
 
 
 @dataclass(frozen=True)
@@ -25,35 +24,37 @@ class Leaf:
     Attributes:
         name: Column name: the tree's name, then its keys, joined by dots.
         shape: Of one stored element (one frame where frames are stacked).
-        dtype: As stored. Floats of observations are float32: policies never see more.
-        frames: How many frames the environment shows at once.
-        axis: Where frames are joined: None for a new first axis, else the axis of the single frame.
+        dtype: As stored; floats are float32, the precision of policies.
+        frames: Frames per observation.
+        axis: Axis along which frames are joined; None for a new first axis.
     """
 
     name: str
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype
     frames: int = 1
     axis: int | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one element."""
+        """Size of one element in bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     def frame(self, array: np.ndarray, k: int, lead: int) -> np.ndarray:
-        """Frame k (0 the oldest, -1 the newest) of stacked observations (lead dimensions, ...), as a view."""
+        """Return frame k (0 oldest, -1 newest) of stacks with `lead` leading dimensions, as a view."""
         if self.frames == 1:
             return array
         k %= self.frames
-        before: tuple[Any, ...] = (slice(None),) * lead
+        index: list[slice | int] = [slice(None)] * lead
         if self.axis is None:
-            return array[(*before, k)]
-        size = self.shape[self.axis]
-        return array[(*before, *(slice(None),) * self.axis, slice(k * size, (k + 1) * size))]
+            index.append(k)
+        else:
+            size = self.shape[self.axis]
+            index += [slice(None)] * self.axis + [slice(k * size, (k + 1) * size)]
+        return array[tuple(index)]
 
     def join(self, frames: np.ndarray) -> np.ndarray:
-        """Stacks (N, ...) as the environment shows them, from their frames (N, F, ...)."""
+        """Join frames (N, F, ...) to stacks (N, ...)."""
         if self.axis is None:
             return frames
         moved = np.moveaxis(frames, 1, 1 + self.axis)  # the frames' axis right before the axis they are joined along
@@ -64,10 +65,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Column:
-    """A column beside those that every replay has, e.g. `Column("logp")`, `Column("params", (6,))`.
-
-    It is filled from the rollout column of the same name, (T, B, *shape).
-    """
+    """Extra column, filled from the rollout column (T, B, *shape) of the same name."""
 
     name: str
     shape: tuple[int, ...] = ()
@@ -76,7 +74,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """Trees of leaves: everything that a replay's row holds in its segment.
+    """Columns of a replay row.
 
     Attributes:
         obs, action: Trees of `Leaf`.
@@ -85,36 +83,36 @@ class Layout:
         frame_stack: Frames per observation.
     """
 
-    obs: Any
-    action: Any
-    mask: Any
+    obs: Tree
+    action: Tree
+    mask: Tree | None
     extra: dict[str, Leaf]
     frame_stack: int
 
     def leaves(self) -> list[Leaf]:
-        """All columns of a row, in the order of its segment file; `reward` and `flags` included."""
+        """List all columns, `reward` and `flags` included, in the order of the segment file."""
         mask = [] if self.mask is None else tree_leaves(self.mask)
         fixed = [Leaf("reward", (), np.dtype(np.float32)), Leaf("flags", (), np.dtype(np.uint8))]
         return [*tree_leaves(self.obs), *tree_leaves(self.action), *mask, *self.extra.values(), *fixed]
 
     @property
     def segment_bytes(self) -> int:
-        """Bytes of one row in a segment."""
+        """Size of one row in a segment, in bytes."""
         return sum(leaf.nbytes for leaf in self.leaves())
 
 
 def make_layout(
-    observation_space: Space[Any],
-    action_space: Space[Any],
+    observation_space: Space,
+    action_space: Space,
     frame_stack: int = 1,
     extra_columns: Sequence[Column | str] = (),
     masked: bool = False,
 ) -> Layout:
-    """The row for these spaces.
+    """Make the row layout for these spaces.
 
     Raises:
-        ConfigError: A stack that the observation space cannot be, an extra column whose name is taken, or masks for
-            actions that have none.
+        ConfigError: The observation space is no such stack, the name of an extra column is taken, or the actions have
+            no masks.
     """
     extra = {}
     for column in extra_columns:
@@ -128,7 +126,7 @@ def make_layout(
     return Layout(obs, action, mask, extra, frame_stack)
 
 
-def _map_space(name: str, space: Space[Any], leaf: Any) -> Any:
+def _map_space(name: str, space: Space, leaf: Callable[[str, Space], Leaf]) -> Tree:
     if isinstance(space, Dict):
         return {key: _map_space(f"{name}.{key}", child, leaf) for key, child in space.spaces.items()}
     if isinstance(space, Tuple):
@@ -136,14 +134,14 @@ def _map_space(name: str, space: Space[Any], leaf: Any) -> Any:
     return leaf(name, space)
 
 
-def _plain_leaf(name: str, space: Space[Any]) -> Leaf:
+def _plain_leaf(name: str, space: Space) -> Leaf:
     if isinstance(space, Discrete):
         return Leaf(name, (), np.dtype(np.int64))
     dtype = np.dtype(space.dtype)
     return Leaf(name, tuple(space.shape or ()), np.dtype(np.float32) if dtype.kind == "f" else dtype)
 
 
-def _mask_leaf(name: str, space: Space[Any]) -> Leaf:
+def _mask_leaf(name: str, space: Space) -> Leaf:
     if isinstance(space, Discrete):
         return Leaf(name, (int(space.n),), np.dtype(bool))
     if isinstance(space, MultiDiscrete):
@@ -151,7 +149,7 @@ def _mask_leaf(name: str, space: Space[Any]) -> Leaf:
     raise ConfigError(f"replay: actions of {space} have no masks.", "Only Discrete and MultiDiscrete actions do.")
 
 
-def _observation_leaf(name: str, space: Space[Any], frames: int) -> Leaf:
+def _observation_leaf(name: str, space: Space, frames: int) -> Leaf:
     leaf = _plain_leaf(name, space)
     if frames == 1:
         return leaf
@@ -170,7 +168,7 @@ def _observation_leaf(name: str, space: Space[Any], frames: int) -> Leaf:
 
 
 def _joined_along(shape: tuple[int, ...], frames: int) -> int | None:
-    """Undo the frame stack wrapper's choice: last axis of color images, first of channel-first ones, else a new one."""
+    """Find the frame stack wrapper's axis: last of color images, first of channel-first ones, else a new one."""
     if len(shape) != 3 or shape[0] == frames:
         return None
     if shape[2] % frames == 0 and shape[2] // frames in (1, 3, 4):
@@ -179,15 +177,15 @@ def _joined_along(shape: tuple[int, ...], frames: int) -> int | None:
 
 
 def bytes_per_transition(
-    observation_space: Space[Any],
-    action_space: Space[Any],
+    observation_space: Space,
+    action_space: Space,
     *,
     frame_stack: int = 1,
     extra_columns: Sequence[Column | str] = (),
     masked: bool = False,
     prioritized: bool = False,
 ) -> int:
-    """Bytes that one transition takes, its places in the index and in the priority tree included.
+    """Compute the bytes of one transition, index and priority tree included.
 
     >>> bytes_per_transition(Box(0, 255, (84, 84, 4), np.uint8), Discrete(6), frame_stack=4, prioritized=True)
     7111
@@ -197,27 +195,23 @@ def bytes_per_transition(
 
 
 def index_bytes(frame_stack: int, prioritized: bool) -> int:
-    """Bytes per row that stay in memory: links, numbers of slots (8 each); for priorities the mass and its sum."""
+    """Compute the bytes per row outside segments: successor and slot number (8 each), mass and its sums."""
     return 16 + (9 if frame_stack > 1 else 0) + (17 if prioritized else 0)
 
 
-def total_bytes(layout: Layout, capacity: int, segment_rows: int, lines: int, prioritized: bool) -> int:
-    """Bytes of a whole replay: its capacity, one segment more, and the environments' pending rows."""
-    rows = (-(-capacity // segment_rows) + 1) * segment_rows + lines
+def total_bytes(layout: Layout, capacity: int, segment_rows: int, num_envs: int, prioritized: bool) -> int:
+    """Compute the bytes of a replay: capacity, one more segment, and the newest observations."""
+    rows = (-(-capacity // segment_rows) + 1) * segment_rows + num_envs
     return rows * (layout.segment_bytes + index_bytes(layout.frame_stack, prioritized))
 
 
 def segment_rows_for(layout: Layout, capacity: int) -> int:
-    """Rows of a segment: a 64th of the capacity, but at least a MiB, so that a checkpoint has neither few nor many."""
+    """Choose the rows of a segment: a 64th of the capacity, but at least 1 MiB."""
     return max(1, -(-capacity // 64), min(capacity, 2**20 // layout.segment_bytes))
 
 
 def require_memory(needed: int, available: int, capacity: int, each: int, where: str = "memory") -> None:
-    """Refuse a replay that cannot fit.
-
-    Raises:
-        ResourceError: With the numbers, and the capacity that would fit.
-    """
+    """Raise ResourceError, with the capacity that would fit, where a replay does not."""
     if needed > available:
         fits = max(0, int(0.9 * available) // each)
         raise ResourceError(
@@ -225,8 +219,3 @@ def require_memory(needed: int, available: int, capacity: int, each: int, where:
             f"{available / 2**30:.2f} GiB free.",
             f"Set the replay's capacity to {fits:,} or less, or memory-map it on a larger disk.",
         )
-
-
-def read_tree(layout: Any, tree: Any, pick: Any) -> Any:
-    """Apply `pick(leaf, array)` to a layout tree and a tree of arrays of the same shape."""
-    return tree_map(pick, layout, tree)

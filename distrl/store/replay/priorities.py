@@ -1,4 +1,4 @@
-"""Priorities of a replay: how they become masses, probabilities and importance weights."""
+"""Priorities of a replay: masses, probabilities and importance weights."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class PriorityError(UserError):
 
 @dataclass(frozen=True)
 class PrioritySettings:
-    """Prioritized replay.
+    """Settings of prioritized replay.
 
     Attributes:
         alpha: Probability is proportional to (priority + eps)^alpha; 0 is uniform.
         beta: Exponent of the importance weights (N P)^-beta; 1 corrects fully. `sample(beta=...)` overrides it.
-        eps: Added to priorities, so that nothing is forgotten.
+        eps: Added to priorities, so that every transition can be drawn.
 
     Source: Schaul et al. 2016, Prioritized Experience Replay, sections 3.3 and 3.4.
     """
@@ -34,19 +34,15 @@ class PrioritySettings:
     def __post_init__(self) -> None:
         for name, value in (("alpha", self.alpha), ("beta", self.beta), ("eps", self.eps)):
             if not 0 <= value < float("inf"):
-                raise ConfigError(f"replay: priority {name} is {value}, expected 0 or more.", f"Mend {name}.")
+                raise ConfigError(f"replay: priority {name} is {value}, expected 0 or more.", "Raise it.")
 
     def mass(self, priority: np.ndarray) -> np.ndarray:
-        """(priority + eps)^alpha."""
+        """Compute (priority + eps)^alpha."""
         return (priority + self.eps) ** self.alpha
 
 
 def checked_priorities(priority: np.ndarray) -> np.ndarray:
-    """Priorities (N,) as float64.
-
-    Raises:
-        PriorityError: One is negative, infinite or not a number.
-    """
+    """Return priorities (N,) as float64; raise PriorityError for one that is negative or not finite."""
     priority = np.asarray(priority, np.float64)
     if len(priority) and not (priority.min() >= 0 and priority.max() < np.inf):
         bad = np.flatnonzero(~((priority >= 0) & (priority < np.inf)))
@@ -59,6 +55,6 @@ def checked_priorities(priority: np.ndarray) -> np.ndarray:
 
 
 def importance_weights(probability: np.ndarray, transitions: int, beta: float) -> np.ndarray:
-    """(N P)^-beta over its maximum in the batch, (B,) float32. Source: Schaul et al. 2016, section 3.4."""
+    """Compute (N P)^-beta over its maximum in the batch, (B,) float32. Source: Schaul et al. 2016, section 3.4."""
     weight = (transitions * probability) ** -beta
     return (weight / weight.max()).astype(np.float32)

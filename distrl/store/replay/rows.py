@@ -1,38 +1,38 @@
-"""The rows of a replay: columns, what is resident, making room, writing into slots. See `store.replay.buffer`."""
+"""Rows of a replay: columns, resident range, eviction, and writing into slots. See `store.replay.buffer`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from distrl.base.columns import Columns, tree_leaves, tree_map
+from distrl.base.columns import Columns, Tree, tree_leaves, tree_map
 from distrl.base.errors import ConfigError
-from distrl.store.replay.layout import FIRST, GHOST, Layout, Leaf
+from distrl.store.replay.layout import FIRST, OBS_ONLY, Layout, Leaf
+from distrl.store.replay.priorities import PrioritySettings
 from distrl.store.replay.segments import SegmentRing
 from distrl.store.replay.sum_tree import SumTree
 
 
 @dataclass
-class StreamPlace:
-    """Where a stream's environments stand.
+class StreamState:
+    """Newest step of a stream's environments.
 
     Attributes:
-        width: Environments.
-        pending: Slots (B,) of their pending rows.
-        nothing: B zeros.
-        showing: View of the pending rows, where observations are single arrays.
-        last: Row number of their newest step; environment b's is `last + b`. -1 before the first.
+        width: Number of environments B.
+        last_obs_rows: Slots (B,) of their newest observations, behind the ring.
+        nothing: B zero bytes, to compare with.
+        last_obs: View of these rows where observations are single arrays.
+        last: Row number of the newest step; of environment b it is `last + b`. -1 before the first.
         ended: The newest step ended an episode: (B,) bool, as bytes.
         sequence: Number of the next fragment, where the caller counts them.
         history: Row numbers where the newest time steps begin, as far back as a stack of frames reaches.
     """
 
     width: int
-    pending: np.ndarray
+    last_obs_rows: np.ndarray
     nothing: bytes
-    showing: Any = None
+    last_obs: np.ndarray | None = None
     last: int = -1
     ended: bytes = b""
     sequence: int | None = None
@@ -40,52 +40,58 @@ class StreamPlace:
 
 
 class ReplayRows:
-    """The rows of a replay and what it takes to append some.
+    """Rows of a replay with the primitives that insertion and sampling are made of.
 
     Args:
-        layout: What a row holds.
-        ring: Where rows are.
-        capacity: Rows that stay.
-        lines: Environments that may insert.
-        tree: Masses of slots; None for uniform sampling.
+        layout: Columns of a row.
+        ring: Storage.
+        capacity: Resident rows at most.
+        num_envs: Environments that may insert.
+        priorities: Priority settings; None samples uniformly.
 
     Attributes:
-        next_slot: What follows each slot (rows + lines,): a slot, or a pending one behind the ring.
-        prev_slot: What precedes it, where frames are stacked; an episode's first row precedes itself.
+        tree: Masses of slots; None for uniform sampling.
+        next_slot: Successor of each slot (rows + num_envs,): a slot, or a newest observation behind the ring.
+        prev_slot: Predecessor, where frames are stacked; an episode's first row precedes itself.
         broken: Steps whose older frames have been evicted.
         tail, head: Rows tail..head are resident.
-        ghosts: Resident rows that cannot be sampled.
-        inserted, evicted: Transitions, over the whole life.
+        unsampled: Number of resident rows that cannot be sampled.
+        inserted, evicted: Transitions over the whole run.
         new_mass: Mass of a new transition.
     """
 
-    def __init__(self, layout: Layout, ring: SegmentRing, capacity: int, lines: int, tree: SumTree | None):
-        self.layout, self.ring, self.capacity, self.lines, self.tree = layout, ring, capacity, lines, tree
+    def __init__(
+        self, layout: Layout, ring: SegmentRing, capacity: int, num_envs: int, priorities: PrioritySettings | None
+    ):
+        self.layout, self.ring, self.capacity, self.num_envs = layout, ring, capacity, num_envs
+        self.priorities = priorities
+        self.tree = None if priorities is None else SumTree(ring.rows)
         self.frame_stack = layout.frame_stack
-        self.next_slot = np.zeros(ring.rows + lines, np.int64)
+        self.next_slot = np.zeros(ring.rows + num_envs, np.int64)
         self.numbers = np.arange(ring.rows)  # to copy runs of slots from: half the time of making them
-        stacked = ring.rows + lines if layout.frame_stack > 1 else 0
+        stacked = ring.rows + num_envs if layout.frame_stack > 1 else 0
         self.prev_slot = np.zeros(stacked, np.int64)
         self.broken = np.zeros(stacked, bool)
-        self.tail = self.head = self.ghosts = self.inserted = self.evicted = 0
-        self.new_mass = 1.0
-        self.streams: dict[int, StreamPlace] = {}
-        self.stacks_seen = False
-        self.lines_used = 0
+        self.tail = self.head = self.unsampled = self.inserted = self.evicted = 0
+        self.new_mass, self.max_priority = 1.0, 0.0
+        self.raise_max_priority(1.0)
+        self.streams: dict[int, StreamState] = {}
+        self.stacks_checked = False
+        self.envs_used = 0
         self._bind()
 
     def _bind(self) -> None:
-        """Look arrays up once."""
+        """Resolve column arrays once."""
         arrays = self.ring.arrays
         self.obs = tree_map(lambda leaf: arrays[leaf.name], self.layout.obs)
         self.action = tree_map(lambda leaf: arrays[leaf.name], self.layout.action)
         self.mask = None if self.layout.mask is None else tree_map(lambda leaf: arrays[leaf.name], self.layout.mask)
         self.reward, self.flags = arrays["reward"], arrays["flags"]
         self.extra = {name: arrays[name] for name in self.layout.extra}
-        if self.mask is not None:  # what nobody told a mask for allows everything
+        if self.mask is not None:  # an observation without a mask allows every action
             for leaf in tree_leaves(self.mask):
                 leaf[self.ring.rows :] = True
-        self.flags[self.ring.rows :] = GHOST
+        self.flags[self.ring.rows :] = OBS_ONLY
         self.obs_array = self.obs if isinstance(self.obs, np.ndarray) and self.frame_stack == 1 else None
         self.action_array = self.action if isinstance(self.action, np.ndarray) else None
         arrays_only = self.obs_array is not None and self.action_array is not None
@@ -93,51 +99,56 @@ class ReplayRows:
 
     @property
     def transitions(self) -> int:
-        """Transitions that can be sampled now."""
-        return self.head - self.tail - self.ghosts
+        """Number of transitions that can be sampled now."""
+        return self.head - self.tail - self.unsampled
 
-    def __len__(self) -> int:
-        return self.transitions
+    def raise_max_priority(self, priority: float) -> None:
+        """Raise the priority of new transitions: the greatest priority ever given, 1 at first."""
+        if self.priorities is not None and priority > self.max_priority:
+            self.max_priority = priority
+            self.new_mass = float(self.priorities.mass(np.array(priority)))
 
-    def ledger(self) -> dict[str, int]:
-        """Transitions inserted = resident + evicted, always."""
-        return {"inserted": self.inserted, "resident": self.transitions, "evicted": self.evicted}
-
-    def _too_small(self, demand: int) -> ConfigError:
+    def too_small(self, demand: int) -> ConfigError:
+        """Make the error for a fragment that needs more rows than the capacity."""
         return ConfigError(
             f"replay: a fragment needs up to {demand} rows at once, and the capacity is {self.capacity}.",
             "Raise the replay's capacity, or shorten rollout_steps.",
         )
 
-    def _open_stream(self, stream: int, width: int) -> StreamPlace:
+    # ---- streams -----------------------------------------------------------------------------------------------------
+
+    def open_stream(self, stream: int, width: int) -> StreamState:
+        """Register a stream of `width` environments."""
         if stream in self.streams:
             raise ConfigError(
                 f"replay: stream {stream} had {self.streams[stream].width} environments, now {width}.",
                 "A stream's number of environments cannot change.",
             )
-        if self.lines_used + width > self.lines:
+        if self.envs_used + width > self.num_envs:
             raise ConfigError(
-                f"replay: stream {stream} brings {width} environments; {self.lines_used} of {self.lines} are here.",
-                "Make the replay with lines = environments of all streams.",
+                f"replay: stream {stream} brings {width} environments; {self.envs_used} of {self.num_envs} are here.",
+                "Make the replay with num_envs = environments of all streams.",
             )
-        place = self.make_place(width, self.ring.rows + self.lines_used)
-        self.lines_used += width
-        self.streams[stream] = place
-        return place
+        state = self.stream_state(width, self.ring.rows + self.envs_used)
+        self.envs_used += width
+        self.streams[stream] = state
+        return state
 
-    def make_place(self, width: int, begin: int) -> StreamPlace:
-        """The place of a stream of `width` environments whose pending rows begin at slot `begin`."""
-        place = StreamPlace(width, np.arange(begin, begin + width), bytes(width), ended=bytes([1]) * width)
+    def stream_state(self, width: int, begin: int) -> StreamState:
+        """Make the state of a stream of `width` environments whose newest observations begin at slot `begin`."""
+        state = StreamState(width, np.arange(begin, begin + width), bytes(width), ended=bytes([1]) * width)
         if self.obs_array is not None:
-            place.showing = self.obs_array[begin : begin + width]
-        return place
+            state.last_obs = self.obs_array[begin : begin + width]
+        return state
 
-    def _reserve(self, count: int) -> int:
-        """Make room for `count` rows; returns the number of the first."""
+    # ---- eviction ----------------------------------------------------------------------------------------------------
+
+    def reserve(self, count: int) -> int:
+        """Free `count` rows at the head, evicting the oldest; returns the number of the first."""
         start = self.head
         end = start + count
         if end - self.tail > self.capacity:
-            self._evict(end - self.capacity)
+            self.evict(end - self.capacity)
         if end > self.ring.ready:
             self.ring.begin(end)
         self.head = end
@@ -147,27 +158,27 @@ class ReplayRows:
         """Slots (count,) of rows start, start + 1, ..."""
         return np.arange(start, start + count) % self.ring.rows
 
-    def _evict(self, tail: int) -> None:
-        """Forget rows below `tail`."""
+    def evict(self, tail: int) -> None:
+        """Evict rows below `tail`."""
         gone = tail - self.tail
-        if self.tree is None and self.frame_stack == 1 and not self.ghosts:
+        if self.tree is None and self.frame_stack == 1 and not self.unsampled:
             self.tail = tail
             self.evicted += gone
             return
-        ghosts = 0
-        if self.ghosts or self.frame_stack > 1:
+        unsampled = 0
+        if self.unsampled or self.frame_stack > 1:
             slots = self.slots(self.tail, gone)
-            ghosts = int(np.count_nonzero(self.unsampleable(slots)))
+            unsampled = int(np.count_nonzero(self.unsampleable(slots)))
             if self.frame_stack > 1:
-                self._break_stacks(slots, tail)
+                self._break_stacks(slots)
         if self.tree is not None:
-            self._set_mass(self.tail, gone, 0.0)
+            self.set_mass(self.tail, gone, 0.0)
         self.tail = tail
-        self.ghosts -= ghosts
-        self.evicted += gone - ghosts
+        self.unsampled -= unsampled
+        self.evicted += gone - unsampled
 
-    def _set_mass(self, start: int, count: int, mass: float) -> None:
-        """Give `count` rows, fewer than the ring has, the same mass."""
+    def set_mass(self, start: int, count: int, mass: float) -> None:
+        """Set the mass of `count` consecutive rows, fewer than the ring has."""
         assert self.tree is not None
         slot = start % self.ring.rows
         end = slot + count
@@ -175,12 +186,12 @@ class ReplayRows:
         self.tree.set_range(0, max(0, end - self.ring.rows), mass)
 
     def unsampleable(self, slots: np.ndarray) -> np.ndarray:
-        """Which slots (N,) hold no transition, or one whose stack is incomplete."""
-        ghost = (self.flags[slots] & GHOST) != 0
-        return ghost | self.broken[slots] if self.frame_stack > 1 else ghost
+        """Mark the slots (N,) without a transition, or with one whose frame stack is incomplete."""
+        obs_only = (self.flags[slots] & OBS_ONLY) != 0
+        return obs_only | self.broken[slots] if self.frame_stack > 1 else obs_only
 
-    def _break_stacks(self, slots: np.ndarray, tail: int) -> None:
-        """Rows whose stack reaches into evicted slots cannot be sampled any more: they count as evicted."""
+    def _break_stacks(self, slots: np.ndarray) -> None:
+        """Evict the transitions whose frame stack reaches into evicted slots."""
         current = slots
         for _ in range(self.frame_stack - 1):
             following = self.next_slot[current]
@@ -192,11 +203,13 @@ class ReplayRows:
             self.broken[lost] = True
             if self.tree is not None:
                 self.tree.set(lost, np.zeros(len(lost)))
-            self.ghosts += len(lost)
+            self.unsampled += len(lost)
             self.evicted += len(lost)
 
-    def _write_plain(self, slot: int, steps: int, count: int, data: dict[str, Any]) -> None:
-        """Like `_write` where observations and actions are single arrays and nothing else is kept."""
+    # ---- writing -----------------------------------------------------------------------------------------------------
+
+    def write_plain(self, slot: int, steps: int, count: int, data: dict[str, np.ndarray]) -> None:
+        """Write like `write`, for single-array observations and actions without further columns."""
         end = slot + count
         obs, action, reward = data["obs"], data["action"], data["reward"]
         if steps == 1:
@@ -208,58 +221,54 @@ class ReplayRows:
         self.action[slot:end] = action
         self.reward[slot:end] = reward
 
-    def _write(self, slot: int, count: int, rollout: Columns) -> None:
-        """Copy the columns of a fragment into `count` slots in a row."""
+    def write(self, slot: int, count: int, rollout: Columns) -> None:
+        """Copy the columns of a fragment into `count` consecutive slots."""
         end = slot + count
         if self.obs_array is not None:
             obs = rollout.obs
             self.obs_array[slot:end] = obs.reshape(count, *obs.shape[2:])
         else:
-            self._each(self.layout.obs, self.obs, rollout.obs, slot, end)
+            self._write_tree(self.layout.obs, self.obs, rollout.obs, slot, end)
         if self.action_array is not None:
             action = rollout.action
             self.action_array[slot:end] = action.reshape(count, *action.shape[2:])
         else:
-            self._each(self.layout.action, self.action, rollout.action, slot, end)
+            self._write_tree(self.layout.action, self.action, rollout.action, slot, end)
         self.reward[slot:end] = rollout.reward.reshape(count)
         if self.mask is not None:
-            self._each(self.layout.mask, self.mask, rollout.mask, slot, end)
+            self._write_tree(self.layout.mask, self.mask, rollout.mask, slot, end)
         for name, column in self.extra.items():
             value = rollout[name]
             column[slot:end] = value.reshape(count, *value.shape[2:])
 
     @staticmethod
-    def _each(layout: Any, store: Any, tree: Any, slot: int, end: int) -> None:
+    def _write_tree(layout: Tree, store: Tree, tree: Tree, slot: int, end: int) -> None:
         def copy(leaf: Leaf, column: np.ndarray, value: np.ndarray) -> None:
             newest = leaf.frame(value, -1, 2)
             column[slot:end] = newest.reshape(end - slot, *newest.shape[2:])
 
         tree_map(copy, layout, store, tree)
 
-    def _write_wrapped(self, slot: int, rollout: Columns) -> None:
-        """The same where the ring ends within the fragment: two runs of rows."""
+    def write_wrapped(self, slot: int, rollout: Columns) -> None:
+        """Write a fragment that crosses the end of the ring."""
         count = rollout.reward.size
         flat = rollout.only("obs", "action", "reward", "mask", *self.extra).map(
             lambda leaf: leaf.reshape(1, count, *leaf.shape[2:])
         )
         until = self.ring.rows - slot
-        self._write(slot, until, flat[:, :until])
-        self._write(0, count - until, flat[:, until:])
+        self.write(slot, until, flat[:, :until])
+        self.write(0, count - until, flat[:, until:])
 
-    @staticmethod
-    def _put(layout: Any, store: Any, slots: np.ndarray, tree: Any, frame: int = -1) -> None:
-        """Write rows (N, ...) of a tree, one frame of each, to slots (N,)."""
-        tree_map(
-            lambda leaf, column, value: column.__setitem__(slots, leaf.frame(np.asarray(value), frame, 1)),
-            layout,
-            store,
-            tree,
-        )
+    def write_obs(self, slots: np.ndarray, obs: Tree, mask: Tree | None = None, frame: int = -1) -> None:
+        """Write one frame of observations (N, ...), and masks if given, to slots (N,)."""
+        _put(self.layout.obs, self.obs, slots, obs, frame)
+        if self.mask is not None and mask is not None:
+            _put(self.layout.mask, self.mask, slots, mask, -1)
 
-    def _append_ghosts(self, count: int) -> np.ndarray:
-        """Slots (count,) of new rows that are no transitions."""
-        slots = self.slots(self._reserve(count), count)
-        self.flags[slots] = GHOST
+    def append_obs_rows(self, count: int) -> np.ndarray:
+        """Append rows without a transition; returns their slots (count,)."""
+        slots = self.slots(self.reserve(count), count)
+        self.flags[slots] = OBS_ONLY
         self.next_slot[slots] = slots
         if self.frame_stack > 1:
             self.prev_slot[slots] = slots
@@ -267,5 +276,14 @@ class ReplayRows:
         if self.mask is not None:
             for leaf in tree_leaves(self.mask):
                 leaf[slots] = True
-        self.ghosts += count
+        self.unsampled += count
         return slots
+
+
+def _put(layout: Tree, store: Tree, slots: np.ndarray, tree: Tree, frame: int) -> None:
+    tree_map(
+        lambda leaf, column, value: column.__setitem__(slots, leaf.frame(np.asarray(value), frame, 1)),
+        layout,
+        store,
+        tree,
+    )

@@ -1,22 +1,18 @@
-"""Reading a replay: observations at slots, n-step sums along links, sequences."""
+"""Reads of replay rows: observations at slots, n-step transitions, sequences."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 
-from distrl.base.columns import Columns, tree_map
-from distrl.store.replay.layout import FIRST, GHOST, TERMINATED, TRUNCATED, Leaf
-
-if TYPE_CHECKING:
-    from distrl.store.replay.buffer import Replay
+from distrl.base.columns import Columns, Tree, tree_map
+from distrl.store.replay.layout import FIRST, OBS_ONLY, TERMINATED, TRUNCATED, Leaf
+from distrl.store.replay.rows import ReplayRows
 
 ENDED = TERMINATED | TRUNCATED
 
 
-def obs_at(replay: Replay, slots: np.ndarray) -> Any:
-    """Observations (N, ...) at slots (N,), pending ones included; stacks are put together from their frames."""
+def obs_at(replay: ReplayRows, slots: np.ndarray) -> Tree:
+    """Gather observations (N, ...) at slots (N,), frame stacks joined."""
     if replay.obs_array is not None:
         return replay.obs_array.take(slots, axis=0)
     if replay.frame_stack == 1:
@@ -32,28 +28,28 @@ def obs_at(replay: Replay, slots: np.ndarray) -> Any:
     return tree_map(stack, replay.layout.obs, replay.obs)
 
 
-def action_at(replay: Replay, slots: np.ndarray) -> Any:
-    """Actions (N, ...) at slots (N,)."""
+def action_at(replay: ReplayRows, slots: np.ndarray) -> Tree:
+    """Gather actions (N, ...) at slots (N,)."""
     if replay.action_array is not None:
         return replay.action_array.take(slots, axis=0)
     return tree_map(lambda column: column.take(slots, axis=0), replay.action)
 
 
-def transitions_at(replay: Replay, slots: np.ndarray, gamma: float) -> dict[str, Any]:
-    """The n-step transitions that begin at slots (N,): obs, action, reward, discount, next_obs, extra columns.
+def transitions_at(replay: ReplayRows, slots: np.ndarray, n_step: int, gamma: float) -> dict[str, Tree]:
+    """Gather n-step transitions that begin at slots (N,): obs, action, reward, discount, next_obs, extra columns.
 
-    `reward` is the sum of gamma^i r_i over the k <= n steps that were summed; a sum stops at the end of an episode and
-    at the newest step. `discount` is gamma^k (1 - terminated). Source: Sutton 1988; CB8 of the method notes.
+    `reward` is the sum of gamma^i r_i over k <= n steps; a sum stops at the end of an episode and at the newest step.
+    `discount` is gamma^k (1 - terminated). Source: Sutton 1988.
     """
-    if replay.n_step == 1:
+    if n_step == 1:
         reward = replay.reward.take(slots)
         terminated = (replay.flags.take(slots) & TERMINATED) != 0
         discount = np.multiply(~terminated, gamma, dtype=np.float32)
         following = replay.next_slot.take(slots)
     else:
-        path, length = walk(replay, slots, replay.n_step)
+        path, length = walk(replay, slots, n_step)
         reward, discount, following = n_step_sums(replay, path, length, gamma)
-    columns: dict[str, Any] = {
+    columns: dict[str, Tree] = {
         "obs": obs_at(replay, slots),
         "action": action_at(replay, slots),
         "reward": reward,
@@ -68,15 +64,11 @@ def transitions_at(replay: Replay, slots: np.ndarray, gamma: float) -> dict[str,
     return columns
 
 
-def walk(replay: Replay, slots: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Follow episodes forward.
-
-    Args:
-        slots: Where to begin (N,).
-        steps: At most so many steps K, the first included.
+def walk(replay: ReplayRows, slots: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Follow episodes forward from slots (N,) over up to K = `steps` steps, the first included.
 
     Returns:
-        Slots (K, N); a path that ended early repeats its last step. And how many steps each has (N,).
+        Slots (K, N), the last step repeated after the end of an episode, and the number of steps (N,).
     """
     path = np.empty((steps, len(slots)), np.int64)
     path[0] = current = slots
@@ -85,7 +77,7 @@ def walk(replay: Replay, slots: np.ndarray, steps: int) -> tuple[np.ndarray, np.
     for k in range(1, steps):
         following = replay.next_slot.take(current)
         flags = replay.flags.take(following)
-        alive &= (flags & GHOST) == 0
+        alive &= (flags & OBS_ONLY) == 0
         current = np.where(alive, following, current)
         path[k] = current
         length += alive
@@ -94,21 +86,21 @@ def walk(replay: Replay, slots: np.ndarray, steps: int) -> tuple[np.ndarray, np.
 
 
 def n_step_sums(
-    replay: Replay, path: np.ndarray, length: np.ndarray, gamma: float
+    replay: ReplayRows, path: np.ndarray, length: np.ndarray, gamma: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Along paths (K, N): discounted sums (N,) float32, discounts (N,) float32, slots (N,) of the next observations."""
+    """Compute discounted sums (N,), discounts (N,) and slots (N,) of next observations along paths (K, N)."""
     steps = np.arange(len(path))
     powers = gamma ** np.arange(len(path) + 1, dtype=np.float64)
     counted = steps[:, None] < length
     reward = (np.where(counted, replay.reward[path], 0.0) * powers[:-1, None]).sum(0)
     newest = path[-1]
-    going_on = (replay.flags.take(newest) & TERMINATED) == 0
-    discount = powers[length] * going_on
+    nonterminal = (replay.flags.take(newest) & TERMINATED) == 0
+    discount = powers[length] * nonterminal
     return reward.astype(np.float32), discount.astype(np.float32), replay.next_slot.take(newest)
 
 
-def sequences_at(replay: Replay, slots: np.ndarray, steps: int) -> Columns:
-    """Sequences of one episode each, (T, N, ...), that begin at slots (N,).
+def sequences_at(replay: ReplayRows, slots: np.ndarray, steps: int) -> Columns:
+    """Gather sequences (T, N, ...), of one episode each, that begin at slots (N,).
 
     Returns:
         obs, action, reward, terminated, truncated, first, extra columns, mask; `valid` (T, N) is False after the end of
@@ -122,7 +114,7 @@ def sequences_at(replay: Replay, slots: np.ndarray, steps: int) -> Columns:
         return leaf.reshape(*path.shape, *leaf.shape[1:])
 
     flags = replay.flags[path]
-    columns: dict[str, Any] = {
+    columns: dict[str, Tree] = {
         "obs": tree_map(shaped, obs_at(replay, flat)),
         "action": tree_map(shaped, action_at(replay, flat)),
         "reward": replay.reward[path],

@@ -1,11 +1,9 @@
-"""Fixed-size append-only segments: the memory of a replay, and its files.
+"""Storage of a replay: a ring of append-only segments, in memory or in memory-mapped files.
 
-Rows are numbered for ever: row i lies in segment i // segment_rows, at slot i % rows of a ring. A segment is written
-from its first row to its last and then never again, so a checkpoint may hard-link its file; when the ring comes round,
-its slots get a new segment and a new file.
-
-In memory, or in files that are mapped into one range of addresses: a column is one array either way. A file is a
-safetensors file whose header fills whole pages.
+Row numbers are unique over a run: row i lies in segment i // segment_rows, at slot i % rows of the ring. A segment is
+written once, from its first row to its last, so a checkpoint may hard-link its file; when the ring wraps, its slots
+get a new segment and a new file. A column is one array either way: files are safetensors files whose headers fill
+whole pages, mapped into one range of addresses.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -37,16 +35,15 @@ class SegmentRing:
     Args:
         leaves: Columns of a row.
         capacity: Newest rows that stay readable.
-        segment_rows: Rows of a segment. Mapped segments have whole pages of every column, so it is rounded up.
+        segment_rows: Rows of a segment; for files a multiple of `PAGE`.
         extra_rows: Rows behind the ring that belong to no segment.
-        folder: Where to keep segments as files, which nobody else may touch; those of an earlier run are removed.
-            None: in memory.
+        folder: Folder of segment files; those of an earlier run are removed. None stores segments in memory.
 
     Attributes:
-        rows: Slots of the ring: a whole number of segments, at least one more than the capacity needs, so that every
-            segment with a readable row is whole.
+        rows: Slots of the ring: one segment more than the capacity needs, so that every segment with a readable row is
+            complete.
         arrays: Column by name, (rows + extra_rows, ...). Slots of a new segment begin with zero `flags`.
-        files: Segments that are whole on disk: their path and checksum.
+        files: Path and checksum of segments that are complete on disk.
 
     Raises:
         ConfigError: Files cannot be mapped on this system.
@@ -66,9 +63,9 @@ class SegmentRing:
         self.rows = self.segments * segment_rows
         self.extra_rows = extra_rows
         self.folder = folder
-        self.ready = 0  # rows below it lie in segments that have been begun
+        self.ready = 0  # rows below it lie in segments that were begun
         self.files: dict[int, tuple[Path, str]] = {}
-        self._reserved: list[Any] = []
+        self._reserved: list[mmap.mmap] = []
         if folder is None:
             self.arrays = {leaf.name: np.zeros((self.rows + extra_rows, *leaf.shape), leaf.dtype) for leaf in leaves}
             return
@@ -80,7 +77,7 @@ class SegmentRing:
         self.arrays = {leaf.name: self._reserve(leaf) for leaf in leaves}
 
     def _reserve(self, leaf: Leaf) -> np.ndarray:
-        """Addresses for a column, onto which files are mapped later; the extra rows are memory."""
+        """Reserve the addresses of a column, onto which files are mapped later; extra rows are memory."""
         count = self.rows + self.extra_rows
         memory = mmap.mmap(-1, max(1, count * leaf.nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._reserved.append(memory)
@@ -89,11 +86,7 @@ class SegmentRing:
         )
 
     def begin(self, end: int) -> None:
-        """Begin every segment that rows below `end` lie in. What its slots held is gone.
-
-        Raises:
-            ResourceError: The disk is full.
-        """
+        """Begin every segment of rows below `end`, discarding its slots; raise ResourceError if the disk is full."""
         while self.ready < end:
             segment = self.ready // self.segment_rows
             self.files.pop(segment - self.segments, None)
@@ -107,7 +100,7 @@ class SegmentRing:
             self.ready += self.segment_rows
 
     def start(self, segment: int) -> int:
-        """The slot that a segment begins at."""
+        """Return the first slot of a segment."""
         return segment * self.segment_rows % self.rows
 
     def _path(self, segment: int) -> Path:
@@ -129,7 +122,7 @@ class SegmentRing:
             raise
 
     def _map(self, segment: int) -> None:
-        """Put a segment's file behind its slots."""
+        """Map a segment's file onto its slots."""
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = ctypes.c_void_p
         libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -146,8 +139,8 @@ class SegmentRing:
                 offset += length
 
     def _header(self, rows: int) -> bytes:
-        """A safetensors header for `rows` rows, padded to whole pages."""
-        table: dict[str, Any] = {}
+        """Make the safetensors header for `rows` rows, padded to whole pages."""
+        table: dict[str, dict[str, object]] = {}
         offset = 0
         for leaf in self.leaves:
             end = offset + rows * leaf.nbytes
@@ -161,10 +154,7 @@ class SegmentRing:
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def save(self, segment: int, rows: int, folder: Path) -> tuple[str, str]:
-        """Put the first `rows` rows of a segment into a folder: by hard link where they are whole, else written.
-
-        Returns:
-            Its file name and checksum.
+        """Save the first `rows` rows of a segment, by hard link where it is complete; returns file name and checksum.
 
         Raises:
             ResourceError: The disk is full.
@@ -187,7 +177,7 @@ class SegmentRing:
         return target.name, checksum
 
     def load(self, segment: int, rows: int, path: Path, checksum: str) -> None:
-        """Read what `save` wrote as the next segment.
+        """Load a file of `save` as the next segment.
 
         Raises:
             CheckpointError: The file is missing, was changed, or has other columns.
@@ -217,7 +207,7 @@ class SegmentRing:
 
 
 class _Writer:
-    """Writes a segment and remembers the checksum."""
+    """Writer of one segment, which computes its checksum."""
 
     def __init__(self, ring: SegmentRing, segment: int, rows: int):
         self.ring, self.segment, self.rows = ring, segment, rows
@@ -227,29 +217,32 @@ class _Writer:
         self.digest = hashlib.sha256()
         start = self.ring.start(self.segment)
         blocks = (self.ring.arrays[leaf.name][start : start + self.rows] for leaf in self.ring.leaves)
-        parts: list[Any] = [self.ring._header(self.rows), *(block.reshape(-1).view(np.uint8).data for block in blocks)]
+        parts: list[bytes | memoryview] = [
+            self.ring._header(self.rows),
+            *(block.reshape(-1).view(np.uint8).data for block in blocks),
+        ]
         for part in parts:
             self.digest.update(part)
             file.write(part)
 
 
 def segment_name(segment: int) -> str:
-    """File name of a segment."""
+    """Return the file name of a segment."""
     return f"segment-{segment:010d}.safetensors"
 
 
 def mapped_rows(segment_rows: int) -> int:
-    """Rows of a mapped segment: whole pages of every column, whatever its dtype."""
+    """Round the rows of a segment up so that every column fills whole pages."""
     return -(-segment_rows // PAGE) * PAGE
 
 
-def _type_name(dtype: np.dtype[Any]) -> str:
-    """The name that safetensors gives a dtype."""
+def _type_name(dtype: np.dtype) -> str:
+    """Return the safetensors name of a dtype."""
     return "BOOL" if dtype.kind == "b" else f"{TYPES[dtype.kind]}{8 * dtype.itemsize}"
 
 
 def _link(path: Path, target: Path) -> bool:
-    """Give a file a second name; False where it is gone, or the file system has no such thing."""
+    """Hard-link a file; False where it is missing or the file system has no hard links."""
     try:
         target.unlink(missing_ok=True)
         os.link(path, target)

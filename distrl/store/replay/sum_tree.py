@@ -1,31 +1,28 @@
-"""A sum tree over masses: draw an index with probability mass / total, change masses, both for many at once.
+"""Sum tree over masses: draws with probability mass / total, and updates, both vectorized.
 
 A node holds the running sums of its children's masses, in float64. A change recomputes the touched nodes from their
-children instead of adding differences, so sums never drift: `rebuild` gives what is there, bit for bit. A node's mass
+children instead of adding differences, so sums never drift. A node's mass
 is its last running sum, and a draw compares with the same running sums, so a draw cannot fall through rounding into a
 child that has no mass. The uppermost level is one list of running sums, made when it is needed.
 
-There are two implementations that give equal bits: numpy, and loops compiled by numba where it is installed.
+The numpy implementation and the loops compiled by numba (where installed) give equal bits.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
 from distrl.base.errors import ConfigError
-
-FAN = 16  # children of a node: wide enough for few levels, narrow enough to recompute a node cheaply
-TOP = 4096  # nodes that the uppermost level may have
-BELOW = 1 - 2.0**-53  # x * BELOW is the largest number below x, or the one before it
+from distrl.store.replay.sum_tree_constants import BELOW, FAN, TOP
 
 
 class SumTree:
-    """Masses of `size` items, all 0 at the beginning.
+    """Masses of `size` items, initially 0.
 
     Args:
-        size: Items.
+        size: Number of items.
         compiled: Use the compiled loops; None where numba is installed.
 
     Attributes:
@@ -51,24 +48,24 @@ class SumTree:
         self.mass = self.masses[0]
         self._top = np.zeros(len(self.masses[-1]))
         self._stale = False
-        self._loops: Any = _find_loops(compiled)
+        self._loops = _find_loops(compiled)
         self._pairs = (tuple(self.masses), tuple(self.sums))
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the loops are numba's."""
+        """True if the loops are compiled by numba."""
         return self._loops is not None
 
     @property
     def total(self) -> float:
-        """The sum of all masses."""
+        """Sum of all masses."""
         if self._stale:
             np.add.accumulate(self.masses[-1], out=self._top)
             self._stale = False
         return float(self._top[-1])
 
     def set(self, index: np.ndarray, mass: np.ndarray) -> None:
-        """Give items (N,) new masses (N,); of an item that comes twice the last one counts."""
+        """Set the masses (N,) of items (N,); of duplicates the last counts."""
         self._stale = True
         if self._loops is not None:
             self._loops.set_masses(*self._pairs, index, mass)
@@ -82,7 +79,7 @@ class SumTree:
             above[nodes] = running[:, -1]
 
     def set_range(self, start: int, stop: int, mass: float | np.ndarray) -> None:
-        """Give items start..stop new masses."""
+        """Set the masses of items start..stop."""
         if start == stop:
             return
         self._stale = True
@@ -93,12 +90,8 @@ class SumTree:
             np.add.accumulate(below.reshape(-1, FAN)[low:high], axis=1, out=sums[low:high])
             above[low:high] = sums[low:high, -1]
 
-    def rebuild(self) -> None:
-        """Recompute every node from the masses."""
-        self.set_range(0, self.size, self.mass[: self.size].copy())
-
     def find(self, target: np.ndarray) -> np.ndarray:
-        """Items (N,) at targets (N,) in [0, total): item i owns the interval between the masses before and up to it."""
+        """Find the items (N,) at targets (N,) in [0, total) of the running sum of masses."""
         target = np.minimum(target, self.total * BELOW)
         node = self._top.searchsorted(target, side="right")
         rest = target - np.where(node > 0, self._top.take(node - 1), 0.0)
@@ -116,16 +109,12 @@ class SumTree:
         return node
 
     def draw(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Items (count,) with replacement, each with probability mass / total."""
+        """Draw items (count,) with replacement, each with probability mass / total."""
         return self.find(rng.random(count) * self.total)
 
 
-def _find_loops(compiled: bool | None) -> Any:
-    """The compiled module, or None.
-
-    Raises:
-        ConfigError: It is demanded, and numba is missing.
-    """
+def _find_loops(compiled: bool | None) -> ModuleType | None:
+    """Return the compiled module or None; raise ConfigError if it is required and numba is missing."""
     if compiled is False:
         return None
     try:

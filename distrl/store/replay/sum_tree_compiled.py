@@ -1,18 +1,18 @@
-"""The loops of `SumTree`, compiled by numba (extra `fast`). They give the bits that numpy gives: tests compare them."""
+"""Loops of `SumTree` compiled by numba (extra `fast`), bit for bit equal to the numpy implementation."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numba import njit
 
-from distrl.store.replay.sum_tree import BELOW, FAN
+from distrl.store.replay.sum_tree_constants import BELOW, FAN
+
+Levels = tuple[np.ndarray, ...]
 
 
 @njit(cache=True, nogil=True)
-def set_masses(masses: Any, sums: Any, index: np.ndarray, mass: np.ndarray) -> None:
-    """See `SumTree.set`."""
+def set_masses(masses: Levels, sums: Levels, index: np.ndarray, mass: np.ndarray) -> None:
+    """Implement `SumTree.set`."""
     items = masses[0]
     for i in range(len(index)):
         items[index[i]] = mass[i]
@@ -31,8 +31,8 @@ def set_masses(masses: Any, sums: Any, index: np.ndarray, mass: np.ndarray) -> N
 
 
 @njit(cache=True, nogil=True)
-def find(sums: Any, nodes: np.ndarray, rests: np.ndarray) -> np.ndarray:
-    """See `SumTree.find`, below the uppermost level."""
+def find(sums: Levels, nodes: np.ndarray, rests: np.ndarray) -> np.ndarray:
+    """Implement `SumTree.find` below the uppermost level."""
     found = np.empty(len(nodes), np.int64)
     for i in range(len(nodes)):
         node, rest = nodes[i], rests[i]

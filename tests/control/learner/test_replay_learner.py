@@ -65,7 +65,7 @@ def test_gradient_steps_are_counted_exactly(ratio: float) -> None:
     learner, _, answers = run(6, algorithm={"replay_ratio": ratio})
     assert isinstance(learner, ReplayLearner)
     assert learner.algorithm.gradient_steps == int(ratio * (6 * 16 - 32))
-    assert learner.replay.inserted == 96
+    assert learner.replay.rows.inserted == 96
     assert "loss/critic" not in answers[1][0].metrics
     assert np.isfinite(answers[2][0].metrics["loss/critic"])
     checksums = [weights.checksum() for _, weights in answers]
@@ -122,7 +122,7 @@ def test_a_refused_batch_is_inserted_once(kind: dict[str, Any]) -> None:
     for _ in range(2):
         with pytest.raises(NonFiniteError):
             learner.update(spoiled(batches[0]), progress(3))
-        assert learner.replay.inserted == 64
+        assert learner.replay.rows.inserted == 64
         assert learner.limiter.taken == taken
         for name, value in learner.algorithm.state()["parts"]["policy"].items():
             assert torch.equal(value, before[name])

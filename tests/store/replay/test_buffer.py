@@ -29,7 +29,7 @@ def filled(fragments: int = 8, steps: int = 4, seed: int = 0, **options: Any) ->
     """A replay with fragments of one stream of two environments."""
     frames = options.pop("frame_stack", 1)
     world = World(0, 2, "box", frames, False, np.random.default_rng(seed))
-    options = {"capacity": 100, "lines": 2, "frame_stack": frames, **options}
+    options = {"capacity": 100, "num_envs": 2, "frame_stack": frames, **options}
     replay = Replay(space("box", frames), Discrete(5), **options)
     for i in range(fragments):
         replay.insert(world.fragment(steps)[0], 0, i)
@@ -48,14 +48,14 @@ def same_draws(one: Replay, other: Replay, seed: int = 0) -> bool:
 def test_an_atari_transition_takes_one_frame(prioritized: PrioritySettings | None) -> None:
     told = bytes_per_transition(ATARI, Discrete(18), frame_stack=4, prioritized=prioritized is not None)
     replay = Replay(ATARI, Discrete(18), 20_000, 4, prioritized=prioritized, frame_stack=4)
-    held = [*replay.ring.arrays.values(), replay.next_slot, replay.prev_slot, replay.broken]
-    if replay.tree is not None:
-        held += [*replay.tree.masses, *replay.tree.sums]
+    held = [*replay.rows.ring.arrays.values(), replay.rows.next_slot, replay.rows.prev_slot, replay.rows.broken]
+    if replay.rows.tree is not None:
+        held += [*replay.rows.tree.masses, *replay.rows.tree.sums]
     real = sum(array.nbytes for array in held)
     assert real <= 1.001 * replay.nbytes
     assert replay.nbytes <= 7300 * 20_000  # all of it, per transition of the capacity
     assert 84 * 84 < told <= 7300
-    assert replay.obs.dtype == np.uint8
+    assert replay.rows.obs.dtype == np.uint8
 
 
 def test_a_replay_larger_than_memory_is_refused_with_numbers(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_replay_larger_than_memory_is_refused_with_numbers(tmp_path: Path) -> 
         Replay(ATARI, Discrete(18), capacity, 4, frame_stack=4, folder=tmp_path, memory_map=True)
 
 
-@pytest.mark.parametrize("wrong", [{"capacity": 0}, {"lines": 0}, {"n_step": 0}, {"frame_stack": 0}])
+@pytest.mark.parametrize("wrong", [{"capacity": 0}, {"num_envs": 0}, {"n_step": 0}, {"frame_stack": 0}])
 def test_numbers_that_cannot_be(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is 0"):
         filled(**wrong)
@@ -158,12 +158,12 @@ def test_trees_dtypes_masks_and_extra_columns() -> None:
 def test_priorities_that_are_none(value: float) -> None:
     replay, _ = filled(prioritized=PrioritySettings())
     batch = replay.sample(8, np.random.default_rng(0), GAMMA)
-    before = replay.tree.mass.copy()
+    before = replay.rows.tree.mass.copy()
     priority = np.ones(8)
     priority[3] = value
     with pytest.raises(PriorityError, match=r"1 of 8 priorities .* at 3"):
         replay.update_priorities(batch.index, batch.generation, priority)
-    np.testing.assert_array_equal(replay.tree.mass, before)
+    np.testing.assert_array_equal(replay.rows.tree.mass, before)
 
 
 def test_single_steps_and_longer_fragments_are_the_same_experience() -> None:
@@ -196,10 +196,10 @@ def test_late_updates_of_evicted_transitions_are_ignored() -> None:
     batch = replay.sample(16, np.random.default_rng(0), GAMMA)
     for i in range(8, 60):
         replay.insert(world.fragment(4)[0], 0, i)
-    before = replay.tree.mass.copy()
+    before = replay.rows.tree.mass.copy()
     assert replay.update_priorities(batch.index, batch.generation, np.full(16, 50.0)) == 0
-    np.testing.assert_array_equal(replay.tree.mass, before)
-    assert replay.max_priority == 1
+    np.testing.assert_array_equal(replay.rows.tree.mass, before)
+    assert replay.rows.max_priority == 1
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_mapped_segments_hold_the_same(tmp_path: Path, frames: int) -> None:
         loaded.insert(rollout, 0)
         loaded.sample(8, np.random.default_rng(0), GAMMA)
     assert kept == {path: path.read_bytes() for path in kept}
-    assert len(list((tmp_path / "live").iterdir())) <= mapped.ring.segments
+    assert len(list((tmp_path / "live").iterdir())) <= mapped.rows.ring.segments
 
 
 @pytest.mark.parametrize("name", ["segment-0000000000.safetensors", "index.safetensors", "manifest.json"])

@@ -100,7 +100,7 @@ class Model(RuleBasedStateMachine):
         rollout, table = world.fragment(steps, p_end)
         inserted = self.replay.insert(rollout, world.stream, self.sequence[world.stream])
         self.sequence[world.stream] += 1
-        row = self.replay.head - steps * world.width - len(rollout.final_index)
+        row = self.replay.rows.head - steps * world.width - len(rollout.final_index)
         for made in table:
             for b, step in enumerate(made):
                 line = self.lines[world.stream, b]
@@ -179,8 +179,8 @@ class Model(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     def sampleable(self) -> set[int]:
-        rows = np.arange(self.replay.tail, self.replay.head)
-        return {int(row) for row in rows[~self.replay.unsampleable(rows % self.replay.ring.rows)]}
+        rows = np.arange(self.replay.rows.tail, self.replay.rows.head)
+        return {int(row) for row in rows[~self.replay.rows.unsampleable(rows % self.replay.rows.ring.rows)]}
 
     @precondition(lambda self: len(self.replay))
     @rule(seed=st.integers(0, 2**31), steps=st.integers(1, 5))
@@ -213,25 +213,27 @@ class Model(RuleBasedStateMachine):
         if not hasattr(self, "replay"):
             return
         replay = self.replay
-        assert replay.tail == max(0, replay.head - replay.capacity)
+        assert replay.rows.tail == max(0, replay.rows.head - replay.rows.capacity)
         sampleable = self.sampleable()
-        resident = {row for row in self.known if row >= replay.tail and not self.known[row].step.burnt}
+        resident = {row for row in self.known if row >= replay.rows.tail and not self.known[row].step.burnt}
         assert len(sampleable) == len(replay)
         assert sampleable <= resident
         for row in resident - sampleable:
             assert self.needs_evicted(self.known[row])
-        if replay.tree is not None:
-            assert set(np.flatnonzero(replay.tree.mass).tolist()) == {row % replay.ring.rows for row in sampleable}
+        if replay.rows.tree is not None:
+            assert set(np.flatnonzero(replay.rows.tree.mass).tolist()) == {
+                row % replay.rows.ring.rows for row in sampleable
+            }
 
     @invariant()
     def stacks_are_made_of_resident_frames(self) -> None:
         if not hasattr(self, "replay") or self.frames == 1:
             return
         replay = self.replay
-        slots = np.array(sorted(self.sampleable()), np.int64) % replay.ring.rows
+        slots = np.array(sorted(self.sampleable()), np.int64) % replay.rows.ring.rows
         for _ in range(self.frames - 1):
-            slots = replay.prev_slot[slots]
-            assert ((slots - replay.tail) % replay.ring.rows < replay.head - replay.tail).all()
+            slots = replay.rows.prev_slot[slots]
+            assert ((slots - replay.rows.tail) % replay.rows.ring.rows < replay.rows.head - replay.rows.tail).all()
 
     def needs_evicted(self, known: Known) -> bool:
         """Whether a step's stack reaches back behind the oldest resident row, or over a loss."""
@@ -240,14 +242,14 @@ class Model(RuleBasedStateMachine):
             if line[known.position - back + 1].step.first or known.position < back:
                 return known.position < back
             before = line[known.position - back]
-            if before.row < self.replay.tail or before.cut:
+            if before.row < self.replay.rows.tail or before.cut:
                 return True
         return False
 
     # ---- the reference -----------------------------------------------------------------------------------------------
 
     def row(self, batch: Any, i: int) -> int:
-        return int(batch.generation[i] * self.replay.ring.rows + batch.index[i])
+        return int(batch.generation[i] * self.replay.rows.ring.rows + batch.index[i])
 
     def path(self, row: int, steps: int) -> list[Known]:
         """The steps that a sum or a sequence from `row` takes."""

@@ -61,10 +61,10 @@ def masses(handles: list[Mortal]) -> dict[int, float]:
     found = {}
     for handle in handles:
         replay = handle.shard.replay
-        rows = np.arange(replay.tail, replay.head)
-        slots = rows[~replay.unsampleable(rows % replay.ring.rows)] % replay.ring.rows
-        values = np.ones(len(slots)) if replay.tree is None else replay.tree.mass[slots]
-        found |= dict(zip(replay.obs[slots, 0].astype(int).tolist(), values.tolist(), strict=True))
+        rows = np.arange(replay.rows.tail, replay.rows.head)
+        slots = rows[~replay.rows.unsampleable(rows % replay.rows.ring.rows)] % replay.rows.ring.rows
+        values = np.ones(len(slots)) if replay.rows.tree is None else replay.rows.tree.mass[slots]
+        found |= dict(zip(replay.rows.obs[slots, 0].astype(int).tolist(), values.tolist(), strict=True))
     return found
 
 
@@ -98,8 +98,8 @@ def test_weighted_means_stay_unbiased_while_priorities_change() -> None:
     for _ in range(3000):
         for handle in handles:  # somebody else's updates, which the face does not hear of
             replay = handle.shard.replay
-            index = rng.integers(0, replay.head, 8)
-            there = replay.tree.mass[index] > 0
+            index = rng.integers(0, replay.rows.head, 8)
+            there = replay.rows.tree.mass[index] > 0
             index = index[there]
             replay.update_priorities(index, np.zeros(len(index), np.int64), 0.1 + 2 * rng.random(len(index)))
         sharded.reports = dict(stale)
@@ -128,7 +128,7 @@ def test_a_dead_shard_is_named_and_the_others_go_on() -> None:
     assert updated == int((old.index >> 40 != 1).sum()) < 64
     world = World(1, 2, "box", 1, False, np.random.default_rng(2))  # the stream whose home was shard 1
     sharded.insert(world.fragment(2)[0], 1)
-    assert sharded.home(1) == 2
+    assert sharded.assigned_shard(1) == 2
     assert sharded.ledger()["inserted"] == before["inserted"] + 4
 
 
@@ -160,7 +160,7 @@ class Slow(LocalShard):
         if self.dead:
             raise ShardLost
         method, args = self.orders.pop(0)
-        return self.shard.answer(method, *args)
+        return self.shard.execute(method, *args)
 
 
 def fragments_of(streams: int, count: int) -> list[tuple[Columns, int, int]]:
@@ -199,12 +199,12 @@ def test_fragments_on_their_way_to_a_dead_shard_go_to_another() -> None:
     shards[1].dead = True
     assert replay.ledger() == {"inserted": 36, "resident": 30, "evicted": 0, "lost_with_shard": 6}
     assert len(shards[2].shard.replay) == 18  # its own two fragments, and the one that was under way
-    assert replay.home(1) == 2
+    assert replay.assigned_shard(1) == 2
 
 
 def test_a_replay_that_must_stay_whole_asks_for_a_new_one_where_a_fragment_is_lost() -> None:
     shards = [Slow(replay_of(4)) for _ in range(2)]
-    replay = ShardedReplay(shards, whole=True)
+    replay = ShardedReplay(shards, require_all=True)
     for fragment in fragments_of(2, 1):
         replay.insert(*fragment)
     shards[0].dead = True
@@ -233,7 +233,7 @@ def test_sequences_and_checkpoints(tmp_path: Path) -> None:
 
 def test_a_replay_that_must_stay_whole_says_which_shard_died() -> None:
     shards = [Mortal(Replay(space("box", 1), Discrete(5), 200, 1)) for _ in range(2)]
-    replay = ShardedReplay(shards, whole=True)
+    replay = ShardedReplay(shards, require_all=True)
     shards[1].dead = True
     with pytest.raises(ShardLost, match="replay shard 1 of 2 died"):
         replay.refresh()

@@ -68,7 +68,7 @@ def test_sums_never_drift() -> None:
     for _ in range(300):
         tree.set(rng.integers(0, 3000, 64), 10.0 ** rng.uniform(-9, 9, 64))
     before, total = [level.copy() for level in tree.sums], tree.total
-    tree.rebuild()
+    tree.set_range(0, tree.size, tree.mass[: tree.size].copy())
     assert tree.total == total
     for left, right in zip(before, tree.sums, strict=True):
         np.testing.assert_array_equal(left, right)
