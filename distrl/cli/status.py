@@ -89,7 +89,11 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
     results = [f"training {record['return_mean']:.1f}"] if record["return_mean"] is not None else []
     results += [f"evaluation {record['eval_return_mean']:.1f}"] if record["eval_return_mean"] is not None else []
     ledger = record["ledger"]
-    losses = [f"{ledger[fate]:,} {fate}" for fate in ("cut", "evicted", "lost", "voided") if ledger[fate]]
+    losses = [
+        f"{ledger[fate]:,} {fate.replace('_', ' ')}"
+        for fate in ("cut", "evicted", "lost", "rolled_back")
+        if ledger[fate]
+    ]
     shares = sorted(record["time_shares"].items(), key=lambda share: -share[1])[:5]
     waits = record.get("waits") or {"line": "", "problems": []}
     return [

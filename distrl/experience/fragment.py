@@ -1,28 +1,31 @@
-"""Fragments: what one stream makes in one go, and what the loop needs to know of it."""
+"""Fragments: the experience of one stream between two weight updates, and its metadata."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from distrl.base.columns import Columns
 from distrl.experience.moments import Moments
 
+#: State of a stream for `base.pack`, from which it continues; None where streams cannot be restored.
+Snapshot: TypeAlias = dict[str, Any] | None
+
 
 class Unit(NamedTuple):
-    """The name of a fragment: which stream, and the how-manieth of it. Units sort by sequence number, then stream."""
+    """Identifies a fragment: its sequence number in its stream, and the stream. Units sort in this order."""
 
     seq: int
     stream: int
 
 
 class Pace(NamedTuple):
-    """How long a stream's environments took for some steps.
+    """Step times of a stream's environments.
 
     Attributes:
-        seconds: All steps together.
-        longest: The longest of them.
-        steps: How many.
+        seconds: Sum over the steps.
+        longest: The longest step.
+        steps: Number of steps.
     """
 
     seconds: float = 0.0
@@ -31,11 +34,11 @@ class Pace(NamedTuple):
 
     @property
     def per_step(self) -> float:
-        """Seconds of a usual step: without the longest one, which may have been a reset."""
+        """Mean seconds of a step without the longest one, which may have been a reset."""
         return (self.seconds - self.longest) / (self.steps - 1) if self.steps > 1 else self.seconds
 
     def joined(self, other: Pace) -> Pace:
-        """Both spans as one."""
+        """Return the pace over both spans."""
         return Pace(self.seconds + other.seconds, max(self.longest, other.longest), self.steps + other.steps)
 
 
@@ -44,7 +47,7 @@ class EpisodeReport:
     """An episode that ended inside a fragment.
 
     Attributes:
-        stream, env, episode: Its place: stream, environment within the stream, number of the episode.
+        stream, env, episode: Stream, environment within the stream, number of the episode.
         return_: Undiscounted sum of raw rewards.
         length: Valid steps.
     """
@@ -58,26 +61,24 @@ class EpisodeReport:
 
 @dataclass
 class FragmentMeta:
-    """What the loop keeps of a fragment: small, and never the data itself.
+    """Metadata of a fragment that the loop keeps; small, without the data.
 
     Attributes:
-        unit: Its name.
-        version: The weight version that made it.
-        env_steps: Valid environment steps inside.
-        episodes: Episodes that ended inside.
-        snapshot: The stream right after the fragment: enough to go on from there, bit for bit.
+        version: The weight version it was sampled with.
+        env_steps: Valid environment steps.
+        episodes: Episodes that ended in it.
+        snapshot: State of the stream after the fragment, from which it continues bit-identically.
         nbytes: Size of the rollout.
-        seconds: Phase times of the sampler since its previous report (the same for fragments of one call: only the
-            first carries them).
-        sampler: Which sampler made it.
-        pace: Time that the stream's environments took for it.
+        seconds: Phase times of the sampler since its previous report; only in the first fragment of a call.
+        sampler: Index of its sampler.
+        pace: Step times of the stream's environments.
     """
 
     unit: Unit
     version: int
     env_steps: int
     episodes: list[EpisodeReport]
-    snapshot: Any = None
+    snapshot: Snapshot = None
     nbytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     sampler: int = -1
@@ -86,13 +87,13 @@ class FragmentMeta:
 
 @dataclass
 class FragmentData:
-    """What the learner gets of a fragment.
+    """Data of a fragment for the learner.
 
     Attributes:
-        rollout: Columns (T, B, ...), see `experience.rollout`.
-        obs_moments: Moments of the raw observations (D,), in the order of the policy's normalizer; None where not
+        rollout: Columns (T, B, ...) of `experience.rollout`, or rows of `experience.token_episodes`.
+        obs_moments: Moments of the raw observations (D,), in the order of the policy's normalizer; None if not
             normalized.
-        return_moments: Moments of the running discounted return; None where rewards are not normalized.
+        return_moments: Moments of the running discounted return; None if rewards are not normalized.
     """
 
     rollout: Columns
@@ -102,19 +103,17 @@ class FragmentData:
 
 @dataclass
 class CollectRequest:
-    """An order to a sampler: make this unit with these weights.
+    """An order to a sampler: collect this unit with this weight version.
 
     Attributes:
-        unit: Stream and sequence number.
-        version: The weight version to act with.
-        snapshot: Where to start, if the sampler does not host the stream already (None: it does, or the stream is new).
-        home: The stream is new to this sampler: build its environments.
+        snapshot: State to start from; None if the sampler hosts the stream already, or the stream is new.
+        assign: The stream is new to this sampler, which has to build its environments.
     """
 
     unit: Unit
     version: int
-    snapshot: Any = None
-    home: bool = False
+    snapshot: Snapshot = None
+    assign: bool = False
 
 
 def _moments_state(moments: Moments | None) -> dict[str, Any] | None:
@@ -126,7 +125,7 @@ def _moments(state: dict[str, Any] | None) -> Moments | None:
 
 
 def fragment_to_state(meta: FragmentMeta, data: FragmentData) -> dict[str, Any]:
-    """A waiting fragment as a checkpoint keeps it. Its snapshot is kept with its stream, not here."""
+    """Return a waiting fragment's state for a checkpoint; its snapshot is saved with its stream."""
     return {
         "unit": tuple(meta.unit),
         "version": meta.version,
@@ -141,7 +140,7 @@ def fragment_to_state(meta: FragmentMeta, data: FragmentData) -> dict[str, Any]:
 
 
 def fragment_from_state(state: dict[str, Any]) -> tuple[FragmentMeta, FragmentData]:
-    """The inverse of `fragment_to_state`."""
+    """Restore a fragment from `fragment_to_state`."""
     meta = FragmentMeta(
         unit=Unit(*state["unit"]),
         version=state["version"],

@@ -1,11 +1,11 @@
-"""The ledger: every unit that was ever started is somewhere, and the numbers must add up.
+"""Accounts for every fragment that was started; the counts must balance.
 
     started  = finished + cut + running
-    finished = consumed + evicted + lost + voided + waiting
+    finished = consumed + evicted + lost + rolled_back + waiting
 
-*cut*: ended before it was whole (its sampler died, or the run was stopped). *evicted*: too old to be consumed.
-*lost*: finished, but its data is gone. *voided*: belongs to updates that a resume took back, or follows a lost
-fragment that is made again.
+*cut*: ended unfinished (its sampler died, or the run was stopped). *evicted*: too old to be consumed. *lost*: finished,
+but its data is gone. *rolled_back*: belongs to updates after the checkpoint of a resume, or follows a lost fragment
+that is regenerated.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 from distrl.base.files import write_atomic
 from distrl.experience.fragment import Unit
 
-COUNTS = ("started", "finished", "cut", "consumed", "evicted", "lost", "voided")
+COUNTS = ("started", "finished", "cut", "consumed", "evicted", "lost", "rolled_back")
 
 
 class Ledger:
-    """Counts per fate, and the sets of units that are still on their way.
+    """Counts per outcome, and the sets of running and waiting units.
 
     >>> ledger = Ledger()
     >>> ledger.start(Unit(0, 0)); ledger.finish(Unit(0, 0)); ledger.consume([Unit(0, 0)])
@@ -37,7 +37,7 @@ class Ledger:
         self.staleness_max = 0
         self.running: set[Unit] = set()
         self.waiting: set[Unit] = set()
-        #: next sequence number that each stream has not consumed or otherwise ended: a unit below it cannot come again
+        #: stream -> first sequence number that has not ended; a unit below it cannot be started again
         self._ended_below: dict[int, int] = {}
         self._ended_above: dict[int, set[int]] = {}
         self._live: np.ndarray | None = None
@@ -51,7 +51,7 @@ class Ledger:
             self._live[0] += 1
 
     def cut(self, unit: Unit) -> None:
-        """The unit will not become whole; the same unit may be started again."""
+        """End an unfinished unit; it may be started again."""
         self.running.remove(unit)
         self.counts["cut"] += 1
 
@@ -63,7 +63,7 @@ class Ledger:
             self._live[1] += 1
 
     def consume(self, units: Iterable[Unit], env_steps: int = 0, staleness: int = 0) -> None:
-        """An update used these units; a unit that was used before is refused."""
+        """Count units as used by an update; a unit that was used before is refused."""
         for unit in units:
             self._end(unit, "consumed")
         self.env_steps += env_steps
@@ -75,11 +75,11 @@ class Ledger:
     def lose(self, unit: Unit) -> None:
         self._end(unit, "lost")
 
-    def void(self, unit: Unit) -> None:
-        self._end(unit, "voided")
+    def roll_back(self, unit: Unit) -> None:
+        self._end(unit, "rolled_back")
 
     def reopen(self, unit: Unit) -> None:
-        """A unit that ended unused may be started again: it counts once more."""
+        """Allow a unit that ended unused to be started again; it is counted twice."""
         below = self._ended_below[unit.stream]
         if unit.seq < below:
             self._ended_above[unit.stream].update(range(unit.seq + 1, below))
@@ -107,12 +107,12 @@ class Ledger:
         """Raise if the numbers do not add up."""
         counts = self.counts
         started = counts["finished"] + counts["cut"] + len(self.running)
-        finished = sum(counts[fate] for fate in ("consumed", "evicted", "lost", "voided")) + len(self.waiting)
+        finished = sum(counts[fate] for fate in ("consumed", "evicted", "lost", "rolled_back")) + len(self.waiting)
         if counts["started"] != started or counts["finished"] != finished:
             raise AssertionError(f"ledger does not balance: {self.read()}")
 
     def read(self) -> dict[str, int]:
-        """The numbers, for people."""
+        """Return the counts for status and summary."""
         return {
             **self.counts,
             "running": len(self.running),
@@ -122,7 +122,7 @@ class Ledger:
         }
 
     def to_state(self) -> dict[str, Any]:
-        """The ledger as a checkpoint keeps it: what is running now will have been cut when it is read again."""
+        """Return the state for a checkpoint, in which running units count as cut."""
         return {
             "counts": {**self.counts, "cut": self.counts["cut"] + len(self.running)},
             "env_steps": self.env_steps,
@@ -133,24 +133,23 @@ class Ledger:
         }
 
     def mirror(self, path: Path) -> None:
-        """Keep started and finished in a memory-mapped file too: it outlives a killed process, see `take_over`."""
+        """Keep `started` and `finished` in a memory-mapped file too, which survives a killed process."""
         if not path.is_file():
             write_atomic(path, bytes(16))  # a mapped write to a hole of a full disk would kill the process
         self._live = np.memmap(path, np.int64, "r+", shape=(2,))
         self._live[:] = self.counts["started"], self.counts["finished"]
 
     def take_over(self, live: Path) -> None:
-        """Account for the units of an attempt that ended, from what its `mirror` kept.
+        """Account for the units of an earlier attempt from the file of its `mirror`.
 
-        What it finished after the checkpoint belongs to updates that are taken back: voided. What it did not finish
-        was cut.
+        Units finished after the checkpoint count as rolled back, unfinished ones as cut.
         """
         if not live.is_file() or live.stat().st_size != 16:
             return
         started, finished = (int(number) for number in np.fromfile(live, np.int64))
         counts = self.counts
         if started >= finished >= counts["finished"]:
-            counts["voided"] += finished - counts["finished"]
+            counts["rolled_back"] += finished - counts["finished"]
             counts["started"], counts["finished"], counts["cut"] = started, finished, started - finished
 
     @classmethod

@@ -1,7 +1,7 @@
-"""Mean and variance of all values seen so far, merged batch by batch in float64. Chan, Golub and LeVeque 1979.
+"""Running mean and variance in float64, merged batch by batch. Chan, Golub and LeVeque 1979.
 
-Samplers send the moments of each fragment; the learner alone merges them, in (sequence, stream) order, so that the
-statistics do not depend on which sampler was faster.
+Samplers send the moments of each fragment; only the learner merges them, in (sequence, stream) order, so that the
+statistics do not depend on the order of arrival.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ class Moments:
 
     @classmethod
     def prior(cls, shape: tuple[int, ...] = ()) -> Moments:
-        """Where running moments start: mean 0 and variance 1, with the weight of 0.0001 values.
+        """Return the initial moments: mean 0 and variance 1 with the weight of 0.0001 values.
 
-        The shape may be left out: merging broadcasts it to that of the first batch.
+        Without a shape they broadcast to the first batch.
         """
         return cls(PRIOR_COUNT, np.zeros(shape), np.full(shape, PRIOR_COUNT))
 
     @classmethod
     def of(cls, array: np.ndarray, mask: np.ndarray | None = None, leading: int = 2) -> Moments:
-        """Moments of one batch.
+        """Compute the moments of one batch.
 
         Args:
-            array: (T, B, ...), any real dtype; each of the trailing features has its own moments.
-            mask: bool, of the shape of the leading axes; only rows where it holds are counted.
-            leading: How many leading axes run over samples; with a mask, as many as it has.
+            array: (T, B, ...), any real dtype; moments are kept per trailing feature.
+            mask: bool, with the shape of the leading axes; rows outside are ignored.
+            leading: Number of leading axes over samples.
 
         Returns:
-            Moments of shape (...); count 0 and zeros where nothing is counted.
+            Moments of shape (...); count 0 and zeros for an empty batch.
         """
         array = np.asarray(array)
         if mask is None:
@@ -61,7 +61,7 @@ class Moments:
         return cls(float(len(rows)), np.asarray(mean), np.asarray(np.square(rows - mean).sum(axis=0)))
 
     def merge(self, other: Moments) -> Moments:
-        """Moments of both sets of values together. Equal calls in equal order give bit-equal results."""
+        """Return the moments of both sets of values; bit-equal for equal calls in equal order."""
         count = self.count + other.count
         if other.count == 0 or count == 0:
             return self
@@ -72,15 +72,15 @@ class Moments:
 
     @property
     def var(self) -> np.ndarray:
-        """(...) variance with denominator `count`; ones where nothing was counted, which scales nothing."""
+        """(...) variance with denominator `count`; ones if nothing was counted."""
         return np.asarray(self.m2 / self.count) if self.count > 0 else np.ones_like(self.mean)
 
     def to_state(self) -> dict[str, Any]:
-        """Plain dict for checkpoints and messages."""
+        """Return a plain state for `base.pack`."""
         return {"count": self.count, "mean": self.mean.copy(), "m2": self.m2.copy()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Moments:
-        """The moments that `to_state` wrote, bit-equal."""
+        """Restore the moments of `to_state`, bit-equal."""
         mean, m2 = (np.array(state[key], dtype=np.float64) for key in ("mean", "m2"))
         return cls(float(state["count"]), mean, m2)

@@ -1,13 +1,12 @@
-"""The rollout schema: T steps of B environments, as `Columns`. See docs/architecture.md for every column."""
+"""Schema of rollouts: T steps of B environments as `Columns`; the docs describe every column."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from distrl.base.columns import Columns, tree_cat, tree_leaves, tree_map
+from distrl.base.columns import Columns, Tree, tree_cat, tree_leaves, tree_map
 
 #: columns whose leaves begin with (T, B)
 STEP_COLUMNS = (
@@ -44,10 +43,10 @@ REQUIRED = (
 
 
 def check_rollout(rollout: Columns) -> Columns:
-    """Check names and leading shapes; returns the rollout.
+    """Check column names and leading shapes; return the rollout.
 
     Raises:
-        ValueError: A column is missing, unknown, or has other leading dimensions than its schema says.
+        ValueError: A column is missing, unknown, or has other leading dimensions than the schema.
     """
     missing = [name for name in REQUIRED if name not in rollout]
     if missing:
@@ -69,41 +68,38 @@ def check_rollout(rollout: Columns) -> Columns:
 
 
 def cat_rollouts(rollouts: Sequence[Columns]) -> Columns:
-    """Join rollouts of equal length T side by side, along the environments.
-
-    Positions in `final_index` move with their environments.
-    """
+    """Concatenate rollouts of equal length T along the environments; `final_index` is shifted accordingly."""
     if len(rollouts) == 1:
         return rollouts[0]
     first = rollouts[0]
-    joined: dict[str, Any] = {}
+    joined: dict[str, Tree] = {}
     for name in first:
-        parts = [rollout[name] for rollout in rollouts]
+        columns = [rollout[name] for rollout in rollouts]
         if name == "final_index":
             widths = [rollout.reward.shape[1] for rollout in rollouts]
             shifts = np.cumsum([0, *widths[:-1]])
-            parts = [part + np.array([0, shift]) for part, shift in zip(parts, shifts, strict=True)]
-        joined[name] = tree_cat(parts, axis=1 if name in STEP_COLUMNS else 0)
+            columns = [column + np.array([0, shift]) for column, shift in zip(columns, shifts, strict=True)]
+        joined[name] = tree_cat(columns, axis=1 if name in STEP_COLUMNS else 0)
     return Columns(**joined)
 
 
 def slice_envs(rollout: Columns, start: int, stop: int) -> Columns:
-    """Environments start..stop of a rollout (views where possible): the inverse of `cat_rollouts`."""
+    """Select environments start..stop of a rollout, as views where possible."""
     index = rollout.final_index
     inside = (index[:, 1] >= start) & (index[:, 1] < stop)
-    parts: dict[str, Any] = {}
+    sliced: dict[str, Tree] = {}
     for name, column in rollout.items():
         if name == "final_index":
-            parts[name] = index[inside] - np.array([0, start])
+            sliced[name] = index[inside] - np.array([0, start])
         elif name in FINAL_COLUMNS:
-            parts[name] = tree_map(lambda leaf: leaf[inside], column)
+            sliced[name] = tree_map(lambda leaf: leaf[inside], column)
         elif name in STEP_COLUMNS:
-            parts[name] = tree_map(lambda leaf: leaf[:, start:stop], column)
+            sliced[name] = tree_map(lambda leaf: leaf[:, start:stop], column)
         else:
-            parts[name] = tree_map(lambda leaf: leaf[start:stop], column)
-    return Columns(**parts)
+            sliced[name] = tree_map(lambda leaf: leaf[start:stop], column)
+    return Columns(**sliced)
 
 
 def rollout_bytes(rollout: Columns) -> int:
-    """Bytes of every column."""
+    """Return the size of all columns."""
     return sum(leaf.nbytes for leaf in tree_leaves(rollout))

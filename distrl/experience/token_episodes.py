@@ -1,16 +1,16 @@
-"""Episodes of a language model: what a text sampler makes, rows of tokens of different lengths.
+"""Schema of token episodes: rows of prompt and answer tokens of different lengths, from a text sampler.
 
-A `Columns` whose arrays are laid out as Arrow lays out lists: values of all rows one behind the other, and where each
-row ends. Tokens are exactly those that the engine saw and said; nothing is ever tokenized again.
+A `Columns` in Arrow's list layout: concatenated values of all rows, and the offsets of the rows. Tokens are exactly the
+engine's input and output and are never tokenized again.
 
 | column | shape | meaning |
 |--|--|--|
 | `offsets` | (R + 1,) int64 | row r has the tokens offsets[r] : offsets[r + 1] |
 | `tokens` | (n,) int32 | token ids, prompt and answer |
-| `kind` | (n,) uint8 | who said it: PROMPT, MODEL, ENVIRONMENT, FORCED (put into the model's mouth: demonstrations) |
-| `mask` | (n,) bool | is learned from |
-| `logp` | (n,) float32 | log-probability under the distribution really sampled from; 0 where the model did not choose |
-| `version` | (n,) int32 | weights that said it; -1 where the model did not choose |
+| `kind` | (n,) uint8 | source: PROMPT, MODEL, ENVIRONMENT, FORCED (demonstrations) |
+| `mask` | (n,) bool | trained on |
+| `logp` | (n,) float32 | log-probability under the actual sampling distribution; 0 for tokens that were not sampled |
+| `version` | (n,) int32 | weight version that sampled it; -1 for tokens that were not sampled |
 | `kept`, `kept_offsets` | (m,) int32, (n + 1,) int64 | ids that top-p or top-k left, only where they truncate |
 | `heat` | (R,) float32 | temperature it was drawn at, over the run's own; only where some differ |
 | `group` | (R,) int64 | rows of one prompt share it; unique within a run |

@@ -1,7 +1,7 @@
-"""Weights as one byte buffer with a table: the form in which they are published, stored and hashed.
+"""Published weights: one byte buffer with a table of named arrays.
 
-Every tensor starts at a multiple of 64 bytes, tied tensors are stored once, and a checksum covers table and bytes.
-Samplers copy out of the buffer and drop the reference, so a version can be freed as soon as nobody needs it.
+Every array starts at a multiple of 64 bytes, tied arrays are stored once, and a checksum covers table and bytes.
+Samplers copy out of the buffer and drop the reference, so unused versions are freed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 
 from distrl.base.errors import CheckpointError
 
-ALIGNMENT = 64  # bytes: one cache line, and what vector units like
+ALIGNMENT = 64  # bytes: one cache line
 
 
 def aligned(size: int) -> int:
-    """The next multiple of the alignment.
+    """Round up to the next multiple of the alignment.
 
     >>> aligned(1), aligned(64), aligned(65)
     (64, 64, 128)
@@ -30,7 +30,7 @@ def aligned(size: int) -> int:
 
 @dataclass(frozen=True)
 class Entry:
-    """One named array: where it lies in the buffer. Tied names share an offset."""
+    """Position of one named array in the buffer; tied names share an offset."""
 
     name: str
     dtype: str
@@ -44,12 +44,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Weights:
-    """A published version.
+    """One published version.
 
     Attributes:
-        version: Number of updates that made it; the first weights are version 0.
-        table: Where each named array lies.
-        buffer: The bytes, uint8 (size,).
+        version: Number of updates before it; the initial weights are version 0.
+        buffer: uint8 (size,).
     """
 
     version: int
@@ -58,7 +57,7 @@ class Weights:
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], version: int) -> Weights:
-        """Pack named arrays; arrays that share memory (tied tensors) are stored once.
+        """Pack named arrays; arrays that share memory are stored once.
 
         >>> w = np.arange(3.0)
         >>> weights = Weights.of({"a": w, "tied": w, "b": np.ones(2, np.float32)}, version=5)
@@ -84,18 +83,18 @@ class Weights:
         return cls(version, tuple(entries), buffer)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The named arrays, as views into the buffer."""
+        """Return the named arrays as views into the buffer."""
         return {
             entry.name: self.buffer[entry.offset : entry.offset + entry.size].view(entry.dtype).reshape(entry.shape)
             for entry in self.table
         }
 
     def checksum(self) -> str:
-        """A hash of names, shapes and bytes; the version is not part of it."""
+        """Hash names, shapes and bytes, without the version."""
         return hashlib.sha256(_table_json(self.table).encode() + self.buffer.tobytes()).hexdigest()
 
     def to_state(self) -> dict[str, Any]:
-        """A plain state for `base.pack`, with its checksum."""
+        """Return a plain state for `base.pack`, with the checksum."""
         return {
             "version": self.version,
             "table": _table_json(self.table),
@@ -105,7 +104,7 @@ class Weights:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Weights:
-        """The inverse of `to_state`.
+        """Restore weights from `to_state`.
 
         Raises:
             CheckpointError: The bytes do not match their checksum.

@@ -114,7 +114,7 @@ class Queue:
         return batch
 
     def drop(self, unit: Unit, fate: str, *, again: bool = False) -> None:
-        """Drop a waiting fragment (`evict`, `lose` or `void`); with `again` its stream regenerates it."""
+        """Drop a waiting fragment (`evict`, `lose` or `roll_back`); with `again` its stream regenerates it."""
         del self._waiting[unit]
         self._ahead[unit.stream] -= 1
         getattr(self.ledger, fate)(unit)

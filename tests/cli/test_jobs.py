@@ -122,7 +122,7 @@ def test_a_stream_that_is_behind_is_named() -> None:
         "name": "r", "algorithm": "ppo", "env": "E", "attempt": 1, "state": "running", "host": "h", "pid": 1,
         "env_steps": 50, "goal": {"env_steps": 100}, "version": 5, "updating": False, "env_steps_per_s": 1.0,
         "updates_per_s": 1.0, "return_mean": 2.0, "eval_return_mean": None, "staleness": 1, "staleness_max": 2,
-        "staleness_bound": 2, "ledger": dict.fromkeys(("consumed", "cut", "evicted", "lost", "voided"), 1),
+        "staleness_bound": 2, "ledger": dict.fromkeys(("consumed", "cut", "evicted", "lost", "rolled_back"), 1),
         "waiting": 3, "limit": "learner: learn 90%", "time_shares": {"learn": 0.9}, "checkpoint": None,
         "checkpoint_problem": None, "checkpoint_age_s": 1.0, "samplers": [], "events": [],
         "streams": [

@@ -28,13 +28,13 @@ def test_every_fate_is_counted() -> None:
     ledger.consume(units[:2], env_steps=64, staleness=1)
     ledger.evict(units[2])
     ledger.lose(units[3])
-    ledger.void(units[4])
+    ledger.roll_back(units[4])
     ledger.start(Unit(6, 0))
     ledger.cut(Unit(6, 0))
     ledger.start(Unit(6, 0))
     ledger.check()
     assert ledger.read() == {
-        "started": 8, "finished": 6, "cut": 1, "consumed": 2, "evicted": 1, "lost": 1, "voided": 1,
+        "started": 8, "finished": 6, "cut": 1, "consumed": 2, "evicted": 1, "lost": 1, "rolled_back": 1,
         "running": 1, "waiting": 1, "env_steps": 64, "staleness_max": 1,
     }  # fmt: skip
 
@@ -45,7 +45,7 @@ def test_every_fate_is_counted() -> None:
         lambda ledger: ledger.start(A),
         lambda ledger: ledger.consume([A]),
         lambda ledger: ledger.evict(A),
-        lambda ledger: ledger.void(A),
+        lambda ledger: ledger.roll_back(A),
     ],
 )
 def test_no_unit_is_used_twice(again: Callable[[Ledger], None]) -> None:
@@ -104,7 +104,7 @@ def test_a_killed_attempt_is_accounted_for(tmp_path: Path) -> None:
     resumed.take_over(live)
     resumed.check()
     counts = resumed.read()
-    assert (counts["started"], counts["finished"], counts["voided"], counts["cut"]) == (5, 3, 2, 2)
+    assert (counts["started"], counts["finished"], counts["rolled_back"], counts["cut"]) == (5, 3, 2, 2)
     assert counts["waiting"] == 1
     resumed.start(Unit(1, 0))  # what was taken back is made again
 

@@ -34,7 +34,7 @@ def homes(pool: Pool) -> list[int]:
     """The sampler of each stream; every stream must have exactly one."""
     streams = sorted(stream for slot in pool.slots for stream in slot.streams)
     assert streams == list(range(len(pool.snapshots)))
-    return [pool.home_of(stream) for stream in streams]
+    return [pool.sampler_of(stream) for stream in streams]
 
 
 # ---- the pool ------------------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def test_a_stream_moves_after_its_running_fragment() -> None:
     assert moved == {2: (0, 1), 3: (0, 1)}
     assert pool.orders(newcomer, 0) == []  # the old sampler still makes fragment 0 of both
     pool.stopped(old, requests[2:])
-    assert [(request.unit.stream, request.home) for request in pool.orders(newcomer, 0)] == [(2, True), (3, True)]
+    assert [(request.unit.stream, request.assign) for request in pool.orders(newcomer, 0)] == [(2, True), (3, True)]
 
 
 def test_a_leaving_sampler_goes_when_its_fragments_are_done() -> None:
@@ -276,14 +276,14 @@ def check_141(folder: Path, summary: dict[str, Any], updates: int) -> None:
     assert summary["env_steps"] == ledger["env_steps"] == updates * 8 * 16
     assert ledger["consumed"] == updates * 8
     assert ledger["started"] == ledger["finished"] + ledger["cut"]
-    assert ledger["finished"] == sum(ledger[fate] for fate in ("consumed", "evicted", "lost", "voided", "waiting"))
-    assert (ledger["evicted"], ledger["lost"], ledger["voided"]) == (0, 0, 0)
+    assert ledger["finished"] == sum(ledger[fate] for fate in ("consumed", "evicted", "lost", "rolled_back", "waiting"))
+    assert (ledger["evicted"], ledger["lost"], ledger["rolled_back"]) == (0, 0, 0)
     assert summary["staleness_max"] <= 2
     assert [(event["before"], event["after"]) for event in events(folder, "scaled")] == [(1, 4), (4, 1)]
     assert sorted(event["sampler"] for event in events(folder, "joined")) == [0, 1, 2, 3]
     assert sorted(event["sampler"] for event in events(folder, "left")) == [1, 2, 3]
     assert events(folder, "died") == []
-    came = {stream for event in events(folder, "rehomed") for stream in event["streams"]}
+    came = {stream for event in events(folder, "reassigned") for stream in event["streams"]}
     assert len(came) >= 6
     status = FolderRun(folder).status()
     assert status is not None

@@ -128,7 +128,7 @@ def test_three_hundred_updates_with_delays(local_ray: str, tmp_runs: Path) -> No
     assert summary["staleness_max"] <= 2
     assert summary["env_steps"] == 300 * 8 * 16
     assert ledger["started"] == ledger["finished"] + ledger["cut"]
-    assert ledger["finished"] == sum(ledger[fate] for fate in ("consumed", "evicted", "lost", "voided", "waiting"))
+    assert ledger["finished"] == sum(ledger[fate] for fate in ("consumed", "evicted", "lost", "rolled_back", "waiting"))
 
 
 @pytest.mark.ray

@@ -233,4 +233,4 @@ def test_random_delays_keep_the_contract(local_ray: str, tmp_runs: Path, stalene
     assert summary["env_steps"] == ledger["env_steps"] == 30 * 4 * 16
     assert ledger["consumed"] == 30 * 4
     assert ledger["started"] == ledger["finished"] + ledger["cut"]
-    assert ledger["finished"] == sum(ledger[fate] for fate in ("consumed", "evicted", "lost", "voided", "waiting"))
+    assert ledger["finished"] == sum(ledger[fate] for fate in ("consumed", "evicted", "lost", "rolled_back", "waiting"))

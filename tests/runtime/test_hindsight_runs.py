@@ -93,7 +93,7 @@ def test_batches_are_relabeled_and_paid_for(kind: dict[str, Any]) -> None:
     learner.algorithm.update = lambda batch, rng: seen.append(batch) or update(batch, rng)
     weights = learner.weights(0)
     for number in range(8):
-        requests = [CollectRequest(Unit(number, stream), number, home=number == 0) for stream in range(4)]
+        requests = [CollectRequest(Unit(number, stream), number, assign=number == 0) for stream in range(4)]
         batch = [data for _, data in sampler.collect(requests, weights)]
         units = tuple(request.unit for request in requests)
         report, weights = learner.update(batch, Progress(number, 16 * number, diagnose=True, units=units))

@@ -55,7 +55,7 @@ def test_samplers_a_shard_and_the_learner_are_killed(
     assert summary["staleness_max"] <= STALENESS
     assert summary["env_steps"] == updates * 8 * 8
     assert ledger["consumed"] == updates * 8
-    assert ledger["lost"] == ledger["voided"] == 0
+    assert ledger["lost"] == ledger["rolled_back"] == 0
 
     died = events(tmp_runs / "killed", "died")
     samplers = [death for death in died if "sampler" in death]

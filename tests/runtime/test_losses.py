@@ -70,7 +70,7 @@ def test_lost_fragments_are_counted_and_made_again_where_they_are_needed(
     assert sum(len(units) for units in lost) == ledger["lost"]
     if deterministic:
         assert summary["parameter_hash"] == expected
-        assert (ledger["voided"] > 0) == (staleness > 0)  # later fragments of a lost one's stream
+        assert (ledger["rolled_back"] > 0) == (staleness > 0)  # later fragments of a lost one's stream
 
 
 def test_a_unit_that_is_reopened_counts_once_more() -> None:

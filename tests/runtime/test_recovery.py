@@ -93,7 +93,7 @@ def die(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def balanced(ledger: dict[str, int]) -> bool:
-    fates = ("consumed", "evicted", "lost", "voided", "waiting")
+    fates = ("consumed", "evicted", "lost", "rolled_back", "waiting")
     return ledger["started"] == ledger["finished"] + ledger["cut"] + ledger["running"] and ledger["finished"] == sum(
         ledger[fate] for fate in fates
     )

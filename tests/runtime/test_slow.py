@@ -15,7 +15,7 @@ from distrl.experience.ledger import Ledger
 from distrl.runtime.loop import slow_streams as slow
 from distrl.runtime.loop.pool import Pool
 from distrl.runtime.loop.slow_streams import QUICK_FRAGMENTS, SlowStreams
-from distrl.runtime.protocol.events import Looked
+from distrl.runtime.protocol.events import Probed
 from distrl.runtime.train import train
 from distrl.store.queue import Queue
 from tests.helpers import config, events
@@ -37,8 +37,8 @@ class World:
         self.pool = make_pool(8, 2)
         self.told: list[tuple[str, int]] = []
         self.monitor = SimpleNamespace(event=lambda kind, stream, **facts: self.told.append((kind, stream)))
-        self.set_apart: list[int] = []
-        self.elastic = SimpleNamespace(set_apart=self.set_apart.append, take_back=lambda stream: None)
+        self.isolate: list[int] = []
+        self.elastic = SimpleNamespace(isolate=self.isolate.append, release=lambda stream: None)
         for slot in self.pool.slots:
             self.pool.started(slot, self.pool.orders(slot, 0))
         self.watch = SlowStreams(self)
@@ -56,9 +56,9 @@ def test_a_slow_stream_is_found_in_the_middle_of_its_first_fragment() -> None:
         if not world.told:
             found_after = seconds
             siblings = {stream: Pace(0.005 * seconds, 0.005, seconds) for stream in (0, 1, 2)}
-            world.watch.looked(Looked(0, Look({**siblings, 3: Pace(float(seconds), 1.0, seconds)}, 3, 0.1)))
+            world.watch.probed(Probed(0, Look({**siblings, 3: Pace(float(seconds), 1.0, seconds)}, 3, 0.1)))
     assert world.told == [("slow", 3)]
-    assert world.set_apart == [3]
+    assert world.isolate == [3]
     assert found_after == 5  # three seconds beyond what the others need, the longest step not counted
     assert world.watch.problem() == "stream 3 is slow: 1 s a step, the median is 0.005 s; it lives in sampler 0"
 
@@ -134,16 +134,16 @@ def make_all(pool: Pool, slot: Any, version: int) -> None:
 @pytest.mark.parametrize("samplers", [1, 2, 4])
 def test_updates_go_on_while_a_slow_fragment_is_made(samplers: int) -> None:
     pool = make_pool(8, samplers)
-    slot = pool.slots[pool.home_of(1)]
+    slot = pool.slots[pool.sampler_of(1)]
     requests = pool.orders(slot, 0)
     pool.started(slot, requests)  # and this call does not end
-    change = pool.set_apart(1)
+    change = pool.isolate(1)
     assert change is not None
     assert change.start == (samplers,)
     assert pool.size == samplers
     pool.joined(pool.slots[samplers], 1, "")
-    assert (slot.streams, slot.apart, pool.queue.ledger.counts["cut"]) == ([1], 1, len(requests) - 1)
-    assert pool.set_apart(0) is None  # one of so few samplers is enough
+    assert (slot.streams, slot.isolated, pool.queue.ledger.counts["cut"]) == ([1], 1, len(requests) - 1)
+    assert pool.isolate(0) is None  # one of so few samplers is enough
     for version in range(20):
         while (batch := pool.queue.pop(version, version)) is None:
             before = len(pool.queue)
@@ -154,7 +154,7 @@ def test_updates_go_on_while_a_slow_fragment_is_made(samplers: int) -> None:
         pool.queue.consumed(version)
     done = [FragmentMeta(request.unit, 0, 16, []) for request in requests]
     assert [tuple(meta.unit) for meta in pool.finished(slot, done)] == [(0, 1)]  # its siblings' are long made
-    pool.take_back(1)
+    pool.release(1)
     assert pool.size == samplers + 1
     assert sorted(len(slot.streams) for slot in pool.slots) == sorted(
         (8 + place) // (samplers + 1) for place in range(samplers + 1)
@@ -166,7 +166,7 @@ def test_a_lost_sampler_of_a_slow_stream_blames_nobody_who_left() -> None:
     slot = pool.slots[0]
     requests = pool.orders(slot, 0)
     pool.started(slot, requests)
-    pool.set_apart(1)
+    pool.isolate(1)
     assert pool.lost(slot, requests, "no answer")
     assert set(pool.suspects) == {1}
     assert pool.queue.ledger.counts["cut"] == 2
@@ -201,6 +201,6 @@ def test_a_slow_stream_leaves_its_sampler_to_itself(
     (found,) = events(folder, "slow")
     assert (found["stream"], found["sampler"]) == (1, 0)
     assert found["s_per_step"] > 0.2
-    (parted,) = events(folder, "set_apart")
+    (parted,) = events(folder, "isolated")
     assert (parted["stream"], parted["sampler"], parted["cut"], parted["start"]) == (1, 0, 3, [2])
-    assert set(events(folder, "rehomed")[0]["streams"]) == {"0", "2", "3"}
+    assert set(events(folder, "reassigned")[0]["streams"]) == {"0", "2", "3"}

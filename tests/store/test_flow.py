@@ -73,7 +73,7 @@ class Flow(RuleBasedStateMachine):
             assert 0 <= request.version <= self.version
             if self.deterministic:
                 assert request.version == max(0, request.unit.seq - self.k)
-            if request.home and self.positions[request.unit.stream]:
+            if request.assign and self.positions[request.unit.stream]:
                 assert request.snapshot == self.positions[request.unit.stream] == request.unit.seq
         self.pool.started(slot, requests)
         self.working[slot.index] = requests
@@ -106,31 +106,31 @@ class Flow(RuleBasedStateMachine):
             self.working.pop(slot.index, None)
             self.pool.lost(slot, requests, "a test")
             assert not slot.ready
-            if choice % 2 and any(other.apart < 0 for other in hosting if other is not slot):
-                self.pool.lodge([slot])  # for good; `join` brings it back
+            if choice % 2 and any(other.isolated < 0 for other in hosting if other is not slot):
+                self.pool.reassign([slot])  # for good; `join` brings it back
                 assert slot.streams == []
             else:
                 slot.ready = True
 
     @rule(choice=st.integers(0, 99))
-    def set_apart(self, choice: int) -> None:
+    def isolate(self, choice: int) -> None:
         """A stream is found to be slow, in the middle of whatever is made."""
         stream = choice % self.streams
-        home = self.pool.slots[self.pool.home_of(stream)]
+        home = self.pool.slots[self.pool.sampler_of(stream)]
         siblings = set(home.streams) - {stream}
-        change = self.pool.set_apart(stream)
+        change = self.pool.isolate(stream)
         if change is None:
             return
-        assert home.apart == stream
+        assert home.isolated == stream
         assert set(change.moved) in (set(), siblings)
         assert all(unit.stream not in change.moved for unit in home.making)
 
-    @precondition(lambda self: hasattr(self, "pool") and self.pool.apart())
+    @precondition(lambda self: hasattr(self, "pool") and self.pool.isolated())
     @rule(choice=st.integers(0, 99))
-    def take_back(self, choice: int) -> None:
+    def release(self, choice: int) -> None:
         """A slow stream is quick again."""
-        apart = self.pool.apart()
-        self.pool.take_back(apart[choice % len(apart)])
+        apart = self.pool.isolated()
+        self.pool.release(apart[choice % len(apart)])
 
     @rule(samplers=st.integers(1, 5))
     def scale(self, samplers: int) -> None:
@@ -234,8 +234,8 @@ class Flow(RuleBasedStateMachine):
         assert sorted(stream for slot in slots for stream in slot.streams) == list(range(self.streams))
         assert sum(len(slot.making) for slot in slots) == len(self.ledger.running)
         assert {unit.stream: slot.index for slot in slots for unit in slot.making} == self.pool.running
-        others = any(slot.state == "hosting" and slot.apart < 0 for slot in slots)
-        assert all(slot.streams == [slot.apart] for slot in slots if slot.apart >= 0 and others)
+        others = any(slot.state == "hosting" and slot.isolated < 0 for slot in slots)
+        assert all(slot.streams == [slot.isolated] for slot in slots if slot.isolated >= 0 and others)
         assert self.pool.size <= self.samplers + MAX_EXTRA
 
     @invariant()

@@ -130,7 +130,7 @@ class EnvSampler:
             load_weights(self.model, weights)
             self.version = weights.version
         for request in requests:
-            if request.home:
+            if request.assign:
                 self._host(request)
         groups = [list(requests)] if self.fuse else [[request] for request in requests]
         with torch.inference_mode():

@@ -35,7 +35,7 @@ from distrl.runtime.protocol.events import (
     LearnerFailed,
     LearnerLost,
     LearnerReady,
-    Looked,
+    Probed,
     SamplerFailed,
     SamplerLost,
     SamplerReady,
@@ -50,7 +50,7 @@ UPDATE_SECONDS = 3600.0
 START_LEARNER = "start the learner"
 LOOK_SECONDS = 1.0  # between two looks around while the loop itself waits for an answer
 SCARCE_SECONDS = 12.0  # after which an actor that has not started is asked whether it can
-LOOK_DEADLINE = 10.0  # a sampler that does not say what it does holds the interpreter's lock
+PROBE_DEADLINE = 10.0  # a sampler that does not say what it does holds the interpreter's lock
 PEER_SECONDS = 5.0  # what a process of a group may take to say that it lives
 INTACT_SECONDS = 10.0  # what weights may take to come from another node
 REPLAY_SECONDS = 3600.0  # a large replay is as many GiB as the disk writes in minutes
@@ -153,7 +153,7 @@ class RayBackend:
         if old is not None:
             ray.kill(old)
         cpus = self.plan.config.samplers.cpus
-        options: dict[str, Any] = {"num_cpus": self.cpus if cpus is None else cpus, "concurrency_groups": {"look": 1}}
+        options: dict[str, Any] = {"num_cpus": self.cpus if cpus is None else cpus, "concurrency_groups": {"probe": 1}}
         actor = ray.remote(**options)(SamplerActor)
         handle: Any = actor.remote(self.plan, sampler)
         self.samplers[sampler] = handle
@@ -178,10 +178,10 @@ class RayBackend:
         deadline = time.monotonic() + self.plan.config.samplers.timeout
         self._orders[refs[0]] = Order("collect", deadline, sampler, requests, refs)
 
-    def look(self, sampler: int) -> None:
-        if not any(order.kind == "look" and order.sampler == sampler for order in self._orders.values()):
-            ref = self.samplers[sampler].look.options(concurrency_group="look").remote()
-            self._orders[ref] = Order("look", time.monotonic() + LOOK_DEADLINE, sampler)
+    def probe(self, sampler: int) -> None:
+        if not any(order.kind == "probe" and order.sampler == sampler for order in self._orders.values()):
+            ref = self.samplers[sampler].probe.options(concurrency_group="probe").remote()
+            self._orders[ref] = Order("probe", time.monotonic() + PROBE_DEADLINE, sampler)
 
     def update(self, data: Sequence[Any], progress: Progress) -> None:
         deadline = time.monotonic() + UPDATE_SECONDS
@@ -220,8 +220,8 @@ class RayBackend:
 
     def _answer(self, order: Order, ref: Any) -> Event | None:
         """The event that an answered call is; None where there is nothing to tell."""
-        if order.kind == "look":
-            return self._looked(order.sampler, ref)
+        if order.kind == "probe":
+            return self._probed(order.sampler, ref)
         try:
             value = ray.get(ref)
         except RayActorError as error:
@@ -249,7 +249,7 @@ class RayBackend:
             else Evaluated(order.env_steps, order.update, order.refs, value)
         )
 
-    def _looked(self, sampler: int, ref: Any) -> Event | None:
+    def _probed(self, sampler: int, ref: Any) -> Event | None:
         """What a sampler does; from now on it is known which stream its order waits for."""
         try:
             look: Look = ray.get(ref)
@@ -258,7 +258,7 @@ class RayBackend:
         for order in self._orders.values():
             if order.kind == "collect" and order.sampler == sampler:
                 order.cause = str(look)
-        return Looked(sampler, look)
+        return Probed(sampler, look)
 
     def _update_failed(self, failure: Failure) -> Event:
         """An update raised; in a group maybe because another process of it died in the middle of an exchange."""
@@ -303,7 +303,7 @@ class RayBackend:
             if now < order.deadline:
                 continue
             del self._orders[ref]
-            if order.kind == "look":
+            if order.kind == "probe":
                 continue
             if order.kind in ("ready", "collect"):
                 ray.kill(self.samplers[order.sampler])
@@ -322,7 +322,7 @@ class RayBackend:
         now = time.monotonic()
         waits = [self._blocked] if self._blocked else []
         for order in self._orders.values():
-            if order.kind == "look":
+            if order.kind == "probe":
                 continue
             kind, what = order.what
             seconds = now - order.began

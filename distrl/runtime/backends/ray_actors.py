@@ -55,7 +55,7 @@ class SamplerActor:
             return (Failure.of(error), *([None] * len(requests)))
         return ([meta for meta, _ in fragments], *(data for _, data in fragments))
 
-    def look(self) -> Look:
+    def probe(self) -> Look:
         """What `collect` is doing right now. Runs beside it, in a thread of its own."""
         return self.sampler.clock.look()
 

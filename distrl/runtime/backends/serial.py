@@ -66,7 +66,7 @@ class SerialBackend:
 
         self._tasks.append(task)
 
-    def look(self, sampler: int) -> None:
+    def probe(self, sampler: int) -> None:
         """Nobody can look while this process is at work."""
 
     def update(self, data: Sequence[FragmentData], progress: Progress) -> None:

@@ -62,7 +62,7 @@ class Elastic:
             self.autoscaler.reset()
         for index in change.start:
             loop.backend.replace_sampler(index)
-        self._rehomed(change.moved)
+        self._announce(change.moved)
         for index in change.end:
             self._left(index)
         leaving = sum(slot.state == "draining" for slot in loop.pool.slots)
@@ -73,24 +73,24 @@ class Elastic:
 
     # ---- slow streams ----------------------------------------------------------------------------------------------
 
-    def set_apart(self, stream: int) -> None:
+    def isolate(self, stream: int) -> None:
         """Leave a slow stream its sampler alone, if that helps: where a batch needs every stream it does not."""
         loop = self.loop
-        if not loop.backend.concurrent or loop.queue.ordered or stream in loop.pool.apart():
+        if not loop.backend.concurrent or loop.queue.ordered or stream in loop.pool.isolated():
             return
         cut = loop.ledger.counts["cut"]
-        change = loop.pool.set_apart(stream)
+        change = loop.pool.isolate(stream)
         if change is None:
             return
         for index in change.start:
             loop.backend.replace_sampler(index)
         cut = loop.ledger.counts["cut"] - cut
-        loop.monitor.event("set_apart", stream=stream, sampler=loop.pool.home_of(stream), cut=cut, start=change.start)
-        self._rehomed(change.moved)
+        loop.monitor.event("isolated", stream=stream, sampler=loop.pool.sampler_of(stream), cut=cut, start=change.start)
+        self._announce(change.moved)
 
-    def take_back(self, stream: int) -> None:
+    def release(self, stream: int) -> None:
         """A stream is slow no more."""
-        self._rehomed(self.loop.pool.take_back(stream))
+        self._announce(self.loop.pool.release(stream))
 
     # ---- by what the loop sees -------------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ class Elastic:
         self.loop.monitor.event(
             "joined", sampler=slot.index, pid=event.pid, node=event.node, streams=sorted(slot.streams)
         )
-        self._rehomed(moved)
+        self._announce(moved)
 
     def lost(self, event: SamplerLost) -> None:
         """A sampler died or hung: a new process takes its place, at once or after a while, where one is wanted."""
@@ -142,7 +142,7 @@ class Elastic:
         away = [slot for slot in pool.slots if slot.state == "hosting" and not slot.ready]
         away = [slot for slot in away if slot.streams and now - slot.away_since > LODGE_SECONDS]
         if away:
-            self._rehomed(pool.lodge(away))
+            self._announce(pool.reassign(away))
 
     def room(self) -> None:
         """A machine joined: samplers that were given up because there was no room for them are started again."""
@@ -175,7 +175,7 @@ class Elastic:
         self.loop.backend.end_sampler(sampler)
         self.loop.monitor.event("left", sampler=sampler)
 
-    def _rehomed(self, moved: dict[int, tuple[int, int]]) -> None:
+    def _announce(self, moved: dict[int, tuple[int, int]]) -> None:
         """Tell where streams live now; old homes may forget them."""
         if not moved:
             return
@@ -186,4 +186,4 @@ class Elastic:
             if self.loop.pool.slots[sampler].state != "gone":
                 self.loop.backend.drop_streams(sampler, streams)
         places = {str(stream): list(change) for stream, change in sorted(moved.items())}
-        self.loop.monitor.event("rehomed", streams=places)
+        self.loop.monitor.event("reassigned", streams=places)

@@ -43,7 +43,7 @@ from distrl.runtime.protocol.events import (
     LearnerFailed,
     LearnerLost,
     LearnerReady,
-    Looked,
+    Probed,
     SamplerFailed,
     SamplerLost,
     SamplerReady,
@@ -116,9 +116,9 @@ class Loop:
                 self.backend.warm_start(first)
             self.weights[0] = self.backend.publish(0)
         self.ledger.mirror(self.saver.folder.live_ledger)
-        known = restored["progress"]["ledger"]["counts"]["voided"] if restored else 0
-        if self.ledger.counts["voided"] > known:
-            self.monitor.event("voided", units=self.ledger.counts["voided"] - known)
+        known = restored["progress"]["ledger"]["counts"]["rolled_back"] if restored else 0
+        if self.ledger.counts["rolled_back"] > known:
+            self.monitor.event("rolled_back", units=self.ledger.counts["rolled_back"] - known)
         self.admission.capacity = self.backend.store_bytes()
         self.recovery.begin(restored["folder"] if restored else None)
 
@@ -254,8 +254,8 @@ class Loop:
                 self.on_updated(event)
             case Collected():
                 self.on_collected(event)
-            case Looked():
-                self.slow.looked(event)
+            case Probed():
+                self.slow.probed(event)
             case SamplerReady():
                 self.elastic.ready(event)
             case SamplerLost():

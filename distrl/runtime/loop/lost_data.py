@@ -31,15 +31,15 @@ class Losses:
         lost = sorted(item.meta.unit for item, is_gone in zip(items, gone, strict=True) if is_gone)
         if not lost:
             return False
-        voided: list[Unit] = []
+        rolled_back: list[Unit] = []
         for unit in lost:
             loop.queue.drop(unit, "lose", again=loop.queue.ordered)
         if loop.queue.ordered:
             for stream in {unit.stream for unit in lost}:
-                voided += self._go_back(min(unit for unit in lost if unit.stream == stream))
+                rolled_back += self._go_back(min(unit for unit in lost if unit.stream == stream))
         loop.monitor.event("lost", what="fragments", units=[tuple(unit) for unit in lost])
-        if voided:
-            loop.monitor.event("voided", units=len(voided), after="a lost fragment that is made again")
+        if rolled_back:
+            loop.monitor.event("rolled_back", units=len(rolled_back), after="a lost fragment that is made again")
         return True
 
     def update_failed(self) -> None:
@@ -54,9 +54,9 @@ class Losses:
 
     def arrived(self, meta: FragmentMeta) -> None:
         """A finished fragment was put into the queue; one that was taken back meanwhile leaves it at once."""
-        if meta.unit in self.loop.pool.taken_back:
-            self.loop.pool.taken_back.remove(meta.unit)
-            self.loop.queue.drop(meta.unit, "void", again=True)
+        if meta.unit in self.loop.pool.rolled_back:
+            self.loop.pool.rolled_back.remove(meta.unit)
+            self.loop.queue.drop(meta.unit, "roll_back", again=True)
 
     def _go_back(self, unit: Unit) -> list[Unit]:
         """Let a stream make `unit` again, and what follows; returns the later fragments that waited."""
@@ -64,10 +64,10 @@ class Losses:
         waiting = [item.meta.unit for item in loop.queue.waiting()]
         later = [other for other in waiting if other.stream == unit.stream and other.seq > unit.seq]
         for other in later:
-            loop.queue.drop(other, "void", again=True)
+            loop.queue.drop(other, "roll_back", again=True)
         loop.queue.next_seq[unit.stream] = unit.seq
-        loop.pool.taken_back |= {other for other in loop.ledger.running if other.stream == unit.stream}
-        host = loop.pool.go_back(unit)
+        loop.pool.rolled_back |= {other for other in loop.ledger.running if other.stream == unit.stream}
+        host = loop.pool.rewind(unit)
         if host is not None:
             loop.backend.drop_streams(host, [unit.stream])
         return later

@@ -21,7 +21,7 @@ from distrl.store.queue import Queue
 
 MAX_LOSSES = 3  # of one sampler in a row, without a finished fragment between
 MAX_BLAMED = 3  # of samplers while they made nothing but one stream's fragment, in a row
-APART_SHARE = 4  # one stream can be set apart for every so many samplers, and always one
+ISOLATED_SHARE = 4  # one stream can be set apart for every so many samplers, and always one
 
 #: hosting: has streams, or will as soon as it is back. joining: has none before it is ready. draining: has none any
 #: more, its last call runs. gone: no process.
@@ -53,7 +53,7 @@ class SamplerSlot:
     busy_since: float = 0.0  # time.monotonic()
     hosts: set[int] = field(default_factory=set)  # streams whose environments it has built
     making: set[Unit] = field(default_factory=set)  # what is wanted of its present call
-    apart: int = -1  # the slow stream that it is kept for; not one of the samplers that were asked for, then
+    isolated: int = -1  # the slow stream that it is kept for; not one of the samplers that were asked for, then
     losses: int = 0
     away_since: float = field(default_factory=time.monotonic)  # while it is not ready
     restart_at: float | None = None  # time.monotonic() at which a lost process gets its successor
@@ -95,7 +95,9 @@ class Pool:
         self.deterministic = deterministic
         self.snapshots: list[Any] = [None] * streams  # of each stream, after its last finished fragment
         self.before: dict[Unit, Any] = {}  # the snapshot before each waiting fragment that might be made again
-        self.taken_back: set[Unit] = set()  # running, but a fragment before them was lost: they will count as voided
+        self.rolled_back: set[Unit] = (
+            set()
+        )  # running, but a fragment before them was lost: they will count as rolled_back
         self.slots = [SamplerSlot(index, []) for index in range(samplers)]
         self.wanted = samplers  # beside those that are kept for a slow stream
         #: streams whose last fragment was not finished because the sampler was lost, and how often it was lost with
@@ -113,16 +115,16 @@ class Pool:
         return len(self._staying())
 
     def _staying(self) -> list[SamplerSlot]:
-        return [slot for slot in self.slots if slot.state in ("hosting", "joining") and slot.apart < 0]
+        return [slot for slot in self.slots if slot.state in ("hosting", "joining") and slot.isolated < 0]
 
-    def apart(self) -> list[int]:
+    def isolated(self) -> list[int]:
         """Streams that are set apart."""
-        return [slot.apart for slot in self.slots if slot.apart >= 0]
+        return [slot.isolated for slot in self.slots if slot.isolated >= 0]
 
     def idle(self) -> list[SamplerSlot]:
         return [slot for slot in self.slots if slot.ready and not slot.busy]
 
-    def home_of(self, stream: int) -> int:
+    def sampler_of(self, stream: int) -> int:
         """The sampler that a stream lives in."""
         return next(slot.index for slot in self.slots if stream in slot.streams)
 
@@ -148,31 +150,31 @@ class Pool:
         moved = self.balance()
         return Change(start, tuple(slot.index for slot in leaving if self.take_leave(slot)), moved)
 
-    def set_apart(self, stream: int) -> Change | None:
+    def isolate(self, stream: int) -> Change | None:
         """Leave a slow stream the sampler that it lives in, and move its siblings; None where it cannot be.
 
         Another sampler is started, so that those who are not slow have as many as before. Where none of them is ready,
         they stay until one is.
         """
-        slot = self.slots[self.home_of(stream)]
-        most = max(1, self.wanted // APART_SHARE)
-        if slot.state != "hosting" or slot.streams == [stream] or len(self.apart()) >= most:
+        slot = self.slots[self.sampler_of(stream)]
+        most = max(1, self.wanted // ISOLATED_SHARE)
+        if slot.state != "hosting" or slot.streams == [stream] or len(self.isolated()) >= most:
             return None
-        slot.apart = stream
+        slot.isolated = stream
         start = self._fill()
         return Change(start, (), self.balance())
 
-    def take_back(self, stream: int) -> dict[int, tuple[int, int]]:
+    def release(self, stream: int) -> dict[int, tuple[int, int]]:
         """A stream that was set apart is slow no more; its sampler stays. Returns the streams that move."""
         for slot in self.slots:
-            if slot.apart == stream:
-                slot.apart = -1
+            if slot.isolated == stream:
+                slot.isolated = -1
         return self.balance()
 
     def _fill(self) -> tuple[int, ...]:
         """Have as many samplers start as were asked for, and find work: those that start, by their indices."""
         start: list[int] = []
-        while self.size < min(self.wanted, len(self.snapshots) - len(self.apart())):
+        while self.size < min(self.wanted, len(self.snapshots) - len(self.isolated())):
             free = next((slot for slot in self.slots if slot.state == "gone"), None)
             if free is None:
                 free = SamplerSlot(len(self.slots), [])
@@ -202,10 +204,10 @@ class Pool:
             return self.balance()
         return {}
 
-    def lodge(self, away: Sequence[SamplerSlot]) -> dict[int, tuple[int, int]]:
+    def reassign(self, away: Sequence[SamplerSlot]) -> dict[int, tuple[int, int]]:
         """Samplers that are not there give their streams to those that are, until they join again."""
         for slot in away:
-            slot.state, slot.apart = "joining", -1
+            slot.state, slot.isolated = "joining", -1
         return self.balance()
 
     def balance(self) -> dict[int, tuple[int, int]]:
@@ -216,14 +218,14 @@ class Pool:
         hosting = [slot for slot in self._staying() if slot.state == "hosting"]
         if not hosting:
             return {}
-        share, rest = divmod(len(self.snapshots) - len(self.apart()), len(hosting))
+        share, rest = divmod(len(self.snapshots) - len(self.isolated()), len(hosting))
         # Whoever has most keeps the larger share: that moves fewest.
         hosting.sort(key=lambda slot: (-len(slot.streams), slot.index))
         shares = {slot.index: share + (place < rest) for place, slot in enumerate(hosting)}
         before = {stream: slot.index for slot in self.slots for stream in slot.streams}
         homeless: list[int] = []
         for slot in self.slots:
-            kept = slot.streams[: shares.get(slot.index, 0)] if slot.apart < 0 else [slot.apart]
+            kept = slot.streams[: shares.get(slot.index, 0)] if slot.isolated < 0 else [slot.isolated]
             homeless += [stream for stream in slot.streams if stream not in kept]
             slot.streams = kept
         for slot in sorted(hosting, key=lambda slot: slot.index):
@@ -241,7 +243,7 @@ class Pool:
     def _leave(self, old: SamplerSlot, stream: int) -> None:
         """A stream moves away from a sampler; a call that a slow stream holds up is not waited for."""
         old.hosts.discard(stream)
-        if old.apart < 0:
+        if old.isolated < 0:
             return
         for unit in [unit for unit in old.making if unit.stream == stream]:
             old.making.remove(unit)
@@ -295,14 +297,14 @@ class Pool:
         self._ended(slot, [meta.unit for meta in metas])
         for meta in metas:
             self.suspects.pop(meta.unit.stream, None)
-            if meta.unit not in self.taken_back:
+            if meta.unit not in self.rolled_back:
                 if self.queue.ordered:
                     self.before[meta.unit] = self.snapshots[meta.unit.stream]
                 self.snapshots[meta.unit.stream] = meta.snapshot
             meta.snapshot = None  # kept here, once
         return metas
 
-    def go_back(self, unit: Unit) -> int | None:
+    def rewind(self, unit: Unit) -> int | None:
         """The unit will be made again, from the snapshot before it; returns the sampler that is beyond it."""
         self.snapshots[unit.stream] = self.before[unit]
         host = next((slot for slot in self.slots if unit.stream in slot.hosts), None)
@@ -324,7 +326,7 @@ class Pool:
         self._ended(slot, units)
         for unit in units:
             self.queue.cut(unit)
-            self.taken_back.discard(unit)
+            self.rolled_back.discard(unit)
 
     def lost(self, slot: SamplerSlot, requests: list[CollectRequest], reason: str, hopeless: bool = False) -> bool:
         """The sampler is gone: its unfinished units are cut, and its streams will be built anew from their snapshots.

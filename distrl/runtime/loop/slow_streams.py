@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distrl.experience.fragment import FragmentMeta, Pace
-from distrl.runtime.protocol.events import Looked
+from distrl.runtime.protocol.events import Probed
 
 SLOW_FACTOR = 8.0  # times as long a step as the median of all streams
 SLOW_SECONDS = 3.0  # that it has taken beyond the others' time, in fragments that follow each other
@@ -34,19 +34,19 @@ class SlowStreams:
         self._usual: dict[int, float] = {}  # stream -> seconds a step, of its newest fragment
         self._slowly: dict[int, Pace] = {}  # stream -> its newest fragments, as long as each was slow
         self._quick: dict[int, int] = {}  # slow stream -> quick fragments in a row
-        self._looked = 0.0
+        self._probed_at = 0.0
 
     def turn(self) -> None:
         """Ask samplers what they do in calls that take long."""
         now = time.monotonic()
-        if now - self._looked < LOOK_SECONDS:
+        if now - self._probed_at < LOOK_SECONDS:
             return
-        self._looked = now
+        self._probed_at = now
         for slot in self.loop.pool.slots:
             if slot.busy and now - slot.busy_since >= LOOK_SECONDS:
-                self.loop.backend.look(slot.index)
+                self.loop.backend.probe(slot.index)
 
-    def looked(self, event: Looked) -> None:
+    def probed(self, event: Probed) -> None:
         """Fragments are under way."""
         for stream, pace in event.look.paces.items():
             if pace.steps > 1:
@@ -70,10 +70,10 @@ class SlowStreams:
 
     def problem(self) -> str:
         """What to tell while there are slow streams."""
-        apart = self.loop.pool.apart()
+        apart = self.loop.pool.isolated()
         texts = []
         for stream, (own, median) in sorted(self.slow.items()):
-            home = f"sampler {self.loop.pool.home_of(stream)}"
+            home = f"sampler {self.loop.pool.sampler_of(stream)}"
             place = f"{home} is its own" if stream in apart else f"it lives in {home}"
             texts.append(f"stream {stream} is slow: {own:.3g} s a step, the median is {median:.3g} s; {place}")
         return "; ".join(texts)
@@ -102,16 +102,16 @@ class SlowStreams:
         new = stream not in self.slow
         self.slow[stream] = pace.per_step, median
         if new:
-            sampler = self.loop.pool.home_of(stream)
+            sampler = self.loop.pool.sampler_of(stream)
             times = {"s_per_step": pace.per_step, "median_s_per_step": median, "measured_steps": pace.steps}
             self.loop.monitor.event("slow", stream=stream, sampler=sampler, **times)
-        self.loop.elastic.set_apart(stream)
+        self.loop.elastic.isolate(stream)
 
     def _over(self, stream: int) -> None:
         own = self._usual[stream]
         del self.slow[stream], self._quick[stream]
         self.loop.monitor.event("slow_over", stream=stream, s_per_step=own)
-        self.loop.elastic.take_back(stream)
+        self.loop.elastic.release(stream)
 
 
 def _is_slow(pace: Pace, median: float) -> bool:

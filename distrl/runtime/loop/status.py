@@ -58,7 +58,7 @@ class StatusWriter:
             "streams": [
                 {
                     "stream": stream,
-                    "sampler": loop.pool.home_of(stream),
+                    "sampler": loop.pool.sampler_of(stream),
                     "next_fragment": next_seq,
                     "running_on": loop.pool.running.get(stream),
                 }
@@ -78,7 +78,7 @@ class StatusWriter:
         self._made[slot.index] = now, slot.env_steps
         return {
             "sampler": slot.index,
-            "state": ("hosting a slow stream" if slot.apart >= 0 else slot.state)
+            "state": ("hosting a slow stream" if slot.isolated >= 0 else slot.state)
             if slot.ready or slot.state != "hosting"
             else "starting",
             "pid": slot.pid,

@@ -35,8 +35,8 @@ class Backend(Protocol):
     def collect(self, sampler: int, requests: list[CollectRequest], weights: Any) -> None:
         """Order fragments from a sampler. Answer: `Collected`, `SamplerFailed` or `SamplerLost`."""
 
-    def look(self, sampler: int) -> None:
-        """Ask what a sampler is doing in the middle of a call. Answer: `Looked`, or none; it changes nothing."""
+    def probe(self, sampler: int) -> None:
+        """Ask what a sampler is doing in the middle of a call. Answer: `Probed`, or none; it changes nothing."""
 
     def update(self, data: Sequence[Any], progress: Progress) -> None:
         """Order an update. Answer: `Updated`, `LearnerFailed`, `BatchLost` or `LearnerLost`."""

@@ -64,7 +64,7 @@ class Collected:
 
 
 @dataclass
-class Looked:
+class Probed:
     """What a sampler is doing in the middle of a call."""
 
     sampler: int
@@ -155,7 +155,7 @@ class EvalFailed:
 Event = (
     SamplerReady
     | Collected
-    | Looked
+    | Probed
     | SamplerLost
     | SamplerFailed
     | Updated

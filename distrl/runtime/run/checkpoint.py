@@ -74,8 +74,8 @@ def write_checkpoint(
             raise_if_full(error, final)
         raise
     there = list_checkpoints(folder)
-    taken_back = [path for path in there if path.name > final.name]  # damaged: the run went on from an older one
-    for old in [*taken_back, *there[len(taken_back) + keep :]]:
+    rolled_back = [path for path in there if path.name > final.name]  # damaged: the run went on from an older one
+    for old in [*rolled_back, *there[len(rolled_back) + keep :]]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 

@@ -31,7 +31,7 @@ def run(updates: int, **changes: Any) -> tuple[Learner, Any, Batches, list[Any]]
     batches: Batches = []
     published = [learner.weights(0)]
     for update in range(updates):
-        requests = [CollectRequest(Unit(update, stream), update, home=update == 0) for stream in range(4)]
+        requests = [CollectRequest(Unit(update, stream), update, assign=update == 0) for stream in range(4)]
         batches.append([data for _, data in sampler.collect(requests, published[-1])])
         published.append(learner.update(batches[-1], Progress(update, 64 * update))[1])
     return learner, plan, batches, published
@@ -74,7 +74,7 @@ def test_merged_moments_are_those_of_all_fragments_together() -> None:
     sampler = plan.build_sampler(0, reuse_buffers=True)
     raws = []
     for update in range(4):  # the same fragments again, to look at the raw observations in the sampler's buffers
-        requests = [CollectRequest(Unit(update, stream), update, home=update == 0) for stream in range(4)]
+        requests = [CollectRequest(Unit(update, stream), update, assign=update == 0) for stream in range(4)]
         sampler.collect(requests, published[update])
         raws += [buffer.raw.reshape(-1, 3).astype(np.float64) for buffer in map(_copied, sampler._buffers.values())]
     rows = np.concatenate(raws)

@@ -42,7 +42,7 @@ def collected(updates: int, learner: Any, plan: Any) -> list[list[Columns]]:
     """Rollouts of some updates, each given to the learner."""
     sampler, weights, made = plan.build_sampler(0, reuse_buffers=False), learner.weights(0), []
     for update in range(updates):
-        requests = [CollectRequest(Unit(update, stream), update, home=update == 0) for stream in range(4)]
+        requests = [CollectRequest(Unit(update, stream), update, assign=update == 0) for stream in range(4)]
         batch = [data for _, data in sampler.collect(requests, weights)]
         made.append([check_rollout(data.rollout) for data in batch])
         units = tuple(request.unit for request in requests)

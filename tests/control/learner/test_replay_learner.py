@@ -33,7 +33,7 @@ def run(updates: int, start: int = 0, learner: Any = None, **changes: Any) -> tu
     sampler = plan.build_sampler(0, reuse_buffers=False)
     weights, batches, answers = learner.weights(0), [], []
     for update in range(updates):
-        requests = [CollectRequest(Unit(update, stream), update, home=update == 0) for stream in range(4)]
+        requests = [CollectRequest(Unit(update, stream), update, assign=update == 0) for stream in range(4)]
         batch = [data for _, data in sampler.collect(requests, weights)]
         batches.append(batch)
         if update >= start:

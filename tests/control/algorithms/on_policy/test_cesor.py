@@ -61,7 +61,7 @@ class Collector:
         )
 
     def __call__(self) -> Columns:
-        request = CollectRequest(Unit(self.seq, 0), self.seq, home=self.seq == 0)
+        request = CollectRequest(Unit(self.seq, 0), self.seq, assign=self.seq == 0)
         self.seq += 1
         weights = pack_weights(self.algorithm.model, request.version)
         ((_, data),) = self.sampler.collect([request], weights)
