@@ -12,9 +12,9 @@ from gymnasium import Space, spaces
 from distrl.base.columns import Columns, tree_map, tree_stack
 from distrl.base.registry import register
 from distrl.config.sections.model import ModelConfig
+from distrl.control.algorithms.on_policy.base import OnPolicy
 from distrl.control.models.actor_critic import build_actor_critic
 from distrl.experience.rollout import check_rollout
-from distrl.learning.algorithm import Algorithm
 from distrl.learning.shards import Shards
 
 ALGORITHMS = ["a2c", "appo", "impala", "ppo", "spo_simple", "trpo"]
@@ -46,18 +46,18 @@ def make_algorithm(
     seed: int = 0,
     **config: Any,
 ) -> Any:
-    """An `Algorithm` with its default config, but for `config`."""
+    """An `OnPolicy` with its default config, but for `config`."""
     cls = register.get("algorithm", name)
     model_config = ModelConfig(hidden=list(hidden), recurrent=recurrent, recurrent_size=8)
     model = build_actor_critic(observation, action, model_config, seed=seed)
     shards = Shards(shards) if isinstance(shards, int) else shards
-    algorithm: Algorithm = cls(cls.Config(name=name, **config), model, shards=shards)
+    algorithm: OnPolicy = cls(cls.Config(name=name, **config), model, shards=shards)
     algorithm.resolve(0, 1000)
     return algorithm
 
 
 def make_rollout(
-    algorithm: Algorithm,
+    algorithm: OnPolicy,
     observation: Space[Any] = VECTOR,
     action: Space[Any] = ACTIONS["discrete"],
     *,
@@ -123,17 +123,17 @@ def make_rollout(
     return check_rollout(rollout)
 
 
-def update(algorithm: Algorithm, rollout: Columns, number: int = 0) -> dict[str, float]:
+def update(algorithm: OnPolicy, rollout: Columns, number: int = 0) -> dict[str, float]:
     """One update, with the generator of that number."""
     return algorithm.update(rollout, np.random.default_rng(number)).metrics
 
 
-def weights(algorithm: Algorithm) -> torch.Tensor:
+def weights(algorithm: OnPolicy) -> torch.Tensor:
     """A copy of all parameters."""
     return algorithm.flat.data.clone()
 
 
-def whole_gradient(algorithm: Algorithm, rollout: Columns) -> torch.Tensor:
+def whole_gradient(algorithm: OnPolicy, rollout: Columns) -> torch.Tensor:
     """The gradient of `loss` over the whole rollout as one minibatch."""
     with torch.no_grad():
         rows = algorithm.training_rows(algorithm.prepare(rollout))

@@ -115,7 +115,7 @@ def sharded(name: str, given: dict[str, Any], rank: int, **changes: Any) -> dict
         if rank == 0:
             states.append(pack(learner.state()))
             metrics = report.metrics
-    slots = sum(v.numel() for slot in learner.algorithm.optimizer.state.values() for v in slot.values())
+    slots = sum(v.numel() for slot in learner.algorithm.trained.optimizer.state.values() for v in slot.values())
     held = {"parameters": flat.data.numel(), "gradients": flat.grad.numel(), "optimizer": slots}
     found = {"versions": versions, "states": states, "metrics": metrics, "held": held}
 

@@ -17,7 +17,7 @@ from distrl.base.columns import Columns, tree_map
 from distrl.base.errors import NonFiniteError
 from distrl.base.pack import load_state, save_state
 from distrl.base.registry import register
-from distrl.learning.algorithm import Algorithm
+from distrl.control.algorithms.on_policy.base import OnPolicy
 from distrl.learning.shards import Shards, add_in_order
 from tests.learning.rollouts import (
     ACTIONS,
@@ -155,7 +155,7 @@ def three_rollouts(name: str) -> list[Columns]:
     return [make_rollout(source, seed=seed, burnt=True, masks=True) for seed in range(3)]
 
 
-def after_updates(algorithm: Algorithm, rollouts: Sequence[Columns]) -> Tensor:
+def after_updates(algorithm: OnPolicy, rollouts: Sequence[Columns]) -> Tensor:
     """The weights after an update on each rollout."""
     for number, rollout in enumerate(rollouts):
         update(algorithm, rollout, number)
@@ -242,7 +242,7 @@ def test_the_learning_rate_follows_its_schedule(name: str):
     rollout = make_rollout(algorithm)
     algorithm.resolve(500, 1000)
     update(algorithm, rollout)
-    assert algorithm.optimizer.param_groups[0]["lr"] == pytest.approx(5e-4)
+    assert algorithm.trained.optimizer.param_groups[0]["lr"] == pytest.approx(5e-4)
     algorithm.resolve(1000, 1000)
     critic = [parameter.detach().clone() for parameter in algorithm.model.critic.parameters()]
     update(algorithm, rollout)

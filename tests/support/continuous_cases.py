@@ -78,7 +78,7 @@ def learn(learner: Any, batches: Any, seed: int = 0) -> dict[str, float]:
 def weights(learner: Any) -> torch.Tensor:
     """Everything that learning moves, targets and buffers included."""
     found = []
-    for part in learner.parts.values():
+    for part in learner.modules.values():
         found += [part.flat.data, *([part.target_flat.data] if part.target is not None else [])]
     found += [buffer.reshape(-1) for buffer in learner.model.buffers()]
     return torch.cat([tensor.detach().flatten() for tensor in found])

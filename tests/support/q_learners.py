@@ -58,4 +58,4 @@ def make_batch(rows: int = 8, seed: int = 0, masked: bool = False, **columns: to
 
 def parameters(algorithm: Any) -> torch.Tensor:
     """All learned parameters as one vector."""
-    return torch.cat([part.flat.data for part in algorithm.parts.values()])
+    return torch.cat([part.flat.data for part in algorithm.modules.values()])

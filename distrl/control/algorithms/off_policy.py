@@ -1,7 +1,7 @@
-"""What every off-policy algorithm has: parts with target networks, and gradient steps on replayed transitions.
+"""Base of the off-policy algorithms: trained modules, and gradient steps on replayed transitions.
 
-An algorithm's file writes `build_model`, `make_parts` and `update`: one gradient step on one replay batch, as
-straight-line code. `control.learner.replay_learner` fills the replay, decides how many steps there are, and publishes.
+An algorithm's file writes `build_model`, `make_modules` and `update`: one gradient step on one replay batch, as
+straight-line code. `control.learner.replay_learner` fills the replay, counts the steps that are due, and publishes.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from distrl.base.columns import Columns, tree_leaves
+from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError, NonFiniteError
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.config.sections.hindsight import HindsightConfig
-from distrl.learning.algorithm import Algorithm, Update
+from distrl.learning.algorithm import Algorithm, Update, non_finite_cause
 from distrl.learning.shards import Shards
 from distrl.models.parameters.precision import hidden_layers_in_bf16
-from distrl.models.parameters.trained import Part
+from distrl.models.parameters.trained import TrainedModule
 
 
 class OffPolicyConfig(AlgorithmConfig):
@@ -71,12 +71,11 @@ class OffPolicy(Algorithm):
     """Base of the off-policy algorithms. Arguments as for `Algorithm`; minibatches are never split into shards.
 
     Attributes:
-        parts: What is learned, by name; see `Part`.
+        modules: The trained modules by name.
         gradient_steps: Calls of `update` so far.
-        warnings: What the user should be told; the learner empties it.
         warming_up: No gradient step has been due yet (`learning_starts`); for `set_exploration`.
-        goes_on_after_ends: The update reads `next_obs` of steps that truly ended: it must be what the reset showed.
-        compiles: `learner.compile` has an effect: the update calls what `compiled` returns.
+        goes_on_after_ends: The update reads `next_obs` of true ends: it must be the observation after the reset.
+        compiles: `learner.compile` has an effect: the update calls the result of `compiled`.
     """
 
     Config: ClassVar[type[AlgorithmConfig]] = OffPolicyConfig
@@ -84,40 +83,23 @@ class OffPolicy(Algorithm):
     compiles: ClassVar[bool] = False
     goes_on_after_ends: ClassVar[bool] = False
     warming_up = True
-    policy: Any
-    model: Any
 
-    def __init__(
-        self,
-        config: Any,
-        model: Any,
-        *,
-        device: str | torch.device = "cpu",
-        shards: Shards | None = None,
-        bf16: bool = False,
-        compile: bool = False,
-    ):
-        refuse_unsupported(shards, model)
-        self.schedules = config
-        self.config: Any = config  # with every schedule resolved, once `resolve` was called
-        self.device = torch.device(device)
-        self.model = model.to(self.device)
-        self.policy = model.policy
-        self.bf16, self.compile = bf16, compile
-        if compile and not self.compiles:
+    def __init__(self, config: Any, model: Any, **options: Any):
+        refuse_unsupported(options.get("shards"), model)
+        super().__init__(config, model, **options)
+        if self.compile and not self.compiles:
             raise ConfigError(
                 f"learner.compile is true; the update of {type(self).__name__} cannot be compiled.",
-                "Set learner.compile=false. An algorithm of your own says `compiles = True` once its update goes "
+                "Set learner.compile=false. An algorithm of your own sets `compiles = True` once its update goes "
                 "through `self.compiled(...)`.",
             )
-        if bf16:
+        if self.bf16:
             hidden_layers_in_bf16(model)
-        self.parts: dict[str, Part] = self.make_parts()
+        self.modules: dict[str, TrainedModule] = self.make_modules()
         self.gradient_steps = 0
-        self.warnings: list[str] = []
         self._norms = torch.zeros((), device=self.device)  # their sum: one tensor for each would pin scattered memory
 
-    # ---- what an algorithm's file writes -----------------------------------------------------------------------
+    # ---- written by an algorithm's file ----------------------------------------------------------------------------
 
     @classmethod
     def acting_model(cls, model: Any) -> Any:
@@ -125,20 +107,20 @@ class OffPolicy(Algorithm):
 
     @classmethod
     def replay_columns(cls, config: Any) -> dict[str, int]:
-        """Rollout columns (T, B, K) that the replay must keep beside the usual ones: name -> K."""
+        """Return further rollout columns (T, B, K) that the replay must keep: name -> K."""
         return {}
 
-    def make_parts(self) -> dict[str, Part]:
-        """What is learned, each with its optimizer; called once, when model and config are there."""
-        raise NotImplementedError(f"{type(self).__name__} must define make_parts()")
+    def make_modules(self) -> dict[str, TrainedModule]:
+        """Build the trained modules by name; called once, after model and config are set."""
+        raise NotImplementedError(f"{type(self).__name__} must define make_modules()")
 
     def update(self, batch: Columns, rng: np.random.Generator) -> Update:
-        """One gradient step.
+        """Take one gradient step.
 
         Args:
             batch: Replayed transitions (N, ...) on the device, observations normalized: obs, action, reward (n-step
                 sum), discount (gamma^k, 0 after a true end), next_obs, weight, and mask, next_mask where there are any.
-            rng: For whatever the step draws.
+            rng: Source of all random numbers of the step.
 
         Returns:
             Metrics, as numbers or tensors without gradient, and new priorities (N,) where there are any.
@@ -151,68 +133,72 @@ class OffPolicy(Algorithm):
         Called before the weights are published.
         """
 
-    # ---- helpers for `update` ----------------------------------------------------------------------------------
+    # ---- helpers for `update` --------------------------------------------------------------------------------------
 
-    def minimize(self, part: str, loss: Tensor, learning_rate: float | None = None) -> Tensor:
-        """One optimizer step of a part; returns the gradient's norm."""
+    def minimize(self, name: str, loss: Tensor, learning_rate: float | None = None) -> Tensor:
+        """Take one optimizer step of a module; returns the gradient's norm."""
         rate = float(self.config.learning_rate) if learning_rate is None else learning_rate
-        return self.note(self.parts[part].step(loss, rate, self.config.max_grad_norm))
+        return self.record_norm(self.modules[name].minimize(loss, rate, self.config.max_grad_norm))
 
-    def note(self, norm: Tensor) -> Tensor:
-        """Have a gradient's norm checked when the updates are over."""
+    def record_norm(self, norm: Tensor) -> Tensor:
+        """Add a gradient's norm to those that `end_steps` checks."""
         self._norms += norm
         return norm
 
     def move_targets(self) -> None:
-        """The end of a gradient step: count it, and update the target networks when they are due."""
+        """End a gradient step: count it, and update the target networks when they are due."""
         self.gradient_steps += 1
         if self.gradient_steps % self.config.target_interval == 0:
-            for part in self.parts.values():
-                if part.target is not None:
-                    part.track(self.config.tau)
+            self._track(self.config.tau)
+
+    def _track(self, tau: float) -> None:
+        for trained in self.modules.values():
+            if trained.target is not None:
+                trained.track(tau)
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of tensors and networks, compiled where the run wants that. It must not draw random numbers."""
+        """Compile a function of tensors and networks under `learner.compile`. It must not draw random numbers."""
         return torch.compile(function, dynamic=False) if self.compile else function
 
     def draw(self, array: np.ndarray) -> Tensor:
-        """Numbers that were drawn with numpy, on the device."""
+        """Move numbers drawn with numpy to the device."""
         tensor = torch.from_numpy(array)
         return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
 
     # ---- around the gradient steps of one loop update --------------------------------------------------------------
 
     def begin_steps(self) -> None:
-        """Gradient steps follow: keep what `end_steps` may have to bring back."""
+        """Begin gradient steps: keep a copy for `rollback`."""
         self._norms.zero_()
         self._steps_before = self.gradient_steps
-        for part in self.parts.values():
-            part.remember()
+        for trained in self.modules.values():
+            trained.remember()
 
     def end_steps(self, batch: Columns | None = None) -> None:
-        """The gradient steps are over.
+        """End gradient steps.
 
         Raises:
-            NonFiniteError: A gradient was NaN or infinite; the weights are those of `begin_steps` again.
+            NonFiniteError: A gradient was NaN or infinite; the weights of `begin_steps` are restored.
         """
         if not bool(torch.isfinite(self._norms)):
-            self.take_back()
+            self.rollback()
+            cause = non_finite_cause(*([] if batch is None else [batch]), source="replay batch")
             raise NonFiniteError(
-                _cause(batch), "The weights are those before this update; lower learning_rate, or check rewards."
+                cause, "The weights are those before this update; lower learning_rate, or check rewards."
             )
 
-    def take_back(self) -> None:
+    def rollback(self) -> None:
         """Undo every gradient step since `begin_steps`."""
-        for part in self.parts.values():
-            part.restore()
+        for trained in self.modules.values():
+            trained.rollback()
         self.gradient_steps = self._steps_before
 
-    # ---- state -------------------------------------------------------------------------------------------------
+    # ---- state -----------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         return {
             "buffers": {name: value.clone() for name, value in self.model.named_buffers()},
-            "parts": {name: part.state() for name, part in self.parts.items()},
+            "modules": {name: trained.state() for name, trained in self.modules.items()},
             "gradient_steps": self.gradient_steps,
         }
 
@@ -220,24 +206,17 @@ class OffPolicy(Algorithm):
         with torch.no_grad():
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(torch.as_tensor(state["buffers"][name]))
-        for name, part in self.parts.items():
-            part.load_state(state["parts"][name])
+        for name, trained in self.modules.items():
+            trained.load_state(state["modules"][name])
         self.gradient_steps = int(state["gradient_steps"])
 
     def sync_targets(self) -> None:
-        """Targets become copies: after weights were loaded from elsewhere."""
-        for part in self.parts.values():
-            if part.target is not None:
-                part.track(1.0)
-
-    @torch.no_grad()
-    def diagnose(self, rollout: Columns) -> dict[str, float]:
-        """An algorithm's own numbers about a replay batch, for the curves."""
-        return {}
+        """Copy the networks to their targets, after weights were loaded from elsewhere."""
+        self._track(1.0)
 
 
 def refuse_unsupported(shards: Shards | None, model: Any) -> None:
-    """What works for on-policy learners only.
+    """Check what works for on-policy learners only.
 
     Raises:
         ConfigError: Logical shards, or a recurrent policy.
@@ -252,13 +231,3 @@ def refuse_unsupported(shards: Shards | None, model: Any) -> None:
             "model.recurrent is set, but replayed transitions are single steps without memory.",
             "Set model.recurrent=null; env.frame_stack shows motion, or use an on-policy algorithm.",
         )
-
-
-def _cause(batch: Columns | None) -> str:
-    """Name the first replayed column that is not finite."""
-    for name, column in batch.items() if batch is not None else ():
-        for leaf in tree_leaves(column):
-            if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
-                bad = int((~torch.isfinite(leaf)).sum())
-                return f"the replay batch's {name!r} holds {bad} non-finite values of {leaf.numel()}."
-    return "a gradient became non-finite although the replay batch is finite (diverged)."

@@ -159,7 +159,7 @@ class ReplayLearner(Learner):
         if isinstance(priorities, torch.Tensor):
             priorities = priorities.detach().cpu().numpy()
         if not np.isfinite(priorities).all():
-            self.algorithm.take_back()
+            self.algorithm.rollback()
             raise NonFiniteError(
                 f"{int((~np.isfinite(priorities)).sum())} of {len(priorities)} new priorities are not finite.",
                 "The weights are those before this update; lower learning_rate, or check rewards.",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from distrl.base.columns import Columns
-from distrl.base.errors import ConfigError, NonFiniteError
+from distrl.base.errors import ConfigError
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.algorithms.batch import (
     ENTROPY,
@@ -42,8 +42,11 @@ from distrl.language.models.packing import can_pack
 from distrl.language.models.token_logp import token_logp
 from distrl.language.rewards.plan import combine
 from distrl.language.tasks.base import Task
-from distrl.learning.algorithm import Algorithm, Update
+from distrl.learning.algorithm import Update
+from distrl.learning.single_model import SingleModelAlgorithm
+from distrl.learning.support_watch import SupportWatch
 from distrl.models.parameters.adam import FlatAdam
+from distrl.models.parameters.flat import FlatParameters
 
 __all__ = ["LanguageAlgorithm", "LanguageAlgorithmConfig", "Word"]
 
@@ -51,7 +54,7 @@ __all__ = ["LanguageAlgorithm", "LanguageAlgorithmConfig", "Word"]
 REFERENCE_COLUMNS = frozenset({"ref_logp", "tempered_ref_logp"})
 
 
-class LanguageAlgorithm(Algorithm):
+class LanguageAlgorithm(SingleModelAlgorithm):
     """The update of a language model from groups of answers.
 
     Args:
@@ -76,6 +79,7 @@ class LanguageAlgorithm(Algorithm):
     def __init__(self, config: Any, model: Any, **options: Any):
         super().__init__(config, model, **options)
         self.language: LanguageModel = model
+        self.support = SupportWatch(None)
         self.reference: Tensor | None = None  # (P,) the first weights, where a link reads `ref_logp`
 
     @classmethod
@@ -92,12 +96,12 @@ class LanguageAlgorithm(Algorithm):
         """How often samplers answer each prompt; what it needs of the run so far are `extras`."""
         return EqualDraws(config.group_size)
 
-    def make_optimizer(self) -> torch.optim.Optimizer:
+    def make_optimizer(self, flat: FlatParameters) -> torch.optim.Optimizer:
         config = self.schedules
         if config.weight_decay:
             options = {"betas": config.adam_betas, "weight_decay": config.weight_decay}
-            return torch.optim.AdamW([self.parameter], lr=1.0, **options)
-        return FlatAdam(self.parameter, betas=tuple(config.adam_betas))
+            return torch.optim.AdamW([flat.parameter()], lr=1.0, **options)
+        return FlatAdam(flat.parameter(), betas=tuple(config.adam_betas))
 
     def begin(self, parts: Sequence[str], settings: Any) -> None:
         """Join the links.
@@ -241,8 +245,10 @@ class LanguageAlgorithm(Algorithm):
         Raises:
             NonFiniteError: A loss or gradient is NaN or infinite; the weights are those before the update.
         """
-        before = None if self.single_step(batch) else self._remember()
-        self._set_learning_rate()
+        single_step = self.single_step(batch)
+        if not single_step:
+            self.trained.remember()
+        self.set_learning_rates()
         self.rng = rng
         batch = self.prepare(batch)
         norms, losses, movement = [], [], []
@@ -251,16 +257,15 @@ class LanguageAlgorithm(Algorithm):
             norms.append(self.clip_gradient())
             losses.append(loss)
             movement.append(moved)
-            if before is None and not bool(torch.isfinite(norms[-1] + loss)):
+            if single_step and not bool(torch.isfinite(norms[-1] + loss)):
                 break
-            self.optimizer.step()
+            self.trained.optimizer.step()
         # a clamped ratio that is NaN gives a loss that is NaN and a gradient of 0: both are looked at
         if not bool(torch.isfinite(torch.stack([*norms, *losses])).all()):
-            if before is not None:
-                self._restore(before)
-            raise NonFiniteError(
-                self._cause(batch, batch), "The weights are those before this update; lower learning_rate."
-            )
+            if not single_step:
+                self.trained.rollback()
+            raise self.refuse(batch)
+        self.trained.forget()
         means = {name: float(torch.stack([part[name] for part in movement]).mean()) for name in movement[0]}
         metrics = {"loss/policy": float(torch.stack(losses).mean()), "loss/grad_norm": float(torch.stack(norms).mean())}
         metrics |= means | self.curves(batch)
@@ -377,7 +382,7 @@ class LanguageAlgorithm(Algorithm):
             yield (groups.row == group).nonzero().squeeze(1)
 
     def diagnose(self, rollout: Columns) -> dict[str, float]:
-        self.warnings += self.support.tell()
+        self.warnings += self.support.warnings()
         return {}
 
     def extras(self) -> dict[str, np.ndarray]:

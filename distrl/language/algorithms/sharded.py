@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
@@ -24,6 +24,7 @@ from distrl.language.chain.groups import Groups
 from distrl.language.models.sharded import Published, ShardedModel
 from distrl.learning.shards import Shards
 from distrl.models.parameters.flat import FlatParameters
+from distrl.models.parameters.trained import TrainedModule
 
 #: Methods in which an algorithm would have to know of shards.
 OWN_METHODS = ("text_gradient", "clip_gradient", "gradient", "part_gradients")
@@ -52,10 +53,7 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
         super().__init__(config, model, device="cpu", shards=shards, **options)  # blocks move one by one, as shards
         self.device = torch.device(device)
         self.sharded = ShardedModel(model, self.flat, self.device)
-        self.flat = self.sharded.flat
-        self.parameter = nn.Parameter(self.flat.data)
-        self.parameter.grad = self.flat.grad
-        self.optimizer = self.make_optimizer()
+        self._train(TrainedModule(model, self.make_optimizer, flat=self.sharded.flat))
         half = torch.tensor(float(self.language.dtype == torch.bfloat16), device=self.device)
         dist.broadcast(half, 0)  # a precision that was measured may differ between processes
         self.language.dtype = torch.bfloat16 if bool(half) else torch.float32
@@ -182,7 +180,7 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
 
     def _places(self, number: int) -> tuple[slice, slice]:
         """Where an optimizer's parameter of this number lies in the process's vector, and in the whole one."""
-        sizes = [parameter.numel() for group in self.optimizer.param_groups for parameter in group["params"]]
+        sizes = [parameter.numel() for group in self.trained.optimizer.param_groups for parameter in group["params"]]
         edges = [0, *itertools.accumulate(sizes)]
         begins = dict(zip(self.flat.offsets, self.sharded.whole.offsets, strict=True))
         begins[edges[-1]] = self.sharded.size

@@ -35,6 +35,13 @@ class FlatParameters:
         """Set all gradients to zero, in place: a `None` would make autograd allocate new ones."""
         self.grad.zero_()
 
+    def parameter(self, start: int = 0, stop: int | None = None) -> nn.Parameter:
+        """Return part of the vector as one parameter, as optimizers want it, with its gradient."""
+        whole = start == 0 and stop is None
+        parameter = nn.Parameter(self.data if whole else self.data[start:stop])
+        parameter.grad = self.grad if whole else self.grad[start:stop]
+        return parameter
+
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """A vector of the same layout (an optimizer's moments, say) as named views."""
         return {

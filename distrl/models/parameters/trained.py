@@ -1,9 +1,9 @@
-"""`Part`: a module that is learned as one piece, with its flat parameters, its optimizer and its slow copy."""
+"""`TrainedModule`: a module with its optimizer and an optional target network."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,97 +14,155 @@ from distrl.models.parameters.adam import FlatAdam
 from distrl.models.parameters.flat import FlatParameters, flatten_parameters
 
 
-class Part:
-    """Parameters in one flat vector, Adam over it in one fused kernel, and a target network where one is wanted.
+class TrainedModule:
+    """Flat parameters of a module, their optimizer, and a target network where one is wanted.
 
     Args:
-        module: On its device already. Parts of one algorithm share no parameters.
-        target: Keep a slow copy, `target`, that `track` moves.
-        eps: Of Adam.
+        module: On its device already. Modules of one algorithm share no parameters.
+        make_optimizer: Builds an optimizer over the flat vector, in one or more parameter groups. Default: Adam.
+        target: Keep a slowly moving copy, `target`, which `track` moves.
+        eps: Epsilon of the default Adam.
+        flat: The module's flat parameters, if they exist already.
 
     Attributes:
         flat: The module's parameters and gradients as vectors.
         target: The slow copy, or None. Its parameters take no gradients.
     """
 
-    def __init__(self, module: nn.Module, *, target: bool = False, eps: float = 1e-8):
+    def __init__(
+        self,
+        module: nn.Module,
+        make_optimizer: Callable[[FlatParameters], torch.optim.Optimizer] | None = None,
+        *,
+        target: bool = False,
+        eps: float = 1e-8,
+        flat: FlatParameters | None = None,
+    ):
         self.module = module
-        self.target: Any = (
-            None if not target else copy.deepcopy(module)
-        )  # before flattening: views do not survive a copy
-        self.flat = flatten_parameters(module)
-        self.parameter = nn.Parameter(self.flat.data)
-        self.parameter.grad = self.flat.grad
-        self.optimizer = FlatAdam(self.parameter, lr=0.0, eps=eps)
+        self.target: Any = copy.deepcopy(module) if target else None  # before flattening: copies have no views
+        self.flat = flatten_parameters(module) if flat is None else flat
+        self.optimizer: torch.optim.Optimizer
+        if make_optimizer is None:
+            self.optimizer = FlatAdam(self.flat.parameter(), lr=0.0, eps=eps)
+        else:
+            self.optimizer = make_optimizer(self.flat)
         self.target_flat: FlatParameters | None = None
         if self.target is not None:
             self.target_flat = flatten_parameters(self.target)
             self.target.requires_grad_(False)
-        self._kept: dict[str, Tensor] = {}
+        self._saved: dict[str, Tensor] = {}
 
-    def step(self, loss: Tensor, learning_rate: float, max_norm: float | None = None) -> Tensor:
-        """Minimize: one backward pass and one optimizer step. Returns the gradient's norm before clipping."""
+    # ---- optimizer steps -------------------------------------------------------------------------------------------
+
+    def minimize(self, loss: Tensor, learning_rate: float, max_norm: float | None = None) -> Tensor:
+        """Take one optimizer step on a loss. Returns the gradient's norm before clipping."""
         self.flat.zero_grad()
         loss.backward()
-        return self.apply(learning_rate, max_norm)
+        return self.step(learning_rate, max_norm)
 
-    def apply(self, learning_rate: float, max_norm: float | None = None) -> Tensor:
-        """One optimizer step along the gradient that is there. Returns its norm before clipping."""
-        grad = self.flat.grad
-        norm = torch.linalg.vector_norm(grad)
-        if max_norm is not None:
-            grad.mul_((max_norm / (norm + 1e-6)).clamp_(max=1.0))
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+    def step(self, learning_rate: float, max_norm: float | None = None) -> Tensor:
+        """Take one optimizer step along the present gradient. Returns its norm before clipping."""
+        norm = self.clip(max_norm)
+        self.set_learning_rates(learning_rate)
         self.optimizer.step()
         return norm
 
+    def clip(self, max_norm: float | None) -> Tensor:
+        """Scale the gradient to norm `max_norm` at most; returns the norm before."""
+        norm = torch.linalg.vector_norm(self.flat.grad)
+        if max_norm is not None:
+            self.flat.grad.mul_((max_norm / (norm + 1e-6)).clamp_(max=1.0))
+        return norm
+
+    def set_learning_rates(self, *rates: float) -> None:
+        """Set the step size of each parameter group."""
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    # ---- target network --------------------------------------------------------------------------------------------
+
     def track(self, tau: float = 1.0) -> None:
-        """Move the target's parameters by tau towards the module's: target += tau * (module - target)."""
+        """Move the target's parameters: target += tau * (module - target)."""
         assert self.target_flat is not None
         if tau >= 1.0:
             self.target_flat.data.copy_(self.flat.data)
         else:
             self.target_flat.data.lerp_(self.flat.data, tau)
 
-    # ---- state -----------------------------------------------------------------------------------------------------
+    def reset(self, fresh: nn.Module) -> None:
+        """Restart from the weights of another module: optimizer moments 0, the target a copy."""
+        self.flat.data.copy_(flatten_parameters(fresh).data)
+        for slot in self._moments().values():
+            slot.zero_()
+        if self.target is not None:
+            self.track(1.0)
+
+    # ---- rollback --------------------------------------------------------------------------------------------------
+
+    def remember(self) -> None:
+        """Copy weights, target and optimizer state, for `rollback`; reuses the memory of the previous copy."""
+        tensors = self._tensors()
+        if self._saved.keys() != tensors.keys():
+            self._saved = {name: torch.empty_like(value) for name, value in tensors.items()}
+        for name, value in tensors.items():
+            self._saved[name].copy_(value)
+
+    def rollback(self) -> None:
+        """Restore what `remember` copied."""
+        if not any(name.startswith("optimizer.") for name in self._saved):
+            self.optimizer.state.clear()
+        for name, value in self._tensors().items():
+            value.copy_(self._saved[name])
+        self.flat.zero_grad()  # a NaN in the gaps between gradients would stay there
+
+    def forget(self) -> None:
+        """Free the memory of `remember`."""
+        self._saved = {}
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that learning changes, besides the module's buffers."""
         found = {"data": self.flat.data}
         if self.target_flat is not None:
             found["target"] = self.target_flat.data
-        slots = self.optimizer.state.get(self.parameter, {})
-        return {**found, **{f"adam_{name}": value for name, value in slots.items()}}
+        return {**found, **{f"optimizer.{key}": value for key, value in self._moments().items()}}
 
-    def remember(self) -> None:
-        """Keep a copy of everything, for `restore`; into the same memory each time."""
-        tensors = self._tensors()
-        if self._kept.keys() != tensors.keys():
-            self._kept = {name: torch.empty_like(value) for name, value in tensors.items()}
-        for name, value in tensors.items():
-            self._kept[name].copy_(value)
+    def _moments(self) -> dict[str, Tensor]:
+        """The optimizer's tensors by number of the parameter and name."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return {
+            f"{number}.{name}": value
+            for number, parameter in enumerate(parameters)
+            for name, value in self.optimizer.state.get(parameter, {}).items()
+        }
 
-    def restore(self) -> None:
-        """Back to what `remember` kept."""
-        if not any(name.startswith("adam_") for name in self._kept):
-            self.optimizer.state.clear()
-        for name, value in self._tensors().items():
-            value.copy_(self._kept[name])
-        self.flat.zero_grad()  # a NaN in the gaps between gradients would stay there
+    # ---- state -----------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Tensor]:
-        """A state for `base.pack`."""
-        return {name: value.clone() for name, value in self._tensors().items()}
+    def state(self) -> dict[str, Any]:
+        """Return a state for `base.pack`: weights, target and optimizer."""
+        target = None if self.target_flat is None else self.target_flat.data.clone()
+        return {"data": self.flat.data.clone(), "target": target, "optimizer": self.optimizer_state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Load what `state` returned."""
         self.flat.data.copy_(_tensor(state["data"]))
         if self.target_flat is not None:
             self.target_flat.data.copy_(_tensor(state["target"]))
-        slots = {name.removeprefix("adam_"): _tensor(value) for name, value in state.items() if name[:5] == "adam_"}
+        self.load_optimizer_state(state["optimizer"])
+
+    def optimizer_state(self) -> dict[str, dict[str, Tensor]]:
+        """Return the optimizer's tensors: number of the parameter -> name -> tensor."""
+        slots: dict[str, dict[str, Tensor]] = {}
+        for key, value in self._moments().items():
+            number, name = key.split(".", 1)
+            slots.setdefault(number, {})[name] = value.clone()
+        return slots
+
+    def load_optimizer_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Load what `optimizer_state` returned."""
+        slots = {int(key): {name: _tensor(value) for name, value in slot.items()} for key, slot in state.items()}
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": {0: slots} if slots else {}, "param_groups": groups})
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
 
-def _tensor(value: Any) -> Tensor:
+def _tensor(value: np.ndarray | Tensor) -> Tensor:
     return torch.tensor(value) if isinstance(value, np.ndarray) else value.clone()

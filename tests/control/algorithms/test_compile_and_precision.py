@@ -61,7 +61,7 @@ def step(learner: Any, number: int) -> float:
 
 
 def learned(learner: Any) -> torch.Tensor:
-    return torch.cat([part.flat.data for part in learner.parts.values()])
+    return torch.cat([part.flat.data for part in learner.modules.values()])
 
 
 @pytest.mark.parametrize("case", [*VALUE_BASED, "sac", "dsac", "redq", "td3"])
@@ -106,7 +106,7 @@ def test_what_can_do_neither_is_refused() -> None:
     class Own(OffPolicy):
         """An algorithm that knows nothing of compiling."""
 
-        def make_parts(self) -> dict[str, Any]:
+        def make_modules(self) -> dict[str, Any]:
             return {}
 
     model = nn.Module()
@@ -117,4 +117,4 @@ def test_what_can_do_neither_is_refused() -> None:
         Own(None, model, bf16=True)
     with pytest.raises(ConfigError, match="networks of Linear compute in float32 only"):
         hidden_layers_in_bf16(model.policy)
-    assert Own(None, model).parts == {}
+    assert Own(None, model).modules == {}

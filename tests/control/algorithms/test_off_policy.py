@@ -12,7 +12,7 @@ from torch import nn
 from distrl.base.errors import ConfigError, NonFiniteError
 from distrl.base.pack import pack, unpack
 from distrl.learning.shards import Shards
-from distrl.models.parameters.trained import Part
+from distrl.models.parameters.trained import TrainedModule
 from tests.support.q_learners import make_batch, make_q, parameters
 
 #: a network that is written out, one that is not, one whose head draws noise, and a chain
@@ -37,12 +37,12 @@ def test_a_part_takes_adams_step_and_its_target_follows():
     torch.manual_seed(0)
     module, plain = nn.Linear(3, 2), nn.Linear(3, 2)
     plain.load_state_dict(module.state_dict())
-    part = Part(module, target=True)
+    part = TrainedModule(module, target=True)
     first = part.flat.data.clone()
     x = torch.randn(5, 3)
     optimizer = torch.optim.Adam(plain.parameters(), lr=0.1)
     for _ in range(3):
-        norm = part.step(module(x).square().mean(), 0.1, max_norm=0.5)
+        norm = part.minimize(module(x).square().mean(), 0.1, max_norm=0.5)
         optimizer.zero_grad()
         plain(x).square().mean().backward()
         expected = nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
@@ -59,14 +59,14 @@ def test_a_part_takes_adams_step_and_its_target_follows():
 
 def test_targets_move_when_they_are_due():
     algorithm = make_q(target_interval=3, hidden=(8,))
-    part = algorithm.parts["policy"]
+    part = algorithm.modules["policy"]
     before = part.target_flat.data.clone()
     steps(algorithm, 2)
     assert torch.equal(part.target_flat.data, before)
     steps(algorithm, 1)
     assert torch.equal(part.target_flat.data, part.flat.data)
     soft = make_q(tau=0.5, target_interval=1)
-    part, before = soft.parts["policy"], soft.parts["policy"].target_flat.data.clone()
+    part, before = soft.modules["policy"], soft.modules["policy"].target_flat.data.clone()
     steps(soft, 1)
     torch.testing.assert_close(part.target_flat.data, 0.5 * (before + part.flat.data))
 
@@ -98,9 +98,12 @@ def test_broken_numbers_change_nothing(kind: dict[str, Any], after: int):
         algorithm.end_steps(bad)
     restored = algorithm.state()
     assert restored["gradient_steps"] == state["gradient_steps"] == after
-    for name, part in state["parts"].items():
-        assert part.keys() == restored["parts"][name].keys()
-        assert all(torch.equal(value, restored["parts"][name][key]) for key, value in part.items())
+    for name, trained in state["modules"].items():
+        assert trained["optimizer"].keys() == restored["modules"][name]["optimizer"].keys()
+        assert all(torch.equal(trained[key], restored["modules"][name][key]) for key in ("data", "target"))
+        for number, slot in trained["optimizer"].items():
+            again = restored["modules"][name]["optimizer"][number]
+            assert all(torch.equal(value, again[key]) for key, value in slot.items())
     steps(algorithm, 2)
     assert bool(torch.isfinite(parameters(algorithm)).all())
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from distrl.base.columns import Columns
 from distrl.config.sections.model import ModelConfig
+from distrl.control.algorithms.on_policy.base import Minibatch
 from distrl.control.algorithms.on_policy.ppo import PPO
 from distrl.control.models.actor_critic import build_actor_critic
 from distrl.control.numpy_gradients.objectives import (
@@ -24,7 +25,6 @@ from distrl.control.numpy_gradients.objectives import (
 from distrl.control.numpy_gradients.update import WrittenOutGradient
 from distrl.functional.policy.objectives import clipped_surrogate, clipped_value_loss, spo_objective, value_loss
 from distrl.functional.statistics import masked_normalize
-from distrl.learning.algorithm import Minibatch
 from distrl.models.parameters.adam import FlatAdam
 from tests.learning.rollouts import ACTIONS, VECTOR, make_algorithm, make_rollout
 

@@ -12,7 +12,6 @@ from distrl.base.registry import register
 from distrl.config.sections.heads import FAMILIES, NETWORK_KEYS, RISKS
 from distrl.functional.atoms import atoms_mean, atoms_variance, equal_probs, midpoints, wasserstein1
 from distrl.functional.distributions.base import ReturnDistribution, make_return_distribution
-from distrl.functional.distributions.categorical import SupportWatch
 from distrl.functional.distributions.gaussian import gaussian_loss, normal_atoms
 from distrl.functional.risk.measures import make_risk
 
@@ -320,19 +319,6 @@ def test_joint_law_reads_as_the_weighted_sum_of_channels():
     assert distribution.mean(params).tolist() == [-4.0]
     bias = distribution.vectors(distribution.initial_bias())
     assert len(torch.unique(bias, dim=0)) == 2
-
-
-def test_a_support_that_cannot_hold_the_returns_is_told_once():
-    watch = SupportWatch(make_return_distribution("categorical", v_min=0, v_max=100))
-    watch.see(torch.tensor([[1.0, 50.0]]))
-    assert watch.tell() == []
-    watch.see(torch.tensor([[-3.0, 250.0]]))
-    (text,) = watch.tell()
-    assert "returns from -3 to 250 do not fit into the support from v_min 0 to v_max 100" in text
-    assert watch.tell() == []
-    for free in (SupportWatch(make_return_distribution("quantile")), SupportWatch(None)):
-        free.see(torch.tensor([1e9]))
-        assert free.tell() == []
 
 
 @pytest.mark.parametrize(

@@ -154,4 +154,4 @@ def test_a_step_that_is_not_finite_changes_nothing(minibatches: int, fault: str)
     with pytest.raises(NonFiniteError):
         world.learner.update(fragments, Progress(0, 0))
     torch.testing.assert_close(algorithm.flat.data, before, rtol=0, atol=0, equal_nan=True)
-    assert not algorithm.optimizer.state or minibatches == 2
+    assert not algorithm.trained.optimizer.state or minibatches == 2

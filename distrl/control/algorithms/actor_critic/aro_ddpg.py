@@ -13,7 +13,7 @@ from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
 from distrl.control.algorithms.actor_critic.td3 import TD3, TD3Config
 from distrl.functional.atoms import Atoms
-from distrl.models.parameters.trained import Part
+from distrl.models.parameters.trained import TrainedModule
 
 
 class ARODDPGConfig(TD3Config):
@@ -46,11 +46,11 @@ class ARODDPG(TD3):
     Config = ARODDPGConfig
     goes_on_after_ends = True
 
-    def make_parts(self) -> dict[str, Part]:
-        parts = super().make_parts()
-        parts["number"] = Part(self.model.number, target=True, eps=self.config.adam_eps)
-        self.average, self.target_average = self.model.number.value, parts["number"].target.value
-        return parts
+    def make_modules(self) -> dict[str, TrainedModule]:
+        modules = super().make_modules()
+        modules["number"] = TrainedModule(self.model.number, target=True, eps=self.config.adam_eps)
+        self.average, self.target_average = self.model.number.value, modules["number"].target.value
+        return modules
 
     def target_law(self, batch: Columns, rng: np.random.Generator) -> Atoms:
         """r - rho' + Z'(s', pi'(s')): (N, M). Replays give the first observation after the reset as `next_obs` of a
@@ -69,8 +69,8 @@ class ARODDPG(TD3):
         assert self.average.grad is not None
         self.average.grad.copy_((self.average - (next_values - values).mean()).detach())
         rate = self.config.average_learning_rate
-        part = self.parts["number"]
-        self.note(part.apply(float(self.config.learning_rate if rate is None else rate)))
+        trained = self.modules["number"]
+        self.record_norm(trained.step(float(self.config.learning_rate if rate is None else rate)))
 
     def diagnose(self, rollout: Any) -> dict[str, float]:
         return super().diagnose(rollout) | {"policy/average_reward": float(self.average.detach())}

@@ -20,11 +20,10 @@ from distrl.control.models.continuous_actor_critic import ContinuousActorCritic,
 from distrl.functional.atoms import Atoms
 from distrl.functional.bellman.ensembles import critic_rule
 from distrl.functional.distributions.base import Scalar
-from distrl.functional.distributions.categorical import SupportWatch
 from distrl.functional.distributions.gaussian import Gaussian, Mixture
 from distrl.functional.risk.measures import Mean, make_risk
-from distrl.models.parameters.flat import flatten_parameters
-from distrl.models.parameters.trained import Part
+from distrl.learning.support_watch import SupportWatch
+from distrl.models.parameters.trained import TrainedModule
 
 
 class ContinuousConfig(OffPolicyConfig):
@@ -124,17 +123,17 @@ class ContinuousLearner(OffPolicy):
         """First value of the number that the algorithm learns along with its networks, if any."""
         return 0.0
 
-    def make_parts(self) -> dict[str, Part]:
+    def make_modules(self) -> dict[str, TrainedModule]:
         config = self.config
-        parts = {
-            "policy": Part(self.policy, target=not self.stochastic, eps=config.adam_eps),
-            "critics": Part(self.model.critics, target=True, eps=config.adam_eps),
+        modules = {
+            "policy": TrainedModule(self.policy, target=not self.stochastic, eps=config.adam_eps),
+            "critics": TrainedModule(self.model.critics, target=True, eps=config.adam_eps),
         }
-        self.critics, self.target_critics = self.model.critics, parts["critics"].target
+        self.critics, self.target_critics = self.model.critics, modules["critics"].target
         self.distribution = self.critics.distribution
         self.support = SupportWatch(self.distribution, "algorithm.critic_head")
         self.scale = self.policy.actions.scale
-        self._compile_networks(parts["policy"].target)
+        self._compile_networks(modules["policy"].target)
         self.rule: Callable[[Tensor, Tensor], Atoms] = critic_rule(config.ensemble, config.drop)
         risk = make_risk(config.risk.name, **config.risk.options())
         self.risk = None if isinstance(risk, Mean) else risk
@@ -143,7 +142,7 @@ class ContinuousLearner(OffPolicy):
                 f"algorithm.risk is {config.risk.name}, but a scalar critic knows the mean of the return only.",
                 "Use another algorithm.critic_head, for example quantile.",
             )
-        return parts
+        return modules
 
     def _compile_networks(self, target_policy: Any) -> None:
         """`learner.compile`: networks with what follows them, and losses; draws and rules stay as they are."""
@@ -158,7 +157,7 @@ class ContinuousLearner(OffPolicy):
                     setattr(policy, name, self.compiled(getattr(policy, name)))
         self.critic_losses = self.compiled(self.critic_losses)  # type: ignore[method-assign]
 
-    # ---- parts of an update ----------------------------------------------------------------------------------------
+    # ---- steps of an update ----------------------------------------------------------------------------------------
 
     def next_law(self, obs: Any, action: Tensor, rng: np.random.Generator) -> Atoms:
         """The law of the return after a next action: (N, M), from the target critics by the rule of the ensemble."""
@@ -176,7 +175,7 @@ class ContinuousLearner(OffPolicy):
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """One step of all critics towards target laws with atoms (N, M); returns metrics and priorities (N,)."""
         if self.support.watching:
-            self.support.see((values * probs).sum(-1))
+            self.support.observe((values * probs).sum(-1))
         noise = self.critics.draw_noise(rng, len(values))
         params = self.critics(
             batch.obs, self.scale.to_unit(batch.action), noise=None if noise is None else self.draw(noise)
@@ -233,12 +232,8 @@ class ContinuousLearner(OffPolicy):
     def reset_networks(self, seed: int) -> None:
         """New first weights everywhere, targets and optimizers included. Nikishin et al. 2022."""
         fresh = self.model.remake(seed=seed).to(self.device)
-        for name, part in self.parts.items():
-            part.flat.data.copy_(flatten_parameters(getattr(fresh, name)).data)
-            for slot in part.optimizer.state.get(part.parameter, {}).values():
-                slot.zero_()
-            if part.target is not None:
-                part.track(1.0)
+        for name, trained in self.modules.items():
+            trained.reset(getattr(fresh, name))
 
     @torch.no_grad()
     def diagnose(self, rollout: Columns) -> dict[str, float]:
@@ -247,5 +242,5 @@ class ContinuousLearner(OffPolicy):
         metrics = {"policy/value": float(means.mean())}
         if len(means) > 1:
             metrics["policy/critic_spread"] = float(means.std(0).mean())
-        self.warnings += self.support.tell()
+        self.warnings += self.support.warnings()
         return metrics

@@ -14,7 +14,7 @@ from distrl.base.registry import register
 from distrl.config.sections.heads import ReturnHeadConfig
 from distrl.control.algorithms.actor_critic.sac import SAC, SACConfig
 from distrl.functional.distributions.gaussian import Gaussian, gaussian_loss
-from distrl.models.parameters.trained import Part
+from distrl.models.parameters.trained import TrainedModule
 
 #: Added to the denominators of both gradients, and to their scale (the authors' code).
 EPSILON = 0.1
@@ -59,13 +59,13 @@ class DSAC(SAC):
     Config = DSACConfig
     distribution: Gaussian
 
-    def make_parts(self) -> dict[str, Part]:
-        parts = super().make_parts()
+    def make_modules(self) -> dict[str, TrainedModule]:
+        modules = super().make_modules()
         # zero: nothing seen yet
         self.model.register_buffer("sigma", torch.zeros(self.config.critics, 1, device=self.device))
         self.sigma: Tensor = self.model.sigma
         self._sigma_before = self.sigma.clone()
-        return parts
+        return modules
 
     def critic_losses(self, params: Tensor, values: Tensor, probs: Tensor) -> Tensor:
         mean, sigma = self.distribution.split(params)
@@ -87,8 +87,8 @@ class DSAC(SAC):
         super().begin_steps()
         self._sigma_before.copy_(self.sigma)
 
-    def take_back(self) -> None:
-        super().take_back()
+    def rollback(self) -> None:
+        super().rollback()
         self.sigma.copy_(self._sigma_before)
 
     def reset_networks(self, seed: int) -> None:

@@ -15,7 +15,7 @@ from distrl.base.registry import register
 from distrl.control.algorithms.actor_critic.base import ContinuousConfig, ContinuousLearner
 from distrl.functional.atoms import bellman
 from distrl.learning.algorithm import Update
-from distrl.models.parameters.trained import Part
+from distrl.models.parameters.trained import TrainedModule
 
 
 class SACConfig(ContinuousConfig):
@@ -55,14 +55,14 @@ class SAC(ContinuousLearner):
     def first_number(cls, config: Any) -> float:
         return math.log(config.temperature or config.first_temperature)
 
-    def make_parts(self) -> dict[str, Part]:
-        parts = super().make_parts()
+    def make_modules(self) -> dict[str, TrainedModule]:
+        modules = super().make_modules()
         self.log_temperature = self.model.number.value
         wanted = self.config.target_entropy
         self.target_entropy = float(-self.policy.actions.size if wanted is None else wanted)
         if self.config.temperature is None:
-            parts["number"] = Part(self.model.number, eps=self.config.adam_eps)
-        return parts
+            modules["number"] = TrainedModule(self.model.number, eps=self.config.adam_eps)
+        return modules
 
     def set_exploration(self, rng: np.random.Generator) -> None:
         self.policy.explore(warmup=self.warming_up)
@@ -95,10 +95,10 @@ class SAC(ContinuousLearner):
 
     def learn_temperature(self, entropy: Tensor) -> None:
         """One step on J = log alpha (entropy - wanted), eq. 18 with log alpha in place of alpha."""
-        part = self.parts.get("number")
-        if part is None:
+        trained = self.modules.get("number")
+        if trained is None:
             return
         assert self.log_temperature.grad is not None
         self.log_temperature.grad.copy_(entropy - self.target_entropy)
         rate = self.config.temperature_learning_rate
-        self.note(part.apply(float(self.config.learning_rate if rate is None else rate)))
+        self.record_norm(trained.step(float(self.config.learning_rate if rate is None else rate)))

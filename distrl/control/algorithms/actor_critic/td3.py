@@ -15,7 +15,7 @@ from distrl.config.schedule import Scheduled
 from distrl.control.algorithms.actor_critic.base import ContinuousConfig, ContinuousLearner
 from distrl.functional.atoms import Atoms, bellman
 from distrl.learning.algorithm import Update
-from distrl.models.parameters.trained import Part
+from distrl.models.parameters.trained import TrainedModule
 
 
 class TD3Config(ContinuousConfig):
@@ -44,10 +44,10 @@ class TD3(ContinuousLearner):
     stochastic: ClassVar[bool] = False
     config: Any
 
-    def make_parts(self) -> dict[str, Part]:
-        parts = super().make_parts()
-        self.target_policy = parts["policy"].target
-        return parts
+    def make_modules(self) -> dict[str, TrainedModule]:
+        modules = super().make_modules()
+        self.target_policy = modules["policy"].target
+        return modules
 
     def set_exploration(self, rng: np.random.Generator) -> None:
         self.policy.explore(warmup=self.warming_up, sigma=float(self.config.noise))

@@ -12,12 +12,13 @@ from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
+from distrl.control.algorithms.on_policy.base import Minibatch, OnPolicy
 from distrl.control.algorithms.on_policy.distributional_baseline import LawConfig, with_gae
 from distrl.control.numpy_gradients.objectives import value_loss_slope
 from distrl.control.numpy_gradients.update import RowLosses
 from distrl.functional.policy.objectives import policy_gradient, value_loss
 from distrl.functional.statistics import masked_normalize
-from distrl.learning.algorithm import Algorithm, Minibatch
+from distrl.models.parameters.flat import FlatParameters
 
 
 class A2CConfig(LawConfig):
@@ -45,15 +46,15 @@ class A2CConfig(LawConfig):
     "a2c",
     paper="Asynchronous Methods for Deep Reinforcement Learning, Mnih et al. 2016",
 )
-class A2C(Algorithm):
+class A2C(OnPolicy):
     """Advantage actor-critic. Mnih et al. 2016, section 4; advantages from GAE, Schulman et al. 2016, eq. 16."""
 
     Config: ClassVar[type[AlgorithmConfig]] = A2CConfig
 
-    def make_optimizer(self) -> optim.Optimizer:
+    def make_optimizer(self, flat: FlatParameters) -> optim.Optimizer:
         """RMSprop without momentum over the flat parameter vector."""
         config = self.schedules
-        return optim.RMSprop([self.parameter], lr=1.0, alpha=config.rmsprop_alpha, eps=config.rmsprop_eps)
+        return optim.RMSprop([flat.parameter()], lr=1.0, alpha=config.rmsprop_alpha, eps=config.rmsprop_eps)
 
     def prepare(self, rollout: Columns) -> Columns:
         return with_gae(self, rollout)
@@ -65,10 +66,10 @@ class A2C(Algorithm):
         return batch.with_(advantage=masked_normalize(batch.advantage, batch.get("valid")))
 
     def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        params, judged = self.evaluate(batch)
+        params, critic_output = self.evaluate(batch)
         actions, mask = self.policy.actions, batch.get("mask")
         actor = -batch.mean(policy_gradient(actions.logp(params, batch.action, mask), batch.advantage))
-        critic = batch.mean(self.critic_loss(judged, batch))
+        critic = batch.mean(self.critic_loss(critic_output, batch))
         total = actor + self.config.critic * critic
         parts = {"actor": actor, "critic": critic}
         if self.config.entropy:
@@ -76,10 +77,10 @@ class A2C(Algorithm):
             total = total - self.config.entropy * entropy
         return total, parts
 
-    def critic_loss(self, judged: Tensor, batch: Minibatch) -> Tensor:
+    def critic_loss(self, critic_output: Tensor, batch: Minibatch) -> Tensor:
         if "law_values" in batch:
-            return self.model.critic.law.loss(judged, batch.law_values, batch.law_probs)
-        return value_loss(judged, batch.returns)
+            return self.model.critic.law.loss(critic_output, batch.law_values, batch.law_probs)
+        return value_loss(critic_output, batch.returns)
 
     def row_losses(self, batch: Minibatch, logp: np.ndarray, value: np.ndarray) -> RowLosses:
         return RowLosses(-batch.advantage * logp, -batch.advantage, *value_loss_slope(value, batch.returns))

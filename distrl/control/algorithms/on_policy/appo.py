@@ -14,11 +14,12 @@ from torch import Tensor
 from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
+from distrl.control.algorithms.on_policy.base import Minibatch
 from distrl.control.algorithms.on_policy.distributional_baseline import with_vtrace
 from distrl.control.algorithms.on_policy.impala import staleness
 from distrl.control.algorithms.on_policy.ppo import PPO, PPOConfig
 from distrl.functional.policy.objectives import adapt_kl_coefficient
-from distrl.learning.algorithm import Minibatch, Update
+from distrl.learning.algorithm import Update
 
 #: Bounds of the adaptive coefficient: halved a thousand times it would be 0 and never come back.
 SMALLEST_COEFFICIENT, LARGEST_COEFFICIENT = 1e-4, 1e4
@@ -106,8 +107,8 @@ class APPO(PPO):
             terms["kl_target"] = (self.kl_coefficient, batch.mean(kl))
         return terms
 
-    def movement(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
-        return super().movement(log_ratio, batch) | staleness(log_ratio, batch)
+    def policy_metrics(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
+        return super().policy_metrics(log_ratio, batch) | staleness(log_ratio, batch)
 
     # ---- the target policy -----------------------------------------------------------------------------------------
 

@@ -11,11 +11,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from distrl.base.columns import Columns, tree_cat
-from distrl.base.errors import ConfigError, NonFiniteError
+from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.control.algorithms.off_policy import ActingModel
+from distrl.control.algorithms.on_policy.base import Minibatch, OnPolicy
 from distrl.control.algorithms.on_policy.episode_memory import EpisodeMemory, episode_returns
 from distrl.control.models.context_policy import ContextPolicy, beta_log_density
 from distrl.functional.risk.cvar_gradient import (
@@ -25,7 +26,7 @@ from distrl.functional.risk.cvar_gradient import (
     soft_risk_level,
     worst_conditions_mean,
 )
-from distrl.learning.algorithm import Algorithm, Minibatch, Update
+from distrl.learning.algorithm import Update
 from distrl.models.parameters.seeded import seeded
 
 
@@ -71,7 +72,7 @@ class CesorConfig(AlgorithmConfig):
     paper="Efficient Risk-Averse Reinforcement Learning, Greenberg et al. 2022",
     entries=[76],
 )
-class Cesor(Algorithm):
+class Cesor(OnPolicy):
     """CVaR policy gradient with soft risk and cross-entropy sampling. Greenberg et al. 2022, algorithm 1."""
 
     Config = CesorConfig
@@ -122,8 +123,9 @@ class Cesor(Algorithm):
         Raises:
             NonFiniteError: The gradient is NaN or infinite; everything is as before the update.
         """
-        before, kept, level = self._remember(), self.memory.copy(), self.level()
-        self._set_learning_rate()
+        self.trained.remember()
+        kept, level = self.memory.copy(), self.level()
+        self.set_learning_rates()
         self.memory.add(rollout)
         if len(self.memory) < self.config.episodes:
             return Update({"policy/level": level})
@@ -131,13 +133,11 @@ class Cesor(Algorithm):
         batch, metrics, mean = self.episode_batch(episodes, level)
         _, parts = self.gradient(batch, self._loss)
         norm = self.clip_gradient()
-        self.optimizer.step()
+        self.trained.optimizer.step()
         if not bool(torch.isfinite(torch.as_tensor(norm))):
-            self._restore(before)
+            self.trained.rollback()
             self.memory = kept
-            raise NonFiniteError(
-                self._cause(rollout, batch), "The weights are those before this update; lower learning_rate."
-            )
+            raise self.refuse(rollout, batch)
         self.policy.context_mean.copy_(mean)
         losses = {f"loss/{name}": float(value) for name, value in parts.items()}
         return Update({**losses, **metrics, "loss/grad_norm": float(norm)})

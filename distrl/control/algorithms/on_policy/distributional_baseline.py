@@ -58,11 +58,11 @@ def with_gae(algorithm: Any, rollout: Columns) -> Columns:
         rollout: (T, B).
     """
     critic, gamma, lam = algorithm.model.critic, algorithm.config.gamma, algorithm.config.lam
-    now, following = algorithm.judge(rollout)
+    now, following = algorithm.critic_forward(rollout)
     value, next_value = critic.value(now), critic.value(following)
     advantage, returns = gae(rollout.reward, value, next_value, rollout.terminated, rollout.truncated, gamma, lam)
     laws = law_targets(critic, rollout, now, following, algorithm.rng, gamma, lam)
-    algorithm.support.see(returns)
+    algorithm.support.observe(returns)
     return rollout.with_(advantage=advantage, returns=returns, value=value, **laws)
 
 
@@ -75,7 +75,7 @@ def with_vtrace(algorithm: Any, rollout: Columns, log_ratio: Tensor) -> Columns:
         log_ratio: (T, B) log pi - log mu of the actions taken.
     """
     critic, config = algorithm.model.critic, algorithm.config
-    now, following = algorithm.judge(rollout)
+    now, following = algorithm.critic_forward(rollout)
     value = critic.value(now)
     trace = vtrace(
         rollout.reward,
@@ -90,7 +90,7 @@ def with_vtrace(algorithm: Any, rollout: Columns, log_ratio: Tensor) -> Columns:
         c_bar=config.c_bar,
     )
     laws = law_targets(critic, rollout, now, following, algorithm.rng, config.gamma, config.lam, log_ratio)
-    algorithm.support.see(trace.vs)
+    algorithm.support.observe(trace.vs)
     return rollout.with_(advantage=trace.advantage, returns=trace.vs, value=value, **laws)
 
 

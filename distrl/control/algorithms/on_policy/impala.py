@@ -11,9 +11,10 @@ from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
 from distrl.control.algorithms.on_policy.a2c import A2C
+from distrl.control.algorithms.on_policy.base import Minibatch, OnPolicy
 from distrl.control.algorithms.on_policy.distributional_baseline import LawConfig, with_vtrace
 from distrl.functional.statistics import effective_sample_size
-from distrl.learning.algorithm import Algorithm, Minibatch
+from distrl.models.parameters.flat import FlatParameters
 
 
 class ImpalaConfig(LawConfig):
@@ -61,8 +62,12 @@ class Impala(A2C):
     Config = ImpalaConfig
     off_policy_correction = True
 
-    def make_optimizer(self) -> optim.Optimizer:
-        return super().make_optimizer() if self.schedules.optimizer == "rmsprop" else Algorithm.make_optimizer(self)
+    def make_optimizer(self, flat: FlatParameters) -> optim.Optimizer:
+        return (
+            super().make_optimizer(flat)
+            if self.schedules.optimizer == "rmsprop"
+            else OnPolicy.make_optimizer(self, flat)
+        )
 
     def prepare(self, rollout: Columns) -> Columns:
         logp = self.policy.actions.logp(self.rollout_params(rollout), rollout.action, rollout.get("mask"))
@@ -70,8 +75,8 @@ class Impala(A2C):
 
     row_losses = A2C.row_losses
 
-    def movement(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
-        return super().movement(log_ratio, batch) | staleness(log_ratio, batch)
+    def policy_metrics(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
+        return super().policy_metrics(log_ratio, batch) | staleness(log_ratio, batch)
 
 
 def staleness(log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:

@@ -139,7 +139,7 @@ class PGRainbow(PPO):
         try:
             update = super().update(rollout, rng)
         except NonFiniteError:
-            self.side.take_back()
+            self.side.rollback()
             self.model.ready.copy_(ready)
             self.model.scale.copy_(scale)
             raise

@@ -12,6 +12,7 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
+from distrl.control.algorithms.on_policy.base import Minibatch, OnPolicy
 from distrl.control.algorithms.on_policy.distributional_baseline import LawConfig, with_gae
 from distrl.control.numpy_gradients.objectives import (
     Slope,
@@ -22,7 +23,6 @@ from distrl.control.numpy_gradients.objectives import (
 from distrl.control.numpy_gradients.update import RowLosses
 from distrl.functional.policy.objectives import clipped_surrogate, clipped_value_loss, value_loss
 from distrl.functional.statistics import approx_kl, masked_normalize
-from distrl.learning.algorithm import Algorithm, Minibatch
 
 
 class PPOConfig(LawConfig):
@@ -64,7 +64,7 @@ class PPOConfig(LawConfig):
     paper="Proximal Policy Optimization Algorithms, Schulman et al. 2017",
     entries=[17],
 )
-class PPO(Algorithm):
+class PPO(OnPolicy):
     """Proximal policy optimization. Schulman et al. 2017, eq. 7; advantages from GAE, Schulman et al. 2016, eq. 16."""
 
     Config = PPOConfig
@@ -79,11 +79,11 @@ class PPO(Algorithm):
         return batch.with_(advantage=masked_normalize(batch.advantage, batch.get("valid")))
 
     def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        params, judged = self.evaluate(batch)
+        params, critic_output = self.evaluate(batch)
         actions, mask = self.policy.actions, batch.get("mask")
         log_ratio = actions.logp(params, batch.action, mask) - batch.logp
         actor = -batch.mean(self.surrogate(log_ratio.exp(), batch.advantage))
-        critic = batch.mean(self.critic_loss(judged, batch))
+        critic = batch.mean(self.critic_loss(critic_output, batch))
         total = actor + self.config.critic * critic
         parts = {"actor": actor, "critic": critic}
         for name, (weight, term) in self.penalties(params, batch).items():
@@ -103,12 +103,12 @@ class PPO(Algorithm):
         """eq. 7, to be maximized."""
         return clipped_surrogate(ratio, advantage, self.config.clip, self.config.dual_clip)
 
-    def critic_loss(self, judged: Tensor, batch: Minibatch) -> Tensor:
+    def critic_loss(self, critic_output: Tensor, batch: Minibatch) -> Tensor:
         if "law_values" in batch:
-            return self.model.critic.law.loss(judged, batch.law_values, batch.law_probs)
+            return self.model.critic.law.loss(critic_output, batch.law_values, batch.law_probs)
         if self.config.clip_value is None:
-            return value_loss(judged, batch.returns)
-        return clipped_value_loss(judged, batch.value, batch.returns, self.config.clip_value)
+            return value_loss(critic_output, batch.returns)
+        return clipped_value_loss(critic_output, batch.value, batch.returns, self.config.clip_value)
 
     def row_losses(self, batch: Minibatch, logp: np.ndarray, value: np.ndarray) -> RowLosses:
         ratio = np.exp(logp - batch.logp)
@@ -127,6 +127,6 @@ class PPO(Algorithm):
     def stop_epochs(self, metrics: Mapping[str, float]) -> bool:
         return self.config.target_kl is not None and float(metrics["kl"]) > 1.5 * self.config.target_kl
 
-    def movement(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
+    def policy_metrics(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
         outside = (log_ratio.exp() - 1.0).abs() > self.config.clip
         return {"policy/clip_fraction": float(batch.mean(outside.float()))}

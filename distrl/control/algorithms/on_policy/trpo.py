@@ -11,15 +11,16 @@ from pydantic import Field
 from torch import Tensor
 
 from distrl.base.columns import Columns
-from distrl.base.errors import ConfigError, NonFiniteError
+from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
+from distrl.control.algorithms.on_policy.base import Minibatch, OnPolicy, valid_rows
 from distrl.functional.policy.conjugate_gradient import conjugate_gradient, trust_region_scale
 from distrl.functional.policy.objectives import value_loss
 from distrl.functional.returns.state_values import gae
 from distrl.functional.statistics import masked_normalize
-from distrl.learning.algorithm import Algorithm, Minibatch, Update, valid_rows
+from distrl.learning.algorithm import Update
 from distrl.models.layers.dense import Dense
 
 
@@ -56,7 +57,7 @@ class TRPOConfig(AlgorithmConfig):
     paper="Trust Region Policy Optimization, Schulman et al. 2015",
     entries=[13],
 )
-class TRPO(Algorithm):
+class TRPO(OnPolicy):
     """Maximize mean(ratio A) subject to mean KL(old || new) <= max_kl. Schulman et al. 2015, eq. 14 and appendix C.
 
     Policy and critic need separate parameters: the critic's epochs must not move the policy out of its trust region.
@@ -87,8 +88,8 @@ class TRPO(Algorithm):
         Raises:
             NonFiniteError: A loss or gradient is NaN or infinite; the weights are those before the update.
         """
-        before = self._remember()
-        self._set_learning_rate()
+        self.trained.remember()
+        self.set_learning_rates()
         with torch.no_grad():
             rows = self.training_rows(self.prepare(rollout))
         metrics, gradient_norm = self.policy_step(rows)
@@ -98,10 +99,8 @@ class TRPO(Algorithm):
                 norm, parts = self.step(minibatch)
                 norms.append(norm)
         if not bool(torch.isfinite(torch.stack(norms)).all()):
-            self._restore(before)
-            raise NonFiniteError(
-                self._cause(rollout, rows), "The weights are those before this update; lower learning_rate."
-            )
+            self.trained.rollback()
+            raise self.refuse(rollout, rows)
         metrics |= {f"loss/{name}": float(value) for name, value in parts.items()}
         return Update(metrics | {"loss/grad_norm": float(gradient_norm)})
 

@@ -23,10 +23,10 @@ from distrl.control.numpy_gradients.q_network import written_out_q
 from distrl.functional.atoms import Atoms, atoms_mean, bellman
 from distrl.functional.bellman.next_action import check_temperature, munchausen, next_law, take_action
 from distrl.functional.distributions.base import ReturnDistribution, Scalar
-from distrl.functional.distributions.categorical import SupportWatch
 from distrl.learning.algorithm import Update
+from distrl.learning.support_watch import SupportWatch
 from distrl.models.parameters.seeded import seeded
-from distrl.models.parameters.trained import Part
+from distrl.models.parameters.trained import TrainedModule
 
 
 class DQNConfig(OffPolicyConfig):
@@ -109,10 +109,10 @@ class DQN(OffPolicy):
         channels = config.head.options().get("channels", 1)
         return {"reward_channels": channels} if channels > 1 else {}
 
-    def make_parts(self) -> dict[str, Part]:
-        part = Part(self.policy, target=True, eps=self.config.adam_eps)
-        assert part.target_flat is not None
-        self.target: QPolicy = part.target
+    def make_modules(self) -> dict[str, TrainedModule]:
+        trained = TrainedModule(self.policy, target=True, eps=self.config.adam_eps)
+        assert trained.target_flat is not None
+        self.target: QPolicy = trained.target
         self.distribution: ReturnDistribution = self.policy.distribution
         self.next_action = register.get("next_action", self.config.next_action)
         self.support = SupportWatch(self.distribution, "algorithm.head")
@@ -121,9 +121,9 @@ class DQN(OffPolicy):
         self.plain_target: DenseChain | None = None
         autograd = self.compile or self.bf16 or self.config.munchausen
         if self.config.next_action != "soft" and not autograd:
-            self.plain = written_out_q(self.policy, part.flat)
-            self.plain_target = written_out_q(self.target, part.target_flat)
-        return {"policy": part}
+            self.plain = written_out_q(self.policy, trained.flat)
+            self.plain_target = written_out_q(self.target, trained.target_flat)
+        return {"policy": trained}
 
     def set_exploration(self, rng: np.random.Generator) -> None:
         self.policy.epsilon.fill_(float(self.config.epsilon))
@@ -214,7 +214,7 @@ class DQN(OffPolicy):
         gradient = np.zeros_like(online)
         gradient[rows, action] = slope * weight / len(rows)
         self.plain.backward(gradient)
-        self.note(self.parts["policy"].apply(float(self.config.learning_rate), self.config.max_grad_norm))
+        self.record_norm(self.modules["policy"].step(float(self.config.learning_rate), self.config.max_grad_norm))
         return Update({"loss/critic": float((loss * weight).mean())}, size)
 
     @torch.no_grad()
@@ -232,8 +232,8 @@ class DQN(OffPolicy):
         """A grid that the mean targets leave cannot hold the returns: say so, once."""
         if self.support.watching:
             means = self.distribution.mean(self.target.returns(batch.next_obs))
-            self.support.see(batch.reward.unsqueeze(-1) + batch.discount.unsqueeze(-1) * means)
-            self.warnings += self.support.tell()
+            self.support.observe(batch.reward.unsqueeze(-1) + batch.discount.unsqueeze(-1) * means)
+            self.warnings += self.support.warnings()
 
 
 def huber_and_slope(error: np.ndarray, kappa: float | None) -> tuple[np.ndarray, np.ndarray]:

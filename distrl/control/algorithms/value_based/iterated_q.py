@@ -15,10 +15,10 @@ from distrl.control.algorithms.value_based.dqn import DQN, DQNConfig
 from distrl.control.models.q_network import QPolicy
 from distrl.functional.bellman.next_action import check_temperature
 from distrl.functional.distributions.base import ReturnDistribution
-from distrl.functional.distributions.categorical import SupportWatch
 from distrl.learning.algorithm import Update
+from distrl.learning.support_watch import SupportWatch
 from distrl.models.parameters.seeded import seeded
-from distrl.models.parameters.trained import Part
+from distrl.models.parameters.trained import TrainedModule
 
 
 class IteratedConfig(DQNConfig):
@@ -73,10 +73,10 @@ class IteratedQN(DQN):
             ]
             return IteratedModel(QPolicy(observation_space, action_space, model, **switches, **options), chain)
 
-    def make_parts(self) -> dict[str, Part]:
-        part = Part(self.model.chain, target=True, eps=self.config.adam_eps)
-        assert part.target_flat is not None
-        self.chain, self.targets = list(self.model.chain), list(part.target)
+    def make_modules(self) -> dict[str, TrainedModule]:
+        trained = TrainedModule(self.model.chain, target=True, eps=self.config.adam_eps)
+        assert trained.target_flat is not None
+        self.chain, self.targets = list(self.model.chain), list(trained.target)
         self.target = self.targets[-1]
         self.distribution: ReturnDistribution = self.policy.distribution
         self.next_action = register.get("next_action", self.config.next_action)
@@ -84,9 +84,9 @@ class IteratedQN(DQN):
         self.plain = self.plain_target = None
         self._fit = self.compiled(self.fit)
         count = self.config.iterations
-        self.online_rows, self.target_rows = part.flat.data.view(count, -1), part.target_flat.data.view(count, -1)
+        self.online_rows, self.target_rows = trained.flat.data.view(count, -1), trained.target_flat.data.view(count, -1)
         sync_chain(self.online_rows, self.target_rows)
-        return {"chain": part}
+        return {"chain": trained}
 
     def set_exploration(self, rng: np.random.Generator) -> None:
         chosen = int(rng.integers(len(self.chain))) if self.config.acting == "uniform" else -1

@@ -65,12 +65,11 @@ class PIPO(LanguageAlgorithm):
         if verifying is not None:
             self._scale_learning_rate(self.config.verify_rate)
             yield verifying
-            self._set_learning_rate()
+            self.set_learning_rates()
         yield from super().text_minibatches(batch, rng)
 
     def _scale_learning_rate(self, factor: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = factor * float(self.config.learning_rate)
+        self.trained.set_learning_rates(factor * float(self.config.learning_rate))
 
     def after_update(self, batch: Columns, metrics: Mapping[str, float]) -> dict[str, float]:
         improvement = self.improvement(batch)

@@ -21,7 +21,6 @@ from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.config.sections.heads import ReturnHeadConfig
 from distrl.functional.distributions.base import ReturnDistribution
-from distrl.functional.distributions.categorical import SupportWatch
 from distrl.functional.policy.objectives import clipped_value_loss
 from distrl.functional.returns.lambda_targets import lambda_atoms, replacement_size
 from distrl.functional.statistics import explained_variance
@@ -32,6 +31,7 @@ from distrl.language.chain.aggregation import aggregate, token_mean
 from distrl.language.chain.tokens import last_token, lengths, masked, masked_standardize
 from distrl.language.models.token_features import compact_mask, spread, token_features
 from distrl.language.models.token_logp import score_features
+from distrl.learning.support_watch import SupportWatch
 
 #: Weights of a fresh head, relative to those of other heads.
 SMALL = 0.01
@@ -146,7 +146,7 @@ class TokenPPO(TokenHeadAlgorithm):
         batch = super().prepare(batch)
         batch = batch.with_(returns=masked(batch.advantage + batch.value, batch.mask))
         if self.support.watching:
-            self.support.see(batch.returns[batch.mask])
+            self.support.observe(batch.returns[batch.mask])
         batch = self._with_targets(batch).without("laws")
         if self.config.normalize_advantage:
             batch = batch.with_(advantage=masked_standardize(batch.advantage, batch.mask))

@@ -41,7 +41,7 @@ def test_constant_reward():
 def test_any_constant_is_a_fixed_point():
     learner = make_learner("aro_ddpg")
     with torch.no_grad():
-        for part in (learner.parts["critics"],):
+        for part in (learner.modules["critics"],):
             part.flat.data.zero_()
             learner.critics.dense.head_bias.fill_(7.0)
             part.track(1.0)

@@ -40,14 +40,14 @@ def test_registered_with_paper(name):
 def test_everything_learned_moves(name):
     learner = make_learner(name, **{**LEARNERS[name], "reset_every": None})
     before = {
-        part: (p.flat.data.clone(), p.target_flat and p.target_flat.data.clone()) for part, p in learner.parts.items()
+        part: (p.flat.data.clone(), p.target_flat and p.target_flat.data.clone()) for part, p in learner.modules.items()
     }
     metrics = learn(learner, [make_batch(seed=step) for step in range(4)])
     assert all(np.isfinite(value) for value in metrics.values())
     for part, (data, target) in before.items():
-        assert not torch.equal(data, learner.parts[part].flat.data), part
+        assert not torch.equal(data, learner.modules[part].flat.data), part
         if target is not None:
-            assert not torch.equal(target, learner.parts[part].target_flat.data), part
+            assert not torch.equal(target, learner.modules[part].target_flat.data), part
 
 
 @pytest.mark.parametrize("name", LEARNERS)

@@ -30,17 +30,17 @@ def test_the_actor_sees_the_mean_of_all_critics():
 
 def test_resets():
     learner = make_learner("redq", critics=3, reset_every=4, policy_interval=1)
-    first = learner.parts["critics"].flat.data.clone()
+    first = learner.modules["critics"].flat.data.clone()
     learn(learner, [make_batch(seed=step) for step in range(3)])
-    before = {name: part.flat.data.clone() for name, part in learner.parts.items()}
+    before = {name: part.flat.data.clone() for name, part in learner.modules.items()}
     learn(learner, [make_batch(seed=3)])
-    for name, part in learner.parts.items():
+    for name, part in learner.modules.items():
         moved = (part.flat.data - before[name]).abs().max().item()
         assert moved > (0.05 if name != "number" else 0.0), name  # a gradient step moves 3e-4
-        assert all(not slot.any() for slot in part.optimizer.state[part.parameter].values())
+        assert all(not slot.any() for slot in part.optimizer_state()["0"].values())
         if part.target is not None:
             assert torch.equal(part.flat.data, part.target_flat.data)
-    assert not torch.equal(first, learner.parts["critics"].flat.data)
+    assert not torch.equal(first, learner.modules["critics"].flat.data)
     assert learner.log_temperature.item() == 0.0
     assert learner.gradient_steps == 4
     learn(learner, [make_batch(seed=4)])  # and learning goes on

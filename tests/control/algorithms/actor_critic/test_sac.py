@@ -116,7 +116,7 @@ def test_a_given_temperature_stays():
     learner = make_learner("sac", temperature=0.2)
     metrics = learn(learner, [make_batch(seed=step) for step in range(3)])
     assert metrics["policy/temperature"] == pytest.approx(0.2)
-    assert "number" not in learner.parts
+    assert "number" not in learner.modules
     assert math.isclose(make_learner("sac").target_entropy, -2.0)
 
 
@@ -130,11 +130,11 @@ def test_a_true_end_is_worth_its_reward_alone():
 
 def test_the_policy_waits_for_its_turn():
     learner = make_learner("sac", policy_interval=3)
-    before = learner.parts["policy"].flat.data.clone()
+    before = learner.modules["policy"].flat.data.clone()
     learn(learner, [make_batch(seed=0), make_batch(seed=1)])
-    assert torch.equal(before, learner.parts["policy"].flat.data)
+    assert torch.equal(before, learner.modules["policy"].flat.data)
     learn(learner, [make_batch(seed=2)])
-    assert not torch.equal(before, learner.parts["policy"].flat.data)
+    assert not torch.equal(before, learner.modules["policy"].flat.data)
 
 
 def test_state_dependent_exploration_changes_when_published_only():

@@ -32,7 +32,7 @@ def test_actor_climbs_the_first_critic():
 
 def test_policy_and_targets_are_delayed():
     learner = make_learner("td3")
-    policy, critics = learner.parts["policy"], learner.parts["critics"]
+    policy, critics = learner.modules["policy"], learner.modules["critics"]
     before = policy.flat.data.clone(), policy.target_flat.data.clone(), critics.target_flat.data.clone()
     learn(learner, [make_batch()])
     assert torch.equal(before[0], policy.flat.data)
@@ -49,7 +49,7 @@ def test_ddpg_is_td3_without_its_additions():
     for learner in (ddpg, td3):
         learn(learner, [make_batch(seed=step) for step in range(3)])
     for name in ("policy", "critics"):
-        assert torch.equal(ddpg.parts[name].flat.data, td3.parts[name].flat.data)
+        assert torch.equal(ddpg.modules[name].flat.data, td3.modules[name].flat.data)
     batch = make_batch()
     with torch.no_grad():
         law = ddpg.target_law(batch, np.random.default_rng(0))

@@ -39,7 +39,7 @@ def test_one_critic_with_one_atom_is_sac():
     tqc = make_learner("tqc", critic_head={"name": "quantile", "size": 1}, drop=0, **options)
     sac = make_learner("sac", **options)
     for part in ("policy", "critics"):
-        sac.parts[part].flat.data.copy_(tqc.parts[part].flat.data)
+        sac.modules[part].flat.data.copy_(tqc.modules[part].flat.data)
     sac.sync_targets()
     tqc.sync_targets()
     batch = make_batch()

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from distrl.base.columns import Columns
-from distrl.learning.algorithm import Algorithm
+from distrl.control.algorithms.on_policy.base import OnPolicy
 from tests.learning.rollouts import make_algorithm, make_rollout, whole_gradient
 
 
-def constant_values(algorithm: Algorithm, bias: float = 0.0) -> Algorithm:
+def constant_values(algorithm: OnPolicy, bias: float = 0.0) -> OnPolicy:
     """Make V(x) = x[0] + bias: so that a test can say what every observation is worth."""
     with torch.no_grad():
         for parameter in algorithm.model.critic.parameters():
@@ -25,7 +25,7 @@ def constant_values(algorithm: Algorithm, bias: float = 0.0) -> Algorithm:
     return algorithm
 
 
-def two_steps(algorithm: Algorithm) -> Columns:
+def two_steps(algorithm: OnPolicy) -> Columns:
     """The method notes' example CB7: r = (1, 1), V = (0, 0), bootstrap 1, pi / mu = (2, 0.5)."""
     rollout = make_rollout(algorithm, steps=2, envs=1)
     no = torch.zeros(2, 1, dtype=torch.bool)
@@ -41,7 +41,7 @@ def two_steps(algorithm: Algorithm) -> Columns:
     )
 
 
-def own_logp(algorithm: Algorithm, rollout: Columns) -> torch.Tensor:
+def own_logp(algorithm: OnPolicy, rollout: Columns) -> torch.Tensor:
     with torch.no_grad():
         return algorithm.policy.actions.logp(algorithm.rollout_params(rollout), rollout.action)
 
@@ -90,9 +90,9 @@ def test_on_fresh_data_it_is_a2c(recurrent: str | None):
 
 
 def test_optimizers():
-    assert isinstance(make_algorithm("impala").optimizer, torch.optim.RMSprop)
-    assert make_algorithm("impala").optimizer.param_groups[0]["eps"] == 0.1
-    assert isinstance(make_algorithm("impala", optimizer="adam").optimizer, torch.optim.Adam)
+    assert isinstance(make_algorithm("impala").trained.optimizer, torch.optim.RMSprop)
+    assert make_algorithm("impala").trained.optimizer.param_groups[0]["eps"] == 0.1
+    assert isinstance(make_algorithm("impala", optimizer="adam").trained.optimizer, torch.optim.Adam)
 
 
 @pytest.mark.parametrize("name", ["impala", "appo"])

@@ -61,7 +61,7 @@ def ready(**config: Any) -> Any:
 def test_no_gradient_of_the_value_loss_reaches_the_side_network():
     algorithm = ready()
     rollout = make_rollout(algorithm, VECTOR, seed=9)
-    part = algorithm.side.parts["policy"]
+    part = algorithm.side.modules["policy"]
     part.flat.zero_grad()
     with torch.no_grad():
         rows = algorithm.prepare_minibatch(algorithm.training_rows(algorithm.prepare(rollout)))
@@ -103,13 +103,13 @@ def test_a_restored_learner_goes_on_to_the_bit(observation: str, tmp_path: Path)
     for number in (3, 4):
         assert update(first, rollouts[number], number) == update(second, rollouts[number], number)
     assert torch.equal(first.flat.data, second.flat.data)
-    assert torch.equal(first.side.parts["policy"].flat.data, second.side.parts["policy"].flat.data)
+    assert torch.equal(first.side.modules["policy"].flat.data, second.side.modules["policy"].flat.data)
     assert first.replay.inserted == second.replay.inserted > first.replay.capacity
 
 
 def test_a_refused_batch_changes_nothing():
     algorithm = ready()
-    learned = algorithm.flat.data, algorithm.side.parts["policy"].flat.data, algorithm.model.scale
+    learned = algorithm.flat.data, algorithm.side.modules["policy"].flat.data, algorithm.model.scale
     before = [tensor.clone() for tensor in learned]
     counted = algorithm.limiter.state(), algorithm.replay.inserted
     rollout = make_rollout(algorithm, VECTOR, seed=7)

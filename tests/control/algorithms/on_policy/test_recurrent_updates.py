@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distrl.base.columns import Columns, tree_map
-from distrl.learning.algorithm import Algorithm
+from distrl.control.algorithms.on_policy.base import OnPolicy
 from tests.learning.rollouts import RECURRENT, make_algorithm, make_rollout, whole_gradient
 
 
@@ -24,7 +24,7 @@ def episodes(rollout: Columns) -> list[tuple[int, int, int]]:
     return pieces
 
 
-def piece_of(algorithm: Algorithm, rollout: Columns, b: int, start: int, stop: int) -> Columns:
+def piece_of(algorithm: OnPolicy, rollout: Columns, b: int, start: int, stop: int) -> Columns:
     """One piece as a batch of its own that begins with the state before it; advantages come along."""
     names = [name for name in rollout if name != "state" and rollout[name].shape[:2] == rollout.reward.shape]
     columns = {name: rollout[name][start:stop, b : b + 1] for name in names}
@@ -84,7 +84,7 @@ def test_every_value_is_that_of_its_own_history(recurrent: str):
                     assert_value(algorithm, rollout.last_obs[b], state, next_value[t, b])
 
 
-def assert_value(algorithm: Algorithm, obs: Tensor, state: Any, expected: Tensor) -> None:
+def assert_value(algorithm: OnPolicy, obs: Tensor, state: Any, expected: Tensor) -> None:
     assert float(algorithm.model.value(obs[None], state)) == pytest.approx(float(expected), abs=1e-5)
 
 

@@ -65,7 +65,7 @@ def test_the_target_by_hand():
 def algorithm_with(algorithm: Any, rule: str) -> Any:
     """The same networks under another next-action rule."""
     other = make_q(next_action=rule)
-    other.parts["policy"].load_state(algorithm.parts["policy"].state())
+    other.modules["policy"].load_state(algorithm.modules["policy"].state())
     return other
 
 

@@ -42,7 +42,7 @@ def test_a_chain_of_one_is_dqn():
     dqn = make_q("dqn", target_interval=3)
     dqn.plain = None
     for name in ("flat", "target_flat"):
-        getattr(dqn.parts["policy"], name).data.copy_(getattr(one.parts["chain"], name).data)
+        getattr(dqn.modules["policy"], name).data.copy_(getattr(one.modules["chain"], name).data)
     for number in range(7):
         batch = make_batch(16, seed=number)
         for algorithm in (one, dqn):

@@ -26,7 +26,7 @@ def test_the_verifying_step_repeats_or_takes_back(means: list[float], factor: fl
     batch = algorithm.prepare(world.batch(1))
     steps = []
     for minibatch in algorithm.text_minibatches(batch, np.random.default_rng(0)):
-        steps.append((algorithm.optimizer.param_groups[0]["lr"], minibatch))
+        steps.append((algorithm.trained.optimizer.param_groups[0]["lr"], minibatch))
     (rate, verifying), (usual, explored) = steps
     assert (rate, usual) == (0.5e-3, 1e-3)
     torch.testing.assert_close(verifying.advantage, factor * previous.advantage)

@@ -86,7 +86,7 @@ def test_tbrm_learns_a_bandits_law_and_value() -> None:
     token = batch.tokens[batch.mask]
     reward = (token == token[0]).double()
     batch = made.algorithm.weighted(batch.with_(reward=reward))
-    optimizer = torch.optim.Adam([made.algorithm.parameter], lr=3e-3)
+    optimizer = torch.optim.Adam([made.algorithm.flat.parameter()], lr=3e-3)
     for _ in range(150):
         made.algorithm.text_gradient(batch)
         optimizer.step()

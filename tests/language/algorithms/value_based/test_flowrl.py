@@ -61,7 +61,7 @@ def test_the_policy_and_its_partition_come_to_balance() -> None:
     """Many steps on one batch: the imbalance goes to 0, so log Z and the shares of the answers fit their rewards."""
     made = TinyWorld({**WORDS, "objective": {"name": "flowrl", "beta": 1.0}})
     batch = made.algorithm.weighted(made.prepared())
-    optimizer = torch.optim.Adam([made.algorithm.parameter], lr=3e-3)
+    optimizer = torch.optim.Adam([made.algorithm.flat.parameter()], lr=3e-3)
     losses = []
     for _ in range(120):
         loss, _ = made.algorithm.text_gradient(batch)

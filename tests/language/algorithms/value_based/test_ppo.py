@@ -156,14 +156,18 @@ def test_the_trunk_may_be_left_alone_and_each_part_has_its_step_size() -> None:
 def test_a_refused_update_leaves_nothing_behind() -> None:
     made = world()
     made.step()
-    before = made.algorithm._remember()
-    made.step()
-    made.algorithm._restore(before)
-    again = made.algorithm._remember()
-    assert torch.equal(before[0], again[0])
-    assert before[1].keys() == again[1].keys()
-    assert all(torch.equal(before[1][name], again[1][name]) for name in before[1])
-    assert len(before[1]) == 6  # step and two moments, for trunk and head
+    trained = made.algorithm.trained
+    trained.remember()
+    before = trained.state()
+    trained.flat.grad.normal_()
+    trained.optimizer.step()
+    assert not torch.equal(before["data"], trained.flat.data)
+    trained.rollback()
+    again = trained.state()
+    assert torch.equal(before["data"], again["data"])
+    moments = {(number, name): value for number, slot in again["optimizer"].items() for name, value in slot.items()}
+    assert len(moments) == 6  # step and two moments, for trunk and head
+    assert all(torch.equal(before["optimizer"][number][name], value) for (number, name), value in moments.items())
 
 
 def test_shards_and_micro_batches_change_no_gradient() -> None:

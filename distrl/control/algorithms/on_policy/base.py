@@ -1,0 +1,322 @@
+"""Base of the on-policy algorithms: epochs of minibatches over a rollout.
+
+An algorithm's file writes `prepare` (once per batch, with the weights before the update) and `loss` (per minibatch).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distrl.base.columns import Columns, tree_map
+from distrl.control.models.actor_critic import build_actor_critic
+from distrl.control.numpy_gradients.update import RowLosses, WrittenOutGradient
+from distrl.functional.returns.state_values import next_values
+from distrl.functional.statistics import explained_variance
+from distrl.learning.algorithm import Update
+from distrl.learning.single_model import SingleModelAlgorithm
+from distrl.learning.support_watch import SupportWatch
+
+#: columns that only recurrent policies need
+SEQUENCE_STATE = ("state",)
+#: columns that `prepare` has used up, where steps no longer know their order
+PREPARED = ("reward", "terminated", "truncated", "first")
+#: columns that no loss needs row by row
+PER_ROLLOUT = ("last_obs", "last_mask", "final_obs", "final_mask", "final_index", "version")
+
+Losses = tuple[Tensor, dict[str, Tensor]]
+
+
+class Minibatch(Columns):
+    """One shard's rows, with the number of valid rows in the whole minibatch.
+
+    A loss writes `batch.mean(x)`; added over the shards, that is the mean over the minibatch's valid rows.
+    """
+
+    __slots__ = ("count",)
+    count: float
+
+    @classmethod
+    def of(cls, columns: Columns, count: float) -> Minibatch:
+        batch = cls(**columns.to_dict())
+        object.__setattr__(batch, "count", max(count, 1.0))  # a mean over nothing is zero
+        return batch
+
+    @classmethod
+    def whole(cls, columns: Columns) -> Minibatch:
+        """All rows as one shard."""
+        return cls.of(columns, valid_rows(columns))
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Sum of x over this shard's valid rows / number of valid rows in the whole minibatch."""
+        valid = self.get("valid")
+        if valid is None and x.numel() == self.count:
+            return x.mean()
+        return (x if valid is None else x * valid).sum() / self.count
+
+
+def valid_rows(columns: Columns) -> float:
+    """Count the valid steps of a rollout or minibatch."""
+    valid = columns.get("valid")
+    return float(math.prod(columns.logp.shape)) if valid is None else float(valid.sum())
+
+
+class OnPolicy(SingleModelAlgorithm):
+    """Base of the on-policy algorithms: an actor-critic, learned from whole rollouts.
+
+    Attributes:
+        support: Warns where the critic's grid cannot hold the returns.
+    """
+
+    def __init__(self, config: Any, model: Any, **options: Any):
+        super().__init__(config, model, **options)
+        self.support = SupportWatch(getattr(getattr(model, "critic", None), "law", None), "algorithm.critic_head")
+        self._loss: Callable[[Minibatch], Losses] = self.loss
+        if self.compile:
+            self._loss = torch.compile(self.loss, dynamic=False)
+        written_out = not self.compile and WrittenOutGradient.applies(self)
+        self.written_out = WrittenOutGradient(self) if written_out else None
+
+    @classmethod
+    def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> Any:
+        head = {key: getattr(config, key) for key in ("critic_head", "risk") if hasattr(config, key)}
+        return build_actor_critic(observation_space, action_space, model, **head, **options)
+
+    # ---- written by an algorithm's file ----------------------------------------------------------------------------
+
+    def prepare(self, rollout: Columns) -> Columns:
+        """Add the columns that the loss needs, once per batch, with the weights before the update."""
+        raise NotImplementedError(f"{type(self).__name__} must define prepare() or update()")
+
+    def loss(self, batch: Minibatch) -> Losses:
+        """Return the loss of one shard (to be minimized) and its additive terms by name."""
+        raise NotImplementedError(f"{type(self).__name__} must define loss() or update()")
+
+    def row_losses(self, batch: Minibatch, logp: np.ndarray, value: np.ndarray) -> RowLosses:
+        """`loss` row by row with its derivatives, in numpy: see `control.numpy_gradients.update`.
+
+        Optional. Only a class that defines it itself is updated without autograd: what is inherited may not belong to
+        an overridden loss.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no written-out derivatives")
+
+    def prepare_minibatch(self, batch: Columns) -> Columns:
+        """Add statistics over a whole minibatch, before it is split into shards (advantage normalization)."""
+        return batch
+
+    def stop_epochs(self, metrics: Mapping[str, float]) -> bool:
+        """Return True to end the epochs of this batch early."""
+        return False
+
+    def policy_metrics(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
+        """Return the algorithm's own metrics of log pi - log mu (T, B) after an update, for `diagnose`."""
+        return {}
+
+    # ---- the update ------------------------------------------------------------------------------------------------
+
+    def update(self, rollout: Columns, rng: np.random.Generator) -> Update:
+        """`prepare` once, then epochs x minibatches of `loss`, with one optimizer step each.
+
+        Args:
+            rollout: (T, B) columns on this device.
+            rng: Shuffles the minibatches.
+
+        Raises:
+            NonFiniteError: A loss or gradient is NaN or infinite; the weights are those before the update.
+        """
+        self.trained.remember()
+        self.set_learning_rates()
+        self.rng = rng
+        with torch.no_grad():
+            rows = self.training_rows(self.prepare(rollout))
+        if self.written_out is not None:
+            rows = self.written_out.rows(rows)
+        norms: list[Any] = []
+        terms: dict[str, Any] = {}
+        with np.errstate(over="ignore", invalid="ignore"):  # non-finite values are found and named below
+            for minibatches in self.epochs(rows, int(getattr(self.config, "epochs", 1)), rng):
+                for minibatch in minibatches:
+                    norm, terms = self.step(minibatch)
+                    norms.append(norm)
+                if self.stop_epochs(terms):
+                    break
+        norm_total = torch.stack([torch.as_tensor(norm) for norm in norms])
+        if not bool(torch.isfinite(norm_total).all()):
+            self.trained.rollback()
+            raise self.refuse(rollout, rows)
+        metrics = {f"loss/{name}": float(value) for name, value in terms.items()}
+        metrics["loss/grad_norm"] = float(norm_total.mean())
+        metrics["policy/minibatches"] = float(len(norms))
+        return Update(metrics)
+
+    def training_rows(self, rollout: Columns) -> Columns:
+        """Rows that minibatches are cut from: steps (T*B, ...), or sequences (T, B, ...) for recurrent policies."""
+        rollout = rollout.without(*PER_ROLLOUT)
+        if self.policy.recurrent:
+            return rollout
+        return rollout.without(*SEQUENCE_STATE, *PREPARED).map(lambda leaf: leaf.flatten(0, 1))
+
+    def epochs(self, rows: Columns, epochs: int, rng: np.random.Generator) -> Iterator[Iterator[Columns]]:
+        """For each epoch its minibatches, with their statistics (`prepare_minibatch`)."""
+        count = min(int(getattr(self.config, "minibatches", 1)), rows.logp.shape[-1])
+        if count == 1:  # always the same rows: their statistics are computed once
+            whole = self.prepare_minibatch(rows)
+            for _ in range(epochs):
+                yield iter([whole])
+            return
+        for _ in range(epochs):
+            yield map(self.prepare_minibatch, self.minibatches(rows, count, rng))
+
+    def minibatches(self, rows: Columns, count: int, rng: np.random.Generator) -> Iterator[Columns]:
+        """Cut shuffled rows into `count` minibatches (environments, for recurrent policies)."""
+        total = rows.logp.shape[-1]
+        # One gather for the epoch, then slices: cheaper than a gather for each minibatch.
+        shuffled = self.select(rows, self._index(rng.permutation(total)))
+        edges = [total * part // count for part in range(count + 1)]
+        for start, stop in itertools.pairwise(edges):
+            yield self.select(shuffled, slice(start, stop))
+
+    def _index(self, index: np.ndarray) -> Any:
+        """Row numbers of the rows' kind: numpy for numpy columns, else a tensor on the device."""
+        return index if self.written_out is not None else torch.from_numpy(index).to(self.device)
+
+    def select(self, rows: Columns, index: Any) -> Columns:
+        """Some rows, or some environments of sequences."""
+        if not self.policy.recurrent:
+            return rows[index]
+        state = tree_map(lambda leaf: leaf[index], rows.state)
+        return rows.without(*SEQUENCE_STATE).map(lambda leaf: leaf[:, index]).with_(state=state)
+
+    def step(self, minibatch: Columns) -> tuple[Any, dict[str, Any]]:
+        """Take one optimizer step. Returns the gradient's norm (before clipping) and the loss's terms."""
+        if self.written_out is None:
+            _, terms = self.gradient(minibatch, self._loss)
+        else:
+            _, terms = self._add_shards(minibatch, self.written_out.gradient)
+        norm = self.clip_gradient()
+        self.trained.optimizer.step()
+        return norm, terms
+
+    def gradient(self, batch: Columns, loss: Callable[[Minibatch], Losses]) -> tuple[Any, dict[str, Any]]:
+        """Fill `flat.grad` with the gradient of `loss` over all shards of `batch`; returns the loss and its terms."""
+
+        def backward(shard: Minibatch) -> Losses:
+            self.flat.zero_grad()
+            autocast = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+            with autocast:
+                total, terms = loss(shard)
+            total.backward()
+            return total.detach(), {name: term.detach() for name, term in terms.items()}
+
+        return self._add_shards(batch, backward)
+
+    def _add_shards(
+        self, batch: Columns, gradient: Callable[[Minibatch], tuple[Any, dict[str, Any]]]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Sum `flat.grad`, losses and terms over the shards of a batch; `gradient` computes those of one."""
+        count = valid_rows(batch)
+        if self.shards.count == 1:
+            return gradient(Minibatch.of(batch, count))
+        vectors, names, grad = [], [], self.flat.grad
+        width = batch.logp.shape[-1]  # rows, or environments of sequences
+        for index in self.shards.split(torch.arange(width)):
+            total, terms = gradient(Minibatch.of(self.select(batch, self._index(index.numpy())), count))
+            names = list(terms)
+            values = torch.stack([torch.as_tensor(value, dtype=grad.dtype) for value in (total, *terms.values())])
+            vectors.append(torch.cat([grad, values.to(grad.device)]))
+        summed = self.shards.sum(vectors)
+        grad.copy_(summed[: grad.numel()])
+        values = summed[grad.numel() :]
+        return values[0], dict(zip(names, values[1:], strict=True))
+
+    def clip_gradient(self) -> Any:
+        if self.written_out is not None:
+            return self.written_out.clip(self.config.max_grad_norm)
+        return super().clip_gradient()
+
+    # ---- policy and critic on rollouts and minibatches -------------------------------------------------------------
+
+    def evaluate(self, batch: Columns) -> tuple[Tensor, Tensor]:
+        """Distribution parameters (..., P) and the critic's output (...) of a minibatch or rollout, with gradients."""
+        levels = batch.get("levels")
+        if self.policy.recurrent:
+            params, output, _ = self.model.unroll(batch.obs, batch.state, batch.first, levels)
+            return params, output
+        return self.model.evaluate(batch.obs, levels=levels)  # type: ignore[no-any-return]
+
+    def values(self, rollout: Columns) -> tuple[Tensor, Tensor]:
+        """V(obs) and the value that each step bootstraps from, both (T, B)."""
+        output, next_output = self.critic_forward(rollout)
+        return self.model.critic.value(output), self.model.critic.value(next_output)
+
+    def critic_forward(self, rollout: Columns) -> tuple[Tensor, Tensor]:
+        """The critic's output at obs and where each step bootstraps: values (T, B), or parameters (T, B, P)."""
+        if self.policy.recurrent:
+            return self._critic_forward_sequences(rollout)
+        steps, envs = rollout.reward.shape
+        parts = [tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs), rollout.last_obs]
+        if len(rollout.final_index):
+            parts.append(rollout.final_obs)
+        output = self.model.judge(tree_map(lambda *leaves: torch.cat(leaves), *parts)).float()
+        inside, last, final = output.split([steps * envs, envs, len(output) - (steps + 1) * envs])
+        inside = inside.unflatten(0, (steps, envs))
+        return inside, next_values(inside, last, final, rollout.final_index)
+
+    def _critic_forward_sequences(self, rollout: Columns) -> tuple[Tensor, Tensor]:
+        """As `critic_forward`; a final observation is evaluated from the hidden state after the step it ended on."""
+        _, output, states = self.model.unroll(rollout.obs, rollout.state, rollout.first)
+        after = tree_map(lambda leaf: leaf[-1], states)
+        ended = (rollout.terminated | rollout.truncated)[-1]
+        last = self.model.judge(rollout.last_obs, after, ended)
+        final = output[0, :0]
+        if len(rollout.final_index):
+            t, b = rollout.final_index.unbind(1)
+            final = self.model.judge(rollout.final_obs, tree_map(lambda leaf: leaf[t, b], states))
+        return output, next_values(output, last, final, rollout.final_index)
+
+    def draw_levels(self, batch: Columns) -> Columns:
+        """Add the random levels that the critic's head learns at, if it does."""
+        size = getattr(self.model.critic.head, "noise_size", 0)
+        if not size:
+            return batch
+        levels = self.rng.random((*batch.logp.shape, size), dtype=np.float32)
+        return batch.with_(levels=torch.from_numpy(levels).to(self.device))
+
+    def rollout_params(self, rollout: Columns) -> Tensor:
+        """Distribution parameters (T, B, P) of the policy on a whole rollout."""
+        if self.policy.recurrent:
+            return self.policy.unroll(rollout.obs, rollout.state, rollout.first)[0]  # type: ignore[no-any-return]
+        rows = self.policy(tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs))[0]
+        return rows.unflatten(0, rollout.reward.shape)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def diagnose(self, rollout: Columns) -> dict[str, float]:
+        """Policy movement on this batch, and the variance that the critic explains."""
+        params, output = self.evaluate(rollout) if self.policy.recurrent else self._evaluate_steps(rollout)
+        value = self.model.critic.value(output)
+        actions, mask, valid = self.policy.actions, rollout.get("mask"), rollout.get("valid")
+        batch = Minibatch.whole(rollout)
+        log_ratio = actions.logp(params, rollout.action, mask) - rollout.logp
+        metrics = {
+            "policy/kl": float(batch.mean(actions.kl(rollout.params, params, mask))),
+            "policy/entropy": float(batch.mean(actions.entropy(params, mask))),
+            "policy/max_ratio": float(log_ratio.abs().max().exp()),
+        }
+        metrics |= self.policy_metrics(log_ratio, batch)
+        prepared = self.prepare(rollout)
+        if "returns" in prepared:
+            metrics["policy/explained_variance"] = float(explained_variance(value, prepared.returns, valid))
+        self.warnings += self.support.warnings()
+        return metrics
+
+    def _evaluate_steps(self, rollout: Columns) -> tuple[Tensor, Tensor]:
+        shape = rollout.reward.shape
+        params, output = self.model.evaluate(tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs))
+        return params.unflatten(0, shape), output.unflatten(0, shape)

@@ -1,0 +1,60 @@
+"""A warning for return distributions on a grid that is too narrow."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from distrl.functional.distributions.base import ReturnDistribution
+from distrl.functional.distributions.categorical import Categorical
+
+
+class SupportWatch:
+    """Warns once when a grid cannot hold the returns.
+
+    Args:
+        distribution: The head's; families without a grid, and None, are never warned about.
+        key: Config key of the head, for the message.
+    """
+
+    def __init__(self, distribution: ReturnDistribution | None, key: str = "critic_head"):
+        self.grid = distribution if isinstance(distribution, Categorical) else None
+        self.key = key
+        self.range: Tensor | None = None
+        self.warned = False
+
+    @property
+    def watching(self) -> bool:
+        """True until the out-of-support warning was issued, if there is a grid."""
+        return self.grid is not None and not self.warned
+
+    @torch.no_grad()
+    def observe(self, target_values: Tensor) -> None:
+        """Extend the range of target values (before projection), without synchronizing with the device."""
+        if not self.watching or not target_values.numel():
+            return
+        low, high = torch.aminmax(target_values)
+        seen = torch.stack((-low, high))
+        self.range = seen if self.range is None else torch.maximum(self.range, seen)
+
+    def message(self) -> str | None:
+        """Return the warning, or None. Reads two numbers from the device."""
+        if self.grid is None or self.range is None:
+            return None
+        low, high = (-self.range[0]).item(), self.range[1].item()
+        slack = 1e-4 * (self.grid.v_max - self.grid.v_min)
+        if low >= self.grid.v_min - slack and high <= self.grid.v_max + slack:
+            return None
+        return (
+            f"{self.key}: returns from {low:.4g} to {high:.4g} do not fit into the support from v_min "
+            f"{self.grid.v_min:g} to v_max {self.grid.v_max:g}; what lies beyond is counted as the end. "
+            f"Set {self.key}.v_min and {self.key}.v_max wider, or use head quantile."
+        )
+
+    def warnings(self) -> list[str]:
+        """Return the message, the first time that there is one."""
+        text = self.message() if self.watching else None
+        if text is None:
+            return []
+        self.warned = True
+        return [text]
