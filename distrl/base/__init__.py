@@ -1,1 +1,1 @@
-"""Floor 0: what every room uses. No torch, no ray, no gymnasium."""
+"""Foundations of every package, without torch, ray or gymnasium."""

@@ -13,8 +13,8 @@ import numpy as np
 Tree: TypeAlias = Any
 
 
-def tree_map(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Apply `fn` leaf by leaf; the other trees must have the shape of the first.
+def tree_map(fn: Callable[..., Tree], tree: Tree, *others: Tree) -> Tree:
+    """Apply `fn` leaf by leaf to trees of one structure.
 
     >>> tree_map(lambda x, y: x + y, {"a": 1, "b": (2, 3)}, {"a": 10, "b": (20, 30)})
     {'a': 11, 'b': (22, 33)}
@@ -28,8 +28,8 @@ def tree_map(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
     return fn(tree, *others)
 
 
-def tree_leaves(tree: Any) -> list[Any]:
-    """Every leaf, in order.
+def tree_leaves(tree: Tree) -> list[Tree]:
+    """List the leaves in order.
 
     >>> tree_leaves({"a": 1, "b": (2, 3)})
     [1, 2, 3]
@@ -41,28 +41,28 @@ def tree_leaves(tree: Any) -> list[Any]:
     return [tree]
 
 
-def tree_cat(trees: Sequence[Any], axis: int = 0) -> Any:
-    """Join trees of one shape along an existing dimension (numpy or torch leaves)."""
+def tree_cat(trees: Sequence[Tree], axis: int = 0) -> Tree:
+    """Concatenate trees along an existing dimension."""
     return trees[0] if len(trees) == 1 else tree_map(lambda *leaves: _join("concatenate", leaves, axis), *trees)
 
 
-def tree_stack(trees: Sequence[Any], axis: int = 0) -> Any:
-    """Join trees of one shape along a new dimension (numpy or torch leaves)."""
+def tree_stack(trees: Sequence[Tree], axis: int = 0) -> Tree:
+    """Stack trees along a new dimension."""
     return tree_map(lambda *leaves: _join("stack", leaves, axis), *trees)
 
 
-def _join(how: str, leaves: Sequence[Any], axis: int) -> Any:
-    torch = sys.modules.get("torch")  # not imported here: who holds a tensor has imported it
+def _join(function: str, leaves: Sequence[Tree], axis: int) -> Tree:
+    torch = sys.modules.get("torch")  # not imported here: a caller with tensors has imported it
     if torch is not None and isinstance(leaves[0], torch.Tensor):
-        return {"concatenate": torch.cat, "stack": torch.stack}[how](list(leaves), dim=axis)
-    return {"concatenate": np.concatenate, "stack": np.stack}[how](leaves, axis=axis)  # type: ignore[operator]
+        return {"concatenate": torch.cat, "stack": torch.stack}[function](list(leaves), dim=axis)
+    return {"concatenate": np.concatenate, "stack": np.stack}[function](leaves, axis=axis)  # type: ignore[operator]
 
 
 class Columns:
-    """Named arrays or trees of arrays.
+    """Immutable named arrays or trees of arrays that share leading dimensions.
 
-    `columns.reward` reads, `columns.with_(reward=...)` gives a changed copy, `columns[rows]` indexes the leading
-    dimension of every leaf, `columns["reward"]` reads by name. Copies share their arrays.
+    `columns.reward` or `columns["reward"]` reads a column, `columns[rows]` indexes the leading dimension of every leaf,
+    `columns.with_(reward=...)` makes a changed copy. Copies share their arrays.
 
     >>> c = Columns(reward=np.array([1.0, 2.0]), obs={"x": np.zeros((2, 3))})
     >>> c[1].reward.item(), c.with_(done=c.reward > 1).done.tolist()
@@ -70,21 +70,21 @@ class Columns:
     """
 
     __slots__ = ("_data",)
-    _data: dict[str, Any]
+    _data: dict[str, Tree]
 
-    def __init__(self, **arrays: Any):
+    def __init__(self, **arrays: Tree):
         object.__setattr__(self, "_data", arrays)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Tree:
         try:
             return self._data[name]
         except KeyError:
             raise AttributeError(f"no column {name!r}; there are: {', '.join(self._data)}") from None
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: Tree) -> None:
         raise AttributeError("Columns do not change; use with_(name=...)")
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: Tree) -> Tree:
         if isinstance(index, str):
             return self._data[index]
         return tree_map(lambda leaf: leaf[index], self)
@@ -99,35 +99,35 @@ class Columns:
         shapes = (f"{k}={tree_map(lambda leaf: tuple(getattr(leaf, 'shape', ())), v)}" for k, v in self._data.items())
         return f"Columns({', '.join(shapes)})"
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Callable[[dict[str, Tree]], Columns], tuple[dict[str, Tree]]]:
         return (_rebuild, (self._data,))
 
-    def items(self) -> ItemsView[str, Any]:
+    def items(self) -> ItemsView[str, Tree]:
         return self._data.items()
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: Tree = None) -> Tree:
         return self._data.get(name, default)
 
-    def with_(self, **arrays: Any) -> Columns:
-        """A copy with these columns added or replaced."""
+    def with_(self, **arrays: Tree) -> Columns:
+        """Copy with these columns added or replaced."""
         return Columns(**{**self._data, **arrays})
 
     def without(self, *names: str) -> Columns:
-        """A copy that lacks these columns."""
+        """Copy without these columns."""
         return Columns(**{name: leaf for name, leaf in self._data.items() if name not in names})
 
     def only(self, *names: str) -> Columns:
-        """A copy with just these columns (those that are there)."""
+        """Copy with only these columns, as far as they exist."""
         return Columns(**{name: self._data[name] for name in names if name in self._data})
 
-    def map(self, fn: Callable[[Any], Any]) -> Columns:
+    def map(self, fn: Callable[[Tree], Tree]) -> Columns:
         """Apply `fn` to every leaf."""
         return tree_map(fn, self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The columns as a plain dict (shallow)."""
+    def to_dict(self) -> dict[str, Tree]:
+        """Return a shallow dict of the columns."""
         return dict(self._data)
 
 
-def _rebuild(data: dict[str, Any]) -> Columns:
+def _rebuild(data: dict[str, Tree]) -> Columns:
     return Columns(**data)

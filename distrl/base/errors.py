@@ -1,6 +1,6 @@
-"""Errors that tell the user what was found, what was expected and what to type.
+"""Errors with the problem found and the fix to type.
 
-A `UserError` is printed without a traceback; every other exception is a bug of ours and keeps its traceback.
+A `UserError` is printed without a traceback; every other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend.
+    """Error that the user can fix.
 
     Args:
-        problem: What was found and what was expected, one sentence.
-        fix: What to type or change.
+        problem: One sentence with the value found and the values expected.
+        fix: Command or change that helps.
     """
 
     exit_code = 2
@@ -29,35 +29,35 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A wrong config: unknown key, clashing numbers, value outside the allowed ones."""
+    """Invalid config: unknown key, inconsistent numbers, value out of range."""
 
 
 class EnvError(UserError):
-    """An environment that raises, hangs, or breaks its own contract."""
+    """Environment that raises, hangs, or violates the Gymnasium API."""
 
     exit_code = 3
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is truncated, corrupted, foreign, or does not fit this run."""
+    """Checkpoint that is truncated, corrupted, of another format, or of another run."""
 
     exit_code = 4
 
 
 class NonFiniteError(UserError):
-    """A NaN or an infinity, with the place where it was first seen."""
+    """NaN or infinity, with the place of its first occurrence."""
 
     exit_code = 5
 
 
 class ResourceError(UserError):
-    """Not enough of something: disk, memory, CPUs, time."""
+    """Shortage of disk, memory, CPUs or time."""
 
     exit_code = 6
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
-    """The option closest to a misspelt word, or an empty string.
+    """Return the option closest to a misspelled word, or an empty string.
 
     >>> nearest("learning_rat", ["gamma", "learning_rate"])
     'learning_rate'
@@ -67,7 +67,7 @@ def nearest(word: str, options: Iterable[str]) -> str:
 
 
 def unknown(kind: str, word: str, options: Iterable[str]) -> str:
-    """One line that names an unknown word, its nearest valid neighbor and the rest.
+    """Describe an unknown word in one line, with its nearest valid neighbor and all options.
 
     >>> unknown("algorithm", "pppo", ["a2c", "ppo"])
     "unknown algorithm 'pppo': did you mean 'ppo'? Known: a2c, ppo."

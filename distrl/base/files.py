@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write beside, flush to disk, rename."""
+"""Atomic file writes (temporary file, fsync, rename), checksums and JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distrl.base.errors import ResourceError
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part.
+    """Write a file atomically: readers and crashes see the old content or the new.
 
     Raises:
         ResourceError: The disk is full; the old content is untouched.
@@ -25,8 +25,8 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
     write_atomic_with(path, lambda file: file.write(payload))
 
 
-def write_atomic_with(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
-    """Like `write_atomic`, for a writer that wants a file object."""
+def write_atomic_with(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file atomically through a function of the file object."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -46,19 +46,19 @@ def write_atomic_with(path: str | os.PathLike[str], write: Callable[[IO[bytes]],
 
 
 def raise_if_full(error: OSError, path: str | os.PathLike[str]) -> None:
-    """Turn "no space left" into a message with both numbers."""
+    """Raise ResourceError with the free space if `error` is "no space left"."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return
     folder = Path(path).parent
     free = shutil.disk_usage(folder if folder.exists() else Path.cwd()).free
     raise ResourceError(
         f"disk full while writing {path}: {free / 2**20:.1f} MiB free.",
-        "Free some space, or start with --runs-dir on another disk; what was saved before is untouched.",
+        "Free some space, or start with --runs-dir on another disk; earlier saves are untouched.",
     ) from error
 
 
 def fsync_dir(folder: str | os.PathLike[str]) -> None:
-    """Make a rename inside `folder` survive a power cut."""
+    """Flush renames inside `folder` to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -67,7 +67,7 @@ def fsync_dir(folder: str | os.PathLike[str]) -> None:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """The checksum of a file's content."""
+    """Compute the SHA-256 checksum of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -77,12 +77,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     return json.loads(Path(path).read_text())
 
 
-def to_json(value: Any, **options: Any) -> str:
-    """JSON text; numpy scalars become numbers, paths become strings."""
+def to_json(value: object, **options: Any) -> str:
+    """Serialize to JSON; numpy scalars become numbers, paths become strings."""
     return json.dumps(value, default=_plain, **options)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> object:
     if hasattr(value, "item") and getattr(value, "size", 1) == 1:
         return value.item()
     if hasattr(value, "tolist"):

@@ -1,14 +1,10 @@
-"""State as JSON plus safetensors: what checkpoints are made of. Nothing is ever pickled.
-
-A state is a nest of dicts, lists, tuples, `Columns`, arrays (numpy or torch) and plain values. `pack` splits it into
-a JSON skeleton and named arrays; `unpack` joins them again.
-"""
+"""States of checkpoints as JSON and safetensors, without pickle."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,9 +12,12 @@ from distrl.base.columns import Columns
 from distrl.base.errors import CheckpointError
 from distrl.base.files import to_json, write_atomic_with
 
+#: A nest of dicts, lists, tuples, `Columns`, arrays (numpy or torch) and plain values.
+State: TypeAlias = Any
 
-def pack(state: Any) -> tuple[Any, dict[str, np.ndarray]]:
-    """Split a state into its skeleton (JSON) and its arrays.
+
+def pack(state: State) -> tuple[State, dict[str, np.ndarray]]:
+    """Split a state into a JSON skeleton and named arrays.
 
     >>> skeleton, arrays = pack({"step": 3, "weights": (np.ones(2),)})
     >>> unpack(skeleton, arrays)["weights"][0].tolist()
@@ -26,7 +25,7 @@ def pack(state: Any) -> tuple[Any, dict[str, np.ndarray]]:
     """
     arrays: dict[str, np.ndarray] = {}
 
-    def split(value: Any) -> Any:
+    def split(value: State) -> State:
         if isinstance(value, Columns):
             return {"$columns": {name: split(child) for name, child in value.items()}}
         if isinstance(value, dict):
@@ -43,7 +42,7 @@ def pack(state: Any) -> tuple[Any, dict[str, np.ndarray]]:
             value = value.detach().cpu().numpy()
         if isinstance(value, np.ndarray):
             name = str(len(arrays))
-            arrays[name] = np.array(value, order="C")  # a copy: the caller may go on writing; keeps the shape ()
+            arrays[name] = np.array(value, order="C")  # a copy that keeps the shape ()
             return {"$array": name}
         if value is None or isinstance(value, bool | int | float | str):
             return value
@@ -52,10 +51,10 @@ def pack(state: Any) -> tuple[Any, dict[str, np.ndarray]]:
     return split(state), arrays
 
 
-def unpack(skeleton: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """The inverse of `pack`."""
+def unpack(skeleton: State, arrays: dict[str, np.ndarray]) -> State:
+    """Invert `pack`."""
 
-    def join(value: Any) -> Any:
+    def join(value: State) -> State:
         if isinstance(value, list):
             return [join(child) for child in value]
         if not isinstance(value, dict):
@@ -73,8 +72,8 @@ def unpack(skeleton: Any, arrays: dict[str, np.ndarray]) -> Any:
     return join(skeleton)
 
 
-def save_state(path: str | Path, state: Any) -> None:
-    """Write a state as one safetensors file; the skeleton is its metadata. Whole or absent.
+def save_state(path: str | Path, state: State) -> None:
+    """Write a state atomically as one safetensors file, the skeleton in its metadata.
 
     Raises:
         ResourceError: The disk is full.
@@ -85,11 +84,11 @@ def save_state(path: str | Path, state: Any) -> None:
     write_atomic_with(path, lambda file: file.write(save(arrays, metadata={"skeleton": to_json(skeleton)})))
 
 
-def load_state(path: str | Path) -> Any:
-    """Read a state that `save_state` wrote.
+def load_state(path: str | Path) -> State:
+    """Read a state written by `save_state`.
 
     Raises:
-        CheckpointError: The file is truncated, corrupted, or not ours.
+        CheckpointError: The file is truncated, corrupted, or not written by `save_state`.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -1,7 +1,7 @@
-"""Named, exclusive phase timers: where does this process's time go?
+"""Exclusive phase timers of a process.
 
-At any moment exactly one phase runs, so the seconds of all phases add up to the wall time; what nobody named is
-`other`. A phase inside a phase pauses the outer one.
+Exactly one phase runs at any moment, so the seconds of all phases add up to the wall time; unnamed time is `other`. A
+nested phase pauses the outer one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Phases:
         self._since = perf_counter()
 
     def switch(self, name: str) -> str:
-        """End the running phase, start `name`; returns the ended one. The cheap form for inner loops."""
+        """End the running phase and start `name`, cheaply for inner loops; returns the ended phase."""
         now = perf_counter()
         self._seconds[self._current] = self._seconds.get(self._current, 0.0) + now - self._since
         previous, self._current, self._since = self._current, name, now
@@ -43,17 +43,17 @@ class Phases:
             self.switch(previous)
 
     def add(self, seconds: dict[str, float]) -> None:
-        """Book time that was measured elsewhere in this process."""
+        """Add time that was measured elsewhere in this process."""
         for name, value in seconds.items():
             self._seconds[name] = self._seconds.get(name, 0.0) + value
 
     def read(self) -> dict[str, float]:
-        """Seconds per phase since the start or the last `reset`."""
+        """Return seconds per phase since the start or the last `reset`."""
         self.switch(self._current)
         return dict(self._seconds)
 
     def reset(self) -> dict[str, float]:
-        """Read, then start at zero."""
+        """Read, then restart at zero."""
         seconds = self.read()
         self._seconds = {"other": 0.0}
         return seconds

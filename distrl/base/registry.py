@@ -1,12 +1,12 @@
-"""Where methods meet their names.
+"""Registry of methods by plug point and name.
 
-A method is a small function or class in one file. It joins the system by one line::
+A method is a function or class, registered by a decorator::
 
-    @register.advantage("median_centred", paper="MC-GRPO, 2025", entries=[134])
-    def median_centred(reward): ...
+    @register.advantage("median_centered", paper="Author et al. 2025, arXiv:2501.00000")
+    def median_centered(reward): ...
 
-and is chosen by one word of the config. Files are imported only when their plug point is asked for, so
-`import distrl` stays cheap and a user's own file (config key `imports`) joins the same way.
+and selected by its name in the config. A plug point's files are imported at its first lookup, so `import distrl` stays
+cheap; a user's file (config key `imports`) registers in the same way.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from distrl.base.errors import ConfigError, unknown
 
 T = TypeVar("T")
 
-#: plug point -> the modules that register into it; of packages every file in them.
+#: Plug point -> modules and packages whose files register into it.
 HOMES: dict[str, list[str]] = {
     "algorithm": [
         *(f"distrl.control.algorithms.{family}" for family in ("on_policy", "value_based", "actor_critic")),
@@ -41,7 +41,7 @@ HOMES: dict[str, list[str]] = {
     "next_action": ["distrl.functional.bellman"],
     "reward_transform": ["distrl.functional.bellman"],
     "diagnostic": ["distrl.functional.tabular"],
-    # the components of a language-model algorithm, in order: see language/chain/objective.py
+    # components of a language algorithm, in the order of language/chain/objective.py
     "reward": ["distrl.language.rewards"],
     "part_transform": ["distrl.language.rewards"],
     "combination": ["distrl.language.rewards"],
@@ -60,7 +60,7 @@ HOMES: dict[str, list[str]] = {
     "budget": ["distrl.language.curricula.budgets"],
     "engine": ["distrl.language.engines"],
     "callback": ["distrl.runtime.run.callbacks"],
-    # text tasks, how answers are verified, which items are asked next
+    # text tasks, verifiers of answers, curricula
     "task": ["distrl.language.tasks"],
     "verifier": ["distrl.language.verifiers"],
     "curriculum": ["distrl.language.curricula.base"],
@@ -69,7 +69,7 @@ HOMES: dict[str, list[str]] = {
 
 @dataclass(frozen=True)
 class Method:
-    """A registered method. `line` is its first docstring line; `entries` are the numbers of its papers."""
+    """A registered method; `entries` are its numbers in the index of methods."""
 
     name: str
     plug_point: str
@@ -79,11 +79,12 @@ class Method:
 
     @property
     def line(self) -> str:
+        """First line of its docstring."""
         return (inspect.getdoc(self.target) or "").split("\n")[0]
 
 
 class Registry:
-    """Plug points and what is plugged into them. `register.PLUG_POINT(name, ...)` is a decorator."""
+    """Methods by plug point; `register.PLUG_POINT(name, paper=...)` is a decorator."""
 
     def __init__(self) -> None:
         self._methods: dict[str, dict[str, Method]] = {}
@@ -109,7 +110,7 @@ class Registry:
         return named
 
     def get(self, plug_point: str, name: str) -> Any:
-        """The method `name`; `module:Class` names anything importable.
+        """Return the method `name`, or the object that `module:attribute` names.
 
         Raises:
             ConfigError: No such method; the nearest name is suggested.
@@ -126,14 +127,14 @@ class Registry:
         return methods[name].target
 
     def methods(self, plug_point: str | None = None) -> list[Method]:
-        """Every registered method, by plug point and name."""
+        """List registered methods by plug point and name."""
         for point in [plug_point] if plug_point else list(HOMES):
             self.load(point)
         points = [plug_point] if plug_point else sorted(self._methods)
         return [method for point in points for _, method in sorted(self._methods.get(point, {}).items())]
 
     def load(self, plug_point: str, name: str | None = None) -> None:
-        """Import the homes of a plug point: only the file called `name` where there is one, else all of them."""
+        """Import the modules of a plug point: of packages the file called `name`, without a name all files."""
         for home in HOMES.get(plug_point, []):
             spec = importlib.util.find_spec(home)
             if spec is not None and spec.submodule_search_locations is None:
@@ -148,12 +149,12 @@ class Registry:
                 importlib.import_module(f"{home}.{module.name}")
 
 
-def _place(target: Any) -> str:
+def _place(target: object) -> str:
     return f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', target)}"
 
 
 def resolve(path: str) -> Any:
-    """The object that `module:attribute` names.
+    """Return the object that `module:attribute` names.
 
     Raises:
         ConfigError: The module cannot be found, or lacks the attribute.
@@ -163,7 +164,7 @@ def resolve(path: str) -> Any:
         target: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and not module_name.startswith(error.name):
-            raise  # the user's module exists, and one of its own imports is missing: show the traceback
+            raise  # an import of the user's module is missing: show the traceback
         raise ConfigError(
             f"no module {module_name!r} for {path!r}.", "Install it, or name its file under `imports:`."
         ) from None
@@ -175,21 +176,21 @@ def resolve(path: str) -> Any:
 
 
 def user_sources(imports: Sequence[str]) -> dict[str, str]:
-    """The text of every Python file that `imports` names: what processes on other machines get."""
+    """Read the Python files that `imports` names, to send them to other machines."""
     return {entry: Path(entry).read_text() for entry in imports if entry.endswith(".py") and Path(entry).is_file()}
 
 
 def import_user_code(imports: Sequence[str], sources: Mapping[str, str] | None = None) -> None:
-    """Import what the config key `imports` names: modules, or paths of Python files. Done in every process.
+    """Import the modules and Python files of the config key `imports`; called in every process.
 
-    A file is imported under its own stem, so that `module:Class` can name what it defines.
+    A file is imported under its stem, so that `stem:Class` names its definitions.
 
     Args:
         imports: The config's list.
-        sources: Texts of files that may be missing here.
+        sources: Texts of files that may be missing on this machine.
 
     Raises:
-        ConfigError: A file or module that is not there.
+        ConfigError: A file or module does not exist.
     """
     for entry in imports:
         if not entry.endswith(".py"):
@@ -200,15 +201,17 @@ def import_user_code(imports: Sequence[str], sources: Mapping[str, str] | None =
             continue
         text = path.read_text() if path.is_file() else (sources or {}).get(entry)
         if text is None:
-            raise ConfigError(f"imports: no file {entry!r}.", "Give a path relative to where you start distrl.")
+            raise ConfigError(
+                f"imports: no file {entry!r}.", "Give a path relative to the folder in which distrl is started."
+            )
         module = ModuleType(name)
         module.__file__ = str(path.resolve())
         sys.modules[name] = module
         exec(compile(text, module.__file__, "exec"), module.__dict__)
 
 
-def resolve_module(name: str) -> Any:
-    """Import a module by name, with a clear error when it is not there."""
+def resolve_module(name: str) -> ModuleType:
+    """Import a module by name, or raise ConfigError."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
-"""Seed lines: every random number of a run comes from a generator named by words.
+"""Named seeds: every random number of a run comes from a generator identified by words.
 
-`generator(run_seed, "noise", stream, fragment)` is the same on every machine and in every process, whatever was drawn
-before. No generator state is ever saved: a name is enough to make it again.
+`generator(run_seed, "noise", stream, fragment)` is the same in every process and on every machine, whatever was drawn
+before, so no generator state is ever saved.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def seed_for(run_seed: int, *words: str | int) -> int:
-    """A seed in [0, 2**31) for the purpose that the words name.
+    """Derive a seed in [0, 2**31) from the words.
 
     >>> seed_for(0, "episode", 1) != seed_for(0, "episode", 2)
     True
@@ -21,7 +21,7 @@ def seed_for(run_seed: int, *words: str | int) -> int:
 
 
 def generator(run_seed: int, *words: str | int) -> np.random.Generator:
-    """A fresh generator for the purpose that the words name.
+    """Make a fresh generator from the words.
 
     >>> float(generator(3, "noise", 0).random()) == float(generator(3, "noise", 0).random())
     True
