@@ -1,11 +1,11 @@
-"""Programs that a model wrote, in a process of their own with limits.
+"""Sandbox of generated programs: a process with limits and, if the kernel permits, namespaces.
 
-A program gets a fresh folder, a bare environment and limits of CPU seconds, memory, file sizes, processes and wall
-time; then everything it started is killed. Where the kernel permits (Linux with user namespaces and Landlock) it has no
-network, sees no other process and changes no file outside its folder; `Outcome.open_to` says what was not closed.
+A program gets a fresh folder, an empty environment and limits of CPU seconds, memory, file sizes, processes and wall
+time; then it and its children are killed. On Linux with user namespaces and Landlock it has no network, sees no other
+process and changes no file outside its folder; `Outcome.open_to` lists the isolation that is missing.
 
-It may still read what you may read. This keeps careless programs from doing harm; against programs that are written to
-break out, run the whole sampler in a container or a virtual machine.
+It can read the user's files. The sandbox protects against careless programs; against hostile ones run the whole sampler
+in a container or a virtual machine.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from distrl.base.errors import ConfigError, ResourceError
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 MIB = 2**20
-#: Most characters of output that are kept.
+#: Longest output recorded, in characters.
 MOST_OUTPUT = 65536
-#: Names of what a kernel may leave open.
-DOORS = ("network", "processes", "files")
+#: Kinds of isolation.
+ISOLATION = ("network", "processes", "files")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use.
+    """Resource limits of a program.
 
     Attributes:
-        seconds: Wall time, starting the interpreter included. A busy machine needs much more than `cpu_seconds`.
+        seconds: Wall time, start of the interpreter included; on a busy machine much more than `cpu_seconds`.
         cpu_seconds: Whole CPU seconds of each process.
         memory_mb: Address space of each process, MiB.
         file_mb: Size of each file, and of the output, MiB.
         processes: Processes and threads (where namespaces are permitted).
-        network: Leave the network, and with it the sight of other processes, open.
+        network: Permit network access, and with it the view of other processes.
     """
 
     seconds: float = 10.0
@@ -62,14 +62,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended.
+    """Result of a program.
 
     Attributes:
-        code: Exit code; -signal where a signal ended it (-24: out of CPU seconds); None where it ran out of time.
-        output: What it wrote to standard output, at most `MOST_OUTPUT` characters.
-        errors: The same of standard error.
+        code: Exit code; -signal where a signal ended it (-24: out of CPU seconds); None at the time limit.
+        output, errors: Standard output and error, at most `MOST_OUTPUT` characters each.
         seconds: Wall time.
-        open_to: What the kernel did not let us close: some of "network", "processes", "files".
+        open_to: Missing isolation: some of "network", "processes", "files".
     """
 
     code: int | None
@@ -80,44 +79,39 @@ class Outcome:
 
     @property
     def timed_out(self) -> bool:
-        """True where the program was killed at the end of its wall time."""
+        """True if the program was killed at its time limit."""
         return self.code is None
 
 
 def run_program(program: str, stdin: str = "", limits: Limits = Limits()) -> Outcome:
-    """Run a Python program and wait until it and all it started are gone.
-
-    Args:
-        program: Its text.
-        stdin: What it reads.
-        limits: What it may use.
+    """Run the text of a Python program and wait until it and its children have ended.
 
     Raises:
-        ResourceError: The box could not be made: no POSIX system, no room for a temporary folder, no processes left.
+        ResourceError: The sandbox cannot be made: no POSIX system, no disk space, no processes left.
     """
     if os.name != "posix":
-        raise ResourceError("programs can be boxed on POSIX systems only.", "Use Linux, or another verifier.")
+        raise ResourceError("the sandbox needs a POSIX system.", "Use Linux, or another verifier.")
     try:
         with tempfile.TemporaryDirectory(prefix="distrl-box-", ignore_cleanup_errors=True) as name:
             return _run_in(Path(name), program, stdin, limits)
     except OSError as error:
-        raise ResourceError(f"no box for a program: {error}.", "Free disk space or processes.") from error
+        raise ResourceError(f"no sandbox for a program: {error}.", "Free disk space or processes.") from error
 
 
-def doors_left_open() -> tuple[str, ...]:
-    """What this machine's kernel does not let us close, tried with a small program."""
+def missing_isolation() -> tuple[str, ...]:
+    """Try a small program and list the isolation that this machine's kernel does not permit."""
     return run_program("pass", limits=Limits(seconds=20.0)).open_to
 
 
-def _run_in(box: Path, program: str, stdin: str, limits: Limits) -> Outcome:
-    folder = box / "folder"
+def _run_in(base: Path, program: str, stdin: str, limits: Limits) -> Outcome:
+    folder = base / "folder"
     folder.mkdir()
-    (box / "program.py").write_text(program, encoding="utf-8", errors="replace")
-    (box / "stdin").write_text(stdin, encoding="utf-8", errors="replace")
+    (base / "program.py").write_text(program, encoding="utf-8", errors="replace")
+    (base / "stdin").write_text(stdin, encoding="utf-8", errors="replace")
     begin = monotonic()
     reads, writes = os.pipe()
     try:
-        process = _start(box, folder, writes, limits)
+        process = _start(base, folder, writes, limits)
     except BaseException:
         os.close(reads)
         raise
@@ -129,32 +123,33 @@ def _run_in(box: Path, program: str, stdin: str, limits: Limits) -> Outcome:
     finally:
         os.close(reads)
         _kill(process)
-    output, errors = _text(box / "stdout"), _text(box / "stderr")
+    output, errors = _text(base / "stdout"), _text(base / "stderr")
     seconds = monotonic() - begin
     if not ready:
         return Outcome(None, output, errors, seconds, ())
     if not report:
-        raise ResourceError(f"the box of a program broke: {errors.strip()[-300:]}.", "Check the memory of the machine.")
-    told = json.loads(report)
-    return Outcome(told["code"], output, errors, seconds, tuple(door for door in DOORS if not told[door]))
+        raise ResourceError(f"the sandbox of a program failed: {errors.strip()[-300:]}.", "Check its memory.")
+    isolated = json.loads(report)
+    missing = tuple(kind for kind in ISOLATION if not isolated[kind])
+    return Outcome(isolated["code"], output, errors, seconds, missing)
 
 
-def _start(box: Path, folder: Path, report: int, limits: Limits) -> subprocess.Popen[bytes]:
-    order = {
-        "program": str(box / "program.py"),
+def _start(base: Path, folder: Path, report: int, limits: Limits) -> subprocess.Popen[bytes]:
+    job = {
+        "program": str(base / "program.py"),
         "folder": str(folder),
         "report": report,
         "cpu_seconds": int(limits.cpu_seconds),
         "memory": int(limits.memory_mb * MIB),
         "file_size": int(limits.file_mb * MIB),
-        "processes": limits.processes + 2,  # the box's own two
+        "processes": limits.processes + 2,  # two of the sandbox itself
         "network": limits.network,
     }
     bare = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8"}
     fixed = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    with (box / "stdin").open("rb") as stdin, (box / "stdout").open("wb") as out, (box / "stderr").open("wb") as err:
+    with (base / "stdin").open("rb") as stdin, (base / "stdout").open("wb") as out, (base / "stderr").open("wb") as err:
         return subprocess.Popen(
-            [sys.executable, "-s", "-P", str(LAUNCHER), json.dumps(order)],
+            [sys.executable, "-s", "-P", str(LAUNCHER), json.dumps(job)],
             cwd=folder,
             env={**bare, **fixed},
             stdin=stdin,
@@ -166,13 +161,13 @@ def _start(box: Path, folder: Path, report: int, limits: Limits) -> subprocess.P
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the launcher's process group, and whoever left the group, and reap the launcher."""
-    left: list[psutil.Process] = []
+    """Kill the launcher's process group and its other descendants, and reap the launcher."""
+    descendants: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
-        left = psutil.Process(process.pid).children(recursive=True)
+        descendants = psutil.Process(process.pid).children(recursive=True)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    for child in left:
+    for child in descendants:
         with contextlib.suppress(psutil.Error):
             child.kill()
     process.wait()

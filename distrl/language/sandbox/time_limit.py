@@ -1,8 +1,8 @@
-"""Calls that may hang, with a limit: other people's verifiers and generators of items.
+"""Time limits of calls that may hang, such as a user's verifier.
 
-In a main thread an interval timer interrupts the call, regular expressions and arithmetic on huge integers included.
-Elsewhere signals do not arrive, so the call runs in a thread of its own, which an asynchronous exception ends at its
-next line of Python. What neither can interrupt (a C library that never returns) is left to the deadline of the process.
+In the main thread an interval timer interrupts the call, regular expressions and arithmetic on huge integers included.
+In other threads, which receive no signals, the call runs in a separate thread that an asynchronous exception ends at
+its next line of Python. Neither interrupts a C library that never returns: the deadline of the process covers it.
 """
 
 from __future__ import annotations
@@ -16,25 +16,18 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: A call that swallows the first interruption is interrupted again after so many seconds.
+#: Seconds after which a call that swallowed an interruption is interrupted again.
 AGAIN_AFTER = 0.2
-#: How long an interrupted thread may take to come to its next line of Python.
-LAST_BREATH = 1.0
+#: Seconds that an interrupted thread may take to reach its next line of Python.
+GRACE_SECONDS = 1.0
 
 
 class _Expired(BaseException):
-    """Raised inside the call. Not an `Exception`, so that careless handlers do not swallow it."""
+    """Interruption of a call; no `Exception`, so that broad handlers do not swallow it."""
 
 
 def call_within(seconds: float, function: Callable[[], T]) -> T:
-    """The result of `function()`, unless it takes too long.
-
-    Args:
-        seconds: The limit, of wall time.
-        function: Called without arguments. What it raises is raised.
-
-    Raises:
-        TimeoutError: The limit has passed. The call was interrupted.
+    """Return `function()`, or raise TimeoutError and interrupt it after `seconds` of wall time.
 
     >>> call_within(1.0, lambda: 2 + 3)
     5
@@ -65,7 +58,7 @@ def _interrupted_by_timer(seconds: float, function: Callable[[], T]) -> T:
         inside = False
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, old_handler)
-        if old_left > 0.0:  # a limit around this one goes on counting, and fires at once where it has passed
+        if old_left > 0.0:  # an enclosing limit continues, and fires at once if it has passed
             signal.setitimer(signal.ITIMER_REAL, max(1e-6, old_left - (monotonic() - begin)), old_interval)
 
 
@@ -76,19 +69,19 @@ def _in_a_thread(seconds: float, function: Callable[[], T]) -> T:
     def work() -> None:
         try:
             results.append(function())
-        except BaseException as error:  # travels to the caller, whatever it is
+        except BaseException as error:  # raised in the caller
             failures.append(error)
 
     thread = threading.Thread(target=work, name="call_within", daemon=True)
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        deadline = monotonic() + LAST_BREATH
+        deadline = monotonic() + GRACE_SECONDS
         while thread.is_alive() and monotonic() < deadline:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Expired))
             thread.join(AGAIN_AFTER)
-        left = " and could not be interrupted: its thread goes on" if thread.is_alive() else ""
-        raise TimeoutError(f"took longer than {seconds:g} s{left}")
+        remark = " and could not be interrupted: its thread continues" if thread.is_alive() else ""
+        raise TimeoutError(f"took longer than {seconds:g} s{remark}")
     if failures:
         raise TimeoutError("interrupted") if isinstance(failures[0], _Expired) else failures[0]
     return results[0]

@@ -1,4 +1,4 @@
-"""The verifier `unit_tests`: programs that a model wrote, tried in a box (`sandbox.py`)."""
+"""Verifier of generated Python programs by unit tests, run in the sandbox."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 from distrl.base.errors import ResourceError
 from distrl.base.registry import register
 from distrl.language.sandbox.process import Limits, run_program
-from distrl.language.verifiers.base import Verifier, code_in
+from distrl.language.verifiers.base import Verifier
+from distrl.language.verifiers.text import code_in
 
 HARNESS = Path(__file__).parents[1] / "sandbox" / "harness.py"
 _warned: set[tuple[str, ...]] = set()
@@ -20,13 +21,12 @@ _warned: set[tuple[str, ...]] = set()
 
 @register.verifier("unit_tests")
 class UnitTests(Verifier):
-    """The answer is a Python program that passes tests. Success is 1 where all pass; `passed` is their share.
+    """A Python program that passes all tests; `passed` is the share of tests passed.
 
-    An item expects a list of tests: pieces of code that fail by raising (`assert add(1, 2) == 3`), all run after the
-    answer in one process, or tables {"stdin": text, "stdout": text}, each run on its own, compared without white
-    space at the ends of lines. Code is taken from the last fenced block.
-
-    A program that inspects the process it is tested in can find out how tests report; tables have no such gap.
+    An item expects a list of tests: code that fails by raising (`assert add(1, 2) == 3`), all run after the answer in
+    one process, or tables {"stdin": text, "stdout": text}, each run separately and compared without trailing white
+    space. Code is taken from the last fenced block. A program that inspects its process can forge the reports of code
+    tests, but not of tables.
 
     Args:
         seconds: Wall time for all tests of one answer.
@@ -34,8 +34,8 @@ class UnitTests(Verifier):
         memory_mb: Address space of a process, MiB.
         file_mb: Largest file, MiB.
         processes: Processes and threads.
-        network: Leave the network open.
-        insist: Refuse to run where the kernel does not permit the box to be closed; otherwise say so once.
+        network: Permit network access.
+        insist: Refuse to run if the kernel does not support the whole sandbox, instead of warning once.
     """
 
     parts = ("success", "passed", "form")
@@ -66,7 +66,7 @@ class UnitTests(Verifier):
             raise ValueError("tests are all code or all tables of stdin and stdout")
         else:
             for test in expected:
-                compile(test, "test", "exec")  # raises SyntaxError, which is a ValueError's cousin: told by the caller
+                compile(test, "test", "exec")  # raises SyntaxError, which the caller reports
 
     def score(self, answer: str, expected: Any) -> dict[str, float]:
         code = code_in(answer)
@@ -80,32 +80,32 @@ class UnitTests(Verifier):
 
     def _by_assertion(self, code: str, tests: list[str]) -> int:
         token = secrets.token_hex(16)
-        order = json.dumps({"token": token, "code": code, "tests": tests})
-        outcome = run_program(HARNESS.read_text(encoding="utf-8"), order, self.limits)
-        self._tell(outcome.open_to)
-        told = {line.removeprefix(token).strip() for line in outcome.output.splitlines() if line.startswith(token)}
-        return sum(str(number) in told for number in range(len(tests)))
+        job = json.dumps({"token": token, "code": code, "tests": tests})
+        outcome = run_program(HARNESS.read_text(encoding="utf-8"), job, self.limits)
+        self._warn(outcome.open_to)
+        passed = {line.removeprefix(token).strip() for line in outcome.output.splitlines() if line.startswith(token)}
+        return sum(str(number) in passed for number in range(len(tests)))
 
     def _by_output(self, code: str, tests: list[Mapping[str, str]]) -> int:
-        left, passed = self.limits.seconds, 0
+        seconds_left, passed = self.limits.seconds, 0
         for test in tests:
-            if left <= 0.0:
+            if seconds_left <= 0.0:
                 break
-            outcome = run_program(code, test["stdin"], Limits(**{**vars(self.limits), "seconds": left}))
-            self._tell(outcome.open_to)
-            left -= outcome.seconds
+            outcome = run_program(code, test["stdin"], Limits(**{**vars(self.limits), "seconds": seconds_left}))
+            self._warn(outcome.open_to)
+            seconds_left -= outcome.seconds
             passed += outcome.code == 0 and _lines(outcome.output) == _lines(test["stdout"])
         return passed
 
-    def _tell(self, open_to: tuple[str, ...]) -> None:
-        doors = tuple(door for door in open_to if not (self.limits.network and door in ("network", "processes")))
-        if not doors:
+    def _warn(self, open_to: tuple[str, ...]) -> None:
+        gaps = tuple(gap for gap in open_to if not (self.limits.network and gap in ("network", "processes")))
+        if not gaps:
             return
-        problem = f"this kernel does not let programs of the model be shut off from: {', '.join(doors)}."
+        problem = f"this kernel cannot isolate generated programs from: {', '.join(gaps)}."
         if self.insist:
             raise ResourceError(problem, "Permit user namespaces and Landlock, or set insist: false in a container.")
-        if doors not in _warned:
-            _warned.add(doors)
+        if gaps not in _warned:
+            _warned.add(gaps)
             warnings.warn(f"{problem} Run samplers in a container.", stacklevel=2)
 
 

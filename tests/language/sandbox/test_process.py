@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from distrl.base.errors import ConfigError
-from distrl.language.sandbox.process import MOST_OUTPUT, Limits, doors_left_open, run_program
+from distrl.language.sandbox.process import MOST_OUTPUT, Limits, missing_isolation, run_program
 
 #: Wall time on a machine that many share; CPU seconds are what programs run out of.
 CALM = Limits(seconds=60.0, cpu_seconds=2)
@@ -19,7 +19,7 @@ CALM = Limits(seconds=60.0, cpu_seconds=2)
 @pytest.fixture(scope="module")
 def doors() -> tuple[str, ...]:
     """What this kernel leaves open."""
-    return doors_left_open()
+    return missing_isolation()
 
 
 def test_input_output_and_exit_codes():

@@ -55,7 +55,7 @@ def test_hangs_end_in_the_main_thread(hang):
 
 def test_hangs_end_in_other_threads():
     assert str(in_a_thread(lambda: call_within(0.1, forever))) == "took longer than 0.1 s"
-    assert "its thread goes on" in str(in_a_thread(lambda: call_within(0.1, lambda: sleep(4))))
+    assert "its thread continues" in str(in_a_thread(lambda: call_within(0.1, lambda: sleep(4))))
 
 
 def test_the_limit_around_a_limit_goes_on_counting():
