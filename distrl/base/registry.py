@@ -201,9 +201,7 @@ def import_user_code(imports: Sequence[str], sources: Mapping[str, str] | None =
             continue
         text = path.read_text() if path.is_file() else (sources or {}).get(entry)
         if text is None:
-            raise ConfigError(
-                f"imports: no file {entry!r}.", "Give a path relative to the folder in which distrl is started."
-            )
+            raise ConfigError(f"imports: no file {entry!r}.", "Give a path relative to the working folder.")
         module = ModuleType(name)
         module.__file__ = str(path.resolve())
         sys.modules[name] = module

@@ -1,10 +1,10 @@
-"""What a text task is: it gives items and verifies answers.
+"""Text tasks: items (prompts) and verification of answers.
 
     task = make_task("sort_digits", {"count": 6})
-    item = task.item(7)                                   # the same item in every process, whatever was asked before
+    item = task.item(7)                                   # a pure function of task arguments and index
     parts, problem = verify_safely(task, item, "113459")  # {"success": 1.0, "placed": 1.0}, None
 
-A task holds no state that changes, so samplers, evaluation and resumed runs need nothing but its arguments.
+A task has no mutable state, so samplers, evaluation and resumed runs need only its arguments.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from distrl.base.errors import ConfigError, EnvError, nearest
 from distrl.base.registry import register
@@ -23,6 +23,8 @@ from distrl.language.sandbox.time_limit import call_within
 Message = Mapping[str, str]
 #: Raw text, or messages for the model's chat template.
 Prompt = str | tuple[Message, ...]
+#: Plain JSON values that `verify` needs.
+Facts: TypeAlias = Mapping[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
 SPLITS = ("train", "eval")
@@ -30,30 +32,23 @@ SPLITS = ("train", "eval")
 
 @dataclass(frozen=True)
 class Item:
-    """One question.
-
-    Attributes:
-        index: Its number within the split.
-        split: "train" or "eval" (held out).
-        prompt: What the model sees.
-        facts: What `verify` needs to know; plain values that JSON can hold.
-    """
+    """A prompt with the facts that its verification needs; `split` is "train" or "eval" (held out)."""
 
     index: int
     split: str
     prompt: Prompt
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
 
 
 class Task:
-    """Base class of text tasks. Register with `@register.task("name")`; a run chooses it by `env.id: text/name`.
+    """Base class of text tasks, registered with `@register.task("name")`.
 
     Attributes:
-        parts: Names of the reward parts that `verify` gives, in order. The first is success, in [0, 1].
-        size: Number of training items; None where there is no end of them.
-        eval_size: Number of held-out items; None where there is no end of them.
-        alphabet: Characters that a character-level model needs for prompts and answers; None for natural text.
-        verify_seconds: Wall time that one `verify` may take.
+        parts: Names of the reward parts of `verify`, in order. The first is success, in [0, 1].
+        size: Number of training items; None for unlimited.
+        eval_size: Number of held-out items; None for unlimited.
+        alphabet: Characters of prompts and answers, for character-level models; None for natural text.
+        verify_seconds: Time limit of one `verify`, wall time.
     """
 
     parts: tuple[str, ...] = ("success",)
@@ -63,40 +58,30 @@ class Task:
     verify_seconds: float = 5.0
 
     def item(self, index: int, split: str = "train") -> Item:
-        """Item number `index` of a split: a pure function of its arguments and the constructor's.
-
-        Raises:
-            IndexError: There are fewer items.
-        """
+        """Make item `index` of a split, a pure function of the arguments; raise IndexError beyond its size."""
         raise NotImplementedError
 
     def verify(self, item: Item, answer: str) -> dict[str, float]:
-        """A finite number for each of `parts`. May raise: callers use `verify_safely`.
+        """Compute a finite number for each of `parts` from an answer without prompt and stop token.
 
-        Args:
-            item: From `item`.
-            answer: What the model wrote, without prompt and stop token.
+        May raise: callers use `verify_safely`.
         """
         raise NotImplementedError
 
     def demonstration(self, item: Item) -> str | None:
-        """A right answer, for supervised warm starts; None where it is not known."""
+        """Return a correct answer for supervised warm starts, or None if unknown."""
         return None
 
     def distinct(self, answer: str) -> str | None:
-        """One form for all ways to write a right answer, for counting distinct solutions; None: do not count."""
+        """Normalize a correct answer to count distinct solutions; None excludes it."""
         return answer.strip()
 
 
-def make_task(name: str, kwargs: Mapping[str, Any] | None = None) -> Task:
-    """The task that a config names.
-
-    Args:
-        name: A registered name, with or without `text/` before it, or `module:Class`.
-        kwargs: Arguments of its constructor.
+def make_task(name: str, kwargs: Mapping[str, object] | None = None) -> Task:
+    """Make a task by registered name (with or without `text/`) or `module:Class`, with constructor arguments.
 
     Raises:
-        ConfigError: No such task, or not one of its arguments.
+        ConfigError: Unknown task or argument, or a required argument is missing.
     """
     factory = register.get("task", name.removeprefix("text/"))
     kwargs = dict(kwargs or {})
@@ -122,43 +107,37 @@ def make_task(name: str, kwargs: Mapping[str, Any] | None = None) -> Task:
 def verify_safely(
     task: Task, item: Item, answer: str, timeout: float | None = None
 ) -> tuple[dict[str, float], str | None]:
-    """`task.verify`, whatever it does. An item whose verifier fails is worth nothing, and the problem has a name.
-
-    Args:
-        task: The task.
-        item: One of its items.
-        answer: What the model wrote.
-        timeout: Seconds of wall time; None: the task's `verify_seconds`.
+    """Verify an answer within `timeout` seconds (None: `task.verify_seconds`), catching every failure.
 
     Returns:
-        Numbers by part, in the order of `task.parts`, and None or one sentence on what went wrong (then all are 0).
+        Numbers by part in the order of `task.parts`, and None; after a failure zeros, and a sentence with the problem.
     """
     try:
         seconds = task.verify_seconds if timeout is None else timeout
         found = call_within(seconds, lambda: task.verify(item, answer))
         parts = {name: float(found[name]) for name in task.parts}
-    except Exception as error:  # any failure of a user's verifier is this item's, not the run's
-        return _nothing(task), f"{item.split} item {item.index}: the verifier failed: {_told(error)}"
+    except Exception as error:  # a failing verifier must not end the run
+        return _zeros(task), f"{item.split} item {item.index}: the verifier failed: {_brief(error)}"
     wrong = [f"{name} = {value}" for name, value in parts.items() if not math.isfinite(value)]
     if wrong:
-        return _nothing(task), f"{item.split} item {item.index}: not finite: {', '.join(wrong)}"
+        return _zeros(task), f"{item.split} item {item.index}: not finite: {', '.join(wrong)}"
     success = parts[task.parts[0]]
     if not 0.0 <= success <= 1.0:
-        return _nothing(task), f"{item.split} item {item.index}: {task.parts[0]} = {success} is not within [0, 1]"
+        return _zeros(task), f"{item.split} item {item.index}: {task.parts[0]} = {success} is not within [0, 1]"
     return parts, None
 
 
-def _nothing(task: Task) -> dict[str, float]:
+def _zeros(task: Task) -> dict[str, float]:
     return dict.fromkeys(task.parts, 0.0)
 
 
-def _told(error: Exception) -> str:
+def _brief(error: Exception) -> str:
     text = str(error).strip().split("\n")[0][:200]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def prompt_fault(prompt: Any) -> str | None:
-    """What is wrong with a prompt, or None.
+def prompt_fault(prompt: object) -> str | None:
+    """Describe the problem of a malformed prompt; None for a valid one.
 
     >>> prompt_fault(({"role": "user", "content": "Hello"},))
     >>> prompt_fault(({"role": "robot", "content": "Hello"},))
@@ -173,15 +152,17 @@ def prompt_fault(prompt: Any) -> str | None:
             return f"message {number} is not {{'role': ..., 'content': text}}: {message!r:.60}"
         if message.get("role") not in ROLES:
             return f"message {number} has role {message.get('role')!r}; roles are {', '.join(ROLES)}"
-    return "the last message is the assistant's; nothing is left to answer" if message["role"] == "assistant" else None
+    if message["role"] == "assistant":
+        return "the last message is the assistant's; nothing is left to answer"
+    return None
 
 
 def check_task(task: Task, items: int = 4, timeout: float = 10.0) -> None:
-    """Try a few items before a run spends time on them.
+    """Check a few items before a run.
 
     Raises:
-        EnvError: An item that cannot be made, differs when it is made again, has a malformed prompt, or whose verifier
-            fails or does not accept the task's own demonstration.
+        EnvError: An item cannot be made, differs when made twice, has a malformed prompt, or its verifier fails or
+            rejects the task's demonstration.
     """
     name = type(task).__name__
     if not task.parts:
@@ -198,13 +179,13 @@ def _check_item(task: Task, where: str, index: int, split: str, timeout: float) 
     except TimeoutError as error:
         raise EnvError(f"{where}: making it {error}.", "Check the task's arguments.") from None
     if item != again:
-        raise EnvError(f"{where} is another one when it is made again.", "Draw it from generator(seed, split, index).")
+        raise EnvError(f"{where} differs when it is made twice.", "Draw it from generator(seed, split, index).")
     fault = prompt_fault(item.prompt)
     if fault:
         raise EnvError(f"{where}: {fault}.", "Give text, or messages that end with a question.")
     answer = task.demonstration(item)
     parts, problem = verify_safely(task, item, answer or "")
     if problem:
-        raise EnvError(f"{problem}.", "Mend the task's verify.")
+        raise EnvError(f"{problem}.", "Fix the task's verify.")
     if answer is not None and parts[task.parts[0]] < 1.0:
-        raise EnvError(f"{where}: its own demonstration {answer!r:.80} is not a success: {parts}.", "Mend verify.")
+        raise EnvError(f"{where}: its own demonstration {answer!r:.80} is not a success: {parts}.", "Fix verify.")

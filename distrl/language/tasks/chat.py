@@ -1,20 +1,17 @@
-"""Short chat tasks that small instruction-tuned models half know: two examples, then the question.
+"""Short chat tasks for small instruction-tuned models: two examples, then the question.
 
-Every prompt is user, assistant, user, assistant, user, without a system turn. The examples are drawn from the training
-questions, anew for each item.
+Every prompt is user, assistant, user, assistant, user, without a system turn. The examples of each item are drawn from
+the training questions.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
-from distrl.language.tasks.base import Item, Message
-from distrl.language.tasks.generated import DrawnTask, share_placed
+from distrl.language.tasks.base import Facts, Item, Message
+from distrl.language.tasks.generated import Content, GeneratedTask, share_placed
 
 _WORDS = """
     apple arm baby bag ball band bank bath bear bed bell bird boat body bone book boot bowl box boy bread brick bridge
@@ -32,26 +29,26 @@ WORDS = tuple(_WORDS.split())
 EXAMPLES = 2
 
 
-class ChatTask(DrawnTask):
-    """A subclass writes `draw`, `question` and `answer`.
+class ChatTask(GeneratedTask):
+    """Base class with two examples before the question; subclasses define `draw`, `question` and `answer`.
 
     Parts: success, and the share of words in their places.
     """
 
     parts = ("success", "placed")
 
-    def question(self, facts: Mapping[str, Any]) -> str:
-        """What the user says."""
+    def question(self, facts: Facts) -> str:
+        """Write the user's turn."""
         raise NotImplementedError
 
-    def answer(self, facts: Mapping[str, Any]) -> str:
-        """What the assistant should say: words with single spaces between them."""
+    def answer(self, facts: Facts) -> str:
+        """Write the correct answer: words separated by single spaces."""
         raise NotImplementedError
 
-    def complete(self, content: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    def complete(self, content: Content, rng: np.random.Generator) -> Content:
         return {**content, "examples": [self.draw_for("train", rng) for _ in range(EXAMPLES)]}
 
-    def prompt_of(self, facts: Mapping[str, Any]) -> tuple[Message, ...]:
+    def prompt_of(self, facts: Facts) -> tuple[Message, ...]:
         turns: list[Message] = []
         for content in facts["examples"]:
             turns.append({"role": "user", "content": self.question(content)})
@@ -74,45 +71,35 @@ class _WordTask(ChatTask):
             raise ConfigError(f"count = {count} is not within 1..{len(WORDS)}.", "Set env.kwargs.count: 4.")
         self.count = count
 
-    def draw(self, rng: np.random.Generator) -> dict[str, Any]:
+    def draw(self, rng: np.random.Generator) -> Content:
         return {"words": [WORDS[index] for index in rng.choice(len(WORDS), self.count, replace=False)]}
 
 
 @register.task("copy_words")
 class CopyWords(_WordTask):
-    """Repeat some words: "Copy: river lamp moon fox" wants "river lamp moon fox".
-
-    Args:
-        count: Words in a question.
-        seed: Names the draws.
-    """
+    """Copying `count` words: "Copy: river lamp moon fox" -> "river lamp moon fox"."""
 
     def __init__(self, count: int = 4, seed: int = 0):
         super().__init__(count, seed)
 
-    def question(self, facts: Mapping[str, Any]) -> str:
+    def question(self, facts: Facts) -> str:
         return "Copy: " + " ".join(facts["words"])
 
-    def answer(self, facts: Mapping[str, Any]) -> str:
+    def answer(self, facts: Facts) -> str:
         return " ".join(facts["words"])
 
 
 @register.task("reverse_words")
 class ReverseWords(_WordTask):
-    """Say some words backwards: "Reverse: river lamp moon" wants "moon lamp river".
-
-    Args:
-        count: Words in a question.
-        seed: Names the draws.
-    """
+    """Reversing `count` words: "Reverse: river lamp moon" -> "moon lamp river"."""
 
     def __init__(self, count: int = 3, seed: int = 0):
         super().__init__(count, seed)
 
-    def question(self, facts: Mapping[str, Any]) -> str:
+    def question(self, facts: Facts) -> str:
         return "Reverse: " + " ".join(facts["words"])
 
-    def answer(self, facts: Mapping[str, Any]) -> str:
+    def answer(self, facts: Facts) -> str:
         return " ".join(reversed(facts["words"]))
 
 
@@ -123,71 +110,52 @@ class _NumberTask(ChatTask):
             raise ConfigError(f"{count} different numbers from {low} to {high} do not exist.", "Widen low..high.")
         self.count, self.low, self.high = count, low, high
 
-    def draw(self, rng: np.random.Generator) -> dict[str, Any]:
+    def draw(self, rng: np.random.Generator) -> Content:
         drawn = rng.choice(self.high - self.low + 1, self.count, replace=False)
         return {"numbers": [int(number) + self.low for number in drawn]}
 
-    def identity(self, content: dict[str, Any]) -> list[int]:
+    def identity(self, content: Content) -> list[int]:
         return sorted(content["numbers"])
 
 
 @register.task("sort_numbers")
 class SortNumbers(_NumberTask):
-    """Sort different numbers upwards: "Sort: 42 7 19" wants "7 19 42".
-
-    Args:
-        count: Numbers in a question.
-        low: Smallest number.
-        high: Largest number.
-        seed: Names the draws.
-    """
+    """Sorting `count` different numbers from low to high: "Sort: 42 7 19" -> "7 19 42"."""
 
     def __init__(self, count: int = 3, low: int = 1, high: int = 99, seed: int = 0):
         super().__init__(count, low, high, seed)
 
-    def question(self, facts: Mapping[str, Any]) -> str:
+    def question(self, facts: Facts) -> str:
         return "Sort: " + " ".join(map(str, facts["numbers"]))
 
-    def answer(self, facts: Mapping[str, Any]) -> str:
+    def answer(self, facts: Facts) -> str:
         return " ".join(map(str, sorted(facts["numbers"])))
 
 
 @register.task("larger_number")
 class LargerNumber(_NumberTask):
-    """Say the larger of two numbers: "Which is larger: 42 or 19?" wants "42".
-
-    Args:
-        low: Smallest number.
-        high: Largest number.
-        seed: Names the draws.
-    """
+    """The larger of two numbers: "Which is larger: 42 or 19?" -> "42"."""
 
     def __init__(self, low: int = 1, high: int = 99, seed: int = 0):
         super().__init__(2, low, high, seed)
 
-    def question(self, facts: Mapping[str, Any]) -> str:
+    def question(self, facts: Facts) -> str:
         first, second = facts["numbers"]
         return f"Which is larger: {first} or {second}?"
 
-    def answer(self, facts: Mapping[str, Any]) -> str:
+    def answer(self, facts: Facts) -> str:
         return str(max(facts["numbers"]))
 
 
 @register.task("next_number")
 class NextNumber(_NumberTask):
-    """Count on: "What comes after 42?" wants "43".
-
-    Args:
-        low: Smallest number.
-        high: Largest number.
-        seed: Names the draws.
-    """
+    """The successor of a number: "What comes after 42?" -> "43"."""
 
     def __init__(self, low: int = 1, high: int = 998, seed: int = 0):
         super().__init__(1, low, high, seed)
 
-    def question(self, facts: Mapping[str, Any]) -> str:
+    def question(self, facts: Facts) -> str:
         return f"What comes after {facts['numbers'][0]}?"
 
-    def answer(self, facts: Mapping[str, Any]) -> str:
+    def answer(self, facts: Facts) -> str:
         return str(facts["numbers"][0] + 1)

@@ -1,26 +1,27 @@
-"""Tasks whose items are drawn from a generator, with held-out items told apart by a hash of their content."""
+"""Tasks with randomly generated items; a hash of their content decides which are held out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from distrl.base.errors import ConfigError
 from distrl.base.seeds import generator, seed_for
-from distrl.language.tasks.base import SPLITS, Item, Prompt, Task
+from distrl.language.tasks.base import SPLITS, Facts, Item, Prompt, Task
 
-#: One content in so many is held out.
+#: One of this many contents is held out.
 HELD_OUT_ONE_IN = 8
-MOST_TRIES = 2000
+MAX_TRIES = 2000
+#: Plain Python values.
+Content: TypeAlias = dict[str, Any]
 
 
-class DrawnTask(Task):
-    """An endless task. A subclass writes `draw`, `prompt_of`, `verify` and `demonstration`.
+class GeneratedTask(Task):
+    """Unlimited task; subclasses define `draw`, `prompt_of`, `verify` and `demonstration`.
 
-    Contents that a hash marks are only ever asked in the split "eval", all others only in "train". With
-    `holds_out = False` both splits ask the same few questions.
+    A hash of the content assigns each question to "train" or "eval". With `holds_out = False` both splits share the
+    same questions.
     """
 
     holds_out: bool = True
@@ -28,37 +29,33 @@ class DrawnTask(Task):
     def __init__(self, seed: int = 0):
         self.seed = seed
 
-    def draw(self, rng: np.random.Generator) -> dict[str, Any]:
-        """The content of a question, in plain Python values."""
+    def draw(self, rng: np.random.Generator) -> Content:
+        """Draw the content of a question, in plain Python values."""
         raise NotImplementedError
 
-    def complete(self, content: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """The facts of an item: its content, and what else its prompt needs."""
+    def complete(self, content: Content, rng: np.random.Generator) -> Content:
+        """Add to the content whatever else the prompt needs."""
         return content
 
-    def prompt_of(self, facts: Mapping[str, Any]) -> Prompt:
-        """The question."""
+    def prompt_of(self, facts: Facts) -> Prompt:
+        """Write the prompt."""
         raise NotImplementedError
 
-    def identity(self, content: dict[str, Any]) -> Any:
-        """What must not be the same in a training and a held-out question."""
+    def identity(self, content: Content) -> object:
+        """Return the value that training and held-out questions must not share."""
         return content
 
     def item(self, index: int, split: str = "train") -> Item:
-        """See `Task.item`.
-
-        Raises:
-            ConfigError: Another split than "train" and "eval", or no content of that split is found.
-        """
+        """Make item `index` of a split; raise ConfigError if no content of that split is found."""
         if split not in SPLITS:
             raise ConfigError(f"a task has the splits train and eval, not {split!r}.")
         rng = generator(self.seed, type(self).__name__, split, index)
         facts = self.complete(self.draw_for(split, rng), rng)
         return Item(index, split, self.prompt_of(facts), facts)
 
-    def draw_for(self, split: str, rng: np.random.Generator) -> dict[str, Any]:
-        """Content that belongs to a split."""
-        for _ in range(MOST_TRIES):
+    def draw_for(self, split: str, rng: np.random.Generator) -> Content:
+        """Draw content of a split."""
+        for _ in range(MAX_TRIES):
             content = self.draw(rng)
             if not self.holds_out or self.is_held_out(content) == (split == "eval"):
                 return content
@@ -67,13 +64,13 @@ class DrawnTask(Task):
             "Make the task larger.",
         )
 
-    def is_held_out(self, content: dict[str, Any]) -> bool:
-        """True where the content belongs to the split "eval". Another seed does not move it."""
+    def is_held_out(self, content: Content) -> bool:
+        """Return True for content of the split "eval", whatever the seed."""
         return seed_for(0, type(self).__name__, repr(self.identity(content))) % HELD_OUT_ONE_IN == 0
 
 
 def share_placed(answer: str | list[str], right: str | list[str]) -> float:
-    """Share of the places that hold what they should; what is too much counts as wrong places.
+    """Compute the share of correct places; surplus places count as wrong.
 
     >>> share_placed("1235", "1234")
     0.75

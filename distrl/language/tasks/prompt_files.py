@@ -1,4 +1,4 @@
-"""The task `text/file`: prompts from JSONL or Parquet files, answers checked by a verifier.
+"""Task `file`: prompts from JSONL or Parquet files, answers checked by a verifier.
 
 env:
   id: text/file
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from distrl.base.errors import ConfigError, unknown
 from distrl.base.registry import register
@@ -18,10 +18,13 @@ from distrl.base.seeds import seed_for
 from distrl.language.tasks.base import SPLITS, Item, Prompt, Task, prompt_fault
 from distrl.language.verifiers.base import Verifier, make_verifier
 
-#: Rows whose expected answers are looked at before the run, where looking is slow.
+#: Rows whose expected answers are checked before the run by slow verifiers.
 FEW = 64
-#: Verifiers whose expected answer is itself a right answer.
-SHOWS_ITSELF = ("exact", "numeric", "math")
+#: Verifiers whose expected value is a correct answer.
+EXPECT_AN_ANSWER = ("exact", "numeric", "math")
+
+#: Prompt, expected value, demonstration.
+Row: TypeAlias = tuple[Prompt, Any, str | None]
 
 
 @register.task("file")
@@ -31,20 +34,19 @@ class FileTask(Task):
     Args:
         path: A .jsonl or .parquet file, or a list of them.
         prompt: Field of the prompt, as text.
-        messages: Field of the prompt, as a list of {"role", "content"}; instead of `prompt`.
-        answer: Field of what the verifier expects; None where it expects nothing.
-        verifier: A verifier's name.
-        options: That verifier's options.
-        demonstration: Field of a right answer, for warm starts. By default the expected answer of verifiers that
+        messages: Field of the prompt as a list of {"role", "content"}, instead of `prompt`.
+        answer: Field of the verifier's expected value; None for verifiers that expect none.
+        verifier, options: Name and options of the verifier.
+        demonstration: Field of a correct answer, for warm starts. Defaults to the expected value of verifiers that
             compare with it.
-        system: A system turn before each prompt.
-        chat: Give text prompts as a user's turn; false: as they are, for models without a chat template.
-        held_out: Share of the prompts that is kept for evaluation, chosen by a hash of the prompt.
-        held_out_path: Files of held-out prompts; then all of `path` is for training.
+        system: System turn before each prompt.
+        chat: Give text prompts as a user's turn; false: raw, for models without a chat template.
+        held_out: Share of the prompts held out for evaluation, chosen by a hash of the prompt.
+        held_out_path: Files of held-out prompts; all of `path` is then for training.
 
     Raises:
-        ConfigError: A file or field that is not there, a row that cannot be read or verified (with file and line), or
-            no prompts on one side.
+        ConfigError: A file or field is missing, a row cannot be read or verified (with file and line), or a split is
+            empty.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class FileTask(Task):
             raise ConfigError(f"held_out = {held_out} is not a share in [0, 1).", "Set env.kwargs.held_out: 0.1.")
         self.fields = {"prompt": messages or prompt, "answer": answer, "demonstration": demonstration}
         self.is_chat, self.system, self.as_messages = chat, system, messages is not None
-        self.shows_itself = demonstration is None and verifier in SHOWS_ITSELF
+        self.expected_is_answer = demonstration is None and verifier in EXPECT_AN_ANSWER
         self.verifier: Verifier = make_verifier(verifier, options)
         self.parts = self.verifier.parts
         self.verify_seconds = self.verifier.seconds
@@ -94,14 +96,14 @@ class FileTask(Task):
     def demonstration(self, item: Item) -> str | None:
         return item.facts["demonstration"]
 
-    def _read(self, path: str | list[str]) -> list[tuple[Prompt, Any, str | None]]:
-        found: list[tuple[Prompt, Any, str | None]] = []
+    def _read(self, path: str | list[str]) -> list[Row]:
+        found: list[Row] = []
         for name in [path] if isinstance(path, str) else path:
             for place, row in read_rows(Path(name)):
                 found.append(self._row(place, row, check=self.verifier.checks_quickly or len(found) < FEW))
         return found
 
-    def _row(self, place: str, row: Mapping[str, Any], check: bool) -> tuple[Prompt, Any, str | None]:
+    def _row(self, place: str, row: Mapping[str, Any], check: bool) -> Row:
         values = {role: None if field is None else _field(place, row, field) for role, field in self.fields.items()}
         prompt = self._prompt(place, values["prompt"])
         expected = values["answer"]
@@ -111,10 +113,10 @@ class FileTask(Task):
             except (ValueError, SyntaxError) as error:
                 raise ConfigError(
                     f"{place}: field {self.fields['answer']!r}: the verifier {error}.",
-                    "Mend the row, or choose another verifier.",
+                    "Fix the row, or choose another verifier.",
                 ) from None
         shown = values["demonstration"]
-        if shown is None and self.shows_itself and expected is not None:
+        if shown is None and self.expected_is_answer and expected is not None:
             shown = expected[0] if isinstance(expected, list) else expected
         return prompt, expected, None if shown is None else str(shown)
 
@@ -131,18 +133,18 @@ class FileTask(Task):
             prompt = ({"role": "system", "content": self.system}, *prompt)
         fault = prompt_fault(prompt)
         if fault:
-            raise ConfigError(f"{place}: {fault}.", "Mend the row.")
+            raise ConfigError(f"{place}: {fault}.", "Fix the row.")
         return prompt
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a JSONL or Parquet file, each with its place for messages ("data.jsonl:3"). Blank lines are skipped.
+    """Yield the rows of a JSONL or Parquet file with their places ("data.jsonl:3"), skipping blank lines.
 
     Raises:
-        ConfigError: No such file, another kind of file, or a line that is no JSON object.
+        ConfigError: The file is missing, of another type, or a line is no JSON object.
     """
     if not path.is_file():
-        raise ConfigError(f"no prompt file {str(path)!r}.", "Give a path relative to where you start distrl.")
+        raise ConfigError(f"no prompt file {str(path)!r}.", "Give a path relative to the working folder.")
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
         return
@@ -184,13 +186,13 @@ def _field(place: str, row: Mapping[str, Any], field: str) -> Any:
     return row[field]
 
 
-def _split(rows: list[tuple[Prompt, Any, str | None]], share: float) -> dict[str, list[tuple[Prompt, Any, str | None]]]:
-    """Training and held-out rows. Equal prompts stay together; more rows later do not move any."""
-    lots = [seed_for(0, "held out", json.dumps(row[0], sort_keys=True)) / 2**31 for row in rows]
+def _split(rows: list[Row], share: float) -> dict[str, list[Row]]:
+    """Split into training and held-out rows by a hash of the prompt, stable when rows are added."""
+    hashes = [seed_for(0, "held out", json.dumps(row[0], sort_keys=True)) / 2**31 for row in rows]
     limit = share
-    if share > 0.0 and rows and min(lots) >= share:  # a small file without luck: hold out one prompt
-        limit = min(lots) * (1.0 + 1e-12)
+    if share > 0.0 and rows and min(hashes) >= share:  # hold out at least one prompt of a small file
+        limit = min(hashes) * (1.0 + 1e-12)
     return {
-        "train": [row for row, lot in zip(rows, lots, strict=True) if lot >= limit],
-        "eval": [row for row, lot in zip(rows, lots, strict=True) if lot < limit],
+        "train": [row for row, hash_ in zip(rows, hashes, strict=True) if hash_ >= limit],
+        "eval": [row for row, hash_ in zip(rows, hashes, strict=True) if hash_ < limit],
     }

@@ -1,4 +1,4 @@
-"""The task `text/reasoning_gym`: every generator of the package reasoning-gym.
+"""Task `reasoning_gym`: every generator of the package reasoning-gym.
 
 env: {id: text/reasoning_gym, kwargs: {name: spell_backward, config: {max_word_len: 5}}}
 """
@@ -16,31 +16,31 @@ from distrl.base.registry import register
 from distrl.language.sandbox.time_limit import call_within
 from distrl.language.tasks.base import Item, Task
 
-#: Items of one generator: so many for training, then so many held out.
+#: Items of one generator for training, followed by the held-out ones.
 TRAIN_ITEMS, EVAL_ITEMS = 900_000, 100_000
-#: Items that are kept between making and verifying them.
-KEPT_ITEMS = 1024
+#: Items cached between generation and verification.
+CACHED_ITEMS = 1024
 
 
 @register.task("reasoning_gym")
 class ReasoningGymTask(Task):
-    """Puzzles of reasoning-gym, verified by its own scoring.
+    """Puzzles of reasoning-gym, verified by its scoring.
 
-    Parts: success (the score is 1), and the score, which is partial credit of some kind.
-    Held-out items are other draws; generators of few different questions repeat some of them. Some scorers evaluate
+    Parts: success (the score is 1), and the score (partial credit).
+    Held-out items are further draws; generators of few different questions repeat some. Some scorers evaluate
     expressions of the answer in this process.
 
     Args:
-        name: A generator's name, such as spell_backward.
+        name: Generator, such as spell_backward.
         config: Its arguments.
-        seed: Names the draws.
-        tag: Only what stands between <tag> and </tag> is the answer; the last such piece counts.
-        instruction: A sentence after each question.
+        seed: Seed of the draws.
+        tag: Read the answer between <tag> and </tag>; the last such piece counts.
+        instruction: Sentence after each question.
         chat: Give the question as a user's turn; false: as raw text.
-        item_seconds: Wall time that making the generator or one item may take.
+        item_seconds: Time limit of making the generator or one item, wall time.
 
     Raises:
-        ConfigError: The package is missing, no such generator, wrong arguments, or it makes no item with them.
+        ConfigError: The package is missing, the generator is unknown, or it refuses its arguments.
     """
 
     parts = ("success", "score")
@@ -50,7 +50,7 @@ class ReasoningGymTask(Task):
     def __init__(
         self,
         name: str,
-        config: Mapping[str, Any] | None = None,
+        config: Mapping[str, object] | None = None,
         seed: int = 0,
         tag: str | None = None,
         instruction: str = "",
@@ -61,18 +61,14 @@ class ReasoningGymTask(Task):
         self.tag = tag
         self.size, self.eval_size = TRAIN_ITEMS, EVAL_ITEMS
         self.dataset = self._make(dict(config or {}), seed)
-        self._entry = functools.lru_cache(maxsize=KEPT_ITEMS)(self._generate)
+        self._entry = functools.lru_cache(maxsize=CACHED_ITEMS)(self._generate)
         try:
             self._entry(0)
         except EnvError as error:
             raise ConfigError(error.problem, "Check env.kwargs.config, or raise env.kwargs.item_seconds.") from None
 
     def item(self, index: int, split: str = "train") -> Item:
-        """See `Task.item`.
-
-        Raises:
-            EnvError: The generator raises or hangs at this item.
-        """
+        """Make item `index` of a split; raise EnvError if the generator raises or hangs."""
         sizes = {"train": self.size, "eval": self.eval_size}
         if not 0 <= index < sizes.get(split, 0):
             raise IndexError(f"no item {index} of {split!r}; there are {sizes}")
@@ -98,7 +94,7 @@ class ReasoningGymTask(Task):
         answer = item.facts["answer"]
         return answer if answer is None or self.tag is None else f"<{self.tag}>{answer}</{self.tag}>"
 
-    def _make(self, config: dict[str, Any], seed: int) -> Any:
+    def _make(self, config: dict[str, object], seed: int) -> Any:
         try:
             from reasoning_gym.factory import DATASETS
         except ModuleNotFoundError:
@@ -118,7 +114,7 @@ class ReasoningGymTask(Task):
         try:
             try:
                 return build(TRAIN_ITEMS + EVAL_ITEMS)
-            except (ValueError, AssertionError):  # a generator of few items: its own number of them
+            except (ValueError, AssertionError):  # a generator of few items
                 dataset = build(None)
         except Exception as error:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""The first items of a task that has no end of them: for learners that keep something for every prompt."""
+"""First items of a task, for learners with a state per prompt."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from distrl.base.errors import ConfigError
 from distrl.language.tasks.base import Item, Task
 
 
-class FirstItems(Task):
-    """A task's first training items; held-out ones, verifier and demonstrations are the task's own.
-
-    Args:
-        task: The task.
-        size: Training items, at most as many as it has.
+class TaskSubset(Task):
+    """The first `size` training items of a task, with all of its held-out items.
 
     Raises:
-        ConfigError: It has fewer.
+        ConfigError: The task has fewer.
     """
 
     def __init__(self, task: Task, size: int):

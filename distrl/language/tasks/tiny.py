@@ -1,31 +1,24 @@
-"""Tiny tasks for models that read single characters: test beds that learn in a minute on one core."""
+"""Tiny tasks for character-level models, learned in a minute on one core."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.base.seeds import generator
-from distrl.language.tasks.base import Item
-from distrl.language.tasks.generated import DrawnTask, share_placed
+from distrl.language.tasks.base import Facts, Item
+from distrl.language.tasks.generated import Content, GeneratedTask, share_placed
 
 DIGITS = "0123456789"
 
 
 @register.task("sort_digits")
-class SortDigits(DrawnTask):
-    """Sort digits: "314159>" wants "113459".
+class SortDigits(GeneratedTask):
+    """Sorting `count` digits: "314159>" -> "113459".
 
-    Parts: success, and the share of places that hold the right digit.
-
-    Args:
-        count: Digits in a question. From 4 on, held-out questions differ from training ones in their digits, not
-            only in their order.
-        seed: Names the draws.
+    Parts: success, and the share of correct places. From 4 digits on, held-out questions differ from training ones in
+    their digits, not only in their order.
     """
 
     parts = ("success", "placed")
@@ -37,13 +30,13 @@ class SortDigits(DrawnTask):
             raise ConfigError(f"sort_digits sorts 2 digits or more, not {count}.", "Set env.kwargs.count: 6.")
         self.count = count
 
-    def draw(self, rng: np.random.Generator) -> dict[str, Any]:
+    def draw(self, rng: np.random.Generator) -> Content:
         return {"digits": "".join(DIGITS[digit] for digit in rng.integers(10, size=self.count))}
 
-    def identity(self, content: dict[str, Any]) -> str:
+    def identity(self, content: Content) -> str:
         return content["digits"] if self.count < 4 else _sorted(content["digits"])
 
-    def prompt_of(self, facts: Mapping[str, Any]) -> str:
+    def prompt_of(self, facts: Facts) -> str:
         return facts["digits"] + ">"
 
     def verify(self, item: Item, answer: str) -> dict[str, float]:
@@ -55,16 +48,11 @@ class SortDigits(DrawnTask):
 
 
 @register.task("pairs")
-class Pairs(DrawnTask):
-    """Two digits that sum to a number: "09>" accepts "45", "18", "90" ... Every question has many right answers.
+class Pairs(GeneratedTask):
+    """Two digits with a given sum from low to high: "09>" -> "45", "18", "90", ...
 
-    Parts: success, and whether the answer has the form of two digits. There are so few questions that both splits ask
-    the same: the task measures how many different right answers a model keeps.
-
-    Args:
-        low: Smallest sum.
-        high: Largest sum.
-        seed: Names the draws.
+    Parts: success, and form (two digits). Both splits share the few questions: the task measures the number of
+    different correct answers that a model gives.
     """
 
     parts = ("success", "form")
@@ -77,10 +65,10 @@ class Pairs(DrawnTask):
             raise ConfigError(f"two digits sum to 0..18; low = {low} and high = {high} do not fit.")
         self.low, self.high = low, high
 
-    def draw(self, rng: np.random.Generator) -> dict[str, Any]:
+    def draw(self, rng: np.random.Generator) -> Content:
         return {"sum": int(rng.integers(self.low, self.high + 1))}
 
-    def prompt_of(self, facts: Mapping[str, Any]) -> str:
+    def prompt_of(self, facts: Facts) -> str:
         return f"{facts['sum']:02d}>"
 
     def verify(self, item: Item, answer: str) -> dict[str, float]:
@@ -89,7 +77,7 @@ class Pairs(DrawnTask):
         return {"success": float(right), "form": float(formed)}
 
     def demonstration(self, item: Item) -> str:
-        """One of the right answers, all equally likely over the items."""
+        """Draw one of the correct answers uniformly."""
         total = item.facts["sum"]
         rng = generator(self.seed, "demonstration", item.split, item.index)
         first = int(rng.integers(max(0, total - 9), min(9, total) + 1))

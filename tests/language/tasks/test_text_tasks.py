@@ -165,7 +165,7 @@ def test_check_task_names_what_is_wrong():
             return Item(index, split, ({"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}))
 
     check_task(_Misbehaving())
-    with pytest.raises(EnvError, match="another one when it is made again"):
+    with pytest.raises(EnvError, match="differs when it is made twice"):
         check_task(Forgetful())
     with pytest.raises(EnvError, match="not finite"):
         check_task(Wrong())

@@ -21,7 +21,7 @@ from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig, Word
 from distrl.language.chain.groups import Groups
 from distrl.language.tasks.base import Task
-from distrl.language.tasks.subset import FirstItems
+from distrl.language.tasks.subset import TaskSubset
 from distrl.learning.algorithm import Update
 
 
@@ -69,7 +69,7 @@ class AStarPO(LanguageAlgorithm):
         """The task, with a finite number of prompts: each needs an estimate."""
         if config.prompts is None and task.size is not None:
             return task
-        return FirstItems(task, config.prompts or cls.DEFAULT_PROMPTS)
+        return TaskSubset(task, config.prompts or cls.DEFAULT_PROMPTS)
 
     @property
     def estimating(self) -> bool:

@@ -13,7 +13,7 @@ import torch
 from distrl.base.errors import ConfigError
 from distrl.language.algorithms.value_based.a_star_po import AStarPO
 from distrl.language.losses.sequence import soft_value
-from distrl.language.tasks.subset import FirstItems
+from distrl.language.tasks.subset import TaskSubset
 from distrl.language.tasks.tiny import SortDigits
 from distrl.runtime.train import train
 from tests.helpers import merged, parameter_hash
@@ -114,7 +114,7 @@ def test_a_run_resumed_in_either_stage_ends_with_the_same_hash(tmp_runs: Path) -
 
 def test_the_first_items_of_a_task() -> None:
     task = SortDigits(3)
-    few = FirstItems(task, 5)
+    few = TaskSubset(task, 5)
     assert few.size == 5
     assert few.item(4) == task.item(4)
     assert few.item(90, "eval") == task.item(90, "eval")
@@ -123,7 +123,7 @@ def test_the_first_items_of_a_task() -> None:
     with pytest.raises(IndexError, match="no training item 5 of 5"):
         few.item(5)
     with pytest.raises(ConfigError, match="has 5"):
-        FirstItems(few, 6)
+        TaskSubset(few, 6)
     config = AStarPO.Config(name="a_star_po")
     assert AStarPO.training_task(few, config) is few
     assert AStarPO.training_task(task, config).size == AStarPO.DEFAULT_PROMPTS
