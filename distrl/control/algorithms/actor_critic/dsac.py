@@ -1,8 +1,6 @@
-"""Distributional soft actor-critic: with Gaussian critics, and with quantile critics."""
+"""Distributional soft actor-critic with Gaussian critics."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 import torch
@@ -98,22 +96,3 @@ class DSAC(SAC):
     @torch.no_grad()
     def diagnose(self, rollout: object) -> dict[str, float]:
         return super().diagnose(rollout) | {"policy/sigma": float(np.mean(self.sigma.tolist()))}  # type: ignore[arg-type]
-
-
-class DSACQuantileConfig(SACConfig):
-    """SAC with twin quantile critics; `risk` chooses what the policy maximizes."""
-
-    critic_head: ReturnHeadConfig = Field(default_factory=lambda: ReturnHeadConfig(name="quantile", size=32))
-    """What a critic says about the return: a head of equally likely atoms. Usual: quantile or iqn."""
-    ensemble: Literal["min", "mean", "truncate", "quantile_min", "subset"] = "quantile_min"
-    """How the critics' laws make one target. Ma et al.: the lowest quantile by quantile."""
-
-
-@register.algorithm(
-    "dsac_quantile",
-    paper="DSAC: Distributional Soft Actor-Critic for Risk-Sensitive Learning, Ma et al. 2020",
-)
-class DSACQuantile(SAC):
-    """Distributional soft actor-critic with quantiles, and risk measures for its policy. Ma et al. 2020."""
-
-    Config = DSACQuantileConfig

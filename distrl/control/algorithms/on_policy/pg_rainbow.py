@@ -18,7 +18,8 @@ from distrl.config.sections.heads import ReturnHeadConfig
 from distrl.control.algorithms.off_policy import ActingModel
 from distrl.control.algorithms.on_policy.ppo import PPO, PPOConfig
 from distrl.control.algorithms.on_policy.transition_ring import SideReplay
-from distrl.control.algorithms.value_based.presets import IQN, IQNConfig
+from distrl.control.algorithms.value_based.dqn import DQNConfig
+from distrl.control.algorithms.value_based.presets import IQN
 from distrl.control.models.distilled_critic import DistilledActorCritic
 from distrl.control.models.q_network import QModel, QPolicy
 from distrl.learning.algorithm import Update
@@ -64,9 +65,9 @@ class PGRainbowConfig(PPOConfig):
             raise ConfigError(f"side_capacity {self.side_capacity} is less than side_batch {self.side_batch}.")
         return self
 
-    def side(self) -> IQNConfig:
-        """The side network's own config."""
-        return IQNConfig(
+    def side(self) -> DQNConfig:
+        """Config of the side network."""
+        return IQN.Config(  # type: ignore[no-any-return]
             name="iqn",
             head=ReturnHeadConfig(name="iqn", size=8, acting_size=self.quantiles),
             batch_size=self.side_batch,
