@@ -126,7 +126,7 @@ WIDE = ("env.num_envs=64", "algorithm.rollout_steps=32", "algorithm.epochs=4", "
 SINGLE_FILE = (
     "env.num_envs=4",
     "algorithm={name: ppo, rollout_steps: 128, epochs: 4, minibatches: 4, gamma: 0.99, lam: 0.95, clip: 0.2, "
-    "clip_value: 0.2, entropy: 0.01, critic: 0.5, learning_rate: {from: 2.5e-4, to: 0, over: run}}",
+    "clip_value: 0.2, entropy_coef: 0.01, value_coef: 0.5, learning_rate: {from: 2.5e-4, to: 0, over: run}}",
 )
 # RLlib's tuned PPO takes batches of 4,000 in minibatches of 128, which do not divide: 16 x 256 = 4,096 on both sides.
 RLLIB_PPO = (

@@ -66,7 +66,7 @@ CELLS: dict[str, Cell] = {
         AGE,
         "decoupled_ppo",
         "algorithm.name=decoupled_ppo",
-        "algorithm.old=versions",
+        "algorithm.old_logp=versions",
     ),
 }
 

@@ -32,7 +32,7 @@ _ALGORITHM: dict[str, list[Line]] = {
         ("learning_rate", "{from: 1e-3, to: 0, over: run}", "falls to 0 over the run"),
         ("gamma", "0.99", "discount; lower where rewards come soon"),
         ("lam", "0.95", "lambda of the advantages"),
-        ("entropy", "0.0", "more explores longer; usual: 0-0.02"),
+        ("entropy_coef", "0.0", "more explores longer; usual: 0-0.02"),
     ],
     "continuous": [
         ("rollout_steps", "256", "time steps of each environment per update"),
@@ -41,7 +41,7 @@ _ALGORITHM: dict[str, list[Line]] = {
         ("learning_rate", "{from: 3e-4, to: 0, over: run}", "falls to 0 over the run"),
         ("gamma", "0.99", "discount; lower where rewards come soon"),
         ("lam", "0.95", "lambda of the advantages"),
-        ("entropy", "0.0", "rarely needed with continuous actions"),
+        ("entropy_coef", "0.0", "rarely needed with continuous actions"),
     ],
     "image": [
         ("rollout_steps", "128", "time steps of each environment per update"),
@@ -51,7 +51,7 @@ _ALGORITHM: dict[str, list[Line]] = {
         ("clip", "0.1", "how far one update may move the policy"),
         ("gamma", "0.99", "discount; lower where rewards come soon"),
         ("lam", "0.95", "lambda of the advantages"),
-        ("entropy", "0.01", "keeps the policy from settling early"),
+        ("entropy_coef", "0.01", "keeps the policy from settling early"),
     ],
 }
 _STEPS = {"discrete": 200_000, "continuous": 1_000_000, "image": 5_000_000}

@@ -34,6 +34,13 @@ ALIASES = {
     "pretrained": "init_from",
 }
 
+#: Renamed keys: old dotted key -> new one. Old keys are refused with the new name.
+RENAMED_KEYS = {
+    "algorithm.critic": "algorithm.value_coef",
+    "algorithm.entropy": "algorithm.entropy_coef",
+    "algorithm.old": "algorithm.old_logp",
+}
+
 #: pydantic's error type -> what was expected.
 EXPECTED = {
     "bool_parsing": "true or false",
@@ -91,6 +98,8 @@ def dotted(location: Sequence[str | int]) -> str:
 def unknown_key(where: str, keys: Sequence[str]) -> ConfigError:
     """The message for a key that does not exist, with the nearest one that does, in any section."""
     section = where.rpartition(".")[0]
+    if RENAMED_KEYS.get(where) in keys:
+        return ConfigError(f"unknown key {where!r}: it is now {RENAMED_KEYS[where]}.")
     guess = nearest_key(where, keys)
     if guess:
         return ConfigError(f"unknown key {where!r}: did you mean {guess}?")

@@ -58,7 +58,7 @@ def test_cells_differ_in_age_and_objective_alone() -> None:
         assert config["algorithm"]["minibatches"] == staleness.MINIBATCHES
         config["store"].pop("max_staleness")
         assert config["algorithm"]["objective"].pop("name") in ("token_ppo", "decoupled_ppo")
-        for key in ("name", "old"):
+        for key in ("name", "old_logp"):
             config["algorithm"].pop(key, None)
     assert all(config == configs["synchronous"] for config in configs.values())
 

@@ -6,8 +6,9 @@ import pytest
 from pydantic import Field
 
 from distrl.base.errors import ConfigError
-from distrl.config.algorithm import AlgorithmConfig, check_algorithm
+from distrl.config.algorithm import AlgorithmConfig, check_algorithm, known_keys
 from distrl.config.load import load_config
+from distrl.config.messages import RENAMED_KEYS, unknown_key
 from distrl.config.schedule import Schedule, Scheduled
 
 
@@ -73,3 +74,11 @@ def test_default_schedule_is_checked_too() -> None:
     source = {"name": "x", "env": {"id": "E"}, "algorithm": {"name": "f"}, "stop": {"updates": 5}}
     with pytest.raises(ConfigError, match=r"algorithm\.clip has a schedule over: run, but stop\.env_steps is not set"):
         check_algorithm(load_config(source), Falling)
+
+
+@pytest.mark.parametrize(("old", "new"), [("critic", "value_coef"), ("entropy", "entropy_coef"), ("old", "old_logp")])
+def test_renamed_keys_are_refused_with_the_new_name(old: str, new: str) -> None:
+    keys = [*known_keys(), f"algorithm.{new}"]
+    message = str(unknown_key(f"algorithm.{old}", keys))
+    assert message == f"unknown key 'algorithm.{old}': it is now algorithm.{new}."
+    assert RENAMED_KEYS[f"algorithm.{old}"] == f"algorithm.{new}"

@@ -27,7 +27,7 @@ from tests.runtime.test_text_runs import text_config
 
 UPDATES = 3
 START = {"steps": 30, "batch_size": 16, "learning_rate": 3e-3}
-KL = {"beta": 0.1, "old": "recompute", "divergence": "k3"}
+KL = {"beta": 0.1, "old_logp": "recompute", "divergence": "k3"}
 
 #: What differs from the base: 3 groups of 4 answers, so one of two shards has twice the other's micro-batches.
 CASES: dict[str, dict[str, Any]] = {
@@ -38,7 +38,13 @@ CASES: dict[str, dict[str, Any]] = {
     "critic": {"algorithm": {"name": "ppo_tokens"}, "language": {"critic_head": "scalar"}},
     "decay": {
         "env": {"num_envs": 4},
-        "algorithm": {"weight_decay": 0.01, "entropy": 0.01, "packing": False, "minibatches": 2, "max_grad_norm": 0.05},
+        "algorithm": {
+            "weight_decay": 0.01,
+            "entropy_coef": 0.01,
+            "packing": False,
+            "minibatches": 2,
+            "max_grad_norm": 0.05,
+        },
     },
 }
 

@@ -35,8 +35,8 @@ from tests.learning.rollouts import (
 #: options that switch on everything an algorithm can remember between updates
 EVERYTHING: dict[str, dict[str, Any]] = {
     "appo": {"kl_coefficient": 0.5, "target_every": 2, "epochs": 2},
-    "ppo": {"entropy": 0.01, "clip_value": 0.5, "dual_clip": 3.0, "target_kl": 0.5},
-    "a2c": {"entropy": 0.01, "normalize_advantage": True},
+    "ppo": {"entropy_coef": 0.01, "clip_value": 0.5, "dual_clip": 3.0, "target_kl": 0.5},
+    "a2c": {"entropy_coef": 0.01, "normalize_advantage": True},
 }
 
 

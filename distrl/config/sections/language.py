@@ -38,7 +38,7 @@ class GateSettings(Section):
     """Answers that are looked at. Usual: 16-64."""
     action: Literal["warn", "stop"] = "warn"
     """What to do where they disagree: say so with the cause, or end the run. To correct what is known to differ, set
-    `algorithm.old: recompute` and `algorithm.correction: tis`."""
+    `algorithm.old_logp: recompute` and `algorithm.correction: tis`."""
 
 
 class WarmStartSettings(Section):

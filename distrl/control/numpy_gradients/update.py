@@ -80,13 +80,15 @@ class WrittenOutGradient:
         rows = self.algorithm.row_losses(batch, slopes.logp, value)
         valid = batch.get("valid")
         weight = 1.0 / batch.count if valid is None else valid * np.float32(1.0 / batch.count)
-        d_head, d_log_std = slopes.backward(rows.d_logp * weight, -config.entropy * weight if config.entropy else 0.0)
-        network.backward(d_head, rows.d_value * (config.critic * weight), d_log_std)
+        d_head, d_log_std = slopes.backward(
+            rows.d_logp * weight, -config.entropy_coef * weight if config.entropy_coef else 0.0
+        )
+        network.backward(d_head, rows.d_value * (config.value_coef * weight), d_log_std)
         named = {"actor": rows.actor, "critic": rows.critic, **rows.others}
-        if config.entropy:
+        if config.entropy_coef:
             named["entropy"] = slopes.entropy()
         parts = {name: float((loss * weight).sum()) for name, loss in named.items()}
-        total = parts["actor"] + config.critic * parts["critic"] - config.entropy * parts.get("entropy", 0.0)
+        total = parts["actor"] + config.value_coef * parts["critic"] - config.entropy_coef * parts.get("entropy", 0.0)
         return total, parts
 
     def clip(self, max_norm: float | None) -> float:

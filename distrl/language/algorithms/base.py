@@ -115,7 +115,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         """
         config = self.schedules
         self.parts, self.settings = tuple(parts), settings
-        self.entropies = config.entropy > 0 or self.measures_entropy
+        self.entropies = config.entropy_coef > 0 or self.measures_entropy
         self.plan = reward_plan(config.reward, parts, self.all_parts)
         not_given(config.advantage, self.supplied, config.name)
         self.advantage = link("advantage", config.advantage, self.supplied)
@@ -145,7 +145,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
     def prepare(self, batch: Columns) -> Columns:
         """Reward, log-probabilities of other weights, credit and advantage: once per batch, over all of it."""
         batch = self.rewarded(batch)
-        batch = self.rescored(batch) if self.config.old == "recompute" else batch.with_(old_logp=batch.logp)
+        batch = self.rescored(batch) if self.config.old_logp == "recompute" else batch.with_(old_logp=batch.logp)
         if "ref_logp" in self.reads:
             batch = batch.with_(ref_logp=self.reference_logp(batch))
         batch = self.columns(batch)
@@ -338,8 +338,8 @@ class LanguageAlgorithm(SingleModelAlgorithm):
             for rows in self.micro_batches(minibatch, groups, mine):
                 part = self.learned(minibatch[rows])
                 loss, terms = self.part_loss(part)
-                if self.config.entropy:
-                    loss = loss - self.config.entropy * self.entropy_mean(part)
+                if self.config.entropy_coef:
+                    loss = loss - self.config.entropy_coef * self.entropy_mean(part)
                 if loss.requires_grad:
                     loss.backward()
                 total += torch.stack([term.detach().float() for term in (loss, *terms, *self.movement_sums(part))])
@@ -369,7 +369,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
             ConfigError: The algorithm does not compute entropies.
         """
         if "entropy" not in part:
-            raise ConfigError(f"algorithm {self.config.name} has no entropy bonus.", "Set algorithm.entropy=0.")
+            raise ConfigError(f"algorithm {self.config.name} has no entropy bonus.", "Set algorithm.entropy_coef=0.")
         return aggregate(part.entropy, part.sum_weight)
 
     def micro_batches(self, minibatch: Columns, groups: Groups, mine: Tensor) -> Iterator[Tensor]:

@@ -35,11 +35,11 @@ class LanguageAlgorithmConfig(AlgorithmConfig):
     """Distance to the reference model, the first weights: `k1`, `k2`, `k3`, ...; with `beta`."""
     beta: float = Field(0.0, ge=0)
     """Weight of the divergence. Usual: 0 to 0.04."""
-    entropy: float = Field(0.0, ge=0)
+    entropy_coef: float = Field(0.0, ge=0)
     """Weight of an entropy bonus. More keeps answers varied. Usual: 0 to 0.01."""
     correction: Word | None = None
     """Weight of tokens whose behavior differs from the policy before the update: `tis`, `icepop`."""
-    old: str = Field("behavior", pattern="^(behavior|recompute)$")
+    old_logp: str = Field("behavior", pattern="^(behavior|recompute)$")
     """Log-probabilities that ratios are taken to: those that the sampler recorded, or computed again by the learner,
     with the weights before the update."""
     epochs: int = Field(1, ge=1)
@@ -60,11 +60,11 @@ class LanguageAlgorithmConfig(AlgorithmConfig):
 
     @model_validator(mode="after")
     def _corrected(self) -> LanguageAlgorithmConfig:
-        if self.correction is not None and self.old != "recompute":
+        if self.correction is not None and self.old_logp != "recompute":
             raise ConfigError(
-                "algorithm.correction compares the sampler's log-probabilities with the learner's, but algorithm.old"
-                " is behavior, so both are the same.",
-                "Set algorithm.old=recompute.",
+                "algorithm.correction compares the sampler's log-probabilities with the learner's, but "
+                "algorithm.old_logp is behavior, so both are the same.",
+                "Set algorithm.old_logp=recompute.",
             )
         if self.beta and self.divergence is None:
             raise ConfigError(

@@ -105,8 +105,8 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
         """The loss of some rows, and the sums for the curves, without gradient."""
         part = self.learned(rows)
         loss, terms = self.part_loss(part)
-        if self.config.entropy:
-            loss = loss - self.config.entropy * self.entropy_mean(part)
+        if self.config.entropy_coef:
+            loss = loss - self.config.entropy_coef * self.entropy_mean(part)
         return loss, torch.stack([term.detach().float() for term in (loss, *terms, *self.movement_sums(part))])
 
     def _own_parts(self, minibatch: Columns) -> Iterator[Tensor]:

@@ -30,11 +30,11 @@ from tests.learning.rollouts import ACTIONS, VECTOR, make_algorithm, make_rollou
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("ppo", {}),
-    "ppo with everything": ("ppo", {"entropy": 0.03, "clip_value": 0.1, "dual_clip": 1.5, "target_kl": 0.5}),
-    "spo": ("spo_simple", {"entropy": 0.01}),
-    "a2c": ("a2c", {"entropy": 0.02, "normalize_advantage": True}),
+    "ppo with everything": ("ppo", {"entropy_coef": 0.03, "clip_value": 0.1, "dual_clip": 1.5, "target_kl": 0.5}),
+    "spo": ("spo_simple", {"entropy_coef": 0.01}),
+    "a2c": ("a2c", {"entropy_coef": 0.02, "normalize_advantage": True}),
     "impala": ("impala", {}),
-    "appo": ("appo", {"entropy": 0.01}),
+    "appo": ("appo", {"entropy_coef": 0.01}),
 }
 
 
@@ -92,7 +92,7 @@ def test_an_update_is_that_of_autograd(action: str):
     results = []
     for written_out in (True, False):
         for shards in (1, 3):
-            algorithm = make_algorithm("ppo", VECTOR, space, epochs=3, minibatches=2, entropy=0.01, shards=shards)
+            algorithm = make_algorithm("ppo", VECTOR, space, epochs=3, minibatches=2, entropy_coef=0.01, shards=shards)
             if not written_out:
                 algorithm.written_out = None
             rollout = make_rollout(algorithm, VECTOR, space, burnt=True)

@@ -103,7 +103,7 @@ def test_a_divergence_pulls_to_the_first_weights() -> None:
 
 
 def test_old_log_probabilities_may_be_computed_again_and_corrected() -> None:
-    world = World(name="grpo", old="recompute", correction="tis")
+    world = World(name="grpo", old_logp="recompute", correction="tis")
     algorithm, batch = world.prepared()
     assert torch.allclose(batch.old_logp, batch.behavior_logp, atol=1e-4)
     algorithm.text_gradient(algorithm.objective.weights(batch))
@@ -127,7 +127,7 @@ def test_adapters_are_their_own_reference_and_only_they_move() -> None:
 def test_the_entropy_bonus_has_the_entropys_gradient() -> None:
     gradients = []
     for bonus in (0.0, 0.5):
-        algorithm, batch = World(name="grpo", entropy=bonus).prepared()
+        algorithm, batch = World(name="grpo", entropy_coef=bonus).prepared()
         _, moved = algorithm.text_gradient(algorithm.objective.weights(batch))
         gradients.append(algorithm.flat.grad.clone())
         assert ("policy/entropy" in moved) == (bonus > 0)

@@ -30,9 +30,9 @@ class A2CConfig(LawConfig):
     """Time steps of each environment in one batch. Longer: less bias, fewer updates. Usual: 5-20."""
     lam: Scheduled[float] = Field(1.0, ge=0, le=1)
     """GAE's lambda; 1 is the n-step return of the original. Lower: less variance, more bias. Usual: 0.9-1."""
-    entropy: Scheduled[float] = Field(0.0, ge=0)
+    entropy_coef: Scheduled[float] = Field(0.0, ge=0)
     """Weight of the entropy bonus. More explores longer. Usual: 0 for control, 0.01 for images."""
-    critic: Scheduled[float] = Field(1.0, ge=0)
+    value_coef: Scheduled[float] = Field(1.0, ge=0)
     """Weight of the value loss, half the squared error: 1 here is 0.5 of the plain square. Usual: 0.5-1."""
     normalize_advantage: bool = False
     """Center and scale advantages in each batch. Noisy in small batches."""
@@ -70,11 +70,11 @@ class A2C(OnPolicy):
         actions, mask = self.policy.actions, batch.get("mask")
         actor = -batch.mean(policy_gradient(actions.logp(params, batch.action, mask), batch.advantage))
         critic = batch.mean(self.critic_loss(critic_output, batch))
-        total = actor + self.config.critic * critic
+        total = actor + self.config.value_coef * critic
         parts = {"actor": actor, "critic": critic}
-        if self.config.entropy:
+        if self.config.entropy_coef:
             parts["entropy"] = entropy = batch.mean(actions.entropy(params, mask))
-            total = total - self.config.entropy * entropy
+            total = total - self.config.entropy_coef * entropy
         return total, parts
 
     def critic_loss(self, critic_output: Tensor, batch: Minibatch) -> Tensor:

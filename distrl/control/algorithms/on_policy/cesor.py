@@ -57,7 +57,7 @@ class CesorConfig(AlgorithmConfig):
     """Share of the worst episodes that move the sampler. Usual: 0.1-0.3."""
     weight_clip: float = Field(5.0, ge=1)
     """Importance weights stay between 1 over this and this. Usual: 5."""
-    entropy: Scheduled[float] = Field(0.0, ge=0)
+    entropy_coef: Scheduled[float] = Field(0.0, ge=0)
     """Weight of the entropy bonus. Usual: 0-0.02."""
 
     @model_validator(mode="after")
@@ -178,9 +178,9 @@ class Cesor(OnPolicy):
         actions, mask = self.policy.actions, batch.get("mask")
         total = actor = -(batch.coefficient * actions.logp(params, batch.action, mask)).sum()
         parts = {"actor": actor}
-        if self.config.entropy:
+        if self.config.entropy_coef:
             parts["entropy"] = entropy = batch.mean(actions.entropy(params, mask))
-            total = total - self.config.entropy * entropy
+            total = total - self.config.entropy_coef * entropy
         return total, parts
 
     @torch.no_grad()

@@ -33,9 +33,9 @@ class ImpalaConfig(LawConfig):
     """Bound of the weights that carry errors back in time. Lower: less variance, slower credit. Usual: 1."""
     lam: Scheduled[float] = Field(1.0, ge=0, le=1)
     """Extra decay of V-trace's traces. Lower: less variance, more bias. Usual: 0.9-1."""
-    entropy: Scheduled[float] = Field(0.01, ge=0)
+    entropy_coef: Scheduled[float] = Field(0.01, ge=0)
     """Weight of the entropy bonus. More explores longer. Usual: 0.00025-0.01."""
-    critic: Scheduled[float] = Field(0.5, ge=0)
+    value_coef: Scheduled[float] = Field(0.5, ge=0)
     """Weight of the value loss, half the squared error. Usual: 0.25-1."""
     normalize_advantage: bool = False
     """Center and scale advantages in each batch. Helps where returns are large and `max_grad_norm` is small."""

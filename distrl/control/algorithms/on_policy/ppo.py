@@ -36,9 +36,9 @@ class PPOConfig(LawConfig):
     """Optimizer steps per epoch. Usual: 1-32."""
     lam: Scheduled[float] = Field(0.95, ge=0, le=1)
     """GAE's lambda. Lower: less variance, more bias. Usual: 0.8-0.98."""
-    entropy: Scheduled[float] = Field(0.0, ge=0)
+    entropy_coef: Scheduled[float] = Field(0.0, ge=0)
     """Weight of the entropy bonus. More explores longer. Usual: 0-0.02."""
-    critic: Scheduled[float] = Field(0.5, ge=0)
+    value_coef: Scheduled[float] = Field(0.5, ge=0)
     """Weight of the value loss. Usual: 0.25-1."""
     normalize_advantage: bool = True
     """Center and scale advantages in each minibatch."""
@@ -84,7 +84,7 @@ class PPO(OnPolicy):
         log_ratio = actions.logp(params, batch.action, mask) - batch.logp
         actor = -batch.mean(self.surrogate(log_ratio.exp(), batch.advantage))
         critic = batch.mean(self.critic_loss(critic_output, batch))
-        total = actor + self.config.critic * critic
+        total = actor + self.config.value_coef * critic
         parts = {"actor": actor, "critic": critic}
         for name, (weight, term) in self.penalties(params, batch).items():
             parts[name] = term
@@ -95,9 +95,11 @@ class PPO(OnPolicy):
 
     def penalties(self, params: Tensor, batch: Minibatch) -> dict[str, tuple[float, Tensor]]:
         """Further terms of the loss by name, each with its weight: the entropy bonus (section 5)."""
-        if not self.config.entropy:
+        if not self.config.entropy_coef:
             return {}
-        return {"entropy": (-self.config.entropy, batch.mean(self.policy.actions.entropy(params, batch.get("mask"))))}
+        return {
+            "entropy": (-self.config.entropy_coef, batch.mean(self.policy.actions.entropy(params, batch.get("mask"))))
+        }
 
     def surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
         """eq. 7, to be maximized."""

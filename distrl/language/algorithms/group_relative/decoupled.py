@@ -27,7 +27,7 @@ class DecoupledPPOConfig(LanguageAlgorithmConfig):
     objective: Word = {"name": "decoupled_ppo", "cap": 5.0, "mode": "mask"}
     """Clipped ratio to the proximal policy, weighted by proximal / behavior. Weights beyond `cap` count 0 (`mask`), or
     `cap` (`truncate`)."""
-    old: str = Field("recompute", pattern="^(recompute|versions)$")
+    old_logp: str = Field("recompute", pattern="^(recompute|versions)$")
     """The proximal log-probabilities: computed again with the weights before the update, one forward pass; or
     `versions`, between the behavior's and the present ones according to the tokens' age, at no cost."""
     minibatches: int = Field(4, ge=1)
@@ -57,7 +57,7 @@ class DecoupledPPO(LanguageAlgorithm):
         A token of d versions ago was drawn d versions before the proximal policy, which is one before the present one.
         """
         part = super().learned(part)
-        if self.config.old != VERSIONS:
+        if self.config.old_logp != VERSIONS:
             return part
         age = part.age.to(part.logp.dtype)
         return part.with_(old_logp=proximal_by_versions(part.logp, part.behavior_logp, age / (age + 1.0)))

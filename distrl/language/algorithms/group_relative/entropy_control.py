@@ -22,7 +22,7 @@ class RAPOConfig(LanguageAlgorithmConfig):
     """KL(reweighted reference || policy)."""
     beta: float = Field(1e-2, ge=0)
     """Weight of the divergence. Usual: 1e-3 to 1e-2."""
-    entropy: float = Field(1e-3, ge=0)
+    entropy_coef: float = Field(1e-3, ge=0)
     """Weight of the entropy bonus. Usual: 1e-3."""
     least_trust: float = Field(0.5, ge=0, le=1)
     """The reference's logits are multiplied by this for answers with reward 0, by 1 for those with reward 1, and by
@@ -77,7 +77,7 @@ class DCPO(LanguageAlgorithm):
         entropy, target = self.numbers().values()
         assert entropy is not None
         assert target is not None
-        now = batch.old_logp if self.config.old == "recompute" else self.scored(batch)
+        now = batch.old_logp if self.config.old_logp == "recompute" else self.scored(batch)
         change = self.scored(batch, virtual_temperature(entropy, target)) - now
         return batch.with_(tempered_ratio=change.exp())
 

@@ -45,11 +45,11 @@ class SFT(LanguageAlgorithm):
 
     def begin(self, parts: Any, settings: Any) -> None:
         config = self.schedules
-        if config.beta or config.credit is not None or config.reward or config.old != "behavior":
+        if config.beta or config.credit is not None or config.reward or config.old_logp != "behavior":
             raise ConfigError(
                 f"algorithm {config.name} has demonstrations and no answers: there are no rewards, credits, "
                 "divergences or old log-probabilities.",
-                "Remove algorithm.reward, credit, beta and old.",
+                "Remove algorithm.reward, credit, beta and old_logp.",
             )
         super().begin(parts, settings)
 
@@ -76,7 +76,7 @@ class OneTokenRolloutConfig(SFTConfig):
     objective: Word = {"name": "one_token_rollout", "other": -0.1}
     """Reward 1 for drawing the given token, `other` for any else. `{name: one_token_rollout_exact}` takes the
     expectation over all draws, for small vocabularies; then `temperature` is its own option."""
-    entropy: float = Field(0.0, ge=0, le=0)
+    entropy_coef: float = Field(0.0, ge=0, le=0)
     """No bonus: the loss reads tokens that were drawn for it, and no entropy of laws."""
     draws: int = Field(256, ge=1)
     """K, tokens drawn at each position. Usual: 256."""

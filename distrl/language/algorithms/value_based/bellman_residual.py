@@ -51,9 +51,9 @@ class RoverConfig(LanguageAlgorithmConfig):
     """Squared Bellman residual of Q = rho (log pi - log pi_old). Usual: next_q_coef 0.2-1."""
     advantage: Word = "dr_grpo"
     """Reward - group mean: the reward of every token."""
-    old: str = Field("recompute", pattern="^recompute$")
+    old_logp: str = Field("recompute", pattern="^recompute$")
     """The weights before the update: values are relative to them, over the whole vocabulary."""
-    entropy: float = Field(0.0, ge=0, le=0)
+    entropy_coef: float = Field(0.0, ge=0, le=0)
     """No bonus: the logits are values, and their spread is that of the values."""
     minibatches: int = Field(4, ge=1)
     """Optimizer steps in a pass. The first one is Dr. GRPO's; the later ones regress, where others clip."""
@@ -92,7 +92,7 @@ class TBRMConfig(LanguageAlgorithmConfig):
     objective: Word = {"name": "tbrm", "beta": 0.002}
     """(V(prompt) + log pi - reward / beta - log pi_ref)^2, summed along the answer. `beta` is what a nat away from the
     reference costs. Usual: 0.001-0.002 for long answers, 0.05-0.5 for short ones."""
-    entropy: float = Field(0.0, ge=0, le=0)
+    entropy_coef: float = Field(0.0, ge=0, le=0)
     """No bonus: entropy is in the equation, weighted by `beta` of the objective."""
     advantage: Word = "reinforce"
     """Not read by the loss: shown in the curves."""

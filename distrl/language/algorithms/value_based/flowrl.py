@@ -35,7 +35,7 @@ class FlowRLConfig(TokenHeadConfig):
     """The reward as the flow sees it, normalized in its group."""
     head_learning_rate: Scheduled[float] = Field(1e-3, ge=0)
     """Step size of the partition network; `learning_rate` is that of the language model. Usual: 1e-4 to 1e-3."""
-    entropy: float = Field(0.0, ge=0, le=0)
+    entropy_coef: float = Field(0.0, ge=0, le=0)
     """No bonus: the balance itself keeps answers varied, by `beta` of the objective."""
     partition_trunk: bool = True
     """The partition's gradient reaches the trunk; false: only its own network learns from it."""

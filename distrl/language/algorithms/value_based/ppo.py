@@ -50,7 +50,7 @@ class TokenPPOConfig(TokenHeadConfig):
     """Center and scale advantages over all tokens of the batch."""
     minibatches: int = Field(4, ge=1)
     """Optimizer steps in a pass. Usual: 1-8."""
-    critic: Scheduled[float] = Field(0.5, ge=0)
+    value_coef: Scheduled[float] = Field(0.5, ge=0)
     """Weight of the value loss, which also moves the trunk. Usual: 0.1-0.5."""
     critic_trunk: bool = True
     """The value loss's gradient reaches the trunk; false: only the head learns from it."""
@@ -205,7 +205,7 @@ class TokenPPO(TokenHeadAlgorithm):
     def part_loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:
         policy = self.objective.loss(part)
         critic = aggregate(self.value_losses(part), part.token_weight[part.mask])
-        return policy + self.config.critic * critic, [policy, critic]
+        return policy + self.config.value_coef * critic, [policy, critic]
 
     def value_losses(self, part: Columns) -> Tensor:
         """How far the critic's laws are from their targets, (K,): squared error, cross-entropy, quantile loss ..."""

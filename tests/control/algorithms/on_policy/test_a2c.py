@@ -10,7 +10,7 @@ from tests.learning.rollouts import make_algorithm, make_rollout, update, weight
 
 
 def test_the_gradient_is_the_policy_gradient():
-    algorithm = make_algorithm("a2c", gamma=0.9, critic=0.5, entropy=0.02)
+    algorithm = make_algorithm("a2c", gamma=0.9, value_coef=0.5, entropy_coef=0.02)
     rollout = make_rollout(algorithm, steps=6)
     found = whole_gradient(algorithm, rollout)
     prepared = algorithm.prepare(rollout)

@@ -87,7 +87,7 @@ def test_the_penalty_holds_the_policy_near_the_target():
 
 
 def test_the_ratio_is_to_the_behavior_policy():
-    algorithm = make_algorithm("appo", clip=0.2, normalize_advantage=False, entropy=0.0, critic=0.0)
+    algorithm = make_algorithm("appo", clip=0.2, normalize_advantage=False, entropy_coef=0.0, value_coef=0.0)
     rollout = make_rollout(algorithm, steps=12)
     rollout = rollout.with_(reward=rollout.reward + 50.0)  # every advantage is positive
     fresh = whole_gradient(algorithm, rollout)

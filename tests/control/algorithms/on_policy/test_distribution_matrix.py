@@ -145,7 +145,7 @@ def test_policy_gradients(name: str, head: str):
     """Laws of the critic."""
     updates, options = POLICY_GRADIENTS[name]
     options = options | {"lam": 0.8, "learning_rate": falling(7e-3), "critic_head": head_of(head)}
-    algorithm = cases.make_on_policy(name, critic=1.0, max_grad_norm=None, **options)
+    algorithm = cases.make_on_policy(name, value_coef=1.0, max_grad_norm=None, **options)
     rng = np.random.default_rng(0)
     first = max(cases.critic_errors(algorithm, CHAIN[head]))
     for number in range(updates):

@@ -67,7 +67,7 @@ def test_the_bars_reach_vtrace():
 
 
 def test_the_loss_is_the_weighted_policy_gradient():
-    algorithm = constant_values(make_algorithm("impala", gamma=0.9, entropy=0.0, critic=0.5, hidden=(4,)))
+    algorithm = constant_values(make_algorithm("impala", gamma=0.9, entropy_coef=0.0, value_coef=0.5, hidden=(4,)))
     rollout = two_steps(algorithm)
     found = whole_gradient(algorithm, rollout)
     algorithm.flat.zero_grad()
@@ -81,7 +81,7 @@ def test_the_loss_is_the_weighted_policy_gradient():
 
 @pytest.mark.parametrize("recurrent", [None, "gru"])
 def test_on_fresh_data_it_is_a2c(recurrent: str | None):
-    options: dict[str, Any] = {"gamma": 0.95, "critic": 0.5, "entropy": 0.01, "recurrent": recurrent}
+    options: dict[str, Any] = {"gamma": 0.95, "value_coef": 0.5, "entropy_coef": 0.01, "recurrent": recurrent}
     impala, a2c = make_algorithm("impala", **options), make_algorithm("a2c", lam=1.0, **options)
     rollout = make_rollout(impala, steps=12)
     torch.testing.assert_close(whole_gradient(impala, rollout), whole_gradient(a2c, rollout), rtol=1e-4, atol=1e-6)

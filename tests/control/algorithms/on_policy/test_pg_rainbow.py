@@ -33,7 +33,7 @@ def make(observation: Any = VECTOR, action: Any = ACTIONS["discrete"], seed: int
 @pytest.mark.parametrize("quantiles", [1, 32])
 def test_without_quantiles_it_is_ppo(quantiles: int):
     """q = 1 and f the mean of N: bit for bit PPO with N = 1, equal up to rounding with more."""
-    settings = {"epochs": 2, "minibatches": 2, "entropy": 0.01}
+    settings = {"epochs": 2, "minibatches": 2, "entropy_coef": 0.01}
     ours = make(quantiles=quantiles, distill="mean", side_start=10**9, side_batch=8, **settings)
     ppo = make_algorithm("ppo", **settings)
     ppo.written_out = None  # the same arithmetic: autograd

@@ -24,8 +24,8 @@ def test_the_first_gradient_is_that_of_a2c(normalize: bool):
     common: dict[str, Any] = {
         "lam": 0.9,
         "gamma": 0.97,
-        "critic": 0.5,
-        "entropy": 0.01,
+        "value_coef": 0.5,
+        "entropy_coef": 0.01,
         "normalize_advantage": normalize,
     }
     ppo, a2c = make_algorithm("ppo", clip=0.2, **common), make_algorithm("a2c", **common)
@@ -34,7 +34,7 @@ def test_the_first_gradient_is_that_of_a2c(normalize: bool):
 
 
 def test_a_later_gradient_is_not_that_of_a2c():
-    ppo, a2c = make_algorithm("ppo"), make_algorithm("a2c", lam=0.95, critic=0.5, normalize_advantage=True)
+    ppo, a2c = make_algorithm("ppo"), make_algorithm("a2c", lam=0.95, value_coef=0.5, normalize_advantage=True)
     rollout = make_rollout(ppo, steps=16, stale=1.0)
     assert (whole_gradient(ppo, rollout) - whole_gradient(a2c, rollout)).abs().max() > 1e-3
 

@@ -36,7 +36,7 @@ def piece_of(algorithm: OnPolicy, rollout: Columns, b: int, start: int, stop: in
 @pytest.mark.parametrize("recurrent", ["gru", "lstm"])
 @pytest.mark.parametrize("name", RECURRENT)
 def test_the_gradient_is_the_sum_over_separately_unrolled_episodes(name: str, recurrent: str):
-    options: dict[str, Any] = {"normalize_advantage": False, "entropy": 0.01}
+    options: dict[str, Any] = {"normalize_advantage": False, "entropy_coef": 0.01}
     algorithm = make_algorithm(name, recurrent=recurrent, **options)
     rollout = with_first_state(make_rollout(algorithm, steps=14, envs=3, seed=2))
     expected_rows = rollout.reward.numel()

@@ -27,7 +27,7 @@ def stale(made: TinyWorld, age: int = 3, scale: float = 0.15) -> Any:
 
 def test_on_fresh_data_it_is_ordinary_ppo() -> None:
     for old in ("recompute", "versions"):
-        made = world(old=old)
+        made = world(old_logp=old)
         found = made.gradient(made.prepared())
         plain = TinyWorld(
             {"name": "grpo", "group_size": 8, "minibatches": 1, "reward": {"parts": {"placed": {}}}},
@@ -62,7 +62,7 @@ def test_stale_tokens_keep_their_gradient_weighted_by_proximal_over_behavior(mod
 
 
 def test_the_proximal_policy_between_versions() -> None:
-    made = world(old="versions")
+    made = world(old_logp="versions")
     batch = made.algorithm.prepare(stale(made, age=3))
     assert batch.age[batch.mask].tolist() == [3] * int(batch.mask.sum())
     with torch.no_grad():
@@ -75,4 +75,4 @@ def test_wrong_words_are_named() -> None:
     with pytest.raises(ConfigError, match="behavior policy"):
         world(objective="token_ppo")
     with pytest.raises(ConfigError, match="recompute"):
-        world(old="behavior")
+        world(old_logp="behavior")

@@ -36,7 +36,7 @@ def test_rapos_reference_is_flat_where_answers_failed(trust: float) -> None:
 
 
 def test_rapo_without_its_terms_is_grpo() -> None:
-    world, other = TextWorld("rapo", beta=0.0, divergence=None, entropy=0.0), TextWorld("grpo")
+    world, other = TextWorld("rapo", beta=0.0, divergence=None, entropy_coef=0.0), TextWorld("grpo")
     assert world.turn(0).checksum() == other.turn(0).checksum()
 
 

@@ -76,7 +76,7 @@ def test_advantages_are_whitened_over_tokens() -> None:
 
 @pytest.mark.parametrize("head", list(LAWS))
 def test_the_value_losss_gradient_is_that_of_its_plain_form(head: str) -> None:
-    made = world(head, critic=0.3, advantage={"name": "token_gae", "lam": 1.0})
+    made = world(head, value_coef=0.3, advantage={"name": "token_gae", "lam": 1.0})
     made.move()
     batch = made.prepared()
     batch = batch.with_(advantage=torch.zeros_like(batch.advantage))  # no policy loss
@@ -95,7 +95,7 @@ def test_the_value_losss_gradient_is_that_of_its_plain_form(head: str) -> None:
 
 
 def test_the_value_losss_gradient_by_finite_differences() -> None:
-    made = world(critic=1.0)
+    made = world(value_coef=1.0)
     made.move()
     batch = made.algorithm.weighted(made.prepared())
     batch = batch.with_(advantage=torch.zeros_like(batch.advantage))
@@ -118,7 +118,7 @@ def test_the_value_losss_gradient_by_finite_differences() -> None:
 
 
 def test_clipped_values_and_the_entropy_bonus() -> None:
-    made = world(clip_value=0.05, critic=1.0, entropy=0.1)
+    made = world(clip_value=0.05, value_coef=1.0, entropy_coef=0.1)
     batch = made.algorithm.weighted(made.prepared())
     made.move(0.05)
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_shards_and_micro_batches_change_no_gradient() -> None:
     for words in ({}, {"micro_batch": 3}, {"shards": 2}):
         shards = words.pop("shards", 1)
         made = TinyWorld(
-            {"name": "ppo_tokens", "group_size": 2, "entropy": 0.01, **words},
+            {"name": "ppo_tokens", "group_size": 2, "entropy_coef": 0.01, **words},
             {"critic_head": LAWS["quantile"]},
             learner={"shards": shards},
         )
