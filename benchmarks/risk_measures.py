@@ -16,7 +16,7 @@ import torch
 from distrl.base.columns import tree_map
 from distrl.base.files import read_json, to_json, write_atomic
 from distrl.base.seeds import generator, seed_for
-from distrl.control.envs.make import make_vector
+from distrl.control.envs.make_vector import make_vector
 from distrl.deploy.evaluate import Evaluator
 from distrl.models.parameters.published import load_weights
 from distrl.runtime.run.callbacks import Callback

@@ -11,7 +11,7 @@ import torch
 
 from distrl.base.columns import tree_map
 from distrl.base.seeds import generator, seed_for
-from distrl.control.envs.make import make_vector
+from distrl.control.envs.make_vector import make_vector
 from distrl.control.models.actor_critic import ActorCritic
 
 

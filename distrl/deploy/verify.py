@@ -11,7 +11,7 @@ import torch
 
 from distrl.base.columns import tree_leaves, tree_map
 from distrl.base.seeds import generator, seed_for
-from distrl.control.envs.make import make_vector
+from distrl.control.envs.make_vector import make_vector
 from distrl.control.models.actions.base import ActionDistribution, DiagonalGaussian, masked
 from distrl.control.models.actions.composite import Bernoulli, Composite, MultiCategorical
 from distrl.deploy.actor import to_tensors

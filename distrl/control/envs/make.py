@@ -1,4 +1,4 @@
-"""From a config to environments: by id, `module:Class` or callable."""
+"""Construction of environments from a config."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import gymnasium
 from gymnasium import error as gym_error
 from gymnasium.wrappers import TimeLimit
 
-from distrl.base.errors import ConfigError, EnvError, UserError, nearest, unknown
+from distrl.base.errors import ConfigError, EnvError, UserError, nearest
 from distrl.base.registry import register, resolve
-from distrl.control.envs.backends.interface import SeedOf, VectorEnv
+from distrl.config.sections.env import EnvConfig
 
-#: Missing module -> what to install.
+#: Missing module -> command that installs it.
 _EXTRAS = {
     "Box2D": 'pip install "distrl[envs]"',
     "box2d": 'pip install "distrl[envs]"',
@@ -35,67 +35,32 @@ _NAMESPACES = {"MiniGrid": ("minigrid", "minigrid")}
 _REGISTERED_BY = {"distrl": "distrl.control.envs.library.catalog", "ALE": "ale_py"}
 
 
-def env_name(env_config: Any) -> str:
-    """What messages call an environment."""
-    target = env_config.id
+def env_name(env_config: EnvConfig) -> str:
+    """Return the name of an environment for messages."""
+    target: object = env_config.id
     return target if isinstance(target, str) else getattr(target, "__qualname__", repr(target))
 
 
-def make_env(env_config: Any, **extra: Any) -> gymnasium.Env[Any, Any]:
-    """One environment, with its wrappers.
-
-    Args:
-        env_config: An object with `id` (gymnasium id, `module:Class` or callable) and optionally `kwargs`,
-            `wrappers` (each a name or {NAME: {kwargs}}, innermost first), `frame_stack` and `max_episode_steps`.
-        extra: Further keyword arguments for the environment, such as `render_mode`.
+def make_env(env_config: EnvConfig, **extra: object) -> gymnasium.Env:
+    """Make one environment with its wrappers; `extra` are further arguments such as `render_mode`.
 
     Raises:
-        ConfigError: Unknown id, wrapper or keyword; the nearest known one, or what to install, is named.
+        ConfigError: Unknown id, wrapper or keyword, with the nearest known one or the package to install.
         EnvError: The environment cannot be built, or is not a `gymnasium.Env`.
     """
-    env = _build(env_config, {**(getattr(env_config, "kwargs", None) or {}), **extra})
-    for name, kwargs in _wrapper_calls(env_config):
+    env = _build(env_config, {**env_config.kwargs, **extra})
+    for name, kwargs in env_config.wrapper_calls:
         with building(f"wrapper {name!r}"):
             env = register.get("wrapper", name)(env, **kwargs)
-    stack = getattr(env_config, "frame_stack", None) or 1
-    if stack > 1:
+    if env_config.frame_stack > 1:
         from distrl.control.envs.wrappers.basic import FrameStack
 
-        env = FrameStack(env, stack)
+        env = FrameStack(env, env_config.frame_stack)
     return env
 
 
-def make_vector(env_config: Any, num_envs: int, seed_of: SeedOf) -> VectorEnv:
-    """`num_envs` environments behind the face of `VectorEnv`, by the config's `backend`.
-
-    Args:
-        env_config: As for `make_env`, with `backend`: gymnasium (default), vector or envpool.
-        num_envs: B.
-        seed_of: (environment index, episode number) -> seed.
-
-    Raises:
-        ConfigError: Unknown back end; a back end that does not have this environment or cannot do what is asked.
-        EnvError: The environment cannot be built, or its spaces are not supported.
-    """
-    backend = getattr(env_config, "backend", None) or "gymnasium"
-    register_namespace(env_config.id)
-    if backend == "gymnasium":
-        from distrl.control.envs.backends.loop import LoopVectorEnv
-
-        return LoopVectorEnv(lambda: make_env(env_config), num_envs, seed_of, env_name(env_config))
-    if backend == "vector":
-        from distrl.control.envs.backends.native import NativeVectorEnv
-
-        return NativeVectorEnv(env_config, num_envs, seed_of)
-    if backend == "envpool":
-        from distrl.control.envs.backends.envpool import EnvPoolVectorEnv
-
-        return EnvPoolVectorEnv(env_config, num_envs, seed_of)
-    raise ConfigError(unknown("env.backend", str(backend), ["gymnasium", "vector", "envpool"]))
-
-
-def _build(env_config: Any, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    target, limit = env_config.id, getattr(env_config, "max_episode_steps", None)
+def _build(env_config: EnvConfig, kwargs: dict[str, object]) -> gymnasium.Env:
+    target, limit = env_config.id, env_config.max_episode_steps
     name = env_name(env_config)
     if isinstance(target, str) and not _is_path(target):
         register_namespace(target)
@@ -112,8 +77,8 @@ def _build(env_config: Any, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     return TimeLimit(env, limit) if limit else env
 
 
-def register_namespace(target: Any) -> None:
-    """Register the environments of an id's namespace, where we know who does that and it is installed."""
+def register_namespace(target: object) -> None:
+    """Register the environments of an id's namespace, if its package is known and installed."""
     if not isinstance(target, str) or target in gymnasium.registry:
         return
     module = _REGISTERED_BY.get(target.split("/")[0]) if "/" in target else None
@@ -126,11 +91,11 @@ def register_namespace(target: Any) -> None:
 
 
 def _is_path(target: str) -> bool:
-    """`module:Class`, in contrast to gymnasium's own `module:Name-v0`, which imports a module that registers."""
+    """Recognize `module:Class`, in contrast to gymnasium's `module:Name-v0`."""
     return ":" in target and not re.search(r"-v\d+$", target)
 
 
-def _require_env(env: Any, name: str) -> gymnasium.Env[Any, Any]:
+def _require_env(env: object, name: str) -> gymnasium.Env:
     if isinstance(env, gymnasium.Env):
         return env
     raise EnvError(
@@ -140,16 +105,9 @@ def _require_env(env: Any, name: str) -> gymnasium.Env[Any, Any]:
     )
 
 
-def _wrapper_calls(env_config: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Wrappers as (name, keyword arguments), innermost first; a config's entry is NAME or {NAME: {kwargs}}."""
-    entries = getattr(env_config, "wrappers", None) or ()
-    pairs = [(entry, {}) if isinstance(entry, str) else next(iter(entry.items())) for entry in entries]
-    return [(name, dict(kwargs or {})) for name, kwargs in pairs]
-
-
 @contextmanager
 def building(what: str) -> Iterator[None]:
-    """Turn what goes wrong while something is constructed into a message. `what`: such as "environment 'X-v1'"."""
+    """Turn exceptions of a constructor into user errors; `what` is such as "environment 'X-v1'"."""
     try:
         yield
     except UserError:
@@ -178,7 +136,7 @@ def _unknown_id(what: str) -> ConfigError:
     hint = f"Did you mean {guess!r}? " if guess else ""
     return ConfigError(
         f"unknown {what}: it is not registered with gymnasium.",
-        f"{hint}An environment of your own is named as module:Class, or registered by a file under `imports:`.",
+        f"{hint}Name your environment as module:Class, or register it in a file under `imports:`.",
     )
 
 
@@ -187,5 +145,5 @@ def _missing(what: str, error: Exception) -> UserError:
     module = getattr(error, "name", None) or getattr(error.__cause__, "name", None) or ""
     known = next((key for key in _EXTRAS if key == module.split(".")[0]), "")
     known = known or next((key for key in _EXTRAS if key.lower() in text.lower()), "")
-    fix = _EXTRAS.get(known, f"pip install {module}" if module else "Install what it names.")
+    fix = _EXTRAS.get(known, f"pip install {module}" if module else "Install the package that it names.")
     return ConfigError(f"{what} needs a package that is not installed: {error}.", fix)

@@ -1,20 +1,23 @@
-"""What every room needs to know about a gymnasium space: arrays, one-line descriptions, support, equality, JSON."""
+"""Gymnasium spaces: arrays, one-line descriptions, support, equality, JSON."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from distrl.base.columns import tree_leaves
+from distrl.base.columns import Tree, tree_leaves
 from distrl.base.errors import CheckpointError, EnvError
 
+Json: TypeAlias = dict[str, Any]
 
-def zeros(space: Space[Any], *lead: int) -> Any:
-    """A tree of zero arrays shaped (*lead, ...) that can hold `lead` elements of a space, in the space's own dtypes.
+
+def zeros(space: Space, *lead: int) -> Tree:
+    """Make a tree of zeros (*lead, ...) for elements of a space, in its dtypes.
 
     >>> zeros(Dict(a=Discrete(3), b=Box(0, 255, (2, 2), np.uint8)), 5)["b"].shape
     (5, 2, 2)
@@ -26,18 +29,18 @@ def zeros(space: Space[Any], *lead: int) -> Any:
     return np.zeros((*lead, *leaf_shape(space)), leaf_dtype(space))
 
 
-def leaf_shape(space: Space[Any]) -> tuple[int, ...]:
-    """The shape of one element of a leaf space; () for Discrete."""
+def leaf_shape(space: Space) -> tuple[int, ...]:
+    """Return the shape of one element of a leaf space; () for Discrete."""
     return () if isinstance(space, Discrete) else tuple(space.shape or ())
 
 
-def leaf_dtype(space: Space[Any]) -> np.dtype[Any]:
-    """The dtype that we store a leaf space's elements in."""
+def leaf_dtype(space: Space) -> np.dtype:
+    """Return the dtype in which elements of a leaf space are stored."""
     return np.dtype(np.int64) if isinstance(space, Discrete) else np.dtype(space.dtype)
 
 
-def nbytes(space: Space[Any]) -> int:
-    """Bytes of one element, stored.
+def nbytes(space: Space) -> int:
+    """Compute the stored bytes of one element.
 
     >>> nbytes(Box(0, 255, (84, 84, 4), np.uint8))
     28224
@@ -45,8 +48,8 @@ def nbytes(space: Space[Any]) -> int:
     return sum(leaf.nbytes for leaf in tree_leaves(zeros(space)))
 
 
-def describe(space: Space[Any]) -> str:
-    """A space in one line.
+def describe(space: Space) -> str:
+    """Describe a space in one line.
 
     >>> describe(Dict(arm=Box(-1, 1, (3,)), hand=Discrete(4, start=1)))
     'Dict(arm: Box(3,) float32 in [-1, 1], hand: Discrete 1..4)'
@@ -67,12 +70,12 @@ def describe(space: Space[Any]) -> str:
     return type(space).__name__
 
 
-def _bound(values: np.ndarray, pick: Any) -> str:
+def _bound(values: np.ndarray, pick: Callable[[float, float], float]) -> str:
     return f"{float(pick(values.min(), values.max())):g}" if values.size else "-"
 
 
-def unsupported(space: Any, role: str) -> str | None:
-    """Why a space cannot be used, or None. `role` is "observation" or "action"."""
+def unsupported(space: object, role: str) -> str | None:
+    """Return the reason why a space is not supported, or None. `role` is "observation" or "action"."""
     if not isinstance(space, Space):
         return f"the {role} space is {space!r}, not a gymnasium.Space."
     if isinstance(space, Dict | Tuple):
@@ -100,19 +103,15 @@ def unsupported(space: Any, role: str) -> str | None:
     )
 
 
-def require_supported(observation_space: Any, action_space: Any, name: str) -> None:
-    """Refuse an environment whose spaces we cannot store.
-
-    Raises:
-        EnvError: A space of another kind, or an empty one.
-    """
+def require_supported(observation_space: object, action_space: object, name: str) -> None:
+    """Raise EnvError for a space that is not supported."""
     for role, space in (("observation", observation_space), ("action", action_space)):
         if reason := unsupported(space, role):
             raise EnvError(f"{name}: {reason}", "Convert it in a wrapper (config key env.wrappers).")
 
 
-def difference(ours: Space[Any], theirs: Space[Any]) -> str | None:
-    """Where two spaces differ in a way that matters to a policy, or None. Bounds of observations do not matter."""
+def difference(ours: Space, theirs: Space) -> str | None:
+    """Describe a difference of two spaces that matters to a policy (bounds do not), or return None."""
     if type(ours) is not type(theirs):
         return f"{describe(ours)} against {describe(theirs)}"
     if isinstance(ours, Dict):
@@ -131,12 +130,8 @@ def difference(ours: Space[Any], theirs: Space[Any]) -> str | None:
     return next((found for mine, other in pairs if (found := difference(mine, other))), None)
 
 
-def require_same(saved: Space[Any], current: Space[Any], role: str) -> None:
-    """Refuse a policy that was made for other spaces.
-
-    Raises:
-        CheckpointError: The spaces differ; both are described.
-    """
+def require_same(saved: Space, current: Space, role: str) -> None:
+    """Raise CheckpointError for a policy that was made for other spaces."""
     if found := difference(saved, current):
         raise CheckpointError(
             f"the checkpoint's {role} space does not fit the environment's: {found}.",
@@ -144,8 +139,8 @@ def require_same(saved: Space[Any], current: Space[Any], role: str) -> None:
         )
 
 
-def space_to_json(space: Space[Any]) -> dict[str, Any]:
-    """A space as plain JSON values; `space_from_json` is the inverse.
+def space_to_json(space: Space) -> Json:
+    """Write a space as plain JSON values.
 
     >>> space_from_json(space_to_json(Box(-np.inf, 1, (2,)))) == Box(-np.inf, 1, (2,))
     True
@@ -169,12 +164,8 @@ def space_to_json(space: Space[Any]) -> dict[str, Any]:
     )
 
 
-def space_from_json(data: dict[str, Any]) -> Space[Any]:
-    """The space that `space_to_json` wrote.
-
-    Raises:
-        CheckpointError: A kind of space that this version does not know.
-    """
+def space_from_json(data: Json) -> Space:
+    """Read a space written by `space_to_json`; raise CheckpointError for an unknown kind."""
     kind = data.get("type")
     if kind == "Dict":
         return Dict({name: space_from_json(child) for name, child in data["spaces"]})
@@ -193,12 +184,12 @@ def space_from_json(data: dict[str, Any]) -> Space[Any]:
     raise CheckpointError(f"unknown space {kind!r} in a checkpoint.")
 
 
-def _numbers(bounds: np.ndarray) -> Any:
-    """Bounds as nested lists, or one number where all are equal; JSON knows no infinity, so it is a word."""
+def _numbers(bounds: np.ndarray) -> Tree:
+    """Write bounds as nested lists, or one number if all are equal; infinities are words."""
     if bounds.size and (bounds == bounds.flat[0]).all():
         bounds = bounds.flat[0]
 
-    def plain(value: Any) -> Any:
+    def plain(value: Tree) -> Tree:
         if isinstance(value, list):
             return [plain(child) for child in value]
         return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
@@ -206,7 +197,7 @@ def _numbers(bounds: np.ndarray) -> Any:
     return plain(bounds.tolist())
 
 
-def _floats(value: Any) -> Any:
+def _floats(value: Tree) -> Tree:
     if isinstance(value, list):
         return [_floats(child) for child in value]
     return float(value) if isinstance(value, str) else value

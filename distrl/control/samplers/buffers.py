@@ -39,7 +39,7 @@ class RolloutBuffer:
         self.terminated = np.zeros(lead, bool)
         self.truncated = np.zeros(lead, bool)
         self.first = np.zeros(lead, bool)
-        self.valid = np.ones(lead, bool) if env.burns_steps else None
+        self.valid = np.ones(lead, bool) if env.reset_steps else None
         self.mask = None if env.mask is None else tree_map(lambda m: np.ones((*lead, *m.shape[1:]), bool), env.mask)
         self.last_mask = None if self.mask is None else tree_map(lambda m: m[0].copy(), self.mask)
         channels = getattr(env, "reward_channels", 1)

@@ -12,7 +12,8 @@ from distrl.base.seeds import seed_for
 from distrl.config.schema import RunConfig
 from distrl.control.algorithms.off_policy import OffPolicy
 from distrl.control.envs.backends.interface import VectorEnv
-from distrl.control.envs.make import make_env, make_vector
+from distrl.control.envs.make import make_env
+from distrl.control.envs.make_vector import make_vector
 from distrl.control.envs.spaces import require_supported
 from distrl.control.learner.learner import Learner
 from distrl.control.learner.replay_learner import ReplayLearner

@@ -10,7 +10,7 @@ import psutil
 
 from distrl.base.errors import ConfigError
 from distrl.control.algorithms.off_policy import OffPolicy
-from distrl.control.envs.make import make_vector
+from distrl.control.envs.make_vector import make_vector
 from distrl.control.envs.wrappers.goal_rewards import GoalRewards
 from distrl.runtime.plan.base import Plan
 from distrl.store.replay.buffer import Replay

@@ -15,7 +15,7 @@ from distrl.base.columns import Columns
 from distrl.base.errors import EnvError
 from distrl.config.load import load_config
 from distrl.control.algorithms.on_policy.transition_ring import transitions
-from distrl.control.envs.make import make_vector
+from distrl.control.envs.make_vector import make_vector
 from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
 from distrl.experience.rollout import cat_rollouts, check_rollout, slice_envs

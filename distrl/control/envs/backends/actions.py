@@ -1,24 +1,22 @@
-"""From a policy's batch of actions to what each environment's `step` takes.
+"""Conversion of a policy's batch of actions to the actions of single environments.
 
-Everything here is compiled once per environment class: `clipper` and `splitter` look at the space and return a small
-function, so that a vector step does no type tests.
+`clipper` and `splitter` inspect the space once and return a function, so that a vector step does no type tests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 
-from distrl.base.columns import tree_leaves, tree_map
+from distrl.base.columns import Tree, tree_leaves, tree_map
 from distrl.control.envs.spaces import leaf_shape
 
 
-def clipper(space: Space[Any]) -> Callable[[Any], Any]:
-    """A function from a batch of actions, tree (B, ...), to one inside the space: Box leaves are clipped and cast."""
+def clipper(space: Space) -> Callable[[Tree], Tree]:
+    """Make a function that clips and casts the Box leaves of a batch of actions (B, ...)."""
     if isinstance(space, Dict):
         children = {name: clipper(child) for name, child in space.spaces.items()}
         return lambda action: {name: clip(action[name]) for name, clip in children.items()}
@@ -30,20 +28,19 @@ def clipper(space: Space[Any]) -> Callable[[Any], Any]:
     return np.asarray
 
 
-def _box_clipper(space: Box) -> Callable[[Any], Any]:
+def _box_clipper(space: Box) -> Callable[[Tree], Tree]:
     low, high, dtype = space.low, space.high, space.dtype
     if dtype.kind == "f":
-        # two ufuncs and not np.clip, which costs twice as much on small arrays; always a fresh array, because
-        # environments may keep the row they are given
+        # two ufuncs cost half of np.clip on small arrays; always a fresh array, because environments may keep their row
         return lambda action: np.minimum(np.maximum(np.asarray(action, dtype), low), high)
     return lambda action: np.rint(np.clip(action, low, high)).astype(dtype)
 
 
-def splitter(space: Space[Any]) -> Callable[[Any], list[Any]]:
-    """A function from a clipped batch, tree (N, ...), to a list of N actions for single environments.
+def splitter(space: Space) -> Callable[[Tree], list[Tree]]:
+    """Make a function that splits a clipped batch (N, ...) into N actions of single environments.
 
-    Discrete indices become numpy integers, as `space.sample()` gives them (gymnasium's own check of a Python integer
-    is slower); `start` is added here.
+    Discrete indices become numpy integers as from `space.sample()`, which gymnasium checks faster than Python integers;
+    `start` is added.
 
     >>> [int(action) for action in splitter(Discrete(3, start=-1))(np.array([0, 2]))]
     [-1, 1]
@@ -56,7 +53,7 @@ def splitter(space: Space[Any]) -> Callable[[Any], list[Any]]:
     if isinstance(space, Dict):
         children = {name: splitter(child) for name, child in space.spaces.items()}
 
-        def split_dict(action: Any) -> list[Any]:
+        def split_dict(action: Tree) -> list[Tree]:
             columns = [split(action[name]) for name, split in children.items()]
             return [dict(zip(children, row, strict=True)) for row in zip(*columns, strict=True)]
 
@@ -73,8 +70,8 @@ def splitter(space: Space[Any]) -> Callable[[Any], list[Any]]:
     return lambda action: list(action.astype(dtype, copy=False))
 
 
-def joiner(space: Space[Any]) -> Callable[[Any], Any]:
-    """A function from a clipped batch to the batch that a native vector back end takes: starts added, dtypes cast."""
+def joiner(space: Space) -> Callable[[Tree], Tree]:
+    """Make a function that converts a clipped batch for a native vector backend: starts added, dtypes cast."""
     if isinstance(space, Dict):
         children = {name: joiner(child) for name, child in space.spaces.items()}
         return lambda action: {name: join(action[name]) for name, join in children.items()}
@@ -88,8 +85,8 @@ def joiner(space: Space[Any]) -> Callable[[Any], Any]:
     return lambda action: action.astype(dtype, copy=False)
 
 
-def storage(space: Space[Any], steps: int, num_envs: int) -> Any:
-    """An empty tree (steps, B, ...) in the smallest dtypes that hold zero-based actions of a space."""
+def storage(space: Space, steps: int, num_envs: int) -> Tree:
+    """Allocate a tree (steps, B, ...) in the smallest dtypes for zero-based actions of a space."""
     if isinstance(space, Dict):
         return {name: storage(child, steps, num_envs) for name, child in space.spaces.items()}
     if isinstance(space, Tuple):
@@ -102,23 +99,22 @@ def storage(space: Space[Any], steps: int, num_envs: int) -> Any:
 
 
 class ActionHistory:
-    """The actions of every running episode: with the episode's seed, all that an environment's snapshot is.
+    """Actions of all running episodes; with the episodes' seeds they are the environments' snapshots.
 
-    One growing block (steps, B, ...) for all environments; what lies before the oldest running episode is dropped
-    when the block is full.
+    One growing block (steps, B, ...); steps before the oldest running episode are dropped when it is full.
     """
 
-    def __init__(self, space: Space[Any], num_envs: int, capacity: int = 256):
+    def __init__(self, space: Space, num_envs: int, capacity: int = 256):
         self._space, self._num_envs, self._capacity = space, num_envs, capacity
         self._blocks = storage(space, capacity, num_envs)
         self._plain = isinstance(self._blocks, np.ndarray)
         self._now = 0
         self._start = [0] * num_envs
 
-    def append(self, action: Any) -> None:
-        """Record one vector step. `action`: clipped tree (B, ...)."""
+    def append(self, action: Tree) -> None:
+        """Record the clipped actions (B, ...) of one vector step."""
         if self._now == self._capacity:
-            self._make_room()
+            self._compact()
         now = self._now
         if self._plain:
             self._blocks[now] = action
@@ -128,20 +124,20 @@ class ActionHistory:
         self._now = now + 1
 
     def begin(self, env: int) -> None:
-        """Environment `env` begins an episode."""
+        """Begin an episode of environment `env`."""
         self._start[env] = self._now
 
     def length(self, env: int) -> int:
-        """Steps since the reset of environment `env`."""
+        """Return the number of steps since the reset of environment `env`."""
         return self._now - self._start[env]
 
-    def since_reset(self, env: int) -> Any:
-        """The actions of environment `env` since its reset, tree (L, ...). A copy."""
+    def since_reset(self, env: int) -> Tree:
+        """Copy the actions (L, ...) of environment `env` since its reset."""
         start, now = self._start[env], self._now
         return tree_map(lambda block: block[start:now, env].copy(), self._blocks)
 
-    def load(self, actions: list[Any]) -> None:
-        """Begin with these running episodes: for each environment a tree (L_i, ...)."""
+    def load(self, actions: list[Tree]) -> None:
+        """Load the running episodes, for each environment a tree (L_i, ...)."""
         lengths = [len(tree_leaves(tree)[0]) for tree in actions]
         self._now = max(lengths)
         self._start = [self._now - length for length in lengths]
@@ -151,7 +147,7 @@ class ActionHistory:
             for block, leaf in zip(tree_leaves(self._blocks), tree_leaves(tree), strict=True):
                 block[self._start[env] : self._now, env] = leaf
 
-    def _make_room(self) -> None:
+    def _compact(self) -> None:
         oldest = min(self._start)
         live = self._now - oldest
         if live > self._capacity // 2:
@@ -163,14 +159,10 @@ class ActionHistory:
         self._now = live
 
 
-def random_actions(space: Space[Any], num: int, rng: np.random.Generator, mask: Any = None) -> Any:
-    """Uniform actions as a policy would give them, tree (num, ...): zero-based indices, floats within the bounds.
+def random_actions(space: Space, num: int, rng: np.random.Generator, mask: Tree | None = None) -> Tree:
+    """Draw uniform actions (num, ...) as a policy gives them: zero-based indices, floats within the bounds.
 
-    Args:
-        space: The action space.
-        num: How many.
-        rng: Where the randomness comes from.
-        mask: Tree (num, A) of what is allowed, as in `VectorEnv.mask`.
+    `mask` is a tree (num, A) as `VectorEnv.mask`.
     """
     if isinstance(space, Dict):
         children = {name: None if mask is None else mask[name] for name in space.spaces}

@@ -1,36 +1,38 @@
-"""The `envpool` back end: environments written in C++ and stepped by a thread pool. Needs `distrl[envs]`, on Linux.
+"""Backend `envpool`: environments in C++, stepped by a thread pool (Weng et al. 2022). Needs `distrl[envs]`, on Linux.
 
-EnvPool (Weng et al. 2022) resets an ended environment in the next step and ignores that step's action. It says
-`truncated` and not `terminated` for a step that reaches the time limit, also where that step was a true end.
+EnvPool reports `truncated` and not `terminated` for a step that reaches the time limit, even if the episode also
+terminated there.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError, nearest
+from distrl.config.sections.env import EnvConfig
 from distrl.control.envs.backends.interface import SeedOf
-from distrl.control.envs.backends.next_step_reset import BurntVectorEnv, refuse_wrappers
+from distrl.control.envs.backends.next_step_reset import NextStepResetEnv, refuse_wrappers
 from distrl.control.envs.make import building, env_name
 
 
-class EnvPoolVectorEnv(BurntVectorEnv):
+class EnvPoolVectorEnv(NextStepResetEnv):
     """EnvPool in synchronous mode.
 
     Args:
-        env_config: `id` in EnvPool's list, `kwargs` for `envpool.make` (`num_threads`, `stack_num`, ...),
+        env_config: `id` of EnvPool's list, `kwargs` for `envpool.make` (`num_threads`, `stack_num`, ...),
             `max_episode_steps`.
         num_envs: B.
-        seed_of: Only (env, 0) is asked: EnvPool takes its seeds when it is built and draws on from there.
+        seed_of: Only (env, 0) is used: EnvPool seeds its environments once.
 
     Raises:
-        ConfigError: EnvPool is not installed or lacks the environment, or wrappers are asked for.
+        ConfigError: EnvPool is not installed or lacks the environment, or wrappers are configured.
     """
 
-    def __init__(self, env_config: Any, num_envs: int, seed_of: SeedOf):
+    def __init__(self, env_config: EnvConfig, num_envs: int, seed_of: SeedOf):
         refuse_wrappers(env_config)
         envpool = _import_envpool()
         name = env_name(env_config)
@@ -40,8 +42,8 @@ class EnvPoolVectorEnv(BurntVectorEnv):
                 f"EnvPool has no environment {name!r}.",
                 (f"Did you mean {guess!r}? " if guess else "") + "Or use env.backend=gymnasium.",
             )
-        kwargs = dict(getattr(env_config, "kwargs", None) or {})
-        if limit := getattr(env_config, "max_episode_steps", None):
+        kwargs = dict(env_config.kwargs)
+        if limit := env_config.max_episode_steps:
             kwargs["max_episode_steps"] = limit
         seeds = [int(seed_of(i, 0)) for i in range(num_envs)]
         with building(f"environment {name!r}"), warnings.catch_warnings():
@@ -51,10 +53,10 @@ class EnvPoolVectorEnv(BurntVectorEnv):
         super().__init__(*spaces, num_envs, seed_of, name)
         self._seeds = seeds
 
-    def _raw_reset(self) -> Any:
+    def _raw_reset(self) -> Tree:
         return self._pool.reset()[0]
 
-    def _raw_step(self, action: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
+    def _raw_step(self, action: Tree) -> tuple[Tree, np.ndarray, np.ndarray, np.ndarray]:
         return self._pool.step(action)[:4]
 
     def close(self) -> None:
@@ -62,7 +64,7 @@ class EnvPoolVectorEnv(BurntVectorEnv):
         self._pool.close()
 
 
-def _import_envpool() -> Any:
+def _import_envpool() -> ModuleType:
     try:
         import envpool
     except ImportError as error:

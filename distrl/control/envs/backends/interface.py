@@ -1,21 +1,23 @@
-"""The face that every environment back end shows to samplers."""
+"""Interface of vector environments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import gymnasium
 import numpy as np
 
-#: seed_of(env_index, episode_number) -> the seed of that episode.
+from distrl.base.columns import Tree
+
+#: (environment index, episode number) -> seed of that episode.
 SeedOf = Callable[[int, int], int]
 
 
 @dataclass(slots=True)
 class EpisodeEnd:
-    """One finished episode: undiscounted return of raw rewards, length in environment steps."""
+    """Finished episode: undiscounted return of raw rewards, length in environment steps."""
 
     env: int
     episode: int
@@ -26,59 +28,57 @@ class EpisodeEnd:
 
 @dataclass(slots=True)
 class Step:
-    """What one vector step gave.
+    """Result of one vector step. Flag arrays may be shared between steps and read-only.
 
-    The flag arrays may be shared between steps and read-only: copy what you keep.
-
-    Args:
+    Attributes:
         reward: (B,) float64, raw.
-        terminated: (B,) bool, a true end.
-        truncated: (B,) bool, a time limit. Where both hold, termination wins.
-        valid: (B,) bool from back ends that burn steps, else None: every step counts.
+        terminated, truncated: (B,) bool; where both hold, termination wins.
+        valid: (B,) bool, False at reset steps; None from backends without reset steps.
         finals: (environment index, true last observation) of every environment that ended.
-        episodes: one record for every environment that ended.
-        channels: (B, K) float64, the reward's K channels, where the environment tells them apart.
-        final_masks: For each of `finals` the mask of that observation, a tree (A,) of bool; None where there are no
-            masks. All true after a true end, and where the environment does not tell.
+        episodes: One record for every environment that ended.
+        channels: (B, K) float64, the K reward channels of environments that report them.
+        final_masks: For each of `finals` the action mask, a tree (A,) of bool, all true after termination or without a
+            mask in the info; None for environments without masks.
     """
 
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
     valid: np.ndarray | None
-    finals: list[tuple[int, Any]]
+    finals: list[tuple[int, Tree]]
     episodes: list[EpisodeEnd]
     channels: np.ndarray | None = None
-    final_masks: list[Any] | None = None
+    final_masks: list[Tree] | None = None
 
 
 class VectorEnv(Protocol):
     """B environments that step together.
 
     Discrete actions are zero-based indices, whatever the space's `start`; Box actions are clipped to the space.
-    `obs`, `first` and `mask` belong to the VectorEnv and are overwritten by `step`: copy what you keep.
+    `obs`, `first` and `mask` are overwritten by `step`. With `reset_steps`, the step after an end is spent on the reset
+    (gymnasium's `AutoresetMode.NEXT_STEP`) and its action is ignored.
     """
 
     num_envs: int
-    observation_space: gymnasium.Space[Any]
-    action_space: gymnasium.Space[Any]
+    observation_space: gymnasium.Space
+    action_space: gymnasium.Space
     can_snapshot: bool
-    burns_steps: bool
-    obs: Any
+    reset_steps: bool
+    obs: Tree
     first: np.ndarray
-    mask: Any
+    mask: Tree | None
 
     def reset(self) -> None:
-        """Every environment begins its next episode."""
+        """Reset every environment into its next episode."""
 
-    def step(self, action: Any) -> Step:
-        """Step every environment. `action`: tree (B, ...)."""
+    def step(self, action: Tree) -> Step:
+        """Step every environment with actions (B, ...)."""
 
-    def snapshot(self) -> dict[str, Any]:
-        """What `restore` needs to continue bit-equally: plain dicts and arrays."""
+    def snapshot(self) -> dict[str, Tree]:
+        """Return the state that `restore` continues from bit for bit."""
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a snapshot."""
+    def restore(self, state: dict[str, Tree]) -> None:
+        """Restore a snapshot."""
 
     def close(self) -> None:
-        """Free what the environments hold."""
+        """Release the environments."""

@@ -1,52 +1,49 @@
-"""The `gymnasium` back end: our own loop over environments, with masked resets and dense blocks.
+"""Backend `gymnasium`: a loop over single environments with exact snapshots.
 
-The transitions are those of `gymnasium.vector.SyncVectorEnv`; what is left out is its copy of every observation and its
-dictionary of infos at every step. Episodes are seeded by their number, so an environment's exact state is that seed
-and the actions since its reset.
+The transitions equal those of `gymnasium.vector.SyncVectorEnv` in its mode `SAME_STEP`, without its copies and merged
+infos. Episodes are seeded by their number, so a seed and the actions since the reset restore an environment exactly.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import SupportsFloat
 
 import gymnasium
 import numpy as np
 
-from distrl.base.columns import tree_leaves, tree_map
+from distrl.base.columns import Tree, tree_leaves, tree_map
 from distrl.base.errors import EnvError
 from distrl.control.envs.backends.actions import ActionHistory, clipper, splitter
 from distrl.control.envs.backends.interface import EpisodeEnd, SeedOf, Step
-from distrl.control.envs.backends.masks import final_mask, mask_block, mask_reader, write_mask
+from distrl.control.envs.backends.masks import Info, MaskReader, final_mask, mask_block, mask_reader, write_mask
 from distrl.control.envs.backends.observations import batch_writer, finite_check, mismatch, row_writer
-from distrl.control.envs.checker import messages as faults
-from distrl.control.envs.checker.messages import Where
+from distrl.control.envs.checker import messages
+from distrl.control.envs.checker.messages import Place
 from distrl.control.envs.library.tabular import REWARD_CHANNELS
 from distrl.control.envs.spaces import require_supported, zeros
 
-#: What a wrong structure, shape or dtype raises while observations are gathered (and a NaN, where warnings are errors).
+#: Exceptions of a wrong structure, shape or dtype while observations are gathered (of a NaN if warnings are errors).
 _MISFIT = (ValueError, TypeError, LookupError, AttributeError, RuntimeWarning)
-#: So many vector steps are looked at closely, environment by environment, before the cheap checks are trusted.
-_CLOSE_LOOKS = 3
+#: Number of first vector steps that are checked environment by environment.
+_FULL_CHECKS = 3
 
 
 class LoopVectorEnv:
-    """B gymnasium environments in one loop; the `VectorEnv` of the `gymnasium` back end.
+    """`VectorEnv` of B gymnasium environments that are stepped in a loop.
 
     Args:
-        make: Builds one environment.
+        make: Makes one environment.
         num_envs: B.
-        seed_of: (environment index, episode number) -> the seed of that episode.
-        name: What messages call the environment.
+        seed_of: (environment index, episode number) -> seed of that episode.
+        name: Name in messages.
     """
 
     can_snapshot = True
-    burns_steps = False
+    reset_steps = False
 
-    def __init__(
-        self, make: Callable[[], gymnasium.Env[Any, Any]], num_envs: int, seed_of: SeedOf, name: str = "environment"
-    ):
+    def __init__(self, make: Callable[[], gymnasium.Env], num_envs: int, seed_of: SeedOf, name: str = "environment"):
         self.num_envs = num_envs
         self.name = name
         self._envs = [make() for _ in range(num_envs)]
@@ -57,8 +54,8 @@ class LoopVectorEnv:
         require_supported(self.observation_space, self.action_space, name)
         self.obs = zeros(self.observation_space, num_envs)
         self.first = np.ones(num_envs, bool)
-        self.mask: Any = None
-        self._mask_readers: list[Callable[[Any], Any]] = []
+        self.mask: Tree | None = None
+        self._mask_readers: list[MaskReader] = []
         self._write = batch_writer(self.observation_space, self.obs)
         self._write_row = row_writer(self.observation_space, self.obs)
         self._finite = finite_check(self.obs)
@@ -72,15 +69,15 @@ class LoopVectorEnv:
         self._returns = np.zeros(num_envs)
         self._nothing = np.zeros(num_envs)
         self._never = np.zeros(num_envs, bool)
-        self._never.flags.writeable = False  # handed out at every step in which nothing ends
+        self._never.flags.writeable = False  # shared by all steps without an end
         self._any_first = True
-        self._close_looks = _CLOSE_LOOKS
+        self._full_checks = _FULL_CHECKS
         first = self._envs[0]
         channels = first.get_wrapper_attr(REWARD_CHANNELS) if first.has_wrapper_attr(REWARD_CHANNELS) else 1
         self.reward_channels = int(channels)
 
     def reset(self) -> None:
-        """Every environment begins its next episode.
+        """Reset every environment into its next episode.
 
         Raises:
             EnvError: An environment raises, or its first observation does not fit its space.
@@ -90,23 +87,23 @@ class LoopVectorEnv:
         self._any_first = True
         self._read_masks(infos)
 
-    def step(self, action: Any) -> Step:
-        """Step every environment; one that ends begins its next episode at once.
+    def step(self, action: Tree) -> Step:
+        """Step every environment; an ended one begins its next episode in the same step.
 
         Args:
             action: Tree (B, ...): zero-based indices for Discrete, any floats for Box (clipped here).
 
         Raises:
-            EnvError: An environment raises, or gives what does not fit its spaces or is not finite. It names the
-                environment, its episode and seed, the step and the action.
+            EnvError: An environment raises, or returns values that do not fit its spaces or are not finite. The message
+                names environment, episode, seed, step and action.
         """
         clipped = self._clip(action)
         actions = self._split(clipped)
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
-        observations: list[Any] = []
-        rewards: list[Any] = []
-        infos: list[Any] = []
+        observations: list[Tree] = []
+        rewards: list[SupportsFloat] = []
+        infos: list[Info] = []
         ended: list[tuple[int, bool, bool]] = []
         try:
             for env_step, env_action in zip(self._steps, actions):  # noqa: B905 (lengths are equal; strict costs)
@@ -118,7 +115,7 @@ class LoopVectorEnv:
                 infos.append(info)
         except Exception as error:
             i = len(rewards)
-            raise faults.raised(self._where(i, actions[i]), error) from error
+            raise messages.raised(self._place(i, actions[i]), error) from error
         reward_row = self._gather(observations, rewards, actions)
         self._history.append(clipped)
         self._returns += reward_row
@@ -134,32 +131,32 @@ class LoopVectorEnv:
         step.channels = channels
         return step
 
-    def _gather(self, observations: list[Any], rewards: list[Any], actions: list[Any]) -> np.ndarray:
-        """Write the observations into the block and check everything about this step; the rewards as (B,) float64."""
+    def _gather(self, observations: list[Tree], rewards: list[SupportsFloat], actions: list[Tree]) -> np.ndarray:
+        """Write the observations into the block and check the step; returns rewards (B,) float64."""
         try:
             self._write(observations)
             row = np.array(rewards, np.float64)
             # as in finite_check: the dot product with zeros is 0 unless a reward is not finite
-            fine = row.ndim == 1 and row.dot(self._nothing) == 0.0 and self._finite()
+            valid = row.ndim == 1 and row.dot(self._nothing) == 0.0 and self._finite()
         except _MISFIT as error:
-            places = [self._where(i, actions[i]) for i in range(self.num_envs)]
-            raise faults.first_fault(places, self.observation_space, observations, rewards) from error
-        if self._close_looks:
-            self._close_looks -= 1
-            fine = fine and not any(mismatch(self.observation_space, obs) for obs in observations)
-        if not fine:
-            places = [self._where(i, actions[i]) for i in range(self.num_envs)]
-            raise faults.first_fault(places, self.observation_space, observations, rewards)
+            places = [self._place(i, actions[i]) for i in range(self.num_envs)]
+            raise messages.first_fault(places, self.observation_space, observations, rewards) from error
+        if self._full_checks:
+            self._full_checks -= 1
+            valid = valid and not any(mismatch(self.observation_space, obs) for obs in observations)
+        if not valid:
+            places = [self._place(i, actions[i]) for i in range(self.num_envs)]
+            raise messages.first_fault(places, self.observation_space, observations, rewards)
         return row
 
-    def _end_episodes(self, reward: np.ndarray, ended: list[tuple[int, bool, bool]], infos: list[Any]) -> Step:
+    def _end_episodes(self, reward: np.ndarray, ended: list[tuple[int, bool, bool]], infos: list[Info]) -> Step:
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         finals, episodes = [], []
-        final_masks: list[Any] | None = [] if self._mask_readers else None
+        final_masks: list[Tree] | None = [] if self._mask_readers else None
         for i, is_terminated, is_truncated in ended:
             terminated[i], truncated[i] = is_terminated, is_truncated
             finals.append((i, self._row(i)))
-            if final_masks is not None:  # read before the reset: `action_masks()` tells of now
+            if final_masks is not None:  # read before the reset: `action_masks()` is of the present state
                 final_masks.append(self._final_mask(i, infos[i], is_terminated))
             length = self._history.length(i)
             episodes.append(EpisodeEnd(i, self._episodes[i], self._seeds[i], float(self._returns[i]), length))
@@ -170,7 +167,7 @@ class LoopVectorEnv:
             self._read_masks(infos)
         return Step(reward, terminated, truncated, None, finals, episodes, None, final_masks)
 
-    def _begin(self, i: int, episode: int, seed: int | None = None) -> Any:
+    def _begin(self, i: int, episode: int, seed: int | None = None) -> Info:
         """Reset environment i into an episode and write its first observation; returns the info."""
         seed = self._seed_of(i, episode) if seed is None else seed
         self._episodes[i], self._seeds[i] = episode, seed
@@ -179,23 +176,23 @@ class LoopVectorEnv:
         try:
             obs, info = self._envs[i].reset(seed=seed)
         except Exception as error:
-            raise faults.raised(self._where(i), error) from error
-        self._place(i, obs, self._where(i))
+            raise messages.raised(self._place(i), error) from error
+        self._write_checked(i, obs, self._place(i))
         return info
 
-    def _place(self, i: int, obs: Any, where: Where) -> None:
+    def _write_checked(self, i: int, obs: Tree, place: Place) -> None:
         """Check one observation and write it into row i."""
         known = self._plain and type(obs) is np.ndarray and obs.shape == self._shape and obs.dtype == self.obs.dtype
-        if known and not self._close_looks:
+        if known and not self._full_checks:
             self._write_row(i, obs)
             if self._finite():
                 return
         if found := mismatch(self.observation_space, obs):
-            raise faults.bad_observation(where, self.observation_space, found)
+            raise messages.bad_observation(place, self.observation_space, found)
         self._write_row(i, obs)
 
-    def _read_channels(self, infos: list[Any]) -> np.ndarray:
-        """The reward of every environment, channel by channel (B, K)."""
+    def _read_channels(self, infos: list[Info]) -> np.ndarray:
+        """Read the reward channels (B, K)."""
         try:
             block = np.array([info[REWARD_CHANNELS] for info in infos], np.float64)
             if block.shape != (self.num_envs, self.reward_channels) or not np.isfinite(block).all():
@@ -204,12 +201,12 @@ class LoopVectorEnv:
             raise EnvError(
                 f"{self.name} has {self.reward_channels} reward channels, but info['{REWARD_CHANNELS}'] of a step is "
                 f"missing or wrong: {error}.",
-                "Give it at every step, one number for each channel.",
+                "Set it at every step, one number for each channel.",
             ) from error
         return block
 
-    def _read_masks(self, infos: list[Any]) -> None:
-        """Take every environment's mask; the first time, find out whether there are any."""
+    def _read_masks(self, infos: list[Info]) -> None:
+        """Read every environment's mask; the first call finds out which environments have masks."""
         if not self._mask_readers:
             readers = [mask_reader(env, info) for env, info in zip(self._envs, infos, strict=True)]
             if readers[0] is None:
@@ -220,29 +217,29 @@ class LoopVectorEnv:
                     f"{self.name} gives action masks, but its action space has parts that cannot be masked.",
                     "Masks are for Discrete and MultiDiscrete actions, and Dict and Tuple of them.",
                 )
-            self._mask_readers = [reader or _no_mask for reader in readers]
+            self._mask_readers = [reader or _missing_mask for reader in readers]
         for i, (read, info) in enumerate(zip(self._mask_readers, infos, strict=True)):
             try:
                 write_mask(self.action_space, self.mask, i, read(info))
             except Exception as error:
-                raise faults.bad_mask(self._where(i), error) from error
+                raise messages.bad_mask(self._place(i), error) from error
 
-    def _final_mask(self, i: int, info: Any, terminated: bool) -> Any:
-        """What environment i allows after a step that cut its episode off; after a true end nobody asks."""
+    def _final_mask(self, i: int, info: Info, terminated: bool) -> Tree:
+        """Read the mask of environment i after truncation; all true after termination."""
         try:
-            return final_mask(self.action_space, _anything if terminated else self._mask_readers[i], info)
+            return final_mask(self.action_space, _no_requirement if terminated else self._mask_readers[i], info)
         except Exception as error:
-            raise faults.bad_mask(self._where(i), error) from error
+            raise messages.bad_mask(self._place(i), error) from error
 
-    def _row(self, i: int) -> Any:
+    def _row(self, i: int) -> Tree:
         return self.obs[i].copy() if self._plain else tree_map(lambda leaf: leaf[i].copy(), self.obs)
 
-    def _where(self, i: int, action: Any = None) -> Where:
+    def _place(self, i: int, action: Tree | None = None) -> Place:
         step = 0 if action is None else self._history.length(i) + 1
-        return Where(self.name, i, self._episodes[i], self._seeds[i], step, action)
+        return Place(self.name, i, self._episodes[i], self._seeds[i], step, action)
 
-    def snapshot(self) -> dict[str, Any]:
-        """The running episodes: number, seed and actions of each; return and observation to check a restore with."""
+    def snapshot(self) -> dict[str, Tree]:
+        """Return number, seed and actions of the running episodes; return and observation verify a restore."""
         return {
             "episode": np.array(self._episodes, np.int64),
             "seed": np.array(self._seeds, np.int64),
@@ -251,12 +248,12 @@ class LoopVectorEnv:
             "actions": [self._history.since_reset(i) for i in range(self.num_envs)],
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a snapshot: reset every environment with its seed and replay its actions.
+    def restore(self, state: dict[str, Tree]) -> None:
+        """Restore a snapshot: reset every environment with its seed and replay its actions.
 
         Raises:
-            EnvError: The snapshot is of another number of environments; or the replay does not arrive at the
-                snapshot's observation or return: the environment is not a function of seed and actions.
+            EnvError: The snapshot has another number of environments, or the replay ends at another observation or
+                return: the environment is not a function of seed and actions.
         """
         if len(state["episode"]) != self.num_envs:
             raise EnvError(f"a snapshot of {len(state['episode'])} environments for {self.num_envs} of {self.name}.")
@@ -277,25 +274,25 @@ class LoopVectorEnv:
             if not same:
                 raise self._not_reproducible(i, "arrives at another observation or return")
 
-    def _replay(self, i: int, episode: int, seed: int, actions: Any) -> Any:
-        """Bring environment i to where its episode was; returns the last info."""
+    def _replay(self, i: int, episode: int, seed: int, actions: Tree) -> Info:
+        """Replay the episode of environment i; returns the last info."""
         self._episodes[i] = episode
         if episode < 0:
             return {}
         info = self._begin(i, episode, seed)
-        obs: Any = None
+        obs: Tree = None
         total = 0.0
         env_actions = self._split(actions)
         for env_action in env_actions:
             try:
                 obs, reward, terminated, truncated, info = self._steps[i](env_action)
             except Exception as error:
-                raise faults.raised(self._where(i, env_action), error) from error
+                raise messages.raised(self._place(i, env_action), error) from error
             total += float(reward)
             if terminated or truncated:
                 raise self._not_reproducible(i, "ends its episode too early")
         if env_actions:
-            self._place(i, obs, self._where(i, env_actions[-1]))
+            self._write_checked(i, obs, self._place(i, env_actions[-1]))
         self._returns[i] = total
         return info
 
@@ -307,7 +304,7 @@ class LoopVectorEnv:
         )
 
     def close(self) -> None:
-        """Close every environment; one that raises while closing is reported as a warning."""
+        """Close every environment, with a warning for one that raises."""
         for i, env in enumerate(self._envs):
             try:
                 env.close()
@@ -315,9 +312,9 @@ class LoopVectorEnv:
                 warnings.warn(f"closing environment {i} of {self.name}: {type(error).__name__}: {error}", stacklevel=2)
 
 
-def _anything(info: Any) -> None:
-    """The mask where none is of interest."""
+def _no_requirement(info: Info) -> None:
+    """Read no mask."""
 
 
-def _no_mask(info: Any) -> Any:
+def _missing_mask(info: Info) -> Tree:
     raise ValueError("gives no action mask, though environment 0 does")

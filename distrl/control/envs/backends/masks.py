@@ -1,24 +1,28 @@
-"""Action masks: which discrete actions an environment allows now.
+"""Action masks of discrete actions.
 
-An environment gives one as `info["action_mask"]` (of `reset` and of every `step`) or from a method `action_masks()`.
+An environment provides them as `info["action_mask"]` (of `reset` and of every `step`) or by a method `action_masks()`.
 Discrete: (n,) bool. MultiDiscrete: (sum of nvec,) bool, or one array for each dimension. Dict, Tuple: a tree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Dict, Discrete, MultiDiscrete, Tuple
 
-from distrl.base.columns import tree_map
+from distrl.base.columns import Tree, tree_map
+
+#: The `info` of an environment.
+Info: TypeAlias = dict[str, Any]
+MaskReader: TypeAlias = Callable[[Info], Tree]
 
 
-def mask_block(space: Space[Any], num_envs: int) -> Any | None:
-    """A tree (B, A) of true values for the masks of an action space, or None where it cannot have any."""
+def mask_block(space: Space, num_envs: int) -> Tree | None:
+    """Make a tree (B, A) of true values for an action space; None if it cannot be masked."""
     if isinstance(space, Dict):
         children = {name: mask_block(child, num_envs) for name, child in space.spaces.items()}
         return None if any(child is None for child in children.values()) else children
@@ -29,12 +33,8 @@ def mask_block(space: Space[Any], num_envs: int) -> Any | None:
     return np.ones((num_envs, sum(sizes)), bool) if sizes else None
 
 
-def final_mask(space: Space[Any], read: Callable[[Any], Any], info: Any) -> Any:
-    """The mask of an episode's last observation: a tree (A,) of bool. Where there is none, everything is allowed.
-
-    Args:
-        read: The environment's `mask_reader`.
-        info: Of the step that ended the episode; it may lack a mask, as no action follows.
+def final_mask(space: Space, read: MaskReader, info: Info) -> Tree:
+    """Read the mask (A,) of an episode's last observation; all true if `info` lacks one.
 
     Raises:
         ValueError: A wrong shape.
@@ -46,20 +46,20 @@ def final_mask(space: Space[Any], read: Callable[[Any], Any], info: Any) -> Any:
     return tree_map(lambda leaf: leaf[0], block)
 
 
-def _sizes(space: Space[Any]) -> list[int]:
+def _sizes(space: Space) -> list[int]:
     if isinstance(space, Discrete):
         return [int(space.n)]
     return [int(n) for n in space.nvec] if isinstance(space, MultiDiscrete) else []
 
 
-def write_mask(space: Space[Any], block: Any, i: int, given: Any, may_be_empty: bool = False) -> None:
-    """Put one environment's mask into row i of a mask block.
+def write_mask(space: Space, block: Tree, i: int, given: Tree, may_be_empty: bool = False) -> None:
+    """Write one environment's mask into row i of a mask block.
 
     Args:
-        may_be_empty: A mask that allows nothing is taken as one that allows everything.
+        may_be_empty: Treat a mask that allows no action as one that allows all.
 
     Raises:
-        ValueError: A wrong shape, or a mask that allows nothing.
+        ValueError: A wrong shape, or a mask that allows no action.
     """
     if isinstance(space, Dict):
         for name, child in space.spaces.items():
@@ -86,8 +86,8 @@ def write_mask(space: Space[Any], block: Any, i: int, given: Any, may_be_empty: 
         begin += size
 
 
-def mask_reader(env: gymnasium.Env[Any, Any], info: Any) -> Callable[[Any], Any] | None:
-    """How an environment tells its mask: a function of `info`, or None where it gives none. `info`: of a reset."""
+def mask_reader(env: gymnasium.Env, info: Info) -> MaskReader | None:
+    """Make the function of `info` that reads an environment's mask; None without masks. `info` is of a reset."""
     if isinstance(info, dict) and "action_mask" in info:
         return _from_info
     if env.has_wrapper_attr("action_masks"):
@@ -96,7 +96,7 @@ def mask_reader(env: gymnasium.Env[Any, Any], info: Any) -> Callable[[Any], Any]
     return None
 
 
-def _from_info(info: Any) -> Any:
+def _from_info(info: Info) -> Tree:
     if "action_mask" not in info:
         raise ValueError("info['action_mask'] is missing, though reset gave one: give it at every step")
     return info["action_mask"]

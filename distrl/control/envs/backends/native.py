@@ -1,45 +1,43 @@
-"""The `vector` back end: the native vector version that some gymnasium environments bring."""
+"""Backend `vector`: native vector implementations of gymnasium environments."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError
+from distrl.config.sections.env import EnvConfig
 from distrl.control.envs.backends.interface import SeedOf
-from distrl.control.envs.backends.next_step_reset import BurntVectorEnv, refuse_wrappers
+from distrl.control.envs.backends.next_step_reset import NextStepResetEnv, refuse_wrappers
 from distrl.control.envs.make import building, env_name, make_env
 from distrl.control.envs.spaces import describe
 
 
-class NativeVectorEnv(BurntVectorEnv):
-    """An environment's own vector implementation, as `gymnasium.make_vec` finds it.
+class NativeVectorEnv(NextStepResetEnv):
+    """Vector implementation of an environment, made by `gymnasium.make_vec`.
 
     Args:
         env_config: `id` of an environment with a vector entry point, `kwargs`, `max_episode_steps`.
         num_envs: B.
-        seed_of: Only (0, episode number) is asked: one seed for the whole vector.
+        seed_of: Only (0, episode number) is used: one seed for the whole vector.
 
     Raises:
-        ConfigError: The environment brings no vector version, or one that shows other observations than single
-            environments do; or wrappers are asked for.
+        ConfigError: There is no vector version, its observations differ from those of single environments, or wrappers
+            are configured.
     """
 
-    def __init__(self, env_config: Any, num_envs: int, seed_of: SeedOf):
+    def __init__(self, env_config: EnvConfig, num_envs: int, seed_of: SeedOf):
         refuse_wrappers(env_config)
         name = env_name(env_config)
-        kwargs = dict(getattr(env_config, "kwargs", None) or {})
-        if limit := getattr(env_config, "max_episode_steps", None):
+        kwargs = dict(env_config.kwargs)
+        if limit := env_config.max_episode_steps:
             kwargs["max_episode_steps"] = limit
         with building(f"environment {name!r}"):
             spec = gymnasium.spec(name) if isinstance(env_config.id, str) else None
             if spec is None or spec.vector_entry_point is None:
-                raise ConfigError(
-                    f"{name} brings no vector version of its own.", f"Use env.backend=gymnasium. Known: {_known()}."
-                )
+                raise ConfigError(f"{name} has no vector version.", f"Use env.backend=gymnasium. Known: {_known()}.")
             self._vector = gymnasium.make_vec(name, num_envs, "vector_entry_point", **kwargs)
         mode = self._vector.metadata.get("autoreset_mode")
         if mode != AutoresetMode.NEXT_STEP:
@@ -49,8 +47,8 @@ class NativeVectorEnv(BurntVectorEnv):
         super().__init__(*spaces, num_envs, seed_of, name)
         self._resets = 0
 
-    def _require_same_observations(self, env_config: Any, name: str) -> None:
-        """Evaluations and agents meet single environments, so a vector version must show what those show."""
+    def _require_same_observations(self, env_config: EnvConfig, name: str) -> None:
+        """Refuse a vector version whose observations differ from those of single environments."""
         single = make_env(env_config)
         seen, expected = self._vector.single_observation_space, single.observation_space
         single.close()
@@ -62,17 +60,17 @@ class NativeVectorEnv(BurntVectorEnv):
             game = name.removeprefix("ALE/").rpartition("-")[0]
             fix = f"Use env.id={game}-v5 env.backend=envpool, or env.id=distrl/Atari-v5 env.kwargs.game={game}."
         raise ConfigError(
-            f"{name} shows {describe(seen)} with env.backend vector, and {describe(expected)} as a single environment.",
+            f"{name} gives {describe(seen)} with env.backend vector, and {describe(expected)} as a single environment.",
             fix,
         )
 
-    def _raw_reset(self) -> Any:
+    def _raw_reset(self) -> Tree:
         seed = self._seed_of(0, self._resets)
         self._resets += 1
         self._seeds = [seed] * self.num_envs
         return self._vector.reset(seed=seed)[0]
 
-    def _raw_step(self, action: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
+    def _raw_step(self, action: Tree) -> tuple[Tree, np.ndarray, np.ndarray, np.ndarray]:
         return self._vector.step(action)[:4]
 
     def close(self) -> None:
@@ -82,4 +80,4 @@ class NativeVectorEnv(BurntVectorEnv):
 
 def _known() -> str:
     named = (name for name, spec in gymnasium.registry.items() if spec.vector_entry_point)
-    return ", ".join(sorted(name for name in named if not name.startswith("ALE/")))  # those show other observations
+    return ", ".join(sorted(name for name in named if not name.startswith("ALE/")))  # those give other observations

@@ -1,29 +1,27 @@
-"""From each environment's observation to one block (B, ...), with the checks that cost next to nothing."""
+"""Writers of single observations into one block (B, ...), with cheap checks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Dict, Tuple
 
-from distrl.base.columns import tree_leaves
+from distrl.base.columns import Tree, tree_leaves
 from distrl.control.envs.spaces import leaf_dtype, leaf_shape
 
 
-def batch_writer(space: Space[Any], block: Any) -> Callable[[list[Any]], None]:
-    """A function that writes a list of B observations into `block`.
+def batch_writer(space: Space, block: Tree) -> Callable[[list[Tree]], None]:
+    """Make a function that writes a list of B observations into `block`.
 
-    One concatenation per leaf: it neither broadcasts nor casts floats to integers, so it doubles as the check of every
-    shape and dtype. It raises ValueError or TypeError (or a lookup error for a wrong structure) and does not say which
-    environment is to blame: see `mismatch`.
+    One concatenation per leaf neither broadcasts nor casts floats to integers, so it also checks every shape and dtype.
+    It raises ValueError, TypeError or LookupError; `mismatch` then finds the environment.
     """
     if isinstance(space, Dict):
         children = [(name, batch_writer(child, block[name])) for name, child in space.spaces.items()]
 
-        def write_dict(observations: list[Any]) -> None:
+        def write_dict(observations: list[Tree]) -> None:
             for name, write in children:
                 write([obs[name] for obs in observations])
 
@@ -31,14 +29,14 @@ def batch_writer(space: Space[Any], block: Any) -> Callable[[list[Any]], None]:
     if isinstance(space, Tuple):
         parts = [(i, batch_writer(child, block[i])) for i, child in enumerate(space.spaces)]
 
-        def write_tuple(observations: list[Any]) -> None:
+        def write_tuple(observations: list[Tree]) -> None:
             for i, write in parts:
                 write([obs[i] for obs in observations])
 
         return write_tuple
     if block.ndim == 1:
 
-        def write_scalars(observations: list[Any]) -> None:
+        def write_scalars(observations: list[Tree]) -> None:
             values = np.array(observations)
             if values.shape != block.shape:
                 raise ValueError("an observation is not a scalar")
@@ -48,18 +46,18 @@ def batch_writer(space: Space[Any], block: Any) -> Callable[[list[Any]], None]:
 
     flat, concatenate = block.reshape(-1, *block.shape[2:]), np.concatenate
 
-    def write(observations: list[Any]) -> None:
+    def write(observations: list[Tree]) -> None:
         concatenate(observations, out=flat)
 
     return write
 
 
-def row_writer(space: Space[Any], block: Any) -> Callable[[int, Any], None]:
-    """A function that writes one checked observation into row i of `block`."""
+def row_writer(space: Space, block: Tree) -> Callable[[int, Tree], None]:
+    """Make a function that writes one checked observation into row i of `block`."""
     if isinstance(space, Dict):
         children = [(name, row_writer(child, block[name])) for name, child in space.spaces.items()]
 
-        def write_dict(i: int, obs: Any) -> None:
+        def write_dict(i: int, obs: Tree) -> None:
             for name, write in children:
                 write(i, obs[name])
 
@@ -67,7 +65,7 @@ def row_writer(space: Space[Any], block: Any) -> Callable[[int, Any], None]:
     if isinstance(space, Tuple):
         parts = [row_writer(child, block[k]) for k, child in enumerate(space.spaces)]
 
-        def write_tuple(i: int, obs: Any) -> None:
+        def write_tuple(i: int, obs: Tree) -> None:
             for k, write in enumerate(parts):
                 write(i, obs[k])
 
@@ -75,10 +73,10 @@ def row_writer(space: Space[Any], block: Any) -> Callable[[int, Any], None]:
     return block.__setitem__  # type: ignore[no-any-return]
 
 
-def finite_check(block: Any) -> Callable[[], bool]:
-    """A function that says whether every float in `block` is finite.
+def finite_check(block: Tree) -> Callable[[], bool]:
+    """Make a function that returns True if every float in `block` is finite.
 
-    A dot product with zeros is 0 when all is finite and NaN when anything is not, for a fraction of `isfinite`'s cost.
+    A dot product with zeros is 0 for finite values and NaN otherwise, at a fraction of the cost of `isfinite`.
     """
     floats = [leaf.reshape(-1) for leaf in tree_leaves(block) if leaf.dtype.kind == "f"]
     pairs = [(leaf, np.zeros_like(leaf)) for leaf in floats]
@@ -88,8 +86,8 @@ def finite_check(block: Any) -> Callable[[], bool]:
     return lambda: all(values.dot(nothing) == 0.0 for values, nothing in pairs)
 
 
-def mismatch(space: Space[Any], obs: Any, name: str = "observation") -> str | None:
-    """What is wrong with one observation: structure, shape, dtype, or a value that is not finite; or None.
+def mismatch(space: Space, obs: Tree, name: str = "observation") -> str | None:
+    """Describe a wrong structure, shape, dtype or value of one observation; None if it is valid.
 
     >>> mismatch(Dict(a=Tuple([])), {"b": 0})
     "observation lacks key 'a'; it has ['b']"
@@ -111,7 +109,7 @@ def mismatch(space: Space[Any], obs: Any, name: str = "observation") -> str | No
     return _leaf_mismatch(space, obs, name)
 
 
-def _leaf_mismatch(space: Space[Any], obs: Any, name: str) -> str | None:
+def _leaf_mismatch(space: Space, obs: Tree, name: str) -> str | None:
     try:
         value = np.asarray(obs)
     except ValueError:
@@ -129,10 +127,10 @@ def _leaf_mismatch(space: Space[Any], obs: Any, name: str) -> str | None:
     return None
 
 
-def castable(found: np.dtype[Any], expected: np.dtype[Any]) -> bool:
-    """Whether storing one dtype as another keeps what it means: other widths may, floats as integers may not."""
+def castable(found: np.dtype, expected: np.dtype) -> bool:
+    """Return True if the dtypes are of the same kind, so that casting keeps the meaning."""
     return np.can_cast(found, expected, "same_kind")
 
 
-def _brief(value: Any) -> str:
+def _brief(value: object) -> str:
     return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")

@@ -1,4 +1,4 @@
-"""The environment checker behind `distrl doctor --env ID`: what is wrong with an environment, before a job starts."""
+"""Environment checker of `distrl doctor --env ID`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,33 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 import gymnasium
 import numpy as np
+from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Tuple
 
 from distrl.base.columns import tree_leaves
 from distrl.base.errors import UserError
 from distrl.base.pack import pack, unpack
+from distrl.config.sections.env import EnvConfig
 from distrl.control.envs.backends.actions import random_actions
 from distrl.control.envs.backends.loop import LoopVectorEnv
 from distrl.control.envs.checker.trial import Trial, first_difference, run_trial
-from distrl.control.envs.make import env_name, make_env, make_vector
+from distrl.control.envs.make import env_name, make_env
+from distrl.control.envs.make_vector import make_vector
 from distrl.control.envs.spaces import describe, nbytes, unsupported
 
-#: A step slower than this makes environments, not learning, the limit of most runs.
+#: Slower steps limit the throughput of most runs.
 SLOW_STEP_SECONDS = 5e-3
-#: Observations larger than this train badly unless they are normalized.
+#: Larger observations train badly unless they are normalized.
 LARGE_OBSERVATION = 20.0
 
 
 @dataclass(slots=True)
 class Finding:
-    """One thing the checker looked at."""
+    """Result of one check."""
 
     level: Literal["ok", "warn", "error"]
     title: str
@@ -37,41 +40,41 @@ class Finding:
     fix: str = ""
 
 
-def check_env(env_config: Any, steps: int = 1000, seconds: float = 10.0) -> list[Finding]:
-    """Look at an environment from every side that matters to a run. Never raises for a broken environment.
+def check_env(env_config: EnvConfig, steps: int = 1000, seconds: float = 10.0) -> list[Finding]:
+    """Check an environment; never raises for a broken one.
 
     Args:
-        env_config: As for `make_env`, with `backend`.
-        steps: Random steps to watch; a third of them is used for each comparison.
-        seconds: Time limit of each part (a step that never returns is not interrupted).
+        env_config: Section `env`.
+        steps: Random steps; a third of them for each comparison.
+        seconds: Time limit of each check (a step that hangs is not interrupted).
 
     Returns:
-        Findings in the order of looking; an `error` says that a run would fail.
+        Findings in order; a run would fail after an `error`.
     """
-    patient = _Patient(env_config, steps, seconds)
+    subject = _Subject(env_config, steps, seconds)
     findings: list[Finding] = []
-    for part in _parts(env_config):
+    for check in _checks(env_config):
         try:
-            findings.extend(part(patient))
+            findings.extend(check(subject))
         except UserError as error:
             findings.append(Finding("error", "environment", error.problem, error.fix))
         except Exception as error:
             findings.append(Finding("error", "environment", f"{type(error).__name__}: {error}"))
         if any(finding.level == "error" for finding in findings):
             break
-    return findings + patient.close()
+    return findings + subject.close()
 
 
 @dataclass(slots=True)
-class _Patient:
-    """The environment under examination, and the copies of it that were made."""
+class _Subject:
+    """The environment under test, and the copies made of it."""
 
-    config: Any
+    config: EnvConfig
     steps: int
     seconds: float
-    envs: list[gymnasium.Env[Any, Any]] = field(default_factory=list)
+    envs: list[gymnasium.Env] = field(default_factory=list)
 
-    def fresh(self) -> gymnasium.Env[Any, Any]:
+    def fresh(self) -> gymnasium.Env:
         self.envs.append(make_env(self.config))
         return self.envs[-1]
 
@@ -84,35 +87,35 @@ class _Patient:
         return []
 
 
-def _parts(config: Any) -> list[Callable[[_Patient], Iterator[Finding]]]:
-    backend = getattr(config, "backend", None) or "gymnasium"
+def _checks(config: EnvConfig) -> list[Callable[[_Subject], Iterator[Finding]]]:
+    backend = config.backend
     if backend == "envpool":
         return [_backend]  # its ids need not be known to gymnasium
-    looks: list[Callable[[_Patient], Iterator[Finding]]] = [_build_and_step, _reproducible]
-    return [*looks, _snapshot if backend == "gymnasium" else _backend]
+    checks: list[Callable[[_Subject], Iterator[Finding]]] = [_build_and_step, _reproducible]
+    return [*checks, _snapshot if backend == "gymnasium" else _backend]
 
 
-def _build_and_step(patient: _Patient) -> Iterator[Finding]:
-    env = patient.fresh()
-    yield Finding("ok", "build", f"{env_name(patient.config)} is {env}")
+def _build_and_step(subject: _Subject) -> Iterator[Finding]:
+    env = subject.fresh()
+    yield Finding("ok", "build", f"{env_name(subject.config)} is {env}")
     for role, space in (("observation", env.observation_space), ("action", env.action_space)):
         if reason := unsupported(space, role):
             yield Finding("error", f"{role} space", reason, "Convert it in a wrapper (config key env.wrappers).")
             return
         yield Finding("ok", f"{role} space", f"{describe(space)}, {nbytes(space)} bytes")
     yield from _action_bounds(env.action_space)
-    trial = run_trial(env, patient.steps, seed=0, seconds=patient.seconds)
+    trial = run_trial(env, subject.steps, seed=0, seconds=subject.seconds)
     for text in trial.problems:
-        yield Finding("error", "contract", text + ".", "Make reset and step return what the spaces promise.")
+        yield Finding("error", "API", text + ".", "Make reset and step return values of the spaces.")
     for text in trial.remarks:
-        yield Finding("warn", "observations", text + ".", "Mend the observation space or the observations.")
+        yield Finding("warn", "observations", text + ".", "Fix the observation space or the observations.")
     if not trial.problems:
-        yield Finding("ok", "contract", f"{trial.steps} random steps gave what the spaces promise")
-        yield from _judge_trial(env, trial)
-        yield from _observation_scale(patient.config, trial)
+        yield Finding("ok", "API", f"{trial.steps} random steps gave values of the spaces")
+        yield from _trial_findings(env, trial)
+        yield from _observation_scale(subject.config, trial)
 
 
-def _action_bounds(space: Any) -> Iterator[Finding]:
+def _action_bounds(space: Space) -> Iterator[Finding]:
     if isinstance(space, Dict | Tuple):
         for child in space.spaces.values() if isinstance(space, Dict) else space.spaces:
             yield from _action_bounds(child)
@@ -128,7 +131,7 @@ def _action_bounds(space: Any) -> Iterator[Finding]:
             yield Finding(
                 "warn",
                 "action bounds",
-                f"{describe(space)} is wide for a policy that begins with std 1.",
+                f"{describe(space)} is wide for a policy with initial std 1.",
                 "Rescale actions to about [-1, 1] in a wrapper (gymnasium's RescaleAction).",
             )
         if space.dtype.kind != "f":
@@ -140,7 +143,7 @@ def _action_bounds(space: Any) -> Iterator[Finding]:
             )
 
 
-def _judge_trial(env: gymnasium.Env[Any, Any], trial: Trial) -> Iterator[Finding]:
+def _trial_findings(env: gymnasium.Env, trial: Trial) -> Iterator[Finding]:
     per_step, per_reset = trial.step_seconds / max(1, trial.steps), median(trial.reset_seconds)
     speed = f"{per_step * 1e6:.1f} us per step, {per_reset * 1e6:.1f} us per reset"
     slow = per_step > SLOW_STEP_SECONDS
@@ -162,15 +165,15 @@ def _judge_trial(env: gymnasium.Env[Any, Any], trial: Trial) -> Iterator[Finding
         yield Finding("ok", "action mask", "given at every step, with the shape of the action space")
 
 
-def _observation_scale(config: Any, trial: Trial) -> Iterator[Finding]:
-    if trial.largest > LARGE_OBSERVATION and not getattr(config, "normalize_obs", False):
+def _observation_scale(config: EnvConfig, trial: Trial) -> Iterator[Finding]:
+    if trial.largest > LARGE_OBSERVATION and not config.normalize_obs:
         detail = f"values up to {trial.largest:.4g}: large inputs train badly."
         yield Finding("warn", "observation scale", detail, "Set env.normalize_obs=true.")
 
 
-def _reproducible(patient: _Patient) -> Iterator[Finding]:
-    steps = max(1, patient.steps // 3)
-    one, two, other = (run_trial(patient.fresh(), steps, seed, patient.seconds) for seed in (7, 7, 8))
+def _reproducible(subject: _Subject) -> Iterator[Finding]:
+    steps = max(1, subject.steps // 3)
+    one, two, other = (run_trial(subject.fresh(), steps, seed, subject.seconds) for seed in (7, 7, 8))
     if found := first_difference(one, two):
         yield Finding(
             "warn",
@@ -182,20 +185,18 @@ def _reproducible(patient: _Patient) -> Iterator[Finding]:
     yield Finding("ok", "seeding", f"equal seeds and actions gave {len(one.path)} equal observations and rewards")
     first, another = one.path[0][0], other.path[0][0]
     if all(np.array_equal(a, b) for a, b in zip(tree_leaves(first), tree_leaves(another), strict=True)):
-        yield Finding(
-            "ok", "first observation", "the same for two seeds: episodes begin alike, or reset ignores its seed"
-        )
+        yield Finding("ok", "first observation", "equal for two seeds: episodes begin alike, or reset ignores its seed")
 
 
-def _snapshot(patient: _Patient) -> Iterator[Finding]:
-    if reason := probe_snapshot(patient.config, min(patient.steps, 100)):
+def _snapshot(subject: _Subject) -> Iterator[Finding]:
+    if reason := probe_snapshot(subject.config, min(subject.steps, 100)):
         yield Finding("warn", "snapshot", reason, _NO_SNAPSHOT)
     else:
-        yield Finding("ok", "snapshot", "seed and actions bring it back exactly")
+        yield Finding("ok", "snapshot", "seed and actions restore it exactly")
 
 
-def _backend(patient: _Patient) -> Iterator[Finding]:
-    config, steps = patient.config, min(patient.steps, 200)
+def _backend(subject: _Subject) -> Iterator[Finding]:
+    config, steps = subject.config, min(subject.steps, 200)
     vector = make_vector(config, 2, lambda env, episode: 1000 * env + episode)
     try:
         for role, space in (("observation", vector.observation_space), ("action", vector.action_space)):
@@ -209,7 +210,7 @@ def _backend(patient: _Patient) -> Iterator[Finding]:
         speed = (perf_counter() - before) / (2 * steps) * 1e6
     finally:
         vector.close()
-    yield Finding("ok", "back end", f"{config.backend}: {steps} steps of two environments, {ends} episodes ended")
+    yield Finding("ok", "backend", f"{config.backend}: {steps} steps of two environments, {ends} episodes ended")
     yield Finding("ok", "speed", f"{speed:.1f} us per step and environment, with two environments")
     yield Finding("warn", "snapshot", probe_snapshot(config) or "", _NO_SNAPSHOT)
 
@@ -217,19 +218,13 @@ def _backend(patient: _Patient) -> Iterator[Finding]:
 _NO_SNAPSHOT = "Without snapshots a resumed run begins new episodes, and deterministic: true is refused."
 
 
-def probe_snapshot(env_config: Any, steps: int = 40) -> str | None:
-    """Whether seed and actions bring an environment back: a round trip in the middle of an episode.
+def probe_snapshot(env_config: EnvConfig, steps: int = 40) -> str | None:
+    """Test a snapshot in the middle of an episode; returns None if it restores exactly, else the reason.
 
-    Args:
-        env_config: As for `make_vector`.
-        steps: Random steps before the snapshot; as many again, at most 20, are compared after it.
-
-    Returns:
-        None if snapshots can be trusted, else the reason why not.
+    `steps` random steps precede the snapshot; as many, at most 20, are compared after it.
     """
-    backend = getattr(env_config, "backend", None) or "gymnasium"
-    if backend != "gymnasium":
-        return f"back end {backend} has no exact snapshots."
+    if env_config.backend != "gymnasium":
+        return f"backend {env_config.backend} has no exact snapshots."
 
     def make() -> LoopVectorEnv:
         name = env_name(env_config)
@@ -264,5 +259,5 @@ def _compare(original: LoopVectorEnv, copy: LoopVectorEnv, steps: int, rng: np.r
         for mine, theirs in zip(tree_leaves(original.obs), tree_leaves(copy.obs), strict=True):
             same = same and np.array_equal(mine, theirs)
         if not same:
-            return f"a restored environment goes another way {t + 1} steps after the snapshot."
+            return f"a restored environment differs {t + 1} steps after the snapshot."
     return None

@@ -1,4 +1,4 @@
-"""What is said about an environment that breaks its contract: which one, when, doing what, and what was expected."""
+"""Error messages for environments that violate the Gymnasium API."""
 
 from __future__ import annotations
 
@@ -10,56 +10,57 @@ from typing import Any
 import numpy as np
 from gymnasium import Space
 
+from distrl.base.columns import Tree
 from distrl.base.errors import EnvError
 from distrl.control.envs.backends.observations import mismatch
 from distrl.control.envs.spaces import describe
 
 
 @dataclass(slots=True)
-class Where:
-    """The place of a fault: environment `env` of `name` in its `step`-th step (0: its reset), doing `action`."""
+class Place:
+    """Environment, episode and step (0: the reset) of an error."""
 
     name: str
     env: int
     episode: int
     seed: int
     step: int
-    action: Any = None
+    action: Tree | None = None
 
     def __str__(self) -> str:
         when = f"step {self.step}, action {_short(self.action)}" if self.step else "at the reset"
         return f"environment {self.env} of {self.name} (episode {self.episode}, seed {self.seed}, {when})"
 
 
-def raised(where: Where, error: Exception) -> EnvError:
-    """The environment raised an exception of its own."""
-    return EnvError(f"{where} raised {type(error).__name__}: {error}.", _fix(where))
+def raised(place: Place, error: Exception) -> EnvError:
+    """Make the error for an exception of the environment."""
+    return EnvError(f"{place} raised {type(error).__name__}: {error}.", _fix(place))
 
 
-def bad_observation(where: Where, space: Space[Any], found: str) -> EnvError:
-    """An observation of another structure, shape or dtype than the space, or with values that are not finite."""
-    return EnvError(f"{where}: {found}. The observation space is {describe(space)}.", _fix(where))
+def bad_observation(place: Place, space: Space, found: str) -> EnvError:
+    """Make the error for an observation outside its space or not finite."""
+    return EnvError(f"{place}: {found}. The observation space is {describe(space)}.", _fix(place))
 
 
-def bad_reward(where: Where, reward: Any) -> EnvError:
-    """A reward that is not one finite number."""
-    return EnvError(f"{where}: the reward is {_short(reward)}, expected one finite number.", _fix(where))
+def bad_reward(place: Place, reward: object) -> EnvError:
+    """Make the error for a reward that is not one finite number."""
+    return EnvError(f"{place}: the reward is {_short(reward)}, expected one finite number.", _fix(place))
 
 
-def bad_mask(where: Where, error: Exception) -> EnvError:
-    """An action mask that is missing or does not fit the action space."""
-    return EnvError(f"{where}: {error}.", _fix(where))
+def bad_mask(place: Place, error: Exception) -> EnvError:
+    """Make the error for a missing or malformed action mask."""
+    return EnvError(f"{place}: {error}.", _fix(place))
 
 
 def first_fault(
-    places: Sequence[Where], space: Space[Any], observations: Sequence[Any], rewards: Sequence[Any]
+    places: Sequence[Place], space: Space, observations: Sequence[Tree], rewards: Sequence[object]
 ) -> EnvError:
-    """Look for the environment whose step spoiled a batch: the slow path, taken once."""
-    for where, obs, reward in zip(places, observations, rewards, strict=True):
+    """Make the error for the environment whose step invalidated a batch."""
+    for place, obs, reward in zip(places, observations, rewards, strict=True):
         if found := mismatch(space, obs):
-            return bad_observation(where, space, found)
+            return bad_observation(place, space, found)
         if not is_number(reward):
-            return bad_reward(where, reward)
+            return bad_reward(place, reward)
     return EnvError(
         f"the {len(places)} observations of {places[0].name} do not fit together.",
         "Run `distrl doctor` on the environment.",
@@ -67,7 +68,7 @@ def first_fault(
 
 
 def is_number(reward: Any) -> bool:
-    """Whether a reward is one finite number."""
+    """Return True for one finite number."""
     if isinstance(reward, str | bytes) or np.ndim(reward) != 0:
         return False
     try:
@@ -76,14 +77,14 @@ def is_number(reward: Any) -> bool:
         return False
 
 
-def _fix(where: Where) -> str:
-    bad_action = isinstance(where.action, np.ndarray) and where.action.dtype.kind == "f"
-    if bad_action and not np.isfinite(where.action).all():
+def _fix(place: Place) -> str:
+    bad_action = isinstance(place.action, np.ndarray) and place.action.dtype.kind == "f"
+    if bad_action and not np.isfinite(np.asarray(place.action)).all():
         return "The action itself is not finite, so look at the policy first: learning rate, gradient clipping."
-    return f"To see it alone: reset with seed {where.seed}; `distrl doctor` checks an environment before a run."
+    return f"To see it alone: reset with seed {place.seed}; `distrl doctor` checks an environment before a run."
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, np.ndarray):
         text = np.array2string(value, precision=4, threshold=8, separator=", ").replace("\n", "")
     else:

@@ -1,27 +1,26 @@
-"""One environment stepped with random actions and watched closely, for the environment checker."""
+"""Trial of one environment with random actions, for the environment checker."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Dict, Tuple
 
-from distrl.base.columns import tree_leaves, tree_map
+from distrl.base.columns import Tree, tree_leaves, tree_map
 from distrl.control.envs.backends.actions import clipper, random_actions, splitter
-from distrl.control.envs.backends.masks import mask_block, mask_reader, write_mask
+from distrl.control.envs.backends.masks import Info, mask_block, mask_reader, write_mask
 from distrl.control.envs.backends.observations import mismatch
 from distrl.control.envs.checker.messages import is_number
 
 
 @dataclass(slots=True)
 class Trial:
-    """What was seen. `problems` are breaches of the contract, `remarks` what is unusual but works."""
+    """Result of a trial: `problems` violate the API, `remarks` are unusual but work."""
 
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -32,27 +31,27 @@ class Trial:
     step_seconds: float = 0.0
     reset_seconds: list[float] = field(default_factory=list)
     largest: float = 0.0
-    path: list[Any] = field(default_factory=list)
+    path: list[tuple[Tree, float, bool, bool]] = field(default_factory=list)
 
     def problem(self, text: str) -> None:
-        """Note a breach once."""
+        """Add a problem once."""
         if text not in self.problems:
             self.problems.append(text)
 
     def remark(self, text: str) -> None:
-        """Note something unusual once."""
+        """Add a remark once."""
         if text not in self.remarks:
             self.remarks.append(text)
 
 
-def run_trial(env: gymnasium.Env[Any, Any], steps: int, seed: int, seconds: float) -> Trial:
-    """Step an environment with seeded random actions until `steps`, `seconds`, or its first breach of the contract.
+def run_trial(env: gymnasium.Env, steps: int, seed: int, seconds: float) -> Trial:
+    """Step an environment with random actions until `steps`, `seconds` or its first problem.
 
     Args:
         env: With supported spaces.
         steps: Environment steps.
-        seed: Of the actions; episode n is reset with `seed + n`.
-        seconds: Stop after this much time (a step that never returns is not interrupted).
+        seed: Seed of the actions; episode n is reset with `seed + n`.
+        seconds: Time limit (a step that hangs is not interrupted).
     """
     trial, rng, stop_at = Trial(), np.random.default_rng(seed), perf_counter() + seconds
     act = _actor(env.action_space, rng)
@@ -83,12 +82,12 @@ def run_trial(env: gymnasium.Env[Any, Any], steps: int, seed: int, seconds: floa
     return trial
 
 
-def _actor(space: Space[Any], rng: np.random.Generator) -> Callable[[Any], Any]:
+def _actor(space: Space, rng: np.random.Generator) -> Callable[[Tree | None], Tree]:
     clip, split = clipper(space), splitter(space)
     return lambda mask: split(clip(random_actions(space, 1, rng, mask)))[0]
 
 
-def _reset(env: gymnasium.Env[Any, Any], trial: Trial, seed: int) -> Any:
+def _reset(env: gymnasium.Env, trial: Trial, seed: int) -> Tree | None:
     before = perf_counter()
     try:
         outcome = env.reset(seed=seed)
@@ -109,7 +108,7 @@ def _reset(env: gymnasium.Env[Any, Any], trial: Trial, seed: int) -> Any:
     return _read_mask(env, trial, info, at_reset=True)
 
 
-def _check_step(env: gymnasium.Env[Any, Any], trial: Trial, outcome: Any) -> bool:
+def _check_step(env: gymnasium.Env, trial: Trial, outcome: object) -> bool:
     if not isinstance(outcome, tuple) or len(outcome) != 5:
         found = f"a tuple of {len(outcome)}" if isinstance(outcome, tuple) else f"a {type(outcome).__name__}"
         trial.problem(f"step returned {found}, expected (observation, reward, terminated, truncated, info)")
@@ -126,7 +125,7 @@ def _check_step(env: gymnasium.Env[Any, Any], trial: Trial, outcome: Any) -> boo
     return not trial.problems
 
 
-def _check_obs(env: gymnasium.Env[Any, Any], trial: Trial, obs: Any, when: str) -> bool:
+def _check_obs(env: gymnasium.Env, trial: Trial, obs: Tree, when: str) -> bool:
     if found := mismatch(env.observation_space, obs):
         trial.problem(f"{found} ({when})")
         return False
@@ -141,7 +140,7 @@ def _check_obs(env: gymnasium.Env[Any, Any], trial: Trial, obs: Any, when: str) 
     return True
 
 
-def _pairs(space: Space[Any], obs: Any) -> list[tuple[Space[Any], Any]]:
+def _pairs(space: Space, obs: Tree) -> list[tuple[Space, Tree]]:
     if isinstance(space, Dict):
         return [pair for name, child in space.spaces.items() for pair in _pairs(child, obs[name])]
     if isinstance(space, Tuple):
@@ -149,8 +148,8 @@ def _pairs(space: Space[Any], obs: Any) -> list[tuple[Space[Any], Any]]:
     return [(space, obs)]
 
 
-def _read_mask(env: gymnasium.Env[Any, Any], trial: Trial, info: Any, at_reset: bool = False) -> Any:
-    """The mask as a batch of one, or None where the environment gives none."""
+def _read_mask(env: gymnasium.Env, trial: Trial, info: Info, at_reset: bool = False) -> Tree | None:
+    """Read the mask as a batch of one; None without masks."""
     if not (at_reset or trial.masked):
         return None
     read, block = mask_reader(env, info), mask_block(env.action_space, 1)
@@ -159,7 +158,7 @@ def _read_mask(env: gymnasium.Env[Any, Any], trial: Trial, info: Any, at_reset: 
             trial.problem("info['action_mask'] is missing in a step, though reset gave one: give it at every step")
         return None
     if block is None:
-        trial.problem("it gives action masks, but its action space has parts that cannot be masked")
+        trial.problem("it gives action masks, but its action space cannot be masked")
         return None
     trial.masked = True
     try:
@@ -171,7 +170,7 @@ def _read_mask(env: gymnasium.Env[Any, Any], trial: Trial, info: Any, at_reset: 
 
 
 def first_difference(one: Trial, other: Trial) -> str | None:
-    """Where the paths of two trials part, or None."""
+    """Describe the first difference of two trials, or None."""
     for i, ((obs, *rest), (other_obs, *other_rest)) in enumerate(zip(one.path, other.path, strict=False)):
         same = all(
             np.array_equal(a, b, equal_nan=a.dtype.kind == "f")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,17 @@ from distrl.base.pack import load_state, save_state
 from distrl.base.registry import register
 from distrl.config.sections.model import ModelConfig
 from distrl.control.algorithms.on_policy.episode_memory import EpisodeMemory, episode_returns
-from distrl.control.envs.make import make_env, make_vector
+from distrl.control.envs.make import make_env
+from distrl.control.envs.make_vector import make_vector
 from distrl.control.envs.wrappers.context import GuardedPath
 from distrl.control.models.context_policy import TRIES, beta_log_density, beta_sample
 from distrl.control.samplers.sampler import EnvSampler
 from distrl.experience.fragment import CollectRequest, Unit
 from distrl.models.parameters.published import pack_weights
 from tests.learning.rollouts import update
+from tests.support.envs import env_config
 
-ENV = SimpleNamespace(
+ENV = env_config(
     id="distrl.control.envs.wrappers.context:GuardedPath",
     kwargs={},
     wrappers=["choose_context"],
@@ -287,6 +288,6 @@ def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: 
 
 def test_an_environment_without_context_is_refused():
     with pytest.raises(ConfigError, match="has no context"):
-        make_env(SimpleNamespace(id="CartPole-v1", kwargs={}, wrappers=["choose_context"]))
+        make_env(env_config(id="CartPole-v1", kwargs={}, wrappers=["choose_context"]))
     with pytest.raises(ConfigError, match="guard_probability"):
         GuardedPath(guard_probability=0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from distrl.base.errors import ConfigError
 from distrl.control.algorithms.value_based.stock_dqn import first_stock
 from distrl.control.envs.library.tabular_examples import LOTTERY, risky_choice, risky_choice_law
 from distrl.control.envs.make import make_env
+from tests.support.envs import env_config
 from tests.support.q_learners import ACTION, make_q
 
 LEVEL, SCALE = 0.2, 10.0
@@ -134,7 +134,7 @@ def test_a_stock_that_does_not_fit_the_learner_is_refused():
 
 def test_stock_in_a_dict_observation():
     stock = {"stock": {"gamma": 1.0, "start": 4.0, "scale": 2.0}}
-    config = SimpleNamespace(id="distrl/RiskyChoice-v0", kwargs={"observation": "index"}, wrappers=[stock])
+    config = env_config(id="distrl/RiskyChoice-v0", kwargs={"observation": "index"}, wrappers=[stock])
     wrapped = make_env(config)
     learner = make_q("stock_dqn", observation=wrapped.observation_space, action=TWO, stock_scale=2.0)
     obs = {"obs": torch.tensor([0, 1]), "stock": torch.tensor([[2.0], [-1.0]])}

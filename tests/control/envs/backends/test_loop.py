@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace as Config
 from typing import Any
 
 import gymnasium
@@ -13,8 +12,9 @@ from distrl.base.errors import EnvError
 from distrl.control.envs.backends.actions import random_actions
 from distrl.control.envs.backends.interface import VectorEnv
 from distrl.control.envs.backends.loop import LoopVectorEnv
-from distrl.control.envs.make import make_vector
+from distrl.control.envs.make_vector import make_vector
 from tests.support import toy_envs
+from tests.support.envs import env_config as Config
 
 
 def vector_of(env: Any, num_envs: int = 2, **kwargs: Any) -> VectorEnv:

@@ -6,7 +6,6 @@ environment i has one seed however it is reset, so the sequences can be compared
 
 from __future__ import annotations
 
-from types import SimpleNamespace as Config
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,9 @@ from hypothesis import strategies as st
 from distrl.base.columns import tree_leaves, tree_map, tree_stack
 from distrl.base.seeds import seed_for
 from distrl.control.envs.backends.actions import clipper, joiner, random_actions
-from distrl.control.envs.make import make_env, make_vector
+from distrl.control.envs.make import make_env
+from distrl.control.envs.make_vector import make_vector
+from tests.support.envs import env_config as Config
 from tests.support.toy_envs import DictEnv, SeedLine, TerminatingEnv, TupleEnv
 
 ENVS = {

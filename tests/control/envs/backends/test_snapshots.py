@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace as Config
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,8 @@ from distrl.base.seeds import seed_for
 from distrl.control.envs.backends.actions import ActionHistory, random_actions
 from distrl.control.envs.backends.interface import VectorEnv
 from distrl.control.envs.checker.check import probe_snapshot
-from distrl.control.envs.make import make_vector
+from distrl.control.envs.make_vector import make_vector
+from tests.support.envs import env_config as Config
 from tests.support.toy_envs import DictEnv, LeakyEnv, MaskedEnv, ToyEnv, TupleEnv, UnseededEnv
 
 ENVS = {
@@ -141,7 +141,7 @@ def test_probe_does_not_trust(env: type[ToyEnv]) -> None:
 @pytest.mark.parametrize("backend", ["vector", "envpool"])
 def test_probe_of_a_back_end_without_snapshots(backend: str) -> None:
     reason = probe_snapshot(Config(id="CartPole-v1", backend=backend))
-    assert reason == f"back end {backend} has no exact snapshots."
+    assert reason == f"backend {backend} has no exact snapshots."
 
 
 @settings(max_examples=60, deadline=None)

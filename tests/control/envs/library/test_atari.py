@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace as Config
 from typing import Any
 
 import gymnasium
@@ -13,9 +12,11 @@ from gymnasium.spaces import Box, Discrete
 from distrl.base.errors import ConfigError
 from distrl.control.envs.checker.check import probe_snapshot
 from distrl.control.envs.library.atari import AtariPreprocessing, area_taps
-from distrl.control.envs.make import make_env, make_vector
+from distrl.control.envs.make import make_env
+from distrl.control.envs.make_vector import make_vector
 from distrl.control.envs.spaces import difference
 from tests.control.envs.backends.test_snapshots import play
+from tests.support.envs import env_config as Config
 
 
 class Screen(gymnasium.Env[Any, Any]):
@@ -150,7 +151,9 @@ class TestALE:
         plain = Config(id="ALE/Pong-v5", wrappers=["atari"])
         with pytest.raises(ConfigError, match=r"Set env.kwargs.frameskip=1"):
             make_env(plain)
-        plain.kwargs = {"frameskip": 1, "repeat_action_probability": 0.0, "obs_type": kind}
+        plain = plain.model_copy(
+            update={"kwargs": {"frameskip": 1, "repeat_action_probability": 0.0, "obs_type": kind}}
+        )
         one, other = make_env(plain), make_env(Config(id="distrl/Atari-v5", kwargs={"game": "Pong"}))
         assert one.action_space == other.action_space
         pairs = [(one.reset(seed=5)[0], other.reset(seed=5)[0])]

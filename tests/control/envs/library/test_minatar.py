@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace as Config
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +13,11 @@ import torch
 from distrl.base.errors import ConfigError
 from distrl.control.envs.checker.check import check_env, probe_snapshot
 from distrl.control.envs.library.minatar import GAMES, MinAtar
-from distrl.control.envs.make import make_env, make_vector
+from distrl.control.envs.make import make_env
+from distrl.control.envs.make_vector import make_vector
 from distrl.models.layers.torsos import build_torso
 from tests.control.envs.backends.test_snapshots import play
+from tests.support.envs import env_config as Config
 
 pytest.importorskip("minatar", reason="MinAtar is in the extra `envs`")
 
@@ -57,7 +59,7 @@ def test_snapshot_checker_and_torso(game: str) -> None:
     assert {finding.level for finding in check_env(config, steps=100) if finding.title != "episodes"} == {"ok"}
     obs = torch.from_numpy(original.obs)
     for torso in ("minatar_cnn", "impala_resnet", "mlp", "auto"):
-        model = Config(torso=torso, hidden=[32], activation="relu")
+        model = SimpleNamespace(torso=torso, hidden=[32], activation="relu")
         assert build_torso(original.observation_space, model)(obs).shape == (2, 32)
 
 
@@ -65,7 +67,7 @@ def test_planes_are_read_as_channels() -> None:
     """Also Seaquest's ten planes of 10 x 10: the convolution is over places, so moving a thing moves its feature."""
     space = MinAtar("Seaquest").observation_space
     assert space.shape == (10, 10, 10)
-    torso = build_torso(space, Config(torso="minatar_cnn", hidden=[8], activation="relu"))
+    torso = build_torso(space, SimpleNamespace(torso="minatar_cnn", hidden=[8], activation="relu"))
     one, moved = torch.zeros(1, 10, 10, 10, dtype=torch.bool), torch.zeros(1, 10, 10, 10, dtype=torch.bool)
     one[0, 4, 4, 7] = moved[0, 5, 6, 7] = True
     maps = [torso.convolution(torso.to_channels_first(obs)) for obs in (one, moved)]

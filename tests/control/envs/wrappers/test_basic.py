@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace as Config
 from typing import Any
 
 import gymnasium
@@ -11,9 +10,11 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
 from distrl.base.errors import ConfigError, EnvError, UserError
-from distrl.control.envs.make import make_env, make_vector
+from distrl.control.envs.make import make_env
+from distrl.control.envs.make_vector import make_vector
 from distrl.control.envs.wrappers.basic import FrameStack
 from tests.support import toy_envs
+from tests.support.envs import env_config as Config
 
 
 def test_keep_obs_hides_velocities() -> None:
@@ -139,7 +140,6 @@ WRONG: dict[str, tuple[dict[str, Any], type[UserError], str]] = {
         ConfigError,
         "needs a Box observation of 1 dimension, not Discrete 0..15",
     ),
-    "back end": ({"id": "CartPole-v1", "backend": "env_pool"}, ConfigError, "did you mean 'envpool'?"),
 }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import gymnasium
 import pytest
 
@@ -11,11 +9,12 @@ from distrl.base.errors import ConfigError
 from distrl.control.envs.library.risky_path import RiskyPath
 from distrl.control.envs.make import make_env
 from distrl.control.envs.wrappers.exploring_starts import ExploringStarts
+from tests.support.envs import env_config
 
 
 def test_every_state_but_the_goal_is_a_start_in_its_share() -> None:
     wrapper = {"exploring_starts": {"share": 0.5}}
-    env = make_env(SimpleNamespace(id="distrl/RiskyPath-v0", kwargs={"observation": "index"}, wrappers=[wrapper]))
+    env = make_env(env_config(id="distrl/RiskyPath-v0", kwargs={"observation": "index"}, wrappers=[wrapper]))
     starts = [env.reset(seed=seed)[0] for seed in range(800)]
     assert set(starts) == set(range(14))
     assert starts.count(10) / 800 == pytest.approx(0.5 + 0.5 / 14, abs=0.06)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace as Config
-
 import gymnasium
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from distrl.control.envs.library.tabular import TabularEnv
 from distrl.control.envs.library.tabular_examples import chain3
 from distrl.control.envs.make import make_env
 from distrl.control.envs.wrappers.stock import Stock, TargetReturn
+from tests.support.envs import env_config as Config
 from tests.support.toy_envs import TruncatingEnv
 
 

@@ -1,9 +1,8 @@
-"""The back ends that burn a step on a reset: every valid transition is CartPole's, and nothing else counts."""
+"""Backends with reset steps: every valid transition is CartPole's, and reset steps count for nothing."""
 
 from __future__ import annotations
 
 import sys
-from types import SimpleNamespace as Config
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from distrl.base.errors import ConfigError, EnvError
 from distrl.base.seeds import seed_for
 from distrl.control.envs.backends.interface import VectorEnv
-from distrl.control.envs.backends.next_step_reset import BurntVectorEnv
-from distrl.control.envs.make import make_vector
+from distrl.control.envs.backends.next_step_reset import NextStepResetEnv
+from distrl.control.envs.make_vector import make_vector
+from tests.support.envs import env_config as Config
 
 needs_envpool = pytest.mark.skipif(sys.platform != "linux", reason="EnvPool is for Linux")
 BACKENDS = ["vector", pytest.param("envpool", marks=needs_envpool)]
@@ -111,7 +111,7 @@ def test_equal_seeds_give_equal_runs_and_others_do_not(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_snapshots_and_no_wrappers(backend: str) -> None:
     vector = make(backend)
-    assert (vector.can_snapshot, vector.burns_steps) == (False, True)
+    assert (vector.can_snapshot, vector.reset_steps) == (False, True)
     with pytest.raises(EnvError, match="no exact snapshots"):
         vector.snapshot()
     with pytest.raises(ConfigError, match=r"env\.wrappers with env\.backend"):
@@ -123,7 +123,7 @@ def test_no_snapshots_and_no_wrappers(backend: str) -> None:
 
 
 def test_environment_without_a_vector_version() -> None:
-    with pytest.raises(ConfigError, match=r"Pendulum-v1 brings no vector version.*CartPole-v1"):
+    with pytest.raises(ConfigError, match=r"Pendulum-v1 has no vector version.*CartPole-v1"):
         make("vector", env="Pendulum-v1")
 
 
@@ -158,7 +158,7 @@ def test_envpool_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         make("envpool")
 
 
-class Scripted(BurntVectorEnv):
+class Scripted(NextStepResetEnv):
     """Gives what a test tells it to."""
 
     def __init__(self, obs: Any, reward: Any):
