@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from distrl.control.samplers.clock import LONG_STEP, Look, StepClock
+from distrl.control.samplers.clock import StepClock
+from distrl.experience.activity import LONG_STEP, Activity
 from distrl.experience.fragment import FragmentMeta, Pace, Unit
 from distrl.experience.ledger import Ledger
 from distrl.runtime.loop import slow_streams as slow
@@ -56,7 +57,7 @@ def test_a_slow_stream_is_found_in_the_middle_of_its_first_fragment() -> None:
         if not world.told:
             found_after = seconds
             siblings = {stream: Pace(0.005 * seconds, 0.005, seconds) for stream in (0, 1, 2)}
-            world.watch.probed(Probed(0, Look({**siblings, 3: Pace(float(seconds), 1.0, seconds)}, 3, 0.1)))
+            world.watch.probed(Probed(0, Activity({**siblings, 3: Pace(float(seconds), 1.0, seconds)}, 3, 0.1)))
     assert world.told == [("slow", 3)]
     assert world.isolate == [3]
     assert found_after == 5  # three seconds beyond what the others need, the longest step not counted
@@ -104,20 +105,20 @@ def test_a_stream_that_is_quick_again_is_told() -> None:
 
 def test_the_clock_tells_whose_step_is_under_way() -> None:
     clock = StepClock()
-    assert str(clock.look()) == ""
+    assert str(clock.activity()) == ""
     tick = clock.begin([4, 7])
-    assert clock.look().paces == {4: Pace(), 7: Pace()}
+    assert clock.activity().paces == {4: Pace(), 7: Pace()}
     for seconds in (-9.0, -8.0, -6.0, -5.5, -5.0):
         tick(perf_counter() + seconds)
-    look = clock.look()
-    assert look.stream == 7
-    assert [look.paces[stream].steps for stream in (4, 7)] == [2, 2]
-    assert look.paces[4].seconds == pytest.approx(1.5, abs=0.1)
-    assert look.seconds >= LONG_STEP
-    assert str(look).startswith("a step of stream 7 takes 5 s")
+    activity = clock.activity()
+    assert activity.stream == 7
+    assert [activity.paces[stream].steps for stream in (4, 7)] == [2, 2]
+    assert activity.paces[4].seconds == pytest.approx(1.5, abs=0.1)
+    assert activity.seconds >= LONG_STEP
+    assert str(activity).startswith("a step of stream 7 takes 5 s")
     tick(perf_counter())
-    assert (clock.look().stream, clock.paces()[7].steps) == (-1, 2)
-    assert str(clock.look()).startswith("stream 7 has taken 7.0 s for 2 steps")
+    assert (clock.activity().stream, clock.paces()[7].steps) == (-1, 2)
+    assert str(clock.activity()).startswith("stream 7 has taken 7.0 s for 2 steps")
 
 
 # ---- the pool ------------------------------------------------------------------------------------------------------

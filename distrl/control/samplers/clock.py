@@ -1,51 +1,20 @@
-"""How long the environments of each stream take, while they are stepped: another thread may read it at any time."""
+"""Clock of the steps of each stream, which another thread may read while environments are stepped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from operator import sub
 from time import perf_counter
 
+from distrl.experience.activity import Activity
 from distrl.experience.fragment import Pace
-
-LONG_STEP = 5.0  # seconds after which a single step is told
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a sampler is doing at one moment.
-
-    Attributes:
-        paces: Of each stream that is stepped, the step under way included.
-        stream: Whose environments make a step right now; -1: nobody's.
-        seconds: How long that step has taken so far.
-    """
-
-    paces: dict[int, Pace] = field(default_factory=dict)
-    stream: int = -1
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        """Which stream takes the time.
-
-        >>> str(Look({3: Pace(9.0, 1.5, 7), 4: Pace(0.1, 0.1, 6)}, 3, 0.5))
-        'stream 3 has taken 9.0 s for 7 steps'
-        """
-        if not self.paces:
-            return ""
-        if self.seconds >= LONG_STEP:
-            return f"a step of stream {self.stream} takes {self.seconds:.0f} s so far"
-        slowest = max(self.paces, key=lambda stream: self.paces[stream].seconds)
-        pace = self.paces[slowest]
-        return f"stream {slowest} has taken {pace.seconds:.1f} s for {pace.steps} steps"
 
 
 class StepClock:
-    """Moments of the steps of streams that are stepped together, in turns.
+    """Times of the steps of streams that are stepped together, in turns.
 
-    A turn is one moment when the first stream's environments begin their step, and one when each stream's are done.
-    Whoever steps calls `tick` at each of them, and nothing else: sums are made when somebody asks.
+    A turn has one time for the begin of the first stream's step, and one for the end of each stream's. The stepping
+    thread only appends times with `tick`; sums are computed on request.
 
     >>> clock = StepClock()
     >>> tick = clock.begin([4, 7])
@@ -58,33 +27,33 @@ class StepClock:
         self.begin([])
 
     def begin(self, streams: Sequence[int]) -> Callable[[float], None]:
-        """A fragment of each of these streams begins; returns `tick`, which takes what `perf_counter` says."""
-        moments: list[float] = []
-        self._now = tuple(streams), moments  # replaced at once, for another thread
-        return moments.append
+        """Begin a fragment of each stream; returns `tick`, which takes a value of `perf_counter`."""
+        times: list[float] = []
+        self._now = tuple(streams), times  # replaced at once, for another thread
+        return times.append
 
     def paces(self) -> dict[int, Pace]:
-        """Of the steps that are done, by stream."""
+        """Return the pace of the completed steps of each stream."""
         return _paces(*self._now)
 
-    def look(self) -> Look:
-        """This moment, the step under way included; another thread may ask."""
-        streams, moments = self._now
-        moments = list(moments)
-        paces = _paces(streams, moments)
-        place = len(moments) % (len(streams) + 1) - 1
-        if place < 0:
-            return Look(paces)
-        took = perf_counter() - moments[-1]
-        stream = streams[place]
-        paces[stream] = paces[stream].joined(Pace(took, took, 1))
-        return Look(paces, stream, took)
+    def activity(self) -> Activity:
+        """Return the present activity, the current step included; callable from another thread."""
+        streams, times = self._now
+        times = list(times)
+        paces = _paces(streams, times)
+        position = len(times) % (len(streams) + 1) - 1
+        if position < 0:
+            return Activity(paces)
+        elapsed = perf_counter() - times[-1]
+        stream = streams[position]
+        paces[stream] = paces[stream].joined(Pace(elapsed, elapsed, 1))
+        return Activity(paces, stream, elapsed)
 
 
-def _paces(streams: Sequence[int], moments: list[float]) -> dict[int, Pace]:
+def _paces(streams: Sequence[int], times: list[float]) -> dict[int, Pace]:
     width = len(streams) + 1
     paces = {}
-    for place, stream in enumerate(streams):
-        seconds = list(map(sub, moments[place + 1 :: width], moments[place::width]))
+    for position, stream in enumerate(streams):
+        seconds = list(map(sub, times[position + 1 :: width], times[position::width]))
         paces[stream] = Pace(sum(seconds), max(seconds, default=0.0), len(seconds))
     return paces

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from time import perf_counter
 
-from distrl.control.samplers.clock import Look
+from distrl.experience.activity import Activity
 
 
 @dataclass(frozen=True)
-class TextLook(Look):
+class TextActivity(Activity):
     """A moment of a text sampler. No stream has a pace of its own where all are answered as one batch.
 
     Attributes:
@@ -21,7 +21,7 @@ class TextLook(Look):
     def __str__(self) -> str:
         """How long it takes so far.
 
-        >>> str(TextLook(what="generates 64 answers", seconds=12.34))
+        >>> str(TextActivity(what="generates 64 answers", seconds=12.34))
         'it generates 64 answers for 12 s so far'
         """
         return f"it {self.what} for {self.seconds:.0f} s so far" if self.what else ""
@@ -32,7 +32,7 @@ class TextClock:
 
     >>> clock = TextClock()
     >>> clock.begin("judges 8 answers")
-    >>> clock.look().what
+    >>> clock.activity().what
     'judges 8 answers'
     """
 
@@ -43,7 +43,7 @@ class TextClock:
         """From now on this is done; an empty string: nothing."""
         self._now = what, perf_counter()
 
-    def look(self) -> TextLook:
+    def activity(self) -> TextActivity:
         """This moment."""
         what, since = self._now
-        return TextLook(seconds=perf_counter() - since, what=what)
+        return TextActivity(seconds=perf_counter() - since, what=what)

@@ -14,7 +14,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayE
 from distrl.base.errors import ResourceError, UserError
 from distrl.base.pack import unpack
 from distrl.control.learner.learner import Progress
-from distrl.control.samplers.clock import Look
+from distrl.experience.activity import Activity
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learning.process_group import free_address
@@ -252,13 +252,13 @@ class RayBackend:
     def _probed(self, sampler: int, ref: Any) -> Event | None:
         """What a sampler does; from now on it is known which stream its order waits for."""
         try:
-            look: Look = ray.get(ref)
+            activity: Activity = ray.get(ref)
         except RayError:
             return None  # the order that was looked at tells
         for order in self._orders.values():
             if order.kind == "collect" and order.sampler == sampler:
-                order.cause = str(look)
-        return Probed(sampler, look)
+                order.cause = str(activity)
+        return Probed(sampler, activity)
 
     def _update_failed(self, failure: Failure) -> Event:
         """An update raised; in a group maybe because another process of it died in the middle of an exchange."""

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from distrl.control.learner.learner import Progress
-from distrl.control.samplers.clock import Look
+from distrl.experience.activity import Activity
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learning.process_group import GroupShards, join_group, leave_group
@@ -55,9 +55,9 @@ class SamplerActor:
             return (Failure.of(error), *([None] * len(requests)))
         return ([meta for meta, _ in fragments], *(data for _, data in fragments))
 
-    def probe(self) -> Look:
+    def probe(self) -> Activity:
         """What `collect` is doing right now. Runs beside it, in a thread of its own."""
-        return self.sampler.clock.look()
+        return self.sampler.clock.activity()
 
     def drop(self, streams: list[int]) -> None:
         """Streams that live elsewhere now."""

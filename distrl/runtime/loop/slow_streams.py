@@ -48,13 +48,13 @@ class SlowStreams:
 
     def probed(self, event: Probed) -> None:
         """Fragments are under way."""
-        for stream, pace in event.look.paces.items():
+        for stream, pace in event.activity.paces.items():
             if pace.steps > 1:
                 self._usual[stream] = pace.per_step
         median = self._median()
         slot = self.loop.pool.slots[event.sampler]
         making = {unit.stream for unit in slot.making}
-        for stream, pace in event.look.paces.items():
+        for stream, pace in event.activity.paces.items():
             if stream in making and _is_slow(pace, median):
                 self._judge(stream, self._slowly.get(stream, Pace()).joined(pace), median)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from distrl.base.errors import ResourceError, UserError
 from distrl.control.learner.learner import Report
-from distrl.control.samplers.clock import Look
 from distrl.deploy.evaluate import EvalResult
+from distrl.experience.activity import Activity
 from distrl.experience.fragment import CollectRequest, FragmentMeta
 from distrl.store.replay.sharded import ShardLost
 
@@ -68,7 +68,7 @@ class Probed:
     """What a sampler is doing in the middle of a call."""
 
     sampler: int
-    look: Look
+    activity: Activity
 
 
 @dataclass

@@ -38,7 +38,7 @@ def test_good_environments(config: Any) -> None:
     ok = found(findings, "ok")
     assert "200 random steps gave values of the spaces" in ok
     assert "us per step" in ok
-    assert "seed and actions bring it back exactly" in ok
+    assert "seed and actions restore it exactly" in ok
     assert ("action mask: given at every step" in ok) == (config.id is toy_envs.MaskedEnv)
 
 

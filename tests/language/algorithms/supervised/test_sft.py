@@ -70,7 +70,7 @@ def test_fragments_hold_prompts_and_their_right_answers() -> None:
             assert int(episodes.mask[begin:end].sum()) == len(answer) + 1
             seen.append(item)
     assert len(set(seen)) == 8
-    assert made.sampler.clock.look().what == ""  # what a pool asks of every sampler
+    assert made.sampler.clock.activity().what == ""  # what a pool asks of every sampler
 
 
 def test_the_loss_is_the_answers_surprise_whatever_answers_are_drawn_at() -> None:
