@@ -1,7 +1,7 @@
 """Derivatives of log-probability and entropy by a distribution's parameters, in numpy.
 
-For learners on a CPU that do without autograd (`control.numpy_gradients.dense`). Arrays are (parameters, N) here:
-numpy reduces over a short leading dimension an order of magnitude faster than over a short trailing one.
+Arrays are (parameters, N) here: numpy reduces over a short leading dimension an order of magnitude faster than over a
+short trailing one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from distrl.control.models.actions.base import MASKED_LOGIT, ActionDistribution,
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 
-class ActionSlopes(Protocol):
-    """One minibatch's log-probabilities, and how they change with the parameters."""
+class ActionGradient(Protocol):
+    """Log-probabilities of one minibatch and their derivatives by the parameters."""
 
     logp: np.ndarray  # (N,)
 
@@ -25,10 +25,10 @@ class ActionSlopes(Protocol):
         """Entropies (N,) in nats."""
 
     def backward(self, d_logp: np.ndarray, d_entropy: np.ndarray | float) -> tuple[np.ndarray, np.ndarray | None]:
-        """The loss's gradient by the head's output (N, head_size) and by log_std, given it by logp and entropy (N,)."""
+        """Return d loss / d head (N, head_size) and d loss / d log_std from those by logp and entropy (N,)."""
 
 
-class CategoricalSlopes:
+class CategoricalGradient:
     """d logp(a) / d logit_j = [j = a] - p_j;  d H / d logit_j = -p_j (log p_j + H).
 
     Args:
@@ -64,7 +64,7 @@ class CategoricalSlopes:
         return grad.T, None
 
 
-class GaussianSlopes:
+class GaussianGradient:
     """With z = (a - mean) / std: d logp / d mean = z / std, d logp / d log_std = z^2 - 1, d H / d log_std = 1.
 
     Args:
@@ -91,13 +91,13 @@ class GaussianSlopes:
         return d_head.T, (self._square - 1.0) @ d_logp + by_entropy
 
 
-def has_slopes(actions: ActionDistribution) -> bool:
-    """Whether the derivatives of this distribution are written out here."""
+def has_action_gradient(actions: ActionDistribution) -> bool:
+    """Return True if this distribution has derivatives here."""
     return type(actions) in (Categorical, DiagonalGaussian)
 
 
-def action_slopes(
+def action_gradient(
     head: np.ndarray, action: np.ndarray, mask: np.ndarray | None, log_std: np.ndarray | None
-) -> ActionSlopes:
-    """The slopes of a distribution that `has_slopes`: a Gaussian where there is a log_std."""
-    return CategoricalSlopes(head, action, mask) if log_std is None else GaussianSlopes(head, action, log_std)
+) -> ActionGradient:
+    """Derivatives of a supported distribution: a Gaussian where there is a log_std, else categorical."""
+    return CategoricalGradient(head, action, mask) if log_std is None else GaussianGradient(head, action, log_std)

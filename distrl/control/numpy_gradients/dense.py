@@ -1,12 +1,13 @@
-"""Forward and backward passes of small dense networks, written out in numpy over a model's own parameters.
+"""Forward and backward passes of small dense networks in numpy, over a model's parameters.
 
 On a CPU a network of a few thousand parameters spends most of an update in torch's operators and autograd nodes, not in
-arithmetic. Here both passes are a dozen numpy calls on views of the flat parameters and gradients, with buffers that
-are kept from one call to the next. Autograd stays the reference: tests compare the two.
+arithmetic. Here both passes are a dozen numpy calls on views of the flat parameters and gradients, with reused
+buffers. Autograd is the reference in tests.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from distrl.models.layers.dense import Dense
 from distrl.models.layers.torsos import MLP
 from distrl.models.parameters.flat import FlatParameters
 
-#: Nonlinearities with a written-out derivative.
-WRITTEN_OUT = ("tanh", "relu")
+#: supported nonlinearities
+ACTIVATIONS = ("tanh", "relu")
 
 
 class DenseChain:
@@ -31,7 +32,7 @@ class DenseChain:
         weights, biases: Views of the parameters: W_l (out, in), b_l (out,).
         weight_grads, bias_grads: Views of where their gradients go; empty where only `forward` is used.
         activation: f: tanh or relu.
-        linear_end: Whether the last layer has no nonlinearity.
+        linear_end: The last layer has no nonlinearity.
     """
 
     def __init__(
@@ -49,6 +50,17 @@ class DenseChain:
         self.linear_end = linear_end
         self._buffers: dict[int, tuple[list[np.ndarray], list[np.ndarray], np.ndarray]] = {}
         self._hidden: list[np.ndarray] = []
+
+    @classmethod
+    def over(cls, flat: FlatParameters, layers: list[str], activation: str, linear_end: bool) -> DenseChain:
+        """Build the chain of named layers over a model's flat parameters and gradients."""
+        values, grads = flat.views(flat.data), flat.views(flat.grad)
+        weights, biases, weight_grads, bias_grads = (
+            [views[f"{layer}.{kind}"].numpy() for layer in layers]
+            for views in (values, grads)
+            for kind in ("weight", "bias")
+        )
+        return cls(weights, biases, weight_grads, bias_grads, activation, linear_end)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """(N, in) to (N, out). The result is overwritten by the next call with as many rows."""
@@ -110,7 +122,7 @@ class DenseChain:
         return self._buffers[rows]
 
 
-class WrittenOutActorCritic:
+class NumpyActorCritic:
     """An `ActorCritic` of dense networks on a CPU: both passes without autograd.
 
     Args:
@@ -125,17 +137,9 @@ class WrittenOutActorCritic:
     def __init__(self, model: ActorCritic, flat: FlatParameters):
         self.grad: np.ndarray = flat.grad.numpy()
         self.shared = model.shared
-        values = {name: view.numpy() for name, view in flat.views(flat.data).items()}
-        grads = {name: view.numpy() for name, view in flat.views(flat.grad).items()}
+        chain = partial(DenseChain.over, flat)
 
-        def chain(prefixes: list[str], activation: str, linear_end: bool) -> DenseChain:
-            def pick(arrays: dict[str, np.ndarray], kind: str) -> list[np.ndarray]:
-                return [arrays[f"{prefix}.{kind}"] for prefix in prefixes]
-
-            parameters = pick(values, "weight"), pick(values, "bias")
-            return DenseChain(*parameters, pick(grads, "weight"), pick(grads, "bias"), activation, linear_end)
-
-        def torso(owner: str, module: Any) -> list[str]:
+        def torso(owner: str, module: MLP) -> list[str]:
             return [f"{owner}.torso.dense.layers.{i}" for i in range(len(module.dense.layers))]
 
         activation = model.policy.torso.dense.activation_name
@@ -148,12 +152,14 @@ class WrittenOutActorCritic:
             self.policy = chain([*policy_layers, "policy.head"], activation, linear_end=True)
             critic_layers = torso("critic", model.critic.torso)
             self.critic = chain([*critic_layers, "critic.head"], activation, linear_end=True)
-        self.log_std = values.get("policy.log_std")
-        self._log_std_grad = grads.get("policy.log_std")
+        log_std = "policy.log_std"
+        learned = log_std in flat.names
+        self.log_std = flat.views(flat.data)[log_std].numpy() if learned else None
+        self._log_std_grad = flat.views(flat.grad)[log_std].numpy() if learned else None
 
     @staticmethod
     def fits(model: nn.Module) -> bool:
-        """Whether the network is one that is written out here: dense tanh or relu layers on flat observations."""
+        """Return True for dense tanh or relu layers on flat observations."""
         if type(model) is not ActorCritic or model.recurrent or type(model.critic) is not Critic:
             return False
         torsos = [model.policy.torso] if model.shared else [model.policy.torso, model.critic.torso]
@@ -182,7 +188,7 @@ class WrittenOutActorCritic:
             self._log_std_grad[...] = d_log_std
 
 
-class WrittenOutPolicy:
+class NumpyPolicy:
     """The forward pass of a dense policy on a CPU, for acting: at batch 8 a third of the time of torch's operators.
 
     Args:
@@ -197,7 +203,7 @@ class WrittenOutPolicy:
 
     @staticmethod
     def fits(policy: nn.Module) -> bool:
-        """Whether the policy is one that is written out here, on a CPU."""
+        """Return True for a dense policy on flat observations, on a CPU."""
         return (
             type(policy) is Policy
             and not policy.recurrent
@@ -212,11 +218,11 @@ class WrittenOutPolicy:
 
 
 def _plain(torso: Any) -> bool:
-    """A multi-layer perceptron that takes observations as they are (no one-hot vectors, no subclass)."""
+    """Return True for a multi-layer perceptron on flat observations (no one-hot vectors, no subclass)."""
     return (
         type(torso) is MLP
         and torso.flatten is None
         and type(torso.dense) is Dense
         and len(torso.dense.layers) > 0
-        and torso.dense.activation_name in WRITTEN_OUT
+        and torso.dense.activation_name in ACTIVATIONS
     )

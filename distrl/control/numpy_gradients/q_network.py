@@ -1,36 +1,80 @@
-"""Forward and backward pass of a plain action-value network in numpy."""
+"""A gradient step of a plain action-value network in numpy."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from distrl.base.columns import Columns
 from distrl.control.models.q_network import QPolicy, plain_scalar
-from distrl.control.numpy_gradients.dense import WRITTEN_OUT, DenseChain
+from distrl.control.numpy_gradients.dense import ACTIVATIONS, DenseChain
+from distrl.control.numpy_gradients.derivatives import differentiate
+from distrl.functional.bellman.next_action import double, greedy
+from distrl.functional.distributions.quantile_loss import huber
 from distrl.models.layers.torsos import MLP
 from distrl.models.parameters.flat import FlatParameters
 
 
-def written_out_q(policy: QPolicy, flat: FlatParameters) -> DenseChain | None:
-    """The network of `policy` as one chain over its flat parameters; None where it is another kind of network.
+class NumpyQGradient:
+    """Fills the gradient of the one-step TD loss of a multi-layer perceptron with one number per action.
 
     Args:
-        policy: Observations to one number an action.
-        flat: Its own parameters and gradients, on the CPU.
+        online, target: The two networks over their flat parameters.
+        double: Choose the next action by the online network.
+        kappa: Huber threshold.
+    """
+
+    def __init__(self, online: DenseChain, target: DenseChain, double: bool, kappa: float | None):
+        self.online, self.target, self.double, self.kappa = online, target, double, kappa
+
+    @classmethod
+    def build(
+        cls,
+        policy: QPolicy,
+        flat: FlatParameters,
+        target: QPolicy,
+        target_flat: FlatParameters,
+        next_action: Callable[..., Any],
+    ) -> NumpyQGradient | None:
+        """Return the gradient for these networks and this next-action rule; None where one is of another kind."""
+        online_chain, target_chain = q_chain(policy, flat), q_chain(target, target_flat)
+        if online_chain is None or target_chain is None or next_action not in (greedy, double):
+            return None
+        kappa = policy.distribution.kappa  # type: ignore[attr-defined]
+        return cls(online_chain, target_chain, next_action is double, kappa)
+
+    def __call__(self, batch: Columns) -> tuple[float, np.ndarray]:
+        """Write the gradient of a replay batch; returns the loss and the sizes of the errors (N,)."""
+        next_obs, action, weight = batch.next_obs.numpy(), batch.action.numpy(), batch.weight.numpy()
+        rows, mask = np.arange(len(action)), batch.get("next_mask")
+        values = self.target.forward(next_obs)
+        scores = self.online.forward(next_obs) if self.double else values
+        best = (scores if mask is None else np.where(mask.numpy(), scores, -np.inf)).argmax(1)
+        td_target = batch.reward.numpy() + batch.discount.numpy() * values[rows, best]
+        online = self.online.forward(batch.obs.numpy())
+        error = online[rows, action] - td_target
+        loss, slope = differentiate(partial(huber, kappa=self.kappa), error)
+        gradient = np.zeros_like(online)
+        gradient[rows, action] = slope * weight / len(rows)
+        self.online.backward(gradient)
+        return float((loss * weight).mean()), np.abs(error)
+
+
+def q_chain(policy: QPolicy, flat: FlatParameters) -> DenseChain | None:
+    """The network of `policy` as one chain over its flat parameters; None for another kind of network.
+
+    Args:
+        policy: Observations to one number per action.
+        flat: Its parameters and gradients, on the CPU.
     """
     torso: Any = policy.torso
     if flat.data.device.type != "cpu" or not plain_scalar(policy) or not isinstance(torso, MLP):
         return None
     name = torso.dense.activation_name
-    if name not in WRITTEN_OUT:
+    if name not in ACTIVATIONS:
         return None
     layers = [f"torso.dense.layers.{i}" for i in range(len(torso.dense.layers))] + ["head.layer"]
-    values, grads = flat.views(flat.data), flat.views(flat.grad)
-
-    def pick(views: dict[str, Any], kind: str) -> list[np.ndarray]:
-        return [views[f"{layer}.{kind}"].numpy() for layer in layers]
-
-    return DenseChain(
-        pick(values, "weight"), pick(values, "bias"), pick(grads, "weight"), pick(grads, "bias"), name, linear_end=True
-    )
+    return DenseChain.over(flat, layers, name, linear_end=True)

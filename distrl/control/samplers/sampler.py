@@ -16,7 +16,7 @@ from distrl.base.errors import NonFiniteError
 from distrl.base.phases import Phases
 from distrl.base.seeds import generator
 from distrl.control.models.actor_critic import ActorCritic
-from distrl.control.numpy_gradients.dense import WrittenOutPolicy
+from distrl.control.numpy_gradients.dense import NumpyPolicy
 from distrl.control.samplers.buffers import RolloutBuffer
 from distrl.control.samplers.clock import StepClock
 from distrl.control.samplers.running_return import running_returns
@@ -99,7 +99,7 @@ class EnvSampler:
         self.index = index
         self.model = model
         self.policy = model.policy
-        self.written_out = WrittenOutPolicy(self.policy) if WrittenOutPolicy.fits(self.policy) else None
+        self.numpy_policy = NumpyPolicy(self.policy) if NumpyPolicy.fits(self.policy) else None
         self.make_stream_env = make_stream_env
         self.rollout_steps = rollout_steps
         self.seed = seed
@@ -197,7 +197,7 @@ class EnvSampler:
     ) -> list[list[Any]]:
         """The inner loop: policy, environments, policy, ... Returns the episodes that ended, per stream."""
         policy, actions, switch = self.policy, self.policy.actions, self.phases.switch
-        written_out = self.written_out
+        numpy_policy = self.numpy_policy
         tick = self.clock.begin([request.unit.stream for request in requests])
         noise = torch.from_numpy(self._noise(requests, hosted))
         state = self._joined_state(hosted)
@@ -212,7 +212,7 @@ class EnvSampler:
             if policy.recurrent:
                 params, state = policy(obs, state, buffer.first_tensor[t])
             else:
-                params = policy(obs)[0] if written_out is None else written_out(obs)
+                params = policy(obs)[0] if numpy_policy is None else numpy_policy(obs)
             action = buffer.act(t, params, actions.sample(params, noise[t], mask))
             switch("env")
             tick(perf_counter())

@@ -110,7 +110,7 @@ def test_targets_never_take_a_forbidden_action(switches: dict[str, Any]) -> None
     assert {LENGTH, 4} <= {*drawn.next_obs[:, 0]}  # the true final observations, and those behind a fragment's edge
     algorithm, batch = learner.algorithm, learner._prepared(drawn)
     with torch.no_grad():
-        values, probs = algorithm.goal(batch, None, algorithm.policy, algorithm.target)
+        values, probs = algorithm.td_target(batch, None, algorithm.policy, algorithm.target)
         only = torch.from_numpy(one_hot(drawn.next_obs).argmax(-1))
         expected = algorithm.target.values(batch.next_obs).gather(1, only[:, None]).squeeze(1)
     torch.testing.assert_close((values * probs).sum(-1), batch.reward + batch.discount * expected)

@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from distrl.config.sections.model import ModelConfig
 from distrl.control.models.actor_critic import build_policy
-from distrl.control.numpy_gradients.dense import WrittenOutPolicy
+from distrl.control.numpy_gradients.dense import NumpyPolicy
 from distrl.models.layers.dense import CHAIN_ROWS, Dense
 
 
@@ -66,21 +66,21 @@ def test_chain_leaves_its_input_alone():
     "space", [spaces.Discrete(3), spaces.Box(-1.0, 1.0, (2,), np.float32)], ids=["discrete", "box"]
 )
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-def test_the_written_out_policy_is_the_policy(activation: str, space: spaces.Space):
+def test_the_numpy_policy_policy_is_the_policy(activation: str, space: spaces.Space):
     policy = build_policy(spaces.Box(-1.0, 1.0, (5,), np.float32), space, ModelConfig(activation=activation))
-    written_out = WrittenOutPolicy(policy)
+    numpy_policy = NumpyPolicy(policy)
     for rows in (1, 8, 40):
         obs = torch.randn(rows, 5)
         with torch.inference_mode():
-            torch.testing.assert_close(written_out(obs), policy(obs)[0], atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(numpy_policy(obs), policy(obs)[0], atol=1e-6, rtol=1e-5)
     with torch.no_grad():
         policy.head.bias += 1.0  # as when new weights are loaded
-        torch.testing.assert_close(written_out(obs), policy(obs)[0], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(numpy_policy(obs), policy(obs)[0], atol=1e-6, rtol=1e-5)
 
 
-def test_only_plain_dense_policies_are_written_out():
+def test_only_plain_dense_policies_are_numpy_policy():
     vector, discrete = spaces.Box(-1.0, 1.0, (5,), np.float32), spaces.Discrete(3)
-    assert WrittenOutPolicy.fits(build_policy(vector, discrete, ModelConfig()))
-    assert not WrittenOutPolicy.fits(build_policy(vector, discrete, ModelConfig(recurrent="gru")))
-    assert not WrittenOutPolicy.fits(build_policy(spaces.Discrete(4), discrete, ModelConfig()))
-    assert not WrittenOutPolicy.fits(build_policy(vector, discrete, ModelConfig(activation="silu")))
+    assert NumpyPolicy.fits(build_policy(vector, discrete, ModelConfig()))
+    assert not NumpyPolicy.fits(build_policy(vector, discrete, ModelConfig(recurrent="gru")))
+    assert not NumpyPolicy.fits(build_policy(spaces.Discrete(4), discrete, ModelConfig()))
+    assert not NumpyPolicy.fits(build_policy(vector, discrete, ModelConfig(activation="silu")))

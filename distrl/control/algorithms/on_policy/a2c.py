@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
-import numpy as np
 from pydantic import Field
 from torch import Tensor, optim
 
@@ -14,10 +14,7 @@ from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.control.algorithms.on_policy.base import Minibatch, OnPolicy
 from distrl.control.algorithms.on_policy.distributional_baseline import LawConfig, with_gae
-from distrl.control.numpy_gradients.objectives import value_loss_slope
-from distrl.control.numpy_gradients.update import RowLosses
-from distrl.functional.policy.objectives import policy_gradient, value_loss
-from distrl.functional.statistics import masked_normalize
+from distrl.functional.policy.objectives import policy_gradient
 from distrl.models.parameters.flat import FlatParameters
 
 
@@ -50,6 +47,7 @@ class A2C(OnPolicy):
     """Advantage actor-critic. Mnih et al. 2016, section 4; advantages from GAE, Schulman et al. 2016, eq. 16."""
 
     Config: ClassVar[type[AlgorithmConfig]] = A2CConfig
+    objective_input = "logp"
 
     def make_optimizer(self, flat: FlatParameters) -> optim.Optimizer:
         """RMSprop without momentum over the flat parameter vector."""
@@ -59,28 +57,5 @@ class A2C(OnPolicy):
     def prepare(self, rollout: Columns) -> Columns:
         return with_gae(self, rollout)
 
-    def prepare_minibatch(self, batch: Columns) -> Columns:
-        batch = self.draw_levels(batch)
-        if not self.config.normalize_advantage:
-            return batch
-        return batch.with_(advantage=masked_normalize(batch.advantage, batch.get("valid")))
-
-    def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        params, critic_output = self.evaluate(batch)
-        actions, mask = self.policy.actions, batch.get("mask")
-        actor = -batch.mean(policy_gradient(actions.logp(params, batch.action, mask), batch.advantage))
-        critic = batch.mean(self.critic_loss(critic_output, batch))
-        total = actor + self.config.value_coef * critic
-        parts = {"actor": actor, "critic": critic}
-        if self.config.entropy_coef:
-            parts["entropy"] = entropy = batch.mean(actions.entropy(params, mask))
-            total = total - self.config.entropy_coef * entropy
-        return total, parts
-
-    def critic_loss(self, critic_output: Tensor, batch: Minibatch) -> Tensor:
-        if "law_values" in batch:
-            return self.model.critic.law.loss(critic_output, batch.law_values, batch.law_probs)
-        return value_loss(critic_output, batch.returns)
-
-    def row_losses(self, batch: Minibatch, logp: np.ndarray, value: np.ndarray) -> RowLosses:
-        return RowLosses(-batch.advantage * logp, -batch.advantage, *value_loss_slope(value, batch.returns))
+    def actor_objective(self, batch: Minibatch) -> partial[Tensor]:
+        return partial(policy_gradient, advantage=batch.advantage)

@@ -74,10 +74,6 @@ class APPO(PPO):
         self.target = self.flat.data.clone()
         self.updates = 0
         self.kl_coefficient = float(self.schedules.kl_coefficient)
-        if self.kl_coefficient:
-            self.written_out = None  # the penalty needs the whole distribution, not one log-probability
-
-    row_losses = PPO.row_losses
 
     def update(self, rollout: Columns, rng: np.random.Generator) -> Update:
         if self.updates == 0:  # the weights may have come from elsewhere after construction
@@ -99,13 +95,14 @@ class APPO(PPO):
         log_ratio = self.policy.actions.logp(target_params, rollout.action, rollout.get("mask")) - rollout.logp
         return with_vtrace(self, rollout, log_ratio).with_(target_params=target_params)
 
+    @property
+    def penalized(self) -> bool:
+        return bool(self.schedules.kl_coefficient)
+
     def penalties(self, params: Tensor, batch: Minibatch) -> dict[str, tuple[float, Tensor]]:
-        """PPO's entropy bonus, and eq. 8's divergence from the target policy."""
-        terms = super().penalties(params, batch)
-        if self.kl_coefficient:
-            kl = self.policy.actions.kl(batch.target_params, params, batch.get("mask"))
-            terms["kl_target"] = (self.kl_coefficient, batch.mean(kl))
-        return terms
+        """Divergence from the target policy, eq. 8."""
+        kl = self.policy.actions.kl(batch.target_params, params, batch.get("mask"))
+        return {"kl_target": (self.kl_coefficient, batch.mean(kl))}
 
     def policy_metrics(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
         return super().policy_metrics(log_ratio, batch) | staleness(log_ratio, batch)

@@ -1,6 +1,7 @@
 """Base of the on-policy algorithms: epochs of minibatches over a rollout.
 
-An algorithm's file writes `prepare` (once per batch, with the weights before the update) and `loss` (per minibatch).
+An algorithm's file writes `prepare` (once per batch, with the weights before the update), and `actor_objective` and
+`critic_loss` or a `loss` of its own (per minibatch).
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,9 +19,10 @@ from torch import Tensor
 
 from distrl.base.columns import Columns, tree_map
 from distrl.control.models.actor_critic import build_actor_critic
-from distrl.control.numpy_gradients.update import RowLosses, WrittenOutGradient
+from distrl.control.numpy_gradients.actor_critic import NumpyGradient
+from distrl.functional.policy.objectives import value_loss
 from distrl.functional.returns.state_values import next_values
-from distrl.functional.statistics import explained_variance
+from distrl.functional.statistics import approx_kl, explained_variance, masked_normalize
 from distrl.learning.algorithm import Update
 from distrl.learning.single_model import SingleModelAlgorithm
 from distrl.learning.support_watch import SupportWatch
@@ -73,7 +76,10 @@ class OnPolicy(SingleModelAlgorithm):
 
     Attributes:
         support: Warns where the critic's grid cannot hold the returns.
+        objective_input: Argument of the actor's objective: the ratio pi/mu, or log pi.
     """
+
+    objective_input: ClassVar[str] = "ratio"
 
     def __init__(self, config: Any, model: Any, **options: Any):
         super().__init__(config, model, **options)
@@ -81,8 +87,11 @@ class OnPolicy(SingleModelAlgorithm):
         self._loss: Callable[[Minibatch], Losses] = self.loss
         if self.compile:
             self._loss = torch.compile(self.loss, dynamic=False)
-        written_out = not self.compile and WrittenOutGradient.applies(self)
-        self.written_out = WrittenOutGradient(self) if written_out else None
+        self.numpy_gradient: NumpyGradient | None = None
+        cls = type(self)
+        generic = cls.loss is OnPolicy.loss and cls.evaluate is OnPolicy.evaluate and not self.penalized
+        if generic and not self.compile and NumpyGradient.supports(self):
+            self.numpy_gradient = NumpyGradient(self)
 
     @classmethod
     def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> Any:
@@ -95,25 +104,62 @@ class OnPolicy(SingleModelAlgorithm):
         """Add the columns that the loss needs, once per batch, with the weights before the update."""
         raise NotImplementedError(f"{type(self).__name__} must define prepare() or update()")
 
+    def actor_objective(self, batch: Minibatch) -> partial[Tensor]:
+        """Return the objective of each row (to be maximized) as a function of `objective_input` (N,)."""
+        raise NotImplementedError(f"{type(self).__name__} must define actor_objective(), loss() or update()")
+
+    def critic_loss(self, batch: Minibatch) -> partial[Tensor]:
+        """Return the critic's loss of each row as a function of its output: by default half the squared error."""
+        if "target_values" in batch:
+            distribution = self.model.critic.law
+            return partial(distribution.loss, target_values=batch.target_values, target_probs=batch.target_probs)
+        return partial(value_loss, returns=batch.returns)
+
     def loss(self, batch: Minibatch) -> Losses:
-        """Return the loss of one shard (to be minimized) and its additive terms by name."""
-        raise NotImplementedError(f"{type(self).__name__} must define loss() or update()")
+        """Return the loss of one shard (to be minimized) and its additive terms by name.
 
-    def row_losses(self, batch: Minibatch, logp: np.ndarray, value: np.ndarray) -> RowLosses:
-        """`loss` row by row with its derivatives, in numpy: see `control.numpy_gradients.update`.
-
-        Optional. Only a class that defines it itself is updated without autograd: what is inherited may not belong to
-        an overridden loss.
+        -mean(actor_objective) + value_coef * mean(critic_loss) - entropy_coef * mean(entropy) + penalties.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no written-out derivatives")
+        params, critic_output = self.evaluate(batch)
+        actions, mask = self.policy.actions, batch.get("mask")
+        logp = actions.logp(params, batch.action, mask)
+        log_ratio = logp - batch.logp
+        objective = self.actor_objective(batch)
+        actor = -batch.mean(objective(logp if self.objective_input == "logp" else log_ratio.exp()))
+        critic = batch.mean(self.critic_loss(batch)(critic_output))
+        total = actor + self.config.value_coef * critic
+        terms = {"actor": actor, "critic": critic}
+        if self.config.entropy_coef:
+            terms["entropy"] = entropy = batch.mean(actions.entropy(params, mask))
+            total = total - self.config.entropy_coef * entropy
+        if self.penalized:
+            for name, (weight, term) in self.penalties(params, batch).items():
+                terms[name] = term
+                total = total + weight * term
+        if getattr(self.config, "target_kl", None) is not None:
+            terms["kl"] = batch.mean(approx_kl(log_ratio.detach()))
+        return total, terms
+
+    @property
+    def penalized(self) -> bool:
+        """True if the loss has further terms, `penalties`."""
+        return False
+
+    def penalties(self, params: Tensor, batch: Minibatch) -> dict[str, tuple[float, Tensor]]:
+        """Return further terms of the loss by name, each with its weight."""
+        return {}
 
     def prepare_minibatch(self, batch: Columns) -> Columns:
-        """Add statistics over a whole minibatch, before it is split into shards (advantage normalization)."""
-        return batch
+        """Add statistics over a whole minibatch, before it is split into shards: advantage normalization."""
+        batch = self.draw_levels(batch)
+        if not getattr(self.config, "normalize_advantage", False):
+            return batch
+        return batch.with_(advantage=masked_normalize(batch.advantage, batch.get("valid")))
 
     def stop_epochs(self, metrics: Mapping[str, float]) -> bool:
-        """Return True to end the epochs of this batch early."""
-        return False
+        """Return True to end the epochs of this batch early: beyond 1.5 times `target_kl`."""
+        limit = getattr(self.config, "target_kl", None)
+        return limit is not None and float(metrics["kl"]) > 1.5 * limit
 
     def policy_metrics(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
         """Return the algorithm's own metrics of log pi - log mu (T, B) after an update, for `diagnose`."""
@@ -136,8 +182,8 @@ class OnPolicy(SingleModelAlgorithm):
         self.rng = rng
         with torch.no_grad():
             rows = self.training_rows(self.prepare(rollout))
-        if self.written_out is not None:
-            rows = self.written_out.rows(rows)
+        if self.numpy_gradient is not None:
+            rows = self.numpy_gradient.rows(rows)
         norms: list[Any] = []
         terms: dict[str, Any] = {}
         with np.errstate(over="ignore", invalid="ignore"):  # non-finite values are found and named below
@@ -185,7 +231,7 @@ class OnPolicy(SingleModelAlgorithm):
 
     def _index(self, index: np.ndarray) -> Any:
         """Row numbers of the rows' kind: numpy for numpy columns, else a tensor on the device."""
-        return index if self.written_out is not None else torch.from_numpy(index).to(self.device)
+        return index if self.numpy_gradient is not None else torch.from_numpy(index).to(self.device)
 
     def select(self, rows: Columns, index: Any) -> Columns:
         """Some rows, or some environments of sequences."""
@@ -196,10 +242,10 @@ class OnPolicy(SingleModelAlgorithm):
 
     def step(self, minibatch: Columns) -> tuple[Any, dict[str, Any]]:
         """Take one optimizer step. Returns the gradient's norm (before clipping) and the loss's terms."""
-        if self.written_out is None:
+        if self.numpy_gradient is None:
             _, terms = self.gradient(minibatch, self._loss)
         else:
-            _, terms = self._add_shards(minibatch, self.written_out.gradient)
+            _, terms = self._add_shards(minibatch, self.numpy_gradient.gradient)
         norm = self.clip_gradient()
         self.trained.optimizer.step()
         return norm, terms
@@ -237,8 +283,8 @@ class OnPolicy(SingleModelAlgorithm):
         return values[0], dict(zip(names, values[1:], strict=True))
 
     def clip_gradient(self) -> Any:
-        if self.written_out is not None:
-            return self.written_out.clip(self.config.max_grad_norm)
+        if self.numpy_gradient is not None:
+            return self.numpy_gradient.clip(self.config.max_grad_norm)
         return super().clip_gradient()
 
     # ---- policy and critic on rollouts and minibatches -------------------------------------------------------------

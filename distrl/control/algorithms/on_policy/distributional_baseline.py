@@ -116,7 +116,7 @@ def law_targets(
         log_ratio: (T, B) log pi - log mu of the actions taken, to correct for data of another policy (V-trace).
 
     Returns:
-        law_values and law_probs (T, B, M).
+        target_values and target_probs (T, B, M).
     """
     if not isinstance(critic, LawCritic):
         return {}
@@ -134,4 +134,4 @@ def law_targets(
         uniform if size else None,
         log_ratio,
     )
-    return {"law_values": targets.values, "law_probs": targets.probs}
+    return {"target_values": targets.values, "target_probs": targets.probs}

@@ -73,8 +73,6 @@ class Impala(A2C):
         logp = self.policy.actions.logp(self.rollout_params(rollout), rollout.action, rollout.get("mask"))
         return with_vtrace(self, rollout, logp - rollout.logp)
 
-    row_losses = A2C.row_losses
-
     def policy_metrics(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
         return super().policy_metrics(log_ratio, batch) | staleness(log_ratio, batch)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 
-import numpy as np
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -14,15 +13,7 @@ from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
 from distrl.control.algorithms.on_policy.base import Minibatch, OnPolicy
 from distrl.control.algorithms.on_policy.distributional_baseline import LawConfig, with_gae
-from distrl.control.numpy_gradients.objectives import (
-    Slope,
-    clipped_surrogate_slope,
-    clipped_value_loss_slope,
-    value_loss_slope,
-)
-from distrl.control.numpy_gradients.update import RowLosses
-from distrl.functional.policy.objectives import clipped_surrogate, clipped_value_loss, value_loss
-from distrl.functional.statistics import approx_kl, masked_normalize
+from distrl.functional.policy.objectives import clipped_surrogate, clipped_value_loss
 
 
 class PPOConfig(LawConfig):
@@ -72,62 +63,15 @@ class PPO(OnPolicy):
     def prepare(self, rollout: Columns) -> Columns:
         return with_gae(self, rollout)
 
-    def prepare_minibatch(self, batch: Columns) -> Columns:
-        batch = self.draw_levels(batch)
-        if not self.config.normalize_advantage:
-            return batch
-        return batch.with_(advantage=masked_normalize(batch.advantage, batch.get("valid")))
+    def actor_objective(self, batch: Minibatch) -> partial[Tensor]:
+        """Eq. 7."""
+        clip, dual_clip = self.config.clip, self.config.dual_clip
+        return partial(clipped_surrogate, advantage=batch.advantage, clip=clip, dual_clip=dual_clip)
 
-    def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        params, critic_output = self.evaluate(batch)
-        actions, mask = self.policy.actions, batch.get("mask")
-        log_ratio = actions.logp(params, batch.action, mask) - batch.logp
-        actor = -batch.mean(self.surrogate(log_ratio.exp(), batch.advantage))
-        critic = batch.mean(self.critic_loss(critic_output, batch))
-        total = actor + self.config.value_coef * critic
-        parts = {"actor": actor, "critic": critic}
-        for name, (weight, term) in self.penalties(params, batch).items():
-            parts[name] = term
-            total = total + weight * term
-        if self.config.target_kl is not None:
-            parts["kl"] = batch.mean(approx_kl(log_ratio.detach()))
-        return total, parts
-
-    def penalties(self, params: Tensor, batch: Minibatch) -> dict[str, tuple[float, Tensor]]:
-        """Further terms of the loss by name, each with its weight: the entropy bonus (section 5)."""
-        if not self.config.entropy_coef:
-            return {}
-        return {
-            "entropy": (-self.config.entropy_coef, batch.mean(self.policy.actions.entropy(params, batch.get("mask"))))
-        }
-
-    def surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
-        """eq. 7, to be maximized."""
-        return clipped_surrogate(ratio, advantage, self.config.clip, self.config.dual_clip)
-
-    def critic_loss(self, critic_output: Tensor, batch: Minibatch) -> Tensor:
-        if "law_values" in batch:
-            return self.model.critic.law.loss(critic_output, batch.law_values, batch.law_probs)
+    def critic_loss(self, batch: Minibatch) -> partial[Tensor]:
         if self.config.clip_value is None:
-            return value_loss(critic_output, batch.returns)
-        return clipped_value_loss(critic_output, batch.value, batch.returns, self.config.clip_value)
-
-    def row_losses(self, batch: Minibatch, logp: np.ndarray, value: np.ndarray) -> RowLosses:
-        ratio = np.exp(logp - batch.logp)
-        objective, by_ratio = self.surrogate_slope(ratio, batch.advantage)
-        if self.config.clip_value is None:
-            critic, d_value = value_loss_slope(value, batch.returns)
-        else:
-            critic, d_value = clipped_value_loss_slope(value, batch.value, batch.returns, self.config.clip_value)
-        others = {} if self.config.target_kl is None else {"kl": ratio - 1.0 - (logp - batch.logp)}
-        return RowLosses(-objective, -by_ratio * ratio, critic, d_value, others)  # d ratio / d logp = ratio
-
-    def surrogate_slope(self, ratio: np.ndarray, advantage: np.ndarray) -> Slope:
-        """`surrogate` and its derivative by the ratio."""
-        return clipped_surrogate_slope(ratio, advantage, self.config.clip, self.config.dual_clip)
-
-    def stop_epochs(self, metrics: Mapping[str, float]) -> bool:
-        return self.config.target_kl is not None and float(metrics["kl"]) > 1.5 * self.config.target_kl
+            return super().critic_loss(batch)
+        return partial(clipped_value_loss, old_value=batch.value, returns=batch.returns, clip=self.config.clip_value)
 
     def policy_metrics(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
         outside = (log_ratio.exp() - 1.0).abs() > self.config.clip

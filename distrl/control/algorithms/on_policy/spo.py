@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from functools import partial
+
 from pydantic import Field
 from torch import Tensor
 
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
+from distrl.control.algorithms.on_policy.base import Minibatch
 from distrl.control.algorithms.on_policy.ppo import PPO, PPOConfig
-from distrl.control.numpy_gradients.objectives import Slope, spo_slope
 from distrl.functional.policy.objectives import spo_objective
 
 
@@ -37,11 +38,5 @@ class SPO(PPO):
 
     Config = SPOConfig
 
-    def surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
-        """The quadratic objective, to be maximized."""
-        return spo_objective(ratio, advantage, self.config.clip)
-
-    row_losses = PPO.row_losses
-
-    def surrogate_slope(self, ratio: np.ndarray, advantage: np.ndarray) -> Slope:
-        return spo_slope(ratio, advantage, self.config.clip)
+    def actor_objective(self, batch: Minibatch) -> partial[Tensor]:
+        return partial(spo_objective, advantage=batch.advantage, eps=self.config.clip)

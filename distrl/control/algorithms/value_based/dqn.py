@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
@@ -16,17 +14,13 @@ from distrl.base.registry import register
 from distrl.config.schedule import Schedule, Scheduled
 from distrl.config.sections.base import DERIVED
 from distrl.config.sections.heads import ReturnHeadConfig, RiskConfig
-from distrl.control.algorithms.off_policy import OffPolicy, OffPolicyConfig
+from distrl.control.algorithms.off_policy import OffPolicyConfig
+from distrl.control.algorithms.value_based.base import ValueBased
 from distrl.control.models.q_network import QModel, QPolicy
-from distrl.control.numpy_gradients.dense import DenseChain
-from distrl.control.numpy_gradients.q_network import written_out_q
 from distrl.functional.atoms import Atoms, atoms_mean, bellman
 from distrl.functional.bellman.next_action import check_temperature, munchausen, next_law, take_action
-from distrl.functional.distributions.base import ReturnDistribution, Scalar
-from distrl.learning.algorithm import Update
-from distrl.learning.support_watch import SupportWatch
+from distrl.functional.distributions.base import Scalar
 from distrl.models.parameters.seeded import seeded
-from distrl.models.parameters.trained import TrainedModule
 
 
 class DQNConfig(OffPolicyConfig):
@@ -89,12 +83,11 @@ class DQNConfig(OffPolicyConfig):
     "dqn",
     paper="Human-level control through deep reinforcement learning, Mnih et al. 2015",
 )
-class DQN(OffPolicy):
+class DQN(ValueBased):
     """Deep Q-network. Mnih et al. 2015; double: van Hasselt et al. 2016; dueling: Wang et al. 2016; noisy: Fortunato et
     al. 2018; Munchausen: Vieillard et al. 2020."""
 
     Config = DQNConfig
-    compiles = True
 
     @classmethod
     def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> QModel:
@@ -109,70 +102,24 @@ class DQN(OffPolicy):
         channels = config.head.options().get("channels", 1)
         return {"reward_channels": channels} if channels > 1 else {}
 
-    def make_modules(self) -> dict[str, TrainedModule]:
-        trained = TrainedModule(self.policy, target=True, eps=self.config.adam_eps)
-        assert trained.target_flat is not None
-        self.target: QPolicy = trained.target
-        self.distribution: ReturnDistribution = self.policy.distribution
-        self.next_action = register.get("next_action", self.config.next_action)
-        self.support = SupportWatch(self.distribution, "algorithm.head")
-        self._fit: Callable[..., Any] = self.compiled(self.fit)
-        self.plain: DenseChain | None = None
-        self.plain_target: DenseChain | None = None
-        autograd = self.compile or self.bf16 or self.config.munchausen
-        if self.config.next_action != "soft" and not autograd:
-            self.plain = written_out_q(self.policy, trained.flat)
-            self.plain_target = written_out_q(self.target, trained.target_flat)
-        return {"policy": trained}
-
-    def set_exploration(self, rng: np.random.Generator) -> None:
-        self.policy.epsilon.fill_(float(self.config.epsilon))
-        if self.policy.noisy:
-            self.policy.redraw_noise(rng)
-
-    def update(self, batch: Columns, rng: np.random.Generator) -> Update:
-        if self.policy.noisy:
-            self.policy.redraw_noise(rng)
-            self.target.redraw_noise(rng)
-        if self.plain is not None:
-            update = self._written_out_update(batch)
-        else:
-            row_loss, priorities = self.row_loss(batch, rng, self.policy, self.target)
-            loss = (row_loss * batch.weight).mean()
-            self.minimize("policy", loss)
-            update = Update({"loss/critic": loss.detach()}, priorities)
-        self.move_targets()
-        return update
-
-    def row_loss(
-        self, batch: Columns, rng: np.random.Generator, online: QPolicy, target: QPolicy
+    def loss(
+        self, batch: Columns, target_noise: Tensor | None, noise: Tensor | None, online: QPolicy, target: QPolicy
     ) -> tuple[Tensor, Tensor | None]:
-        """How badly a network fits the target law of another: (N,), and new priorities (N,) where they are wanted."""
-        noise = [self.head_noise(batch, rng) for _ in range(2)]
-        return self._fit(batch.without("index", "generation", "probability"), *noise, online, target)
-
-    def fit(
-        self, batch: Columns, goal_noise: Tensor | None, own_noise: Tensor | None, online: QPolicy, target: QPolicy
-    ) -> tuple[Tensor, Tensor | None]:
-        """`row_loss` once the heads' noise was drawn: no randomness, so that it can be compiled."""
-        values, probs = self.goal(batch, goal_noise, online, target)
-        params = take_action(online.returns(batch.obs, own_noise), batch.action)
+        values, probs = self.td_target(batch, target_noise, online, target)
+        params = take_action(online.returns(batch.obs, noise), batch.action)
         loss = self.distribution.loss(params, values, probs)
         return loss, self.priorities(loss, params, values, probs)
 
     @torch.no_grad()
-    def goal(self, batch: Columns, noise: Tensor | None, online: QPolicy, target: QPolicy) -> Atoms:
-        """The target law r + discount * Z'(s', a'), the next action by the rule: atoms (N, M).
-
-        `noise` is the head's, (N, S), or None.
-        """
+    def td_target(self, batch: Columns, noise: Tensor | None, online: QPolicy, target: QPolicy) -> Atoms:
+        """r + discount * Z'(s', a'), the next action by the rule: atoms (N, M)."""
         params = target.returns(batch.next_obs, noise)
-        # Random levels are for the law; actions are chosen from the head's own, even ones.
+        # Random levels are for the distribution; actions are chosen from the head's own, even ones.
         scores = target.score(params) if noise is None else target.values(batch.next_obs)
         own = online.values(batch.next_obs) if self.config.next_action == "double" else scores
         choice = self.next_action(scores, own, batch.get("next_mask"), self.config.temperature)
-        law = next_law(choice, *self.distribution.target_atoms(params))
-        return Atoms(bellman(self.rewards(batch), batch.discount, law.values), law.probs)
+        next_return = next_law(choice, *self.distribution.target_atoms(params))
+        return Atoms(bellman(self.rewards(batch), batch.discount, next_return.values), next_return.probs)
 
     def rewards(self, batch: Columns) -> Tensor:
         """n-step sums of rewards, transformed: (N,), or (N, K) for heads of K reward channels."""
@@ -184,63 +131,16 @@ class DQN(OffPolicy):
         values = self.target.values(batch.obs)
         return munchausen(batch.reward, values, batch.action, batch.get("mask"), scale=scale, temperature=temperature)
 
-    def head_noise(self, batch: Columns, rng: np.random.Generator) -> Tensor | None:
-        """What the head draws for a batch, if it draws anything."""
-        noise = self.policy.head.draw_noise(rng, (len(batch.action),))
-        return None if noise is None else self.draw(noise)
-
     @torch.no_grad()
     def priorities(self, row_loss: Tensor, params: Tensor, values: Tensor, probs: Tensor) -> Tensor | None:
-        """New priorities (N,): the size of the error, or the loss where the head gives a law (CB8)."""
+        """New priorities (N,): the size of the error, or the loss of a head with a distribution."""
         if not self.config.prioritized:
             return None
         if isinstance(self.distribution, Scalar):
             return (self.distribution.mean(params) - atoms_mean(values, probs)).abs()
         return row_loss.detach().clamp_min(0.0)
 
-    def _written_out_update(self, batch: Columns) -> Update:
-        """The same step without autograd, for a multi-layer perceptron with a scalar head on a CPU."""
-        assert self.plain is not None
-        assert self.plain_target is not None
-        next_obs, action, weight = batch.next_obs.numpy(), batch.action.numpy(), batch.weight.numpy()
-        rows, mask = np.arange(len(action)), batch.get("next_mask")
-        values = self.plain_target.forward(next_obs)
-        scores = self.plain.forward(next_obs) if self.config.next_action == "double" else values
-        best = (scores if mask is None else np.where(mask.numpy(), scores, -np.inf)).argmax(1)
-        goal = batch.reward.numpy() + batch.discount.numpy() * values[rows, best]
-        online = self.plain.forward(batch.obs.numpy())
-        error = online[rows, action] - goal
-        size, loss, slope = np.abs(error), *huber_and_slope(error, self.distribution.kappa)  # type: ignore[attr-defined]
-        gradient = np.zeros_like(online)
-        gradient[rows, action] = slope * weight / len(rows)
-        self.plain.backward(gradient)
-        self.record_norm(self.modules["policy"].step(float(self.config.learning_rate), self.config.max_grad_norm))
-        return Update({"loss/critic": float((loss * weight).mean())}, size)
-
-    @torch.no_grad()
-    def diagnose(self, rollout: Columns) -> dict[str, float]:
-        values = self.policy.values(rollout.obs)
-        chosen = values.gather(-1, rollout.action.unsqueeze(-1))
-        self._watch_support(rollout)
-        return {
-            "policy/value": float(chosen.mean()),
-            "policy/value_gap": float((values.amax(-1) - values.mean(-1)).mean()),
-            "policy/epsilon": float(self.policy.epsilon),
-        }
-
-    def _watch_support(self, batch: Columns) -> None:
-        """A grid that the mean targets leave cannot hold the returns: say so, once."""
-        if self.support.watching:
-            means = self.distribution.mean(self.target.returns(batch.next_obs))
-            self.support.observe(batch.reward.unsqueeze(-1) + batch.discount.unsqueeze(-1) * means)
-            self.warnings += self.support.warnings()
-
-
-def huber_and_slope(error: np.ndarray, kappa: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Huber's loss (N,) of errors (N,) and its derivative; None squares, 0 is the absolute error."""
-    if kappa is None:
-        return 0.5 * np.square(error), error
-    if kappa == 0:
-        return np.abs(error), np.sign(error)
-    slope = np.clip(error, -kappa, kappa)
-    return slope * (error - 0.5 * slope), slope
+    @property
+    def one_step_td(self) -> bool:
+        own = all(getattr(type(self), name) is getattr(DQN, name) for name in ("loss", "td_target", "rewards"))
+        return own and not self.config.munchausen

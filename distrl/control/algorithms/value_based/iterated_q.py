@@ -14,9 +14,7 @@ from distrl.base.registry import register
 from distrl.control.algorithms.value_based.dqn import DQN, DQNConfig
 from distrl.control.models.q_network import QPolicy
 from distrl.functional.bellman.next_action import check_temperature
-from distrl.functional.distributions.base import ReturnDistribution
 from distrl.learning.algorithm import Update
-from distrl.learning.support_watch import SupportWatch
 from distrl.models.parameters.seeded import seeded
 from distrl.models.parameters.trained import TrainedModule
 
@@ -78,11 +76,7 @@ class IteratedQN(DQN):
         assert trained.target_flat is not None
         self.chain, self.targets = list(self.model.chain), list(trained.target)
         self.target = self.targets[-1]
-        self.distribution: ReturnDistribution = self.policy.distribution
-        self.next_action = register.get("next_action", self.config.next_action)
-        self.support = SupportWatch(self.distribution, "algorithm.head")
-        self.plain = self.plain_target = None
-        self._fit = self.compiled(self.fit)
+        self._read_config()
         count = self.config.iterations
         self.online_rows, self.target_rows = trained.flat.data.view(count, -1), trained.target_flat.data.view(count, -1)
         sync_chain(self.online_rows, self.target_rows)

@@ -152,7 +152,7 @@ class StockDQN(DQN):
         return super().update(batch, rng)
 
     @torch.no_grad()
-    def goal(self, batch: Columns, noise: Any, online: Any, target: Any) -> Atoms:
+    def td_target(self, batch: Columns, noise: Any, online: Any, target: Any) -> Atoms:
         """r + discount * Z(s', c', a*), a* the greedy action at the next state and stock: atoms (N, M)."""
         params = target.returns(batch.next_obs, noise)
         scores = target.rank(params, batch.next_obs) if noise is None else target.values(batch.next_obs)

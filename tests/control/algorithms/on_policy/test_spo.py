@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.config.algorithm import check_algorithm
 from distrl.config.load import load_config
@@ -20,7 +21,7 @@ TABLE = [(1.1, 1.0, 1.075, 0.5), (1.2, 1.0, 1.1, 0.0), (1.3, 1.0, 1.075, -0.5), 
 def test_the_table(ratio: float, advantage: float, objective: float, slope: float):
     algorithm = make_algorithm("spo_simple", clip=0.2)
     x = torch.tensor(ratio, requires_grad=True)
-    found = algorithm.surrogate(x, torch.tensor(advantage))
+    found = algorithm.actor_objective(Columns(advantage=torch.tensor(advantage)))(x)
     found.backward()
     assert found.item() == pytest.approx(objective, abs=1e-6)
     assert x.grad is not None

@@ -1,4 +1,4 @@
-"""DQN: losses and targets by hand, the written-out step against autograd, every head and switch."""
+"""DQN: losses and targets by hand, the numpy step against autograd, every head and switch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from gymnasium import spaces
 
 from distrl.base.errors import ConfigError
-from distrl.control.algorithms.value_based.dqn import DQNConfig, huber_and_slope
-from distrl.functional.distributions.quantile_loss import huber
-from tests.support.q_learners import make_batch, make_q, parameters
+from distrl.config.sections.model import ModelConfig
+from distrl.control.algorithms.value_based.dqn import DQN, DQNConfig
+from tests.support.q_learners import ACTION, OBSERVATION, make_batch, make_q, parameters
 
 HEADS = ["scalar", "categorical", "two_hot", "quantile", "iqn", "fqf", "gaussian", "mixture"]
 
@@ -22,12 +22,12 @@ HEADS = ["scalar", "categorical", "two_hot", "quantile", "iqn", "fqf", "gaussian
 @pytest.mark.parametrize("kappa", [None, 1.0, 0.0])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("rule", ["greedy", "double"])
-def test_the_written_out_step_is_autograds(rule: str, activation: str, kappa: float | None, masked: bool):
+def test_the_numpy_step_is_autograds(rule: str, activation: str, kappa: float | None, masked: bool):
     head = {"name": "scalar", "kappa": kappa}
     options: dict[str, Any] = {"next_action": rule, "activation": activation, "head": head, "prioritized": True}
     fast, slow = (make_q(hidden=(16, 16), target_interval=2, **options) for _ in range(2))
-    assert fast.plain is not None
-    slow.plain = None
+    assert fast.numpy_gradient is not None
+    slow.numpy_gradient = None
     for number in range(4):
         batch = make_batch(32, seed=number, masked=masked)
         first, second = (algorithm.update(batch, np.random.default_rng(0)) for algorithm in (fast, slow))
@@ -36,14 +36,17 @@ def test_the_written_out_step_is_autograds(rule: str, activation: str, kappa: fl
         torch.testing.assert_close(parameters(fast), parameters(slow), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("kappa", [None, 1.0, 0.5, 0.0])
-def test_huber_and_its_slope(kappa: float | None):
-    error = torch.linspace(-3.0, 3.0, 61, dtype=torch.float64, requires_grad=True)
-    loss = huber(error, kappa)
-    (slope,) = torch.autograd.grad(loss.sum(), error)
-    mine = huber_and_slope(error.detach().numpy(), kappa)
-    np.testing.assert_allclose(mine[0], loss.detach().numpy(), atol=1e-12)
-    np.testing.assert_allclose(mine[1], slope.numpy(), atol=1e-12)
+def test_a_subclass_with_its_own_target_takes_autograd() -> None:
+    class Cautious(DQN):
+        def rewards(self, batch: Any) -> Any:
+            return batch.reward - 1.0
+
+    base = make_q()
+    assert base.numpy_gradient is not None
+    model = DQN.build_model(
+        OBSERVATION, ACTION, ModelConfig(), base.schedules, seed=0, normalize_obs=False, clip_obs=1.0
+    )
+    assert Cautious(base.schedules, model).numpy_gradient is None
 
 
 def test_the_target_by_hand():
@@ -55,7 +58,7 @@ def test_the_target_by_hand():
     target, online = (network.values(batch.next_obs).detach() for network in (algorithm.target, algorithm.policy))
     for rule, best in (("greedy", target.argmax(1)), ("double", online.argmax(1))):
         algorithm = algorithm_with(algorithm, rule)
-        values, probs = algorithm.goal(batch, None, algorithm.policy, algorithm.target)
+        values, probs = algorithm.td_target(batch, None, algorithm.policy, algorithm.target)
         expected = batch.reward + batch.discount * target[torch.arange(16), best]
         torch.testing.assert_close(values.squeeze(-1), expected)
         assert torch.equal(probs, torch.ones(16, 1))
@@ -86,7 +89,7 @@ def test_every_head_with_every_switch(head: str, switches: tuple[bool, bool, boo
     algorithm.end_steps(batch)
     assert all(np.isfinite(float(value)) for value in result.metrics.values())
     assert not torch.equal(before, parameters(algorithm))
-    assert (result.priorities is not None) == prioritized or algorithm.plain is not None
+    assert (result.priorities is not None) == prioritized or algorithm.numpy_gradient is not None
     if prioritized:
         priorities = np.asarray(result.priorities)
         assert priorities.shape == (16,)

@@ -40,7 +40,7 @@ def test_one_window_learns_as_many_backups_as_networks():
 def test_a_chain_of_one_is_dqn():
     one = make_q("iqn_iterated", iterations=1, target_interval=3, sync_interval=1)
     dqn = make_q("dqn", target_interval=3)
-    dqn.plain = None
+    dqn.numpy_gradient = None
     for name in ("flat", "target_flat"):
         getattr(dqn.modules["policy"], name).data.copy_(getattr(one.modules["chain"], name).data)
     for number in range(7):

@@ -114,7 +114,7 @@ def test_the_target_takes_the_action_that_is_best_at_the_next_stock(rule: str):
     learner = make_q("stock_dqn", head={"name": "quantile", "size": 4}, next_action=rule, **LEARNING)
     rng = np.random.default_rng(3)
     batch = transitions(rng, 8)
-    goal = learner.goal(batch, None, learner.policy, learner.target)
+    goal = learner.td_target(batch, None, learner.policy, learner.target)
     with torch.no_grad():
         laws = learner.target.returns(batch.next_obs)
         best = (laws + learner.policy.stock(batch.next_obs)[:, None, None]).clamp(max=0.0).mean(-1).argmax(-1)

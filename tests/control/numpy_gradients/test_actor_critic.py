@@ -1,7 +1,8 @@
-"""The written-out gradients are autograd's."""
+"""Gradients in numpy are autograd's."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,8 @@ from distrl.config.sections.model import ModelConfig
 from distrl.control.algorithms.on_policy.base import Minibatch
 from distrl.control.algorithms.on_policy.ppo import PPO
 from distrl.control.models.actor_critic import build_actor_critic
-from distrl.control.numpy_gradients.objectives import (
-    clipped_surrogate_slope,
-    clipped_value_loss_slope,
-    spo_slope,
-    value_loss_slope,
-)
-from distrl.control.numpy_gradients.update import WrittenOutGradient
-from distrl.functional.policy.objectives import clipped_surrogate, clipped_value_loss, spo_objective, value_loss
+from distrl.control.numpy_gradients.actor_critic import NumpyGradient
+from distrl.functional.policy.objectives import kl_penalized_surrogate
 from distrl.functional.statistics import masked_normalize
 from distrl.models.parameters.adam import FlatAdam
 from tests.learning.rollouts import ACTIONS, VECTOR, make_algorithm, make_rollout
@@ -44,7 +39,7 @@ def gradients(algorithm: Any, rollout: Columns) -> list[tuple[np.ndarray, dict[s
         rows = algorithm.training_rows(algorithm.prepare(rollout))
     found = []
     for columns, gradient in (
-        (WrittenOutGradient.rows(rows), algorithm.written_out.gradient),
+        (NumpyGradient.rows(rows), algorithm.numpy_gradient.gradient),
         (rows, lambda batch: algorithm.gradient(batch, algorithm.loss)),
     ):
         algorithm.flat.grad.fill_(7.0)  # nothing may depend on what was there
@@ -76,7 +71,7 @@ def test_gradient_and_parts_are_those_of_autograd(case: str, action: str, networ
     )
     algorithm = type(algorithm)(algorithm.schedules, model)
     algorithm.resolve(0, 1000)
-    assert algorithm.written_out is not None
+    assert algorithm.numpy_gradient is not None
     rollout = make_rollout(algorithm, VECTOR, space, steps=16, envs=5, masks=action == "masked", burnt=burnt, stale=0.5)
     (ours, our_parts), (reference, parts) = gradients(algorithm, rollout)
     used = padding(algorithm)
@@ -94,7 +89,7 @@ def test_an_update_is_that_of_autograd(action: str):
         for shards in (1, 3):
             algorithm = make_algorithm("ppo", VECTOR, space, epochs=3, minibatches=2, entropy_coef=0.01, shards=shards)
             if not written_out:
-                algorithm.written_out = None
+                algorithm.numpy_gradient = None
             rollout = make_rollout(algorithm, VECTOR, space, burnt=True)
             metrics = algorithm.update(rollout, np.random.default_rng(5)).metrics
             results.append((algorithm.flat.data.clone(), metrics))
@@ -105,12 +100,19 @@ def test_an_update_is_that_of_autograd(action: str):
 
 def test_a_subclass_that_changes_the_loss_is_left_to_autograd():
     class Twice(PPO):
-        def surrogate(self, ratio, advantage):
-            return 2.0 * super().surrogate(ratio, advantage)
+        def loss(self, batch):
+            loss, terms = super().loss(batch)
+            return 2.0 * loss, terms
+
+    class Other(PPO):
+        def actor_objective(self, batch):
+            return partial(kl_penalized_surrogate, advantage=batch.advantage, kl=0.0, coefficient=1.0)
 
     base = make_algorithm("ppo")
-    assert base.written_out is not None
-    assert Twice(base.schedules, build_actor_critic(VECTOR, ACTIONS["discrete"], ModelConfig())).written_out is None
+    assert base.numpy_gradient is not None
+    for changed in (Twice, Other):
+        model = build_actor_critic(VECTOR, ACTIONS["discrete"], ModelConfig())
+        assert changed(base.schedules, model).numpy_gradient is None
 
 
 @pytest.mark.parametrize(
@@ -126,39 +128,12 @@ def test_a_subclass_that_changes_the_loss_is_left_to_autograd():
 )
 def test_what_is_not_written_out_is_left_to_autograd(observation, action, model):
     network = build_actor_critic(observation, action, ModelConfig(**model))
-    assert PPO(make_algorithm("ppo").schedules, network).written_out is None
+    assert PPO(make_algorithm("ppo").schedules, network).numpy_gradient is None
 
 
 def test_the_penalty_of_appo_is_left_to_autograd():
-    assert make_algorithm("appo").written_out is not None
-    assert make_algorithm("appo", kl_coefficient=0.5).written_out is None
-
-
-NUMBERS = st.lists(st.tuples(*[st.floats(-4, 4, width=32)] * 4), min_size=1, max_size=20)
-
-
-@settings(max_examples=200, deadline=None)
-@given(NUMBERS, st.floats(0.05, 0.5), st.sampled_from([None, 1.5, 3.0]))
-def test_slopes_are_the_derivatives_of_the_objectives(rows, clip, dual_clip):
-    a, b, c, _ = (torch.tensor(column, dtype=torch.float64) for column in zip(*rows, strict=True))
-    ratio, advantage = a.exp().requires_grad_(), b
-    value = c.clone().requires_grad_()
-    pairs = [
-        (ratio, clipped_surrogate, clipped_surrogate_slope, (advantage, clip, dual_clip)),
-        (ratio, spo_objective, spo_slope, (advantage, clip)),
-        (value, value_loss, value_loss_slope, (advantage,)),
-        (value, clipped_value_loss, clipped_value_loss_slope, (a, advantage, clip)),
-    ]
-    for x, function, slope, others in pairs:
-        expected = function(x, *others)
-        (gradient,) = torch.autograd.grad(expected.sum(), x)
-        arrays = [other.numpy() if isinstance(other, torch.Tensor) else other for other in others]
-        found, derivative = slope(x.detach().numpy(), *arrays)
-        np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-12)
-        # At a kink torch takes the middle of the two derivatives.
-        shifted = [function(x.detach() + step, *others).numpy() for step in (-1e-6, 1e-6)]
-        kink = np.abs(shifted[0] + shifted[1] - 2 * found) > 1e-8
-        np.testing.assert_allclose(derivative[~kink], gradient.numpy()[~kink], atol=1e-9)
+    assert make_algorithm("appo").numpy_gradient is not None
+    assert make_algorithm("appo", kl_coefficient=0.5).numpy_gradient is None
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,0 +1,118 @@
+"""Base of the action-value algorithms: one network of values or return distributions, and its target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distrl.base.columns import Columns
+from distrl.base.registry import register
+from distrl.control.algorithms.off_policy import OffPolicy
+from distrl.control.models.q_network import QPolicy
+from distrl.control.numpy_gradients.q_network import NumpyQGradient
+from distrl.functional.distributions.base import ReturnDistribution
+from distrl.learning.algorithm import Update
+from distrl.learning.support_watch import SupportWatch
+from distrl.models.parameters.trained import TrainedModule
+
+
+class ValueBased(OffPolicy):
+    """Base of the action-value algorithms. An algorithm's file writes `loss`.
+
+    Attributes:
+        target: The target network.
+        distribution: Return distribution of the head.
+        next_action: Rule of the config for the next action in the target.
+        support: Warns where the head's grid cannot hold the returns.
+    """
+
+    compiles = True
+    target: QPolicy
+    numpy_gradient: NumpyQGradient | None = None
+
+    def make_modules(self) -> dict[str, TrainedModule]:
+        trained = TrainedModule(self.policy, target=True, eps=self.config.adam_eps)
+        assert trained.target_flat is not None
+        self.target = trained.target
+        self._read_config()
+        if self.one_step_td and not (self.compile or self.bf16):
+            networks = self.policy, trained.flat, self.target, trained.target_flat
+            self.numpy_gradient = NumpyQGradient.build(*networks, self.next_action)
+        return {"policy": trained}
+
+    def _read_config(self) -> None:
+        self.distribution: ReturnDistribution = self.policy.distribution
+        self.next_action = register.get("next_action", self.config.next_action)
+        self.support = SupportWatch(self.distribution, "algorithm.head")
+        self._loss: Callable[..., Any] = self.compiled(self.loss)
+
+    def loss(
+        self, batch: Columns, target_noise: Tensor | None, noise: Tensor | None, online: QPolicy, target: QPolicy
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return per-sample losses (N,) against the target, and new priorities (N,) if prioritized.
+
+        It draws no random numbers, so that it can be compiled.
+
+        Args:
+            batch: Replayed transitions.
+            target_noise, noise: Random levels (N, S) of the heads of both networks, or None.
+            online, target: The two networks.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define loss()")
+
+    @property
+    def one_step_td(self) -> bool:
+        """True if `loss` is the plain TD error r + discount * max Q'(s', .) - Q(s, a), Huber or squared."""
+        return False
+
+    def update(self, batch: Columns, rng: np.random.Generator) -> Update:
+        if self.policy.noisy:
+            self.policy.redraw_noise(rng)
+            self.target.redraw_noise(rng)
+        if self.numpy_gradient is not None:
+            loss, errors = self.numpy_gradient(batch)
+            rate = float(self.config.learning_rate)
+            self.record_norm(self.modules["policy"].step(rate, self.config.max_grad_norm))
+            update = Update({"loss/critic": loss}, errors)
+        else:
+            row_loss, priorities = self.row_loss(batch, rng, self.policy, self.target)
+            total = (row_loss * batch.weight).mean()
+            self.minimize("policy", total)
+            update = Update({"loss/critic": total.detach()}, priorities)
+        self.move_targets()
+        return update
+
+    def row_loss(
+        self, batch: Columns, rng: np.random.Generator, online: QPolicy, target: QPolicy
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw the heads' noise and compute `loss`."""
+        noise = [self.head_noise(batch, rng) for _ in range(2)]
+        return self._loss(batch.without("index", "generation", "probability"), *noise, online, target)  # type: ignore[no-any-return]
+
+    def head_noise(self, batch: Columns, rng: np.random.Generator) -> Tensor | None:
+        """Random levels (N, S) of the head for a batch, if it has any."""
+        noise = self.policy.head.draw_noise(rng, (len(batch.action),))
+        return None if noise is None else self.draw(noise)
+
+    def set_exploration(self, rng: np.random.Generator) -> None:
+        self.policy.epsilon.fill_(float(self.config.epsilon))
+        if self.policy.noisy:
+            self.policy.redraw_noise(rng)
+
+    @torch.no_grad()
+    def diagnose(self, batch: Columns) -> dict[str, float]:
+        values = self.policy.values(batch.obs)
+        chosen = values.gather(-1, batch.action.unsqueeze(-1))
+        if self.support.watching:
+            means = self.distribution.mean(self.target.returns(batch.next_obs))
+            self.support.observe(batch.reward.unsqueeze(-1) + batch.discount.unsqueeze(-1) * means)
+            self.warnings += self.support.warnings()
+        return {
+            "policy/value": float(chosen.mean()),
+            "policy/value_gap": float((values.amax(-1) - values.mean(-1)).mean()),
+            "policy/epsilon": float(self.policy.epsilon),
+        }
