@@ -103,7 +103,9 @@ class NumpyGradient:
         named["critic"], d_value = differentiate(self.algorithm.critic_loss(batch), value)
         valid = batch.get("valid")
         weight = 1.0 / batch.count if valid is None else valid * np.float32(1.0 / batch.count)
-        d_head, d_log_std = actions.backward(d_logp * weight, -config.entropy_coef * weight if config.entropy_coef else 0.0)
+        d_head, d_log_std = actions.backward(
+            d_logp * weight, -config.entropy_coef * weight if config.entropy_coef else 0.0
+        )
         network.backward(d_head, d_value * (config.value_coef * weight), d_log_std)
         if config.entropy_coef:
             named["entropy"] = actions.entropy()
