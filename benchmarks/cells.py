@@ -9,9 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from code_hash import REPOSITORY, code_hash, config_hash
+from code_hash import REPOSITORY, code_hash, config_hash, strings
 
+from distrl.config.algorithm import check_algorithm
 from distrl.config.load import load_config
+from distrl.config.schema import RunConfig
+from distrl.learning.lookup import algorithm_class
 
 SEEDS = (0, 1, 2)
 
@@ -94,8 +97,15 @@ class Cell:
         return REPOSITORY / "examples" / f"{self.example}.yaml"
 
     @cached_property
-    def _loaded(self) -> Any:
+    def _loaded(self) -> RunConfig:
         return load_config(self.config_file, self.words(0))
+
+    @cached_property
+    def _names(self) -> set[str]:
+        """Strings of the config with its defaults: names of methods are among them."""
+        config = self._loaded
+        algorithm = check_algorithm(config, algorithm_class(config).Config)
+        return strings(config.model_dump(mode="json")) | strings(algorithm.model_dump(mode="json"))
 
     def hashes(self, seed: int) -> dict[str, str]:
         """What a record must carry to be current.
@@ -105,9 +115,9 @@ class Cell:
         """
         config = self._loaded.model_copy(update={"seed": seed})
         own = [REPOSITORY / entry for entry in config.imports if (REPOSITORY / entry).is_file()]
-        sharded = config.store.shards > 1
+        name, sharded = config.algorithm["name"], config.store.shards > 1
         return {
-            "code": code_hash(config.algorithm["name"], own, env_id=config.env.id, sharded=sharded),
+            "code": code_hash(name, own, env_id=config.env.id, sharded=sharded, names=self._names),
             "config": config_hash(config, [self.gate, self.budget, self.ceiling, self.judged_by]),
         }
 

@@ -1,4 +1,4 @@
-"""A hash of the code that can influence learning: comments, docstrings and layout do not count.
+"""Hash of the code that can influence learning: comments, docstrings, imports and paths do not count.
 
 A learning result stays valid until this hash, or the hash of its config, changes.
 """
@@ -18,103 +18,131 @@ from distrl.base.files import to_json
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = "distrl"
 
-#: Every file of these rooms counts; of the others what the loop and the algorithm at hand import, near or far.
-ROOMS = ("base",)
-IMPORTED_ROOMS = (
-    *("config", "experience", "functional", "models", "envs", "store"),
-    *("algorithms", "samplers", "learner", "runtime"),
-)
-#: Where our own environments are; their ids begin with OWN_ENVS, and they are found by name and not imported.
-ENVS, OWN_ENVS = "envs", "distrl/"
-#: Files there that only text tasks are made of.
-TEXT_ENVS = {
-    f"envs/{name}.py"
-    for name in (
-        *("chat_tasks", "curricula", "drawn_task", "first_items", "prompt_files", "reasoning_gym_task", "sandbox"),
-        *("sandbox_launch", "text_task", "tiny_tasks", "unit_test_harness", "unit_tests", "verifiers"),
-    )
-}
+#: What every run imports.
 LOOP = "runtime/train.py"
-#: The replay's files that the loop imports: they compute nothing for an algorithm that does not import OFF_POLICY.
-OFF_POLICY = "algorithms/off_policy.py"
-REPLAY = {"learner/replay_learner.py", "runtime/replays.py", "runtime/replay_actors.py", OFF_POLICY}
-#: Files that compute nothing for a run whose replay is in one piece.
-SHARDS = {"store/sharded.py", "runtime/replay_actors.py"}
-#: Files that the loop imports and that compute nothing for a run whose `env.id` does not begin with TEXT_TASKS.
-TEXT, TEXT_TASKS = {"runtime/text_plan.py", "envs/text_task.py"}, "text/"
-
-#: Files of those rooms that check, explain, show, watch or keep, and change nothing that is computed.
-SILENT = {
-    "base/errors.py",
-    "config/derive.py",
-    "config/messages.py",
-    "config/reference.py",
-    # fields and their checks: the config hash has their values
-    *(f"config/{name}.py" for name in ("derive_text", "language", "schema", "sections")),
-    "envs/trial.py",
-    *(f"runtime/{name}.py" for name in ("autoscale", "callbacks", "checkpoint", "cluster", "commands", "control")),
-    *(f"runtime/{name}.py" for name in ("control_actor", "elastic", "folder", "saving", "shares", "status")),
-    "runtime/slow.py",
-    "runtime/watchdog.py",
-    "samplers/clock.py",
+#: Domain -> packages and modules that compute nothing for a run of the other domain.
+DOMAINS = {
+    "control": ("control", "runtime/plan/control.py", "runtime/plan/replay.py", "store/replay"),
+    "language": ("language", "runtime/plan/language.py", "runtime/plan/sharded_language.py"),
 }
+#: Modules that no import names: our own environments, where one is used, and text tasks.
+OWN_ENVS, ENVIRONMENTS, TASKS = "distrl/", "control/envs/library", "language/tasks"
+#: What an algorithm without a replay does not use; it is recognized by the module that it does not import.
+OFF_POLICY = "control/algorithms/off_policy.py"
+REPLAY = (
+    *("control/learner/replay_learner.py", "store/replay", OFF_POLICY),
+    *("runtime/plan/replay.py", "runtime/backends/replay_actors.py"),
+)
+#: What a replay in one piece does not use.
+SHARDS = ("store/replay/sharded.py", "runtime/backends/replay_actors.py")
+
+#: Where a source file registers a method: its name.
+REGISTRATION = re.compile(r'^(?:@register\.\w+|(?:\w+ = )?preset)\(\s*"([^"]+)"', re.MULTILINE)
+
+#: Packages and modules that check, explain, show, save or watch, and change nothing that is computed.
+SILENT = (
+    *("cli", "monitor", "deploy", "control/envs/checker", "language/sandbox"),
+    *("base/errors.py", "base/files.py", "base/phases.py", "base/registry.py"),
+    # keys and their checks: the config hash has their values
+    *(f"config/{name}.py" for name in ("algorithm", "derived", "derived_language", "load", "messages", "reference")),
+    *("config/schema.py", "config/sections", "config/yaml_text.py"),
+    *("learning/presets.py", "learning/support_watch.py", "language/learner/answer_files.py"),
+    *("language/learner/warnings.py", "language/models/memory_estimate.py", "language/models/export.py"),
+    *("control/samplers/clock.py", "language/samplers/clock.py"),
+    *("runtime/commands", "runtime/jobs"),
+    *(f"runtime/backends/{name}.py" for name in ("cluster", "head_watch", "stacks")),
+    *(f"runtime/loop/{name}.py" for name in ("autoscale", "elastic", "saving", "slow_streams", "status")),
+    *("runtime/loop/time_shares.py", "runtime/loop/waits.py", "runtime/loop/watchdog.py"),
+    *(f"runtime/run/{name}.py" for name in ("callbacks", "checkpoint", "folder")),
+)
 
 
 def code_hash(
-    algorithm: str, extra: Iterable[Path] = (), root: Path = REPOSITORY, env_id: str = "", sharded: bool = True
+    algorithm: str,
+    extra: Iterable[Path] = (),
+    root: Path = REPOSITORY,
+    env_id: str = "",
+    sharded: bool = True,
+    names: Collection[str] = (),
 ) -> str:
-    """Hash of what a run with this algorithm computes with.
+    """Hash what a run with this algorithm computes with: contents of its modules, in no order and without their paths.
 
     Args:
         algorithm: `algorithm.name` of its config.
-        env_id: `env.id`; with one of our own environments every file of their room counts.
         extra: Python files of the run's own (config key `imports`).
-        root: The repository.
+        env_id: `env.id`; with one of our own environments all of them count.
         sharded: Whether its replay may have several shards.
+        names: Strings of its config: the modules that register a method of such a name count.
     """
-    files = learning_files(algorithm, root, env_id, sharded)
-    parts = [(path.relative_to(root).as_posix(), file_hash(path)) for path in files]
-    parts += [(path.name, file_hash(path)) for path in sorted(extra)]
-    return digest(parts)
+    files = [*learning_files(algorithm, root, env_id, sharded, names), *extra]
+    return digest(sorted(file_hash(path, algorithm) for path in files))
 
 
-def learning_files(algorithm: str, root: Path = REPOSITORY, env_id: str = "", sharded: bool = True) -> list[Path]:
-    """Source files that can influence learning with this algorithm, sorted."""
+def learning_files(
+    algorithm: str, root: Path = REPOSITORY, env_id: str = "", sharded: bool = True, names: Collection[str] = ()
+) -> list[Path]:
+    """List the source files that can influence learning with this algorithm, sorted."""
     package = root / PACKAGE
-    rooms = (*ROOMS, ENVS) if env_id.startswith((OWN_ENVS, TEXT_TASKS)) else ROOMS
-    everywhere = {path for room in rooms for path in (package / room).rglob("*.py")}
-    closed = set() if sharded else {package / name for name in SHARDS}
-    algorithms = reached(algorithm_files(package / "algorithms", algorithm), root, closed)
+    own = algorithm_files(package, algorithm)
+    closed = [path for name, paths in DOMAINS.items() if name not in _domains(own, package) for path in paths]
+    closed += SILENT if sharded else (*SILENT, *SHARDS)
+    algorithms = reached(own, root, closed)
     if package / OFF_POLICY not in algorithms:
-        closed |= {package / name for name in REPLAY}
-    if not env_id.startswith(TEXT_TASKS):
-        closed |= {package / name for name in TEXT}
-        everywhere -= {package / name for name in TEXT_ENVS}
-    found = algorithms | reached([*everywhere, package / LOOP], root, closed)
-    return sorted(found - {package / name for name in SILENT})
+        closed += REPLAY
+    by_name = [ENVIRONMENTS] if env_id.startswith(OWN_ENVS) else []
+    by_name += [TASKS] if TASKS.split("/")[0] in _domains(own, package) else []
+    named = [path for name in by_name for path in (package / name).rglob("*.py")]
+    named += [path for name in names for path in registering(package).get(name, ())]
+    return sorted(algorithms | reached([*named, package / LOOP], root, closed))
 
 
-def algorithm_files(folder: Path, algorithm: str) -> list[Path]:
-    """The file that registers an algorithm; where none does, the one of that name, or else all."""
-    registered = re.compile(rf'@register\.algorithm\(\s*"{re.escape(algorithm)}"')
-    files = sorted(folder.glob("*.py"))
-    named = [file for file in files if file.stem == algorithm]
-    return [file for file in files if registered.search(file.read_text())] or named or files
+def _domains(files: Iterable[Path], package: Path) -> set[str]:
+    return {path.relative_to(package).parts[0] for path in files}
 
 
-def reached(files: Iterable[Path], root: Path, closed: Collection[Path] = ()) -> set[Path]:
-    """These files and what they import of `IMPORTED_ROOMS`, near or far, not through `closed` ones."""
-    found, queue = set[Path](), list(files)
+def algorithm_files(package: Path, algorithm: str) -> list[Path]:
+    """Find the file that registers an algorithm; where none does, the one of that name, or else all."""
+    files = [file for domain in DOMAINS for file in sorted((package / domain / "algorithms").rglob("*.py"))]
+    found = registering(package).get(algorithm, ())
+    return [file for file in files if file in found] or [file for file in files if file.stem == algorithm] or files
+
+
+@cache
+def registering(package: Path) -> dict[str, set[Path]]:
+    """Index the files that register methods: name -> files."""
+    found: dict[str, set[Path]] = {}
+    for file in sorted(package.rglob("*.py")):
+        for name in REGISTRATION.findall(file.read_text()):
+            found.setdefault(name, set()).add(file)
+    return found
+
+
+def reached(files: Iterable[Path], root: Path, closed: Collection[str] = ()) -> set[Path]:
+    """Collect these files and what they import, directly or not, outside of `closed` packages and modules."""
+    package = root / PACKAGE
+    found, queue = set[Path](), [path for path in files if not _within(path, package, closed)]
     while queue:
         path = queue.pop()
-        found.add(path)
-        queue += [file for file in imported_files(path, root) if file not in found and file not in closed]
+        if path not in found:
+            found.add(path)
+            queue += [file for file in imported_files(path, root) if not _within(file, package, closed)]
     return found
+
+
+def _within(path: Path, package: Path, names: Collection[str]) -> bool:
+    return not _places(path, package).isdisjoint(names)
+
+
+@cache
+def _places(path: Path, package: Path) -> frozenset[str]:
+    """A module and the packages that it is in, as posix paths."""
+    relative = path.relative_to(package)
+    return frozenset(place.as_posix() for place in (relative, *relative.parents))
 
 
 @cache
 def imported_files(path: Path, root: Path) -> frozenset[Path]:
-    """Files of `IMPORTED_ROOMS` that a source file imports, wherever in the file it does."""
+    """Files of the package that a source file imports, anywhere in the file."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -124,60 +152,119 @@ def imported_files(path: Path, root: Path) -> frozenset[Path]:
         else:
             continue
         for module in modules:
-            parts = module.split(".")
-            file = root.joinpath(*parts).with_suffix(".py")
-            if parts[0] == PACKAGE and len(parts) > 2 and parts[1] in IMPORTED_ROOMS and file.is_file():
-                found.add(file)
+            place = root.joinpath(*module.split("."))
+            if module.startswith(f"{PACKAGE}."):
+                found |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
     return frozenset(found)
 
 
+def file_hash(path: Path, algorithm: str = "") -> str:
+    """Hash one source file's meaning, presets of other algorithms left out."""
+    return _file_hash(path, algorithm if "preset(" in path.read_text() else "")
+
+
 @cache
-def file_hash(path: Path) -> str:
-    """Hash of one source file's meaning."""
-    return digest(meaning(path.read_text()))
+def _file_hash(path: Path, algorithm: str) -> str:
+    return digest(meaning(path.read_text(), algorithm))
 
 
 def forget_files() -> None:
-    """Read every file again from now on."""
-    file_hash.cache_clear()
+    """Empty the caches of files."""
+    _file_hash.cache_clear()
     imported_files.cache_clear()
+    registering.cache_clear()
 
 
-def meaning(source: str) -> str:
-    """Python source without comments, docstrings and layout."""
+def meaning(source: str, algorithm: str = "") -> str:
+    """Reduce Python source to what it computes.
+
+    Comments, docstrings, layout, imports, annotations of functions, facts of the registry, and presets other than
+    those that `algorithm` is made of are left out.
+    """
     tree = ast.parse(source)
+    if algorithm:
+        _drop_other_presets(tree, algorithm)
     for node in ast.walk(tree):
         for field in ("body", "orelse", "finalbody"):
             statements = getattr(node, field, None)
             if isinstance(statements, list):
-                setattr(node, field, [statement for statement in statements if not is_text(statement)])
+                setattr(node, field, [statement for statement in statements if not _is_silent(statement)])
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.Call) and _registers(node):
+            node.keywords = [word for word in node.keywords if word.arg not in ("paper", "entries", "line")]
     return ast.unparse(tree)
 
 
-def is_text(statement: Any) -> bool:
-    """Whether a statement is a bare string: a docstring, or a comment on an attribute."""
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
+def _drop_other_presets(tree: ast.Module, algorithm: str) -> None:
+    """Keep the preset of an algorithm and those that it is based on; all where none has its name."""
+    presets = {statement: call for statement in tree.body if (call := _preset(statement)) is not None}
+    names = {_variable(statement): statement for statement in presets}
+    wanted = next((statement for statement, call in presets.items() if _first(call) == algorithm), None)
+    if wanted is None:
+        return
+    kept: set[ast.stmt] = set()
+    while wanted is not None and wanted not in kept:
+        kept.add(wanted)
+        base = next((word.value for word in presets[wanted].keywords if word.arg == "of"), None)
+        wanted = names.get(base.id) if isinstance(base, ast.Name) else None
+    tree.body = [statement for statement in tree.body if statement not in presets or statement in kept]
 
 
-def config_hash(config: Any, parts: Sequence[Any] = ()) -> str:
-    """Hash of a checked run config and of whatever else belongs to the question.
+def _preset(statement: ast.stmt) -> ast.Call | None:
+    """The call of `preset` that a statement consists of, if any."""
+    call = statement.value if isinstance(statement, ast.Expr | ast.Assign) else None
+    return call if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "preset" else None
 
-    A key that is null counts as one that is not there, so new optional keys leave results valid.
+
+def _variable(statement: ast.stmt) -> str:
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return targets[0].id if targets and isinstance(targets[0], ast.Name) else ""
+
+
+def _first(call: ast.Call) -> object:
+    return call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else None
+
+
+def _registers(call: ast.Call) -> bool:
+    function = call.func.value if isinstance(call.func, ast.Attribute) else call.func
+    return isinstance(function, ast.Name) and function.id in ("register", "preset")
+
+
+def _is_silent(statement: ast.AST) -> bool:
+    """Recognize a bare string (a docstring, or a comment on an attribute), an import, or imports for type checkers."""
+    if isinstance(statement, ast.If):
+        return isinstance(statement.test, ast.Name) and statement.test.id == "TYPE_CHECKING"
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return True
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
+def config_hash(config: Any, parts: Sequence[object] = ()) -> str:
+    """Hash a checked run config and further values that belong to the question.
+
+    A key that is null counts as absent, so new optional keys leave results valid.
     """
     return digest([without_nulls(config.model_dump(mode="json")), *parts])
 
 
-def without_nulls(value: Any) -> Any:
-    """Dicts without the keys that are None, at every depth."""
+def without_nulls(value: object) -> object:
+    """Drop keys that are None, at every depth."""
     if isinstance(value, dict):
         return {key: without_nulls(inside) for key, inside in value.items() if inside is not None}
     return [without_nulls(inside) for inside in value] if isinstance(value, list) else value
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """16 hexadecimal digits of SHA-256 over the value as JSON."""
     return hashlib.sha256(to_json(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def strings(value: object) -> set[str]:
+    """Collect the strings in nested lists and dicts."""
+    if isinstance(value, dict | list):
+        return set().union(*map(strings, value.values() if isinstance(value, dict) else value))
+    return {value} if isinstance(value, str) else set()

@@ -1,4 +1,4 @@
-"""The benchmark scripts' own logic: what counts as the same code, what is run again, what a table says."""
+"""The benchmark scripts' own logic: what is run again, what a table says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # scripts, not a package
 
-import code_hash  # noqa: E402
 import common  # noqa: E402
 import comparisons  # noqa: E402
 import elastic  # noqa: E402
@@ -46,144 +45,6 @@ SUMMARY: dict[str, Any] = {
     "updates": 10,
     "parameter_hash": "abc",
 }
-
-# ---- what counts as the same code ------------------------------------------------------------------------------------
-
-CODE = '''
-"""A module."""
-class Config:
-    """A class."""
-    lam: float = 0.9
-    """An attribute."""
-
-    def at(self, x):
-        """A method."""  # a comment
-        return x * self.lam
-'''
-
-
-def test_meaning_ignores_docstrings_comments_and_layout() -> None:
-    bare = "class Config:\n  lam: float = 0.9\n  def at(self, x): return (x * self.lam)\n"
-    assert code_hash.meaning(CODE) == code_hash.meaning(bare)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"), [("0.9", "0.8"), ("x * self.lam", "self.lam * x"), ("lam: float", "mu: float")]
-)
-def test_meaning_sees_every_other_change(old: str, new: str) -> None:
-    assert code_hash.meaning(CODE) != code_hash.meaning(CODE.replace(old, new))
-
-
-def test_a_string_that_is_a_value_counts() -> None:
-    assert code_hash.meaning('kind = "gae"') != code_hash.meaning('kind = "vtrace"')
-    assert code_hash.meaning('def f():\n    return "a"') != code_hash.meaning('def f():\n    return "b"')
-
-
-PRESET = """
-from distrl.functional.policy import conjugate_gradient as conjugate
-@register.algorithm(
-    "mild", paper="none"
-)
-class Mild: ...
-"""
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A small repository: one room that always counts, two algorithms, three functional files."""
-    files = {
-        "base/seeds.py": "SEED = 1",
-        "base/errors.py": "TEXT = 1",
-        "monitor/view.py": "SHOWN = 1",
-        "runtime/train.py": "from distrl.store.queue import Queue\nimport distrl.monitor.view\n"
-        "import distrl.control.learner.replay_learner",
-        "learner/replay_learner.py": "import distrl.store.replay.buffer",
-        "algorithms/off_policy.py": "Q = 1",
-        "algorithms/dqn.py": "from distrl.control.algorithms.off_policy import Q",
-        "store/queue.py": "Queue = 1",
-        "store/replay.py": "Replay = 1",
-        "algorithms/base.py": "from distrl.functional.returns.state_values import gae",
-        "algorithms/ppo.py": "import distrl.functional.losses\nfrom distrl.learning.algorithm import Algorithm",
-        "algorithms/trpo.py": "from distrl.functional import conjugate\nfrom distrl.learning.x import A",
-        "algorithms/presets.py": PRESET,
-        "functional/returns.py": "gae = 1",
-        "functional/losses.py": "clip = 1",
-        "functional/conjugate.py": "solve = 1",
-    }
-    for name, text in files.items():
-        write_atomic(tmp_path / "distrl" / name, text)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("file", "changed"),
-    [
-        ("base/seeds.py", {"ppo", "trpo", "dqn"}),
-        ("base/errors.py", set()),
-        ("monitor/view.py", set()),
-        ("runtime/train.py", {"ppo", "trpo", "dqn"}),
-        ("store/queue.py", {"ppo", "trpo", "dqn"}),
-        ("store/replay.py", {"dqn"}),
-        ("learner/replay_learner.py", {"dqn"}),
-        ("algorithms/base.py", {"ppo", "trpo"}),
-        ("algorithms/ppo.py", {"ppo"}),
-        ("functional/returns.py", {"ppo", "trpo"}),
-        ("functional/losses.py", {"ppo"}),
-        ("functional/conjugate.py", {"trpo"}),
-    ],
-)
-def test_a_change_reaches_the_algorithms_that_use_the_file(tree: Path, file: str, changed: set[str]) -> None:
-    before = {name: code_hash.code_hash(name, root=tree) for name in ("ppo", "trpo", "dqn")}
-    path = tree / "distrl" / file
-    path.write_text(path.read_text() + "\nMORE = 2\n")
-    code_hash.forget_files()
-    after = {name: code_hash.code_hash(name, root=tree) for name in ("ppo", "trpo", "dqn")}
-    assert {name for name in before if before[name] != after[name]} == changed
-
-
-def test_a_preset_counts_the_file_that_registers_it(tree: Path) -> None:
-    names = [path.name for path in code_hash.learning_files("mild", tree)]
-    assert "presets.py" in names
-    assert "conjugate.py" in names
-    assert "ppo.py" not in names
-
-
-def test_our_own_environments_count_where_they_are_played(tree: Path) -> None:
-    write_atomic(tree / "distrl" / "envs" / "maze.py", "walls = 1")
-    for env_id, counts in (("CartPole-v1", False), ("distrl/Maze-v0", True)):
-        found = code_hash.learning_files("ppo", tree, env_id)
-        assert (tree / "distrl" / "envs" / "maze.py" in found) is counts
-
-
-def test_text_tasks_count_for_no_game() -> None:
-    package = code_hash.REPOSITORY / code_hash.PACKAGE
-    names = {path.relative_to(package).as_posix() for path in code_hash.learning_files("dqn", env_id="distrl/Any-v0")}
-    assert {"envs/minatar.py", "envs/goal.py", "envs/catalog.py"} <= names
-    assert not code_hash.TEXT_ENVS & names
-
-
-def test_sharding_counts_where_a_replay_has_shards() -> None:
-    package = code_hash.REPOSITORY / code_hash.PACKAGE
-    for sharded in (True, False):
-        files = code_hash.learning_files("dqn", sharded=sharded)
-        assert (package / "store/sharded.py" in files) is sharded
-        assert package / "store/replay.py" in files
-
-
-def test_files_of_the_runs_own_count(tmp_path: Path) -> None:
-    own = tmp_path / "env.py"
-    own.write_text("x = 1")
-    first = code_hash.code_hash("ppo", [own])
-    own.write_text("x = 2")
-    code_hash.forget_files()
-    assert code_hash.code_hash("ppo", [own]) != first
-
-
-def test_files_that_are_named_exist() -> None:
-    package = code_hash.REPOSITORY / code_hash.PACKAGE
-    named = code_hash.SILENT | code_hash.TEXT_ENVS | code_hash.SHARDS
-    assert [name for name in sorted(named) if not (package / name).is_file()] == []
-
 
 # ---- cells and records -----------------------------------------------------------------------------------------------
 
