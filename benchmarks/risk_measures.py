@@ -43,7 +43,7 @@ class NoisyReward(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 def measured_file(loop: Any) -> Path:
     """Where a run leaves what was measured in it."""
-    return Path(loop.saver.folder.path) / "measured.json"
+    return Path(loop.services.folder.path) / "measured.json"
 
 
 class FinalReturns(Callback):
@@ -54,7 +54,7 @@ class FinalReturns(Callback):
 
     def on_end(self, loop: Any, summary: dict[str, Any]) -> None:
         model = loop.plan.build_acting_model().eval()
-        load_weights(model, loop.weights[loop.progress.version])
+        load_weights(model, loop.state.weights[loop.progress.version])
         env = loop.config.env.model_copy(update={"wrappers": []})
         result = Evaluator(env, EPISODES_AT_ONCE, loop.config.seed).evaluate(model, EPISODES)
         write_atomic(measured_file(loop), to_json({"returns": result.returns}))

@@ -74,10 +74,10 @@ class WritesTimes(Callback):
             "time": time.monotonic(),
             "update": loop.progress.version,
             "env_steps": loop.progress.env_steps,
-            "next_fragments": list(loop.queue.next_seq),
-            "finished": loop.ledger.counts["finished"],
-            "evicted": loop.ledger.counts["evicted"],
-            "hosting": sum(slot.state == "hosting" and slot.ready for slot in loop.pool.slots),
+            "next_fragments": list(loop.state.queue.next_seq),
+            "finished": loop.state.ledger.counts["finished"],
+            "evicted": loop.state.ledger.counts["evicted"],
+            "hosting": sum(slot.state == "hosting" and slot.ready for slot in loop.state.pool.slots),
         }
-        with open(Path(loop.saver.folder.path) / "times.jsonl", "a") as file:
+        with open(Path(loop.services.folder.path) / "times.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")

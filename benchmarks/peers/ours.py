@@ -58,7 +58,7 @@ class Clocked(Callback):
         if self.model is None:
             self.model = loop.plan.build_model()
         if self.loaded_version != loop.progress.version:
-            load_weights(self.model, loop.weights[loop.progress.version])
+            load_weights(self.model, loop.state.weights[loop.progress.version])
             self.loaded_version = loop.progress.version
         policy = self.model.policy
         with torch.inference_mode():

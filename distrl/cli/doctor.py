@@ -139,12 +139,11 @@ def _ray() -> Row:
     from time import perf_counter
 
     from distrl.base.errors import UserError
-    from distrl.config.sections.processes import RayConfig
     from distrl.runtime.backends.cluster import connect, disconnect
 
     before = perf_counter()
     try:
-        connect(RayConfig())
+        connect(None)
     except UserError as error:
         return "error", "Ray", error.problem, error.fix
     disconnect()

@@ -1,4 +1,4 @@
-"""`train`: one run, from config to summary."""
+"""`train`: a run from config to summary."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from distrl.deploy.policy_file import SavedPolicy
 from distrl.monitor.monitor import Monitor
 from distrl.monitor.options import ResumePoint
 from distrl.runtime.backends.head_watch import HeadWatch
-from distrl.runtime.commands.control import Box, Control, FolderBox
+from distrl.runtime.commands.control import Control, FolderMailbox, Mailbox
 from distrl.runtime.loop.loop import Loop
-from distrl.runtime.loop.saving import Saver
 from distrl.runtime.loop.watchdog import Watchdog, first_steps
 from distrl.runtime.plan.base import Plan
 from distrl.runtime.plan.make import check_config, make_plan
 from distrl.runtime.protocol.backend import Backend
 from distrl.runtime.run.callbacks import load_callbacks
-from distrl.runtime.run.checkpoint import list_checkpoints, newest_valid
+from distrl.runtime.run.checkpoint import CheckpointStates, list_checkpoints, newest_valid
 from distrl.runtime.run.folder import RunFolder
 
 
@@ -39,13 +38,12 @@ def train(
 
     Args:
         config: Path of a YAML file, a nested dict, or a `RunConfig`.
-        overrides: Words like `algorithm.gamma=0.9`.
-        runs_dir: Where the run folder is made.
-        resume: Continue the run of this name from its newest valid checkpoint; from the start, if it had not come to
-            one yet.
+        overrides: Such as `algorithm.gamma=0.9`.
+        runs_dir: Parent of the run folder.
+        resume: Continue the run of this name from its newest valid checkpoint, or from the start without one.
 
     Raises:
-        UserError: Something you can mend; the message says what.
+        UserError: With the fix.
         KeyboardInterrupt: Interrupted, after a checkpoint.
     """
     checked = check_config(load_config(config, overrides))
@@ -54,16 +52,16 @@ def train(
         resume_allowed(check_config(folder.config()), checked)
         if list_checkpoints(folder.checkpoints):
             path, states, problems = newest_valid(folder.checkpoints)
-            return _run(tried_plan(checked), folder, states, str(path), problems)
-    plan = tried_plan(checked)
+            return _run(checked_plan(checked), folder, states, str(path), problems)
+    plan = checked_plan(checked)
     first = SavedPolicy.read(checked.init_from) if checked.init_from else None
     if not resume:
         folder = RunFolder.create(runs_dir, plan.config)
     return _run(plan, folder, None, None, [], first)
 
 
-def tried_plan(config: RunConfig) -> Plan:
-    """`make_plan`, with an eye on an environment that hangs at its first steps."""
+def checked_plan(config: RunConfig) -> Plan:
+    """Make the plan; end the process if the environment hangs meanwhile."""
     with first_steps(config.env.id, config.samplers.timeout):
         return make_plan(config)
 
@@ -71,12 +69,12 @@ def tried_plan(config: RunConfig) -> Plan:
 def _run(
     plan: Plan,
     folder: RunFolder,
-    states: dict[str, Any] | None,
+    states: CheckpointStates | None,
     resumed_from: str | None,
     problems: list[str],
     first: SavedPolicy | None = None,
 ) -> dict[str, Any]:
-    """One attempt."""
+    """Run one attempt."""
     config, phases = plan.config, Phases()
     plan.folder = str(folder.path.absolute())
     folder.save_config(config)
@@ -93,30 +91,27 @@ def _run(
         total_updates=config.stop.updates,
         target_return=config.stop.return_mean,
     )
-    backend = loop = None
+    backend = loop = control = None
     state = "failed"
     try:
         for problem in problems:
             monitor.warn(f"skipped a checkpoint: {problem}")
         if attempt > 1 and not states:
-            monitor.warn("no checkpoint had been written yet: the run begins anew")
+            monitor.warn("no checkpoint was written before: the run starts from the beginning")
         monitor.event("resume" if states else "start", run=str(folder.path), checkpoint=resumed_from, attempt=attempt)
         with phases("start"):
             backend = make_backend(plan, phases)
-        saver = Saver(plan, folder, monitor, callbacks, phases)
-        saver.last_path = Path(resumed_from) if resumed_from else None
-        loop = Loop(plan, backend, saver, monitor, callbacks, phases)
-        loop.control = Control(open_boxes(plan, folder), attempt)
+        loop = Loop(plan, backend, folder, monitor, callbacks, phases)
+        loop.saver.last_path = Path(resumed_from) if resumed_from else None
+        control = loop.control = Control(open_mailboxes(plan, folder), attempt)
         with interruptible(loop):
             with phases("start"):
                 loop.start(states, first.weights if first else None)
-            guard: Any = Watchdog(loop, config.samplers.timeout)
-            if backend.concurrent:
-                guard = HeadWatch(backend.head(), monitor)
-            with guard as loop.watchdog:
+            concurrent = backend.concurrent
+            with HeadWatch(backend.head(), monitor) if concurrent else Watchdog(loop, config.samplers.timeout):
                 reason = loop.run()
         state = f"ended: {reason}"
-        summary = loop.summary(reason)
+        summary = loop.reporter.summary(reason, loop.saver.last_path, loop.saver.problem)
         folder.write_summary(summary)
         monitor.event("stop", reason=reason)
         callbacks.on_end(loop, summary)
@@ -126,15 +121,15 @@ def _run(
         state = f"failed: {error}" if isinstance(error, Exception) else "interrupted"
         raise
     finally:
-        if loop is not None and loop.control is not None:
-            loop.control.close(loop, state)
+        if loop is not None and control is not None:
+            control.close(loop, state)
         monitor.close(None)
         if backend is not None:
             backend.close()
 
 
 def make_backend(plan: Plan, phases: Phases) -> Backend:
-    """The back end that the config names. Ray is imported only where it is used."""
+    """Start the configured backend; Ray is imported only if it is used."""
     if plan.config.backend == "serial":
         from distrl.runtime.backends.serial import SerialBackend
 
@@ -144,31 +139,31 @@ def make_backend(plan: Plan, phases: Phases) -> Backend:
     return RayBackend(plan)
 
 
-def open_boxes(plan: Plan, folder: RunFolder) -> list[Box]:
-    """Where the run takes commands: its folder, and on a shared cluster an actor of its name.
+def open_mailboxes(plan: Plan, folder: RunFolder) -> list[Mailbox]:
+    """Open the channels for commands: the run folder, and on a shared cluster an actor of the run's name.
 
     Raises:
-        ConfigError: A run of this name is at work on the cluster.
+        ConfigError: A run of this name is active on the cluster.
     """
-    boxes: list[Box] = [FolderBox(folder.path)]
+    boxes: list[Mailbox] = [FolderMailbox(folder.path)]
     if plan.config.backend == "ray" and plan.config.ray.address not in (None, "local"):
-        from distrl.runtime.commands.control_actor import ActorBox
+        from distrl.runtime.commands.control_actor import ActorMailbox
 
-        boxes.append(ActorBox(plan.config.name))
+        boxes.append(ActorMailbox(plan.config.name))
     return boxes
 
 
 @contextmanager
 def interruptible(loop: Loop) -> Iterator[None]:
-    """Ctrl-C (or SIGTERM) ends the run at the next boundary, with a checkpoint; a second one ends it at once."""
+    """End the run at the next boundary, with a checkpoint, on Ctrl-C or SIGTERM; at once on the second one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def on_signal(number: int, frame: Any) -> None:
-        if loop.interrupted:
+    def on_signal(number: int, frame: object) -> None:
+        if loop.state.interrupted:
             raise KeyboardInterrupt
-        loop.interrupted = True
+        loop.state.interrupted = True
         loop.monitor.event("interrupt", signal=signal.Signals(number).name)
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}

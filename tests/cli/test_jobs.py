@@ -176,7 +176,7 @@ def test_a_run_on_a_cluster_from_submit_to_stop(head: Head, project: Path) -> No
     printed = distrl("logs", "corridor")
     assert "versions: as on the submitting machine" in printed
     assert "running" in distrl("ps")
-    assert "a run named 'corridor' is at work" in distrl("submit", "run.yaml", fails=True)
+    assert "a run named 'corridor' is active" in distrl("submit", "run.yaml", fails=True)
 
     # By HTTP alone, by the cluster's own address, and through Ray Client.
     assert "run of 4 streams can use 1 to 4" in distrl("scale", "corridor", "--samplers", "5", fails=True)
@@ -211,7 +211,7 @@ def test_a_run_on_a_cluster_from_submit_to_stop(head: Head, project: Path) -> No
     assert "without a further checkpoint" in distrl("stop", "corridor", "--now")
     distrl("logs", "corridor", "--follow")
     assert json.loads((folder / "summary.json").read_text())["stopped"] == "stop --now command"
-    assert "is not at work: SUCCEEDED" in distrl("scale", "corridor", "--samplers", "2", fails=True)
+    assert "is not active: SUCCEEDED" in distrl("scale", "corridor", "--samplers", "2", fails=True)
 
 
 @pytest.mark.ray

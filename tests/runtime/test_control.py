@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.experience.ledger import Ledger
-from distrl.runtime.commands.control import FolderBox
+from distrl.runtime.commands.control import FolderMailbox
 from distrl.runtime.commands.files import CONTROL_FOLDER, Command, FolderRun
 from distrl.runtime.loop.autoscale import Autoscaler
 from distrl.runtime.loop.pool import MAX_LOSSES, Pool
@@ -95,7 +95,7 @@ def test_a_leaving_sampler_goes_when_its_fragments_are_done() -> None:
     assert (change.end, leaving.state, leaving.streams) == ((), "draining", [])
     assert {request.unit.stream for request in pool.orders(pool.slots[0], 0)} == {0, 1}
     pool.stopped(leaving, requests)
-    assert pool.take_leave(leaving)
+    assert pool.end_if_drained(leaving)
     assert {request.unit.stream for request in pool.orders(pool.slots[0], 0)} == {0, 1, 2, 3}
     assert pool.resize(2).start == (1,)  # its name is free again
 
@@ -113,7 +113,7 @@ def test_a_newcomer_that_never_gets_ready_does_not_end_the_run() -> None:
 
 def watch(scaler: Autoscaler, learner: float, samplers: float, windows: int, start: float = 0.0) -> None:
     for tick in range(int(windows * scaler.window) + 1):
-        scaler.note(start + tick, learner, samplers)
+        scaler.observe(start + tick, learner, samplers)
 
 
 @pytest.mark.parametrize(
@@ -132,24 +132,24 @@ def watch(scaler: Autoscaler, learner: float, samplers: float, windows: int, sta
 def test_who_waits_decides(learner_idle: float, samplers_idle: float, samplers: int, wish: int | None) -> None:
     scaler = Autoscaler(1, 16)
     watch(scaler, learner_idle, samplers_idle, windows=2)
-    assert scaler.wish(samplers) == wish
+    assert scaler.target(samplers) == wish
 
 
 def test_one_window_is_not_enough_and_a_change_begins_anew() -> None:
     scaler = Autoscaler(1, 16)
     watch(scaler, 0.9, 0.0, windows=1)
-    assert scaler.wish(2) is None
+    assert scaler.target(2) is None
     watch(scaler, 0.0, 0.9, windows=1, start=100.0)
-    assert scaler.wish(2) is None
+    assert scaler.target(2) is None
     watch(scaler, 0.9, 0.0, windows=2, start=200.0)
-    assert scaler.wish(2) == 3
+    assert scaler.target(2) == 3
     scaler.reset()
-    assert scaler.wish(3) is None
+    assert scaler.target(3) is None
 
 
 def test_a_number_outside_the_bounds_comes_back() -> None:
-    assert Autoscaler(2, 4).wish(1) == 2
-    assert Autoscaler(2, 4).wish(7) == 4
+    assert Autoscaler(2, 4).target(1) == 2
+    assert Autoscaler(2, 4).target(7) == 4
 
 
 # ---- commands to a run ---------------------------------------------------------------------------------------------
@@ -221,24 +221,24 @@ def test_stop_now_writes_none(tmp_runs: Path) -> None:
 
 
 def test_what_an_earlier_attempt_was_told_is_thrown_away(tmp_path: Path) -> None:
-    box = FolderBox(tmp_path)
+    box = FolderMailbox(tmp_path)
     (tmp_path / CONTROL_FOLDER / "x.command.json").write_text(json.dumps({"verb": "stop", "id": "x"}))
     (tmp_path / CONTROL_FOLDER / "y.command.json").write_text("half of a comm")
-    assert [command.verb for command in box.take()] == ["stop"]
-    assert box.take() == []
+    assert [command.verb for command in box.pop()] == ["stop"]
+    assert box.pop() == []
     (tmp_path / CONTROL_FOLDER / "z.command.json").write_text(json.dumps({"verb": "stop", "id": "z"}))
-    assert FolderBox(tmp_path).take() == []
+    assert FolderMailbox(tmp_path).pop() == []
 
 
 def test_a_run_that_died_is_named(tmp_path: Path) -> None:
     import platform
 
     status = {"state": "running", "host": platform.node(), "pid": 2**22 + 1}
-    FolderBox(tmp_path).show(status)
+    FolderMailbox(tmp_path).show(status)
     found = FolderRun(tmp_path).status()
     assert found is not None
     assert found["state"] == "dead"
-    FolderBox(tmp_path).show({**status, "host": "elsewhere"})
+    FolderMailbox(tmp_path).show({**status, "host": "elsewhere"})
     with pytest.raises(ResourceError, match=r"within 0.1 s.*kill -9"):
         FolderRun(tmp_path).send(Command("stop"), seconds=0.1)
 
@@ -309,7 +309,7 @@ def test_commands_reach_a_run_on_a_cluster(local_ray: str, tmp_runs: Path, monke
     assert "1 -> 3" in outside.send(Command("scale", 3))
     status = run.wait_for(lambda status: len([s for s in status["samplers"] if s["state"] == "hosting"]) == 3)
     assert sorted(len(sampler["streams"]) for sampler in status["samplers"]) == [2, 3, 3]
-    with pytest.raises(ConfigError, match="a run named 'cluster' is at work"):
+    with pytest.raises(ConfigError, match="a run named 'cluster' is active"):
         train(config("cluster", env=EIGHT, **changes), runs_dir=tmp_runs.parent / "others")
     shown = outside.status()
     assert shown is not None

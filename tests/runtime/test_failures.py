@@ -84,7 +84,7 @@ def test_an_environment_that_hangs_before_the_run_begins_is_named(tmp_runs: Path
     env = {"id": "tests.support.toy_envs:HangingEnv", "kwargs": {"after": 3}}
     code, output = train_apart(config("hanging", env=env, samplers={"timeout": 1.0}), tmp_runs)
     assert code == 3, output
-    assert "HangingEnv has not come through its first resets and steps within 1 s" in output
+    assert "HangingEnv has not finished its first resets and steps within 1 s" in output
     assert "toy_envs.py" in output  # where it hangs
     assert not (tmp_runs / "hanging").exists()
 

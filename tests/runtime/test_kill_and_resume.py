@@ -61,7 +61,7 @@ def test_killed_before_the_first_checkpoint_begins_anew(tmp_runs: Path) -> None:
     assert not list((tmp_runs / "early" / "checkpoints").iterdir())
     code, output = train_apart(run, tmp_runs, resume=True)
     assert code == 0, output
-    assert "begins anew" in (tmp_runs / "early" / "log.txt").read_text()
+    assert "starts from the beginning" in (tmp_runs / "early" / "log.txt").read_text()
     undisturbed = parameter_hash(config("undisturbed", checkpoint={"every": 6400}), tmp_runs)
     assert summary_of(tmp_runs / "early")["parameter_hash"] == undisturbed
 

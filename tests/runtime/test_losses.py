@@ -46,8 +46,8 @@ class LosesAll(Callback):
 
     def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
         if loop.progress.version == 7:
-            loop.backend.gone_data = [item.data for item in loop.queue.waiting()]
-            loop.losses.look()
+            loop.backend.gone_data = [item.data for item in loop.state.queue.waiting()]
+            loop.lost_data.probe()
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

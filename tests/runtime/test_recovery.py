@@ -72,10 +72,10 @@ class DyingBackend(SerialBackend):
     def rebuild_learner(self, base: RecoveryPoint, updates: Any) -> dict[int, Any]:
         self.learner = self.plan.build_learner(phases=self.phases)
         self.host = LearnerHost(self.learner)
-        self.host.recover(base.version, base.state, str(base.folder) if base.folder else None)
+        self.host.recover(base.version, base.state, base.folder)
         published = {base.version: self.learner.weights(base.version)}
         for batch in updates:
-            published[batch.progress.update + 1] = self.host.make_again(batch.progress, *batch.data)
+            published[batch.progress.update + 1] = self.host.repeat(batch.progress, *batch.data)
         return published
 
 
@@ -137,7 +137,7 @@ def test_batches_are_bounded(die: Any, tmp_runs: Path, monkeypatch: pytest.Monke
     train(dqn_config("off", checkpoint={"every": 0}), runs_dir=tmp_runs)
     train(config("on", checkpoint={"every": 0}, learner={"recover_every": 100}), runs_dir=tmp_runs)
     for name, since in (("off", 2), ("on", 2)):
-        assert [event["updates_made_again"] for event in events(tmp_runs / name, "restarted")] == [since], name
+        assert [event["repeated_updates"] for event in events(tmp_runs / name, "restarted")] == [since], name
 
 
 @pytest.mark.parametrize(("deaths", "every", "message"), [(1, 0, "recover_every is 0"), (9, 1, "4 deaths in a row")])
@@ -283,7 +283,7 @@ def test_a_learner_that_dies_twice_changes_no_bit(
     assert len(again) == 2
     if every:
         # The state of version 6 may still have been under way when its learner died.
-        used = [(event["state_of_version"], event["updates_made_again"]) for event in again]
+        used = [(event["state_of_version"], event["repeated_updates"]) for event in again]
         assert used in ([(0, 2), (6, 0)], [(0, 2), (3, 3)])
     check_curve(folder)
 

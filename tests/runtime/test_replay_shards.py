@@ -21,7 +21,7 @@ class KillsAShard(Callback):
 
     def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
         if loop.progress.version == 8:
-            ray.kill(loop.backend.replay_shards[1])
+            ray.kill(loop.backend.group.replay_shards[1])
 
 
 def test_shards_resume(tmp_runs: Path) -> None:

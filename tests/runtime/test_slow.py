@@ -37,12 +37,14 @@ class World:
     def __init__(self) -> None:
         self.pool = make_pool(8, 2)
         self.told: list[tuple[str, int]] = []
-        self.monitor = SimpleNamespace(event=lambda kind, stream, **facts: self.told.append((kind, stream)))
+        monitor = SimpleNamespace(event=lambda kind, stream, **facts: self.told.append((kind, stream)))
         self.isolate: list[int] = []
-        self.elastic = SimpleNamespace(isolate=self.isolate.append, release=lambda stream: None)
+        elastic: Any = SimpleNamespace(isolate=self.isolate.append, release=lambda stream: None)
         for slot in self.pool.slots:
             self.pool.started(slot, self.pool.orders(slot, 0))
-        self.watch = SlowStreams(self)
+        state: Any = SimpleNamespace(pool=self.pool)
+        services: Any = SimpleNamespace(backend=None, monitor=monitor)
+        self.watch = SlowStreams(state, services, elastic)
 
     def finished(self, seq: int, **paces: Pace) -> None:
         """A fragment of every stream; `s3=pace` is another pace than the usual one."""
@@ -61,7 +63,7 @@ def test_a_slow_stream_is_found_in_the_middle_of_its_first_fragment() -> None:
     assert world.told == [("slow", 3)]
     assert world.isolate == [3]
     assert found_after == 5  # three seconds beyond what the others need, the longest step not counted
-    assert world.watch.problem() == "stream 3 is slow: 1 s a step, the median is 0.005 s; it lives in sampler 0"
+    assert world.watch.problem() == "stream 3 is slow: 1 s a step, the median is 0.005 s; in sampler 0 with others"
 
 
 def test_short_fragments_add_up() -> None:

@@ -31,23 +31,22 @@ class World:
         self.living = {"n1": "10.0.0.1", "n2": "10.0.0.2"}
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.full = ""
-        self.monitor = SimpleNamespace(event=lambda kind, **facts: self.told.append((kind, facts)))
-        self.backend = SimpleNamespace(waits=lambda: self.orders, nodes=lambda: dict(self.living))
+        monitor = SimpleNamespace(event=lambda kind, **facts: self.told.append((kind, facts)))
+        backend = SimpleNamespace(waits=lambda: self.orders, nodes=lambda: dict(self.living))
         slots = [SimpleNamespace(index=index, node=f"n{index}", state="hosting") for index in (1, 2)]
-        self.pool = SimpleNamespace(slots=slots)
-        self.saver = SimpleNamespace(folder=SimpleNamespace(path=folder))
-        self.admission = SimpleNamespace(problem=lambda: self.full)
         self.called: list[str] = []
-        self.slow = SimpleNamespace(problem=lambda: "")
-        self.recovery = SimpleNamespace(restart_at=None, machine_lost=lambda: self.called.append("keep a state"))
-        self.losses = SimpleNamespace(look=lambda: self.called.append("look for data"))
-        self.elastic = SimpleNamespace(room=lambda: self.called.append("use the room"))
-        self.queue = SimpleNamespace(learning=[])
+        recovery = SimpleNamespace(restart_at=None, node_lost=lambda: self.called.append("keep a state"))
+        lost_data = SimpleNamespace(probe=lambda: self.called.append("look for data"))
+        elastic = SimpleNamespace(node_joined=lambda: self.called.append("start samplers"))
+        state: Any = SimpleNamespace(pool=SimpleNamespace(slots=slots), queue=SimpleNamespace(learning=[]))
+        services: Any = SimpleNamespace(monitor=monitor, backend=backend, folder=SimpleNamespace(path=folder))
+        helpers: tuple[Any, Any, Any] = (recovery, lost_data, elastic)
+        self.watch = Waits(state, services, *helpers, (lambda: self.full, lambda: ""))
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(waits, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(waits, "CHECK_SECONDS", 0.0)
     return World(tmp_path)
 
 
@@ -56,41 +55,41 @@ def fragments(seconds: float, unit: int = 4) -> Wait:
 
 
 def test_a_long_wait_is_told_and_told_again_when_it_is_three_times_as_long(world: World) -> None:
-    watch = Waits(world)
+    watch = world.watch
     for seconds in (1.0, 9.0, 11.0, 12.0, 30.0, 34.0, 50.0):
         world.orders = [fragments(seconds)]
-        watch.turn()
+        watch.poll()
     assert [facts["seconds"] for kind, facts in world.told if kind == "waiting"] == [11.0, 34.0]
     assert watch.line() == "the learner waits for sampler 1: it makes fragments 4 of stream 2 for 50 s of 120 s"
     assert watch.record()["orders"][0]["process"] == "sampler 1"
 
 
 def test_what_always_takes_long_is_not_told_each_time(world: World) -> None:
-    watch = Waits(world)
+    watch = world.watch
     for unit in range(3):
         for seconds in (5.0, 15.0):
             world.orders = [fragments(seconds, unit)]
-            watch.turn()
+            watch.poll()
     assert len([kind for kind, _ in world.told if kind == "waiting"]) == 1
 
 
 def test_machines_are_watched(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    watch = Waits(world)
-    watch.turn()
+    watch = world.watch
+    watch.poll()
     del world.living["n2"]
     world.full = "the object store is at its limit"
     monkeypatch.setattr(waits.shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * MIB))
-    watch.turn()
-    watch.turn()
+    watch.poll()
+    watch.poll()
     assert ("node_lost", {"node": "n2", "address": "10.0.0.2", "samplers": [2]}) in world.told
     assert world.called == ["look for data", "keep a state"]
     world.living["n3"] = "10.0.0.3"
-    watch.turn()
+    watch.poll()
     assert ("node_joined", {"node": "n3", "address": "10.0.0.3"}) in world.told
-    assert world.called[2:] == ["use the room"]
+    assert world.called[2:] == ["start samplers"]
     assert watch.record()["problems"] == ["the run folder's disk is nearly full: 3 MiB free", world.full]
     world.full = ""
-    watch.turn()
+    watch.poll()
     assert [(kind, facts["of"]) for kind, facts in world.told if kind.startswith("problem")] == [
         ("problem", "disk"),
         ("problem", "object store"),
@@ -113,14 +112,10 @@ def admission(*, ordered: bool, nbytes: int, waiting: int, running: int, kept: i
 
     queue: Any = Line(SimpleNamespace(meta=meta) for _ in range(waiting))
     queue.ordered = ordered
-    loop = SimpleNamespace(
-        queue=queue,
-        updates_started=5,
-        ledger=SimpleNamespace(running=set(range(running))),
-        recovery=SimpleNamespace(nbytes=lambda: kept),
-    )
-    made = Admission(loop, 100 * MIB)
-    made.note([meta])
+    state: Any = SimpleNamespace(queue=queue, updates_started=5, ledger=SimpleNamespace(running=set(range(running))))
+    recovery: Any = SimpleNamespace(nbytes=lambda: kept)
+    made = Admission(state, recovery, 100 * MIB)
+    made.observe([meta])
     return made
 
 

@@ -41,7 +41,7 @@ class KillsASampler(Callback):
 
     def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
         if loop.progress.version == 3:
-            os.kill(loop.pool.slots[0].pid, signal.SIGKILL)
+            os.kill(loop.state.pool.slots[0].pid, signal.SIGKILL)
 
 
 class KillsManySamplers(Callback):
@@ -51,7 +51,7 @@ class KillsManySamplers(Callback):
         self.random = random.Random(0)
 
     def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
-        ready = [slot for slot in loop.pool.slots if slot.ready]
+        ready = [slot for slot in loop.state.pool.slots if slot.ready]
         if loop.progress.version % 5 == 0 and ready:
             pid = self.random.choice(ready).pid
             threading.Timer(self.random.uniform(0, 0.05), _kill_if_there, (pid,)).start()
@@ -73,7 +73,7 @@ class Scales141(Callback):
         version = loop.progress.version
         if version == 5:
             loop.elastic.scale(4, "a test")
-        hosting = sum(slot.state == "hosting" for slot in loop.pool.slots)
+        hosting = sum(slot.state == "hosting" for slot in loop.state.pool.slots)
         if version > 5 and not self.down_at:
             if hosting == 4:
                 self.down_at = version + 10
@@ -91,7 +91,7 @@ class KillsTheLearner(Callback):
             marker.touch()
             import ray
 
-            os.kill(ray.get(loop.backend.learners[0].ready.remote()), signal.SIGKILL)
+            os.kill(ray.get(loop.backend.group.learners[0].ready.remote()), signal.SIGKILL)
 
 
 class KillsLearners(Callback):
@@ -106,7 +106,7 @@ class KillsLearners(Callback):
             import ray
 
             time.sleep(0.3)  # its state shall have been kept, which takes no time on a machine with nothing else to do
-            pid = ray.get(loop.backend.learners[0].ready.remote())
+            pid = ray.get(loop.backend.group.learners[0].ready.remote())
             threading.Timer(delay, _kill_if_there, (pid,)).start()
 
 
@@ -118,7 +118,7 @@ class KillsParts(KillsManySamplers):
         if loop.progress.version % 12 == 11:
             import ray
 
-            pid = ray.get(loop.backend.learners[0].ready.remote())
+            pid = ray.get(loop.backend.group.learners[0].ready.remote())
             threading.Timer(self.random.uniform(0, 0.05), _kill_if_there, (pid,)).start()
 
 
@@ -215,12 +215,12 @@ class WritesUnits(EndsItself):
     def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
         progress = loop.recovery.current.progress
         line = {
-            "attempt": len(loop.saver.folder.attempts()),
+            "attempt": len(loop.services.folder.attempts()),
             "update": loop.progress.version,
             "units": progress.units,
             "staleness": metrics["staleness/max"],
         }
-        with open(loop.saver.folder.path / "units.jsonl", "a") as file:
+        with open(loop.services.folder.path / "units.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
         super().on_update(loop, metrics)
 
@@ -239,13 +239,13 @@ class KillsEvery(Callback):
     def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
         now = time.monotonic()
         if now - self.began > self.seconds:
-            loop.asked_to_stop = "the drill is over"
+            loop.state.stop_requested = "the drill is over"
         elif now >= self.next:
             self.next += self.every
             self.kills += 1
-            _kill_if_there(self.random.choice(loop.pool.slots).pid)
+            _kill_if_there(self.random.choice(loop.state.pool.slots).pid)
         for moment, part in list(self.parts.items()):
-            actors = getattr(loop.backend, part)
+            actors = getattr(loop.backend.group, part)
             if now - self.began > moment and actors:
                 import ray
 
@@ -271,7 +271,7 @@ class FillsTheDisk(Callback):
 
     def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
         if loop.progress.version == 10:
-            fill(loop.saver.folder.path)
+            fill(loop.services.folder.path)
 
 
 def fill(disk: Path) -> Path:

@@ -92,7 +92,7 @@ class Flow(RuleBasedStateMachine):
         for meta in self.pool.finished(self.pool.slots[sampler], metas):
             self.positions[meta.unit.stream] = meta.unit.seq + 1
             self.queue.put(meta, data=None)
-        self.pool.take_leave(self.pool.slots[sampler])
+        self.pool.end_if_drained(self.pool.slots[sampler])
 
     @rule(choice=st.integers(0, 99))
     def die(self, choice: int) -> None:

@@ -1,81 +1,84 @@
-"""Connecting to Ray."""
+"""Connection to a Ray cluster, and its resources."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 from ray.exceptions import AuthenticationError
 
 from distrl.base.errors import ResourceError
 
+#: Handle of a Ray actor, whose methods Ray does not type.
+Actor: TypeAlias = Any
+
 #: Key of a Ray job's metadata that holds the name of its run.
 RUN_KEY = "distrl_run"
 START_TRIES = 3
-#: What Ray says where processes of its own were late or died at the start, which happens on busy machines: its deadline
-#: for a new node's agent is 15 s, and a head starts a process for each client that comes by ray://.
-PASSING = ("timed out during startup", "Starting Ray client server failed")
+#: Messages of Ray when its own processes are late at the start, as on busy machines: it waits 15 s for a new node's
+#: agent, and a head starts a process for each ray:// client.
+TRANSIENT = ("timed out during startup", "Starting Ray client server failed")
 
 
-def connect(settings: Any, run: str | None = None) -> tuple[bool, bool]:
-    """Connect to the cluster that the config names, or start a local one.
+def connect(address: str | None, run: str | None = None, object_store_mb: int | None = None) -> tuple[bool, bool]:
+    """Connect to a cluster, or start a local one.
 
     Args:
-        settings: The config's `ray` section.
-        run: Name of the run, for the metadata of the Ray job that this process becomes.
+        address: None or `local` for a local cluster; else as `ray.init` takes it.
+        run: Name of the run, for the metadata of this process's Ray job.
+        object_store_mb: Size of a local cluster's object store.
 
     Returns:
-        Whether the cluster is local, and whether it was started here (and so must be ended here).
+        Local cluster, started here (and to be ended here).
 
     Raises:
         ResourceError: The cluster cannot be reached or started.
     """
-    local = settings.address in (None, "local")
+    local = address in (None, "local")
     if ray.is_initialized():
         return local, False
-    os.environ.setdefault(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # keep GPU variables of CPU-only actors as they are
+    # keep the GPU variables of CPU-only actors
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     if local:
         options["address"] = "local"
         options["num_cpus"] = os.cpu_count()
-        if settings.object_store_mb:
-            options["object_store_memory"] = settings.object_store_mb * 2**20
+        if object_store_mb:
+            options["object_store_memory"] = object_store_mb * 2**20
     else:
-        options = {"address": settings.address, "log_to_driver": False, "logging_level": logging.ERROR}
+        options = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
     if run is not None:
         options["job_config"] = ray.job_config.JobConfig(metadata={RUN_KEY: run})
     try:
         _init(options, START_TRIES)
     except AuthenticationError:
         raise ResourceError(
-            f"the Ray cluster at {settings.address} asks for a token that this machine does not have.",
+            f"the Ray cluster at {address} requires a token that this machine does not have.",
             "Set RAY_AUTH_MODE=token, and copy the cluster's token to ~/.ray/auth_token or into RAY_AUTH_TOKEN.",
         ) from None
-    except Exception as error:  # Ray raises bare ones too, such as when its processes take too long to start
-        where = "start a local Ray cluster" if local else f"reach the Ray cluster at {settings.address}"
+    except Exception as error:  # Ray raises bare exceptions too
+        where = "start a local Ray cluster" if local else f"reach the Ray cluster at {address}"
         raise ResourceError(f"could not {where}: {error}", "See ray status, or use backend=serial.") from error
     return local, True
 
 
 def _init(options: dict[str, Any], tries: int) -> None:
-    """`ray.init`, and again where Ray says that processes of its own did not come up."""
+    """Call `ray.init`, repeatedly if its processes are late."""
     for left in reversed(range(tries)):
         try:
             ray.init(**options)
             return
         except Exception as error:
-            if not left or not any(text in str(error) for text in PASSING):
+            if not left or not any(text in str(error) for text in TRANSIENT):
                 raise
             ray.shutdown()
 
 
 def learner_gpus(device: str, processes: int, local: bool) -> int:
-    """GPUs that each learner process reserves. On a remote cluster this machine may have none, and the cluster some."""
+    """Return the GPUs that each learner process reserves, here or on a remote cluster."""
     if device != "auto":
         return int(device.startswith("cuda"))
     if local:
@@ -86,13 +89,13 @@ def learner_gpus(device: str, processes: int, local: bool) -> int:
 
 
 def fits(asked: Mapping[str, float]) -> bool:
-    """Whether some living node is large enough, were it empty."""
+    """Return True if some living node has these resources in total."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes)
 
 
 def scarcity(asked: Mapping[str, float]) -> str:
-    """Why an actor that reserves so much cannot start now, in words; an empty string where it can."""
+    """Describe why an actor with these resources cannot start now, or return an empty string."""
     wish = " and ".join(f"{amount:g} {name}" for name, amount in asked.items() if amount)
     if not fits(asked):
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -106,5 +109,5 @@ def scarcity(asked: Mapping[str, float]) -> str:
 
 
 def disconnect() -> None:
-    """End what `connect` started."""
+    """End the cluster that `connect` started."""
     ray.shutdown()

@@ -1,25 +1,25 @@
-"""A watch on the cluster's head: without it this process hangs inside Ray, until Ray ends it a minute later."""
+"""`HeadWatch`: reports a lost head node, without which Ray hangs and ends this process after about a minute."""
 
 from __future__ import annotations
 
 import socket
 import threading
 import time
-from typing import Any
 
-LOOK_SECONDS = 2.0
+from distrl.monitor.monitor import Monitor
+
+CHECK_SECONDS = 2.0
 SILENT_SECONDS = 6.0
 
 
 class HeadWatch:
-    """A thread that tells when nothing listens at the head's address any more.
+    """A thread that reports when the head's address stops and resumes answering.
 
     Args:
-        address: `HOST:PORT` of the head; None: nothing is watched.
-        monitor: Told once when the head goes, and once when it comes back.
+        address: `HOST:PORT` of the head; None disables the watch.
     """
 
-    def __init__(self, address: str | None, monitor: Any):
+    def __init__(self, address: str | None, monitor: Monitor):
         self.address, self.monitor = address, monitor
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="head watch", daemon=True)
@@ -33,15 +33,15 @@ class HeadWatch:
         self._stop.set()
 
     def _watch(self) -> None:
-        answered, told = time.monotonic(), False
-        while not self._stop.wait(LOOK_SECONDS):
+        answered, reported = time.monotonic(), False
+        while not self._stop.wait(CHECK_SECONDS):
             if self._listens():
                 answered = time.monotonic()
-                if told:
+                if reported:
                     self.monitor.event("problem_over", of="head")
-                    told = False
-            elif not told and time.monotonic() - answered > SILENT_SECONDS:
-                told = True
+                    reported = False
+            elif not reported and time.monotonic() - answered > SILENT_SECONDS:
+                reported = True
                 text = (
                     f"the cluster's head does not answer at {self.address}; unless it comes back, Ray ends this "
                     "process in about a minute. Then start again with --resume"
@@ -51,7 +51,7 @@ class HeadWatch:
     def _listens(self) -> bool:
         host, port = str(self.address).rsplit(":", 1)
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_SECONDS).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CHECK_SECONDS).close()
         except OSError:
             return False
         return True

@@ -1,4 +1,4 @@
-"""A learner that others talk to from another process: errors as values, a state to keep, and a beginning from there."""
+"""`LearnerHost`: a learner in its own process, with exceptions as values, and recovery."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from distrl.runtime.run.checkpoint import LEARNER_FILE, REPLAY_FOLDER, SHARED
 
 
 class LearnerHost:
-    """Makes updates, and makes those of a predecessor again.
+    """Makes updates, and repeats those of a dead predecessor.
 
-    Args:
-        learner: Fresh, or as its owner set it up.
+    Attributes:
+        version: After a recovery, the number of updates made; calls must follow without a gap.
+        failure: The error of a failed recovery; the next update returns it.
     """
 
     def __init__(self, learner: Learner):
         self.learner = learner
-        self.version: int | None = None  # after a recovery: updates made, so that none can be left out
-        self.failure: Failure | None = None  # why a recovery went wrong
+        self.version: int | None = None
+        self.failure: Failure | None = None
 
     def update(self, progress: Progress, *fragments: FragmentData) -> tuple[Any, Any]:
-        """Report and weights; or a failure."""
+        """Make an update; return report and weights, or a failure and None."""
         if self.failure is None and self.version not in (None, progress.update):
-            # Ray leaves out a call whose arguments are lost.
-            problem = f"the learner was built again, but the data of update {self.version} is gone with its node."
+            # Ray skips a call whose arguments are lost.
+            problem = f"the learner was rebuilt, but the data of update {self.version} is gone with its node."
             self.failure = Failure(ResourceError(problem, "Start again with --resume."), "")
         if self.failure is not None:
             return self.failure, None
@@ -44,43 +45,45 @@ class LearnerHost:
         return made
 
     def keep(self) -> tuple[float, Any]:
-        """Seconds that this takes, and the state as plain arrays."""
+        """Return the seconds that this costs, and the packed state."""
         began = time.perf_counter()
         with self.learner.phases("keep"):
             packed = pack(self.learner.state())
-        # On its way out the arrays are copied once more, which takes as long.
+        # Returning the arrays copies them once more, which takes as long.
         return 2 * (time.perf_counter() - began), packed
 
-    def recover(self, version: int, packed: Any, folder: str | None) -> None:
-        """Begin with the state that a learner had after `version` updates, which died since.
+    def recover(self, version: int, packed: Any, folder: Path | None) -> None:
+        """Load the state of a dead learner after `version` updates.
 
         Args:
-            packed: What `keep` gave, where there is no `folder`.
-            folder: A checkpoint, with replay.
+            packed: Result of `keep`; used without `folder`.
+            folder: A checkpoint with replay.
         """
         self.version = version
         try:
             if folder is None:
                 self.learner.load_state(unpack(*packed))
                 return
-            self.learner.load_state(load_state(Path(folder) / LEARNER_FILE))
-            self.failure = self.load_replay(str(Path(folder) / REPLAY_FOLDER))
+            self.learner.load_state(load_state(folder / LEARNER_FILE))
+            self._load_files(folder / REPLAY_FOLDER)
         except Exception as error:
             self.failure = Failure.of(error)
 
-    def make_again(self, progress: Progress, *fragments: FragmentData) -> Any:
-        """An update that a predecessor made; its weights. What goes wrong is told by the next new update."""
+    def repeat(self, progress: Progress, *fragments: FragmentData) -> Any:
+        """Repeat an update of a predecessor; return its weights. The next new update returns a failure."""
         report, weights = self.update(progress, *fragments)
         if isinstance(report, Failure):
             self.failure = report
         return weights
 
-    def load_replay(self, folder: str) -> Failure | None:
-        """Take the replay that was written into a folder."""
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method of `LEARNER_CALLS`; return its result or a failure."""
         try:
-            if not Path(folder).is_dir():
-                raise CheckpointError(f"{folder} is not there on {platform.node()}, where the learner runs.", SHARED)
-            self.learner.load_files(Path(folder))
+            return self._load_files(*args) if method == "load_files" else getattr(self.learner, method)(*args)
         except Exception as error:
             return Failure.of(error)
-        return None
+
+    def _load_files(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is not there on {platform.node()}, where the learner runs.", SHARED)
+        self.learner.load_files(folder)

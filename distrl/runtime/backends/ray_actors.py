@@ -1,26 +1,26 @@
-"""The Ray actors: thin shells around the same classes that run in-process.
+"""Ray actors around the classes that also run in-process.
 
-Exceptions come back as values (`Failure`), so that the loop tells an environment that raised from an actor that died.
-Results are direct returns of calls that the loop made: what an actor `ray.put`s would die with it.
+Exceptions are returned as values (`Failure`), which distinguishes an environment that raised from an actor that died.
+Results are direct returns of the loop's calls: objects that an actor `ray.put`s die with it.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from distrl.control.learner.learner import Progress
 from distrl.experience.activity import Activity
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
-from distrl.learning.process_group import GroupShards, join_group, leave_group
+from distrl.learning.process_group import GroupShards, join_group
 from distrl.learning.shards import Shards
 from distrl.models.parameters.published import load_weights
+from distrl.runtime.backends.cluster import Actor
 from distrl.runtime.backends.learner_host import LearnerHost
 from distrl.runtime.backends.replay_actors import RemoteShard
 from distrl.runtime.backends.stacks import SUSPICIOUS_SECONDS, Stacks
@@ -30,24 +30,24 @@ from distrl.runtime.protocol.events import Failure
 
 
 class SamplerActor:
-    """Hosts an `EnvSampler`."""
+    """A sampler in its own process."""
 
     def __init__(self, plan: Plan, index: int):
         plan.enter_process()
         set_threads(plan.config.samplers.threads)
-        # A returned fragment has been copied to shared memory before the next call begins, so buffers can be reused.
+        # Returned fragments are copied to shared memory before the next call, so buffers can be reused.
         self.sampler = plan.build_sampler(index, reuse_buffers=True)
         seconds = min(SUSPICIOUS_SECONDS, plan.config.samplers.timeout / 2)
         self.stacks = Stacks(plan.folder, f"sampler {index}", seconds)
         self.sampler.phases.switch("wait")
-        self.sampler.phases.reset()  # what came before was the start, which is the loop's phase
+        self.sampler.phases.reset()  # the loop has timed the start
 
     def ready(self) -> tuple[int, str]:
-        """Process id and node, once the sampler stands."""
+        """Return process id and node."""
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
     def collect(self, requests: list[CollectRequest], weights: Weights) -> tuple[Any, ...]:
-        """Metas first, then one return value per fragment, so that data and metas travel apart."""
+        """Collect fragments; return the metas, then one value per fragment, which the loop does not fetch."""
         try:
             with self.stacks.watch():
                 fragments = self.sampler.collect(requests, weights)
@@ -56,20 +56,18 @@ class SamplerActor:
         return ([meta for meta, _ in fragments], *(data for _, data in fragments))
 
     def probe(self) -> Activity:
-        """What `collect` is doing right now. Runs beside it, in a thread of its own."""
+        """Return the progress of a running `collect`, from a separate thread."""
         return self.sampler.clock.activity()
 
     def drop(self, streams: list[int]) -> None:
-        """Streams that live elsewhere now."""
+        """Drop reassigned streams."""
         self.sampler.drop(streams)
 
 
-class LearnerActor:
-    """Hosts a `Learner`, alone or as one process of a data-parallel group."""
+class LearnerActor(LearnerHost):
+    """A learner, alone or as one process of a data-parallel group."""
 
-    def __init__(self, plan: Plan, rank: int, rendezvous: str, replay_shards: Sequence[Any] = ()):
-        import torch
-
+    def __init__(self, plan: Plan, rank: int, rendezvous: str, replay_shards: Sequence[Actor] = ()):
         plan.enter_process()
         config = plan.config.learner
         set_threads(config.threads)
@@ -78,28 +76,18 @@ class LearnerActor:
             join_group(rendezvous, rank, config.processes, torch.device(pick_device(config.device)))
             shards = GroupShards(config.shards, rank, config.processes)
         handles = [RemoteShard(actor) for actor in replay_shards]
-        self.learner = plan.build_learner(shards=shards, replay_shards=handles)
-        self.host = LearnerHost(self.learner)
+        super().__init__(plan.build_learner(shards=shards, replay_shards=handles))
         self.stacks = Stacks(plan.folder, f"learner {rank}")
         self.learner.phases.switch("wait")
         self.learner.phases.reset()
 
     def ready(self) -> int:
+        """Return the process id."""
         return os.getpid()
 
     def update(self, progress: Progress, *fragments: FragmentData) -> tuple[Any, Any]:
-        """Report and weights."""
         with self.stacks.watch():
-            return self.host.update(progress, *fragments)
-
-    def keep(self) -> tuple[float, Any]:
-        return self.host.keep()
-
-    def recover(self, version: int, packed: Any, folder: str | None) -> None:
-        self.host.recover(version, packed, folder)
-
-    def make_again(self, progress: Progress, *fragments: FragmentData) -> Any:
-        return self.host.make_again(progress, *fragments)
+            return super().update(progress, *fragments)
 
     def stage(self, units: list[Unit], *fragments: FragmentData) -> None:
         self.learner.stage(units, fragments)
@@ -107,35 +95,9 @@ class LearnerActor:
     def publish(self, version: int) -> Weights:
         return self.learner.weights(version)
 
-    def state(self) -> dict[str, Any]:
-        return self.learner.state()
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.learner.load_state(state)
-
-    def save_replay(self, folder: str) -> Any:
-        """Write the replay's files from this process; returns the machine's name."""
-        try:
-            self.learner.save_files(Path(folder))
-        except Exception as error:
-            return Failure.of(error)
-        return platform.node()
-
-    def replay_saved(self, folder: str) -> None:
-        self.learner.files_saved(Path(folder))
-
-    def load_replay(self, folder: str) -> Any:
-        return self.host.load_replay(folder)
-
-    def warm_start(self, weights: Weights) -> None:
-        self.learner.warm_start(weights)
-
-    def leave(self) -> None:
-        leave_group()
-
 
 class EvaluatorActor:
-    """Hosts an `Evaluator`."""
+    """An evaluator in its own process."""
 
     def __init__(self, plan: Plan):
         plan.enter_process()

@@ -1,4 +1,4 @@
-"""The replay as processes of their own: one actor for each shard, reached from the learner's process."""
+"""Replay shards in their own actors, called from the learner's process."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from distrl.base.errors import ResourceError
+from distrl.runtime.backends.cluster import Actor
 from distrl.runtime.backends.threads import set_threads
 from distrl.runtime.plan.base import Plan
 from distrl.runtime.plan.replay import build_shard
 from distrl.runtime.protocol.events import Failure
+from distrl.runtime.protocol.orders import Handle
 from distrl.store.replay.sharded import ReplayShard, ShardLost, ShardReply, ShardReport
 
-#: Longer than any draw; only a checkpoint of a very large shard on a slow disk comes near.
+#: Longer than any sample; only a checkpoint of a very large shard on a slow disk comes near.
 ANSWER_SECONDS = 600.0
 
 
 class ShardActor:
-    """Hosts a `ReplayShard`."""
+    """A `ReplayShard` in its own process."""
 
     def __init__(self, plan: Plan, index: int):
         plan.enter_process()
@@ -31,7 +33,7 @@ class ShardActor:
         return os.getpid()
 
     def execute(self, method: str, *args: Any) -> Any:
-        """Report and value; an error as a value, so that it differs from a process that died."""
+        """Call a method of the shard; return report and value, or a failure."""
         try:
             return self.shard.execute(method, *args)
         except Exception as error:
@@ -39,13 +41,9 @@ class ShardActor:
 
 
 class RemoteShard:
-    """A way to a shard in another process; see `store.replay.sharded.ShardHandle`.
+    """The `ShardHandle` of a `ShardActor`."""
 
-    Args:
-        actor: A `ShardActor`'s handle.
-    """
-
-    def __init__(self, actor: Any):
+    def __init__(self, actor: Actor):
         self.actor = actor
 
     def call(self, method: str, *args: Any) -> ShardReply:
@@ -56,26 +54,26 @@ class RemoteShard:
 
 
 class RemoteAnswer:
-    """An answer on its way."""
+    """A pending answer."""
 
-    def __init__(self, reference: Any, method: str):
+    def __init__(self, reference: Handle, method: str):
         self.reference, self.method = reference, method
 
     def result(self) -> tuple[ShardReport, Any]:
-        """Wait for it.
+        """Wait for report and value.
 
         Raises:
-            ShardLost: The process is gone.
-            ResourceError: It lives, and does not answer.
+            ShardLost: The process died.
+            ResourceError: It does not answer.
         """
         try:
-            answer = ray.get(self.reference, timeout=ANSWER_SECONDS)
+            answer: Any = ray.get(self.reference, timeout=ANSWER_SECONDS)
         except RayActorError as error:
             raise ShardLost(str(error)) from error
         except GetTimeoutError:
             raise ResourceError(
-                f"a replay shard has not answered to {self.method!r} within {ANSWER_SECONDS:.0f} s.",
-                "Look at its machine's disk and memory; then continue with --resume.",
+                f"a replay shard has not answered {self.method!r} within {ANSWER_SECONDS:.0f} s.",
+                "Check its machine's disk and memory; then continue with --resume.",
             ) from None
         except RayTaskError as error:
             raise ShardLost(str(error)) from error
@@ -84,8 +82,8 @@ class RemoteAnswer:
         return answer
 
 
-def start_shards(plan: Plan, cpus: float) -> list[Any]:
-    """Handles of one new actor for each shard of the run; none where the replay stays in the learner's process."""
+def start_shards(plan: Plan, cpus: float) -> list[Actor]:
+    """Start one actor per shard of the run; none if the replay stays in the learner's process."""
     if not plan.off_policy or plan.config.store.shards == 1:
         return []
     actor = ray.remote(num_cpus=cpus)(ShardActor)

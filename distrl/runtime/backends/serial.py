@@ -1,11 +1,12 @@
-"""Back end `serial`: everything in this process, one thing at a time. Breakpoints work; no ray is imported."""
+"""Serial backend: everything in this process, one order at a time, without Ray; breakpoints work."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
+
+import torch
 
 from distrl.base.phases import Phases
 from distrl.control.learner.learner import Progress
@@ -25,18 +26,15 @@ from distrl.runtime.protocol.events import (
     SamplerReady,
     Updated,
 )
-from distrl.runtime.protocol.orders import Wait
+from distrl.runtime.protocol.orders import LEARNER_CALLS, Handle, RecoveryPoint, UpdateOrder, Wait
 
 
 class SerialBackend:
-    """One sampler that hosts every stream, one learner, one evaluator, in turn.
-
-    Whatever `samplers.count` says, one sampler does the work: where streams live changes no result.
-    """
+    """One sampler for all streams, one learner and one evaluator, in turn; `samplers.count` is ignored."""
 
     concurrent = False
     prefetches = False
-    recovers = False  # with the learner everything dies
+    recovers = False
 
     def __init__(self, plan: Plan, phases: Phases):
         self.plan = plan
@@ -45,11 +43,11 @@ class SerialBackend:
         self.phases = phases
         self.on_wait: Callable[[], None] = lambda: None
         self.learner = plan.build_learner(phases=phases)
-        # A fragment is learned from before the next is made, unless fragments may wait.
+        # Without staleness a fragment is consumed before the next one is collected.
         reuse = plan.config.store.max_staleness == 0
         self.sampler = plan.build_sampler(0, reuse_buffers=reuse, phases=phases)
         self.evaluator = plan.build_evaluator()
-        self.eval_model: Any = None
+        self.eval_model: torch.nn.Module | None = None
         self._tasks: deque[Callable[[], Event]] = deque()
 
     def start(self, samplers: int) -> None:
@@ -67,7 +65,7 @@ class SerialBackend:
         self._tasks.append(task)
 
     def probe(self, sampler: int) -> None:
-        """Nobody can look while this process is at work."""
+        """Do nothing: this process is busy during a call."""
 
     def update(self, data: Sequence[FragmentData], progress: Progress) -> None:
         def task() -> Event:
@@ -77,7 +75,7 @@ class SerialBackend:
             except Exception as error:
                 return LearnerFailed(Failure.here(error))
 
-        self._tasks.appendleft(task)  # learning comes first: what is sampled next is then as fresh as can be
+        self._tasks.appendleft(task)  # before sampling, so that the next fragments are fresher
 
     def stage(self, units: Sequence[Unit], data: Sequence[FragmentData]) -> None:
         self.learner.stage(units, data)
@@ -98,7 +96,7 @@ class SerialBackend:
         self._tasks.appendleft(task)
 
     def _use_threads(self, threads: int) -> None:
-        """Each part computes with its own number of threads, as it would in a process of its own."""
+        """Set the thread count of the component that runs next, as in a separate process."""
         if threads != self._threads:
             set_threads(threads)
             self._threads = threads
@@ -113,61 +111,44 @@ class SerialBackend:
         self._tasks.append(lambda: SamplerReady(0, 0))
 
     def end_sampler(self, sampler: int) -> None:
-        """There is one sampler, and it stays."""
+        """Do nothing: the one sampler stays."""
 
     def drop_streams(self, sampler: int, streams: Sequence[int]) -> None:
         self.sampler.drop(streams)
 
-    def learner_state(self) -> dict[str, Any]:
-        return self.learner.state()
-
-    def keep_state(self) -> Any:
-        return None
-
-    def kept_state(self, handle: Any) -> tuple[float, Any] | None:
-        return None
-
-    def unpacked(self, state: Any) -> dict[str, Any]:
-        return state
-
-    def rebuild_learner(self, base: Any, updates: Sequence[Any]) -> dict[int, Any]:
-        raise RuntimeError("a learner in this process does not die alone")
-
-    def intact(self, handle: Any) -> bool:
-        return True
-
-    def gone(self, data: Sequence[Any]) -> list[bool]:
-        return [False] * len(data)
-
-    def load_learner(self, state: dict[str, Any]) -> None:
-        self.learner.load_state(state)
-
-    def save_replay(self, folder: Path) -> None:
-        self.learner.save_files(folder)
-
-    def replay_saved(self, folder: Path) -> None:
-        self.learner.files_saved(folder)
-
-    def load_replay(self, folder: Path) -> None:
-        self.learner.load_files(folder)
-
-    def warm_start(self, weights: Weights) -> None:
-        self.learner.warm_start(weights)
+    def ask_learner(self, method: str, *args: object) -> Any:
+        assert method in LEARNER_CALLS
+        return getattr(self.learner, method)(*args)
 
     def publish(self, version: int) -> Weights:
         return self.learner.weights(version)
 
-    def put_weights(self, weights: Weights) -> Weights:
-        return weights
+    def keep_state(self) -> Handle:
+        return None
 
-    def put_data(self, data: FragmentData) -> FragmentData:
-        return data
+    def kept_state(self, handle: Handle) -> tuple[float, object] | None:
+        return None
 
-    def fetch(self, handle: Any) -> Any:
+    def unpacked(self, state: dict[str, object]) -> dict[str, object]:
+        return state
+
+    def rebuild_learner(self, base: RecoveryPoint, updates: Sequence[UpdateOrder]) -> dict[int, Handle]:
+        raise RuntimeError("a learner in this process does not die alone")
+
+    def put(self, value: Weights | FragmentData) -> Handle:
+        return value
+
+    def fetch(self, handle: Handle) -> Any:
         return handle
 
+    def intact(self, handle: Handle) -> bool:
+        return True
+
+    def gone(self, data: Sequence[Handle]) -> list[bool]:
+        return [False] * len(data)
+
     def waits(self) -> list[Wait]:
-        return []  # one thing at a time: whoever could look is at work
+        return []
 
     def nodes(self) -> dict[str, str]:
         return {}

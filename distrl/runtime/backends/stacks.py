@@ -1,7 +1,7 @@
-"""Stacks of a process whose call takes suspiciously long, written by the process itself into the run folder.
+"""`Stacks`: a process writes its own stacks into the run folder when a call takes suspiciously long.
 
-A thread looks once a second, so a call costs nothing. It needs Python to run: a deadlock inside a C extension that
-holds the interpreter's lock leaves no stacks.
+A thread checks once a second, so calls cost nothing. It needs the interpreter's lock: a deadlock inside a C extension
+that holds the lock leaves no stacks.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ FOLDER = "stacks"
 SUSPICIOUS_SECONDS = 20.0
 
 
-def stacks_file(run_folder: str | Path, part: str) -> Path:
-    """Where the stacks of a part are.
+def stacks_file(run_folder: str | Path, process: str) -> Path:
+    """Return the file with the stacks of a process.
 
     >>> stacks_file("runs/a", "sampler 3").as_posix()
     'runs/a/stacks/sampler_3.txt'
     """
-    return Path(run_folder) / FOLDER / f"{part.replace(' ', '_')}.txt"
+    return Path(run_folder) / FOLDER / f"{process.replace(' ', '_')}.txt"
 
 
 class Stacks:
     """Watches the calls of this process.
 
     Args:
-        run_folder: On another machine it may not be there: then stacks go to the process's log.
-        part: Who this is.
-        seconds: After which a call is suspicious.
+        run_folder: If this machine does not see it, stacks go to the process's log.
+        process: Name of this process, such as `sampler 3`.
+        seconds: Duration of a suspicious call.
     """
 
-    def __init__(self, run_folder: str, part: str, seconds: float = SUSPICIOUS_SECONDS):
-        self.folder, self.part, self.seconds = Path(run_folder), part, seconds
+    def __init__(self, run_folder: str, process: str, seconds: float = SUSPICIOUS_SECONDS):
+        self.folder, self.process, self.seconds = Path(run_folder), process, seconds
         self._began: float | None = None
         threading.Thread(target=self._watch, name="stacks", daemon=True).start()
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """A call."""
+        """Watch the call in this context."""
         self._began = time.monotonic()
         try:
             yield
@@ -51,16 +51,16 @@ class Stacks:
             self._began = None
 
     def _watch(self) -> None:
-        told: float | None = None
+        reported: float | None = None
         while True:
             time.sleep(min(self.seconds / 4, 1.0))
             began = self._began
-            if began is not None and began != told and time.monotonic() - began >= self.seconds:
-                told = began
+            if began is not None and began != reported and time.monotonic() - began >= self.seconds:
+                reported = began
                 self._write()
 
     def _write(self) -> None:
-        path = stacks_file(self.folder, self.part)
+        path = stacks_file(self.folder, self.process)
         try:
             if self.folder.is_dir():
                 path.parent.mkdir(exist_ok=True)

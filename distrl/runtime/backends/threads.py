@@ -1,19 +1,19 @@
-"""The number of threads that a process computes with."""
+"""Thread counts of torch and of numpy's matrix library."""
 
 from __future__ import annotations
 
 import os
 from functools import cache
-from typing import Any
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 
 def set_threads(threads: int) -> None:
-    """Fix the threads of torch's and numpy's matrix products in this process.
+    """Set the threads of torch and of numpy's BLAS in this process.
 
-    Results can depend on the number. And numpy's library, left alone, takes every core and spins while it waits for
-    the slowest: beside other processes that costs ten times the work.
+    Results can depend on the number. By default numpy's BLAS takes every core and spins while it waits, which slows
+    processes on shared cores down tenfold.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
@@ -21,8 +21,6 @@ def set_threads(threads: int) -> None:
 
 
 @cache
-def _numpy_libraries() -> Any:
-    """The matrix libraries in this process; numpy's is loaded by now, because torch imports numpy."""
-    from threadpoolctl import ThreadpoolController
-
+def _numpy_libraries() -> ThreadpoolController:
+    """Return the BLAS libraries of this process; torch has loaded numpy's."""
     return ThreadpoolController()

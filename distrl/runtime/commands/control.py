@@ -1,8 +1,8 @@
-"""The command channel of a run: how `scale`, `stop` and `status` reach a loop that is at work.
+"""Command channel of a running loop: `scale`, `stop` and `status`.
 
-A *box* is where commands come in and the status goes out. Every run has one in its run folder (`FolderBox`): plain
-files, each written beside and renamed, so that nobody reads half of one. A run on a shared Ray cluster has an actor
-besides (`control_actor.py`). The loop looks into its boxes about once a second, between two of its turns.
+A *mailbox* receives commands and publishes the status. Every run has one in its run folder (`FolderMailbox`): files,
+written under another name and renamed, so that reads are never partial. A run on a shared Ray cluster also has an actor
+(`control_actor.py`). The loop polls its mailboxes about once a second, between two turns.
 """
 
 from __future__ import annotations
@@ -13,103 +13,98 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from distrl.base.errors import UserError
 from distrl.runtime.commands.files import (
     CONTROL_FOLDER,
+    POLL_SECONDS,
     STATUS_FILE,
-    TURN_SECONDS,
     VERBS,
     Answer,
     Command,
     put,
     put_over,
 )
+from distrl.runtime.loop.loop import Loop
 from distrl.runtime.loop.status import StatusWriter
 from distrl.runtime.protocol.orders import STOP, STOP_NOW
 
-STATUS_BYTES = 16_384  # so that a status that grows has room on a full disk
+STATUS_BYTES = 16_384  # reserved, so that a growing status fits on a full disk
 
 
-class Box(Protocol):
-    """Where commands come in and the status goes out."""
+class Mailbox(Protocol):
+    """Receives commands, and publishes the status."""
 
-    def take(self) -> list[Command]:
-        """Commands since the last call; never waits."""
+    def pop(self) -> list[Command]:
+        """Return the commands since the last call, without waiting."""
 
     def answer(self, command: Command, answer: Answer) -> None:
-        """Tell the sender what became of it."""
+        """Send an answer to a command."""
 
-    def show(self, status: dict[str, Any]) -> None:
-        """The newest status; never waits, never raises."""
+    def show(self, status: dict[str, object]) -> None:
+        """Publish the newest status; never waits, never raises."""
 
     def close(self) -> None:
-        """The run ends."""
+        """Close the mailbox at the end of the run."""
 
 
 class Control:
-    """Looks into the boxes of a loop and obeys.
+    """Carries out the commands in a loop's mailboxes."""
 
-    Args:
-        boxes: The run folder's, and the actor's where there is one.
-        attempt: Number of this attempt.
-    """
-
-    def __init__(self, boxes: Sequence[Box], attempt: int):
+    def __init__(self, boxes: Sequence[Mailbox], attempt: int):
         self.boxes = list(boxes)
         self.status = StatusWriter(attempt)
         self._next = 0.0
 
-    def turn(self, loop: Any) -> None:
-        """Called between the loop's turns; does nothing most of the time."""
+    def poll(self, loop: Loop) -> None:
+        """Carry out new commands, at most once a second."""
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + TURN_SECONDS
+        self._next = now + POLL_SECONDS
         for box in self.boxes:
-            for command in box.take():
-                box.answer(command, obey(loop, command))
+            for command in box.pop():
+                box.answer(command, execute(loop, command))
         self.show(loop)
 
-    def show(self, loop: Any) -> None:
-        """Give the newest status to every box."""
+    def show(self, loop: Loop) -> None:
+        """Publish the newest status."""
         record = self.status.record(loop)
         for box in self.boxes:
             box.show(record)
 
-    def close(self, loop: Any, state: str) -> None:
-        """Show how the run ended, and close the boxes."""
+    def close(self, loop: Loop, state: str) -> None:
+        """Publish how the run ended, and close the mailboxes."""
         record = self.status.record(loop, state)
         for box in self.boxes:
             box.show(record)
             box.close()
 
 
-def obey(loop: Any, command: Command) -> Answer:
-    """Carry out a command, or say why not."""
+def execute(loop: Loop, command: Command) -> Answer:
+    """Carry out a command, or refuse it."""
     loop.monitor.event("command", verb=command.verb, samplers=command.samplers)
     try:
         match command.verb:
             case "scale":
                 return Answer(True, loop.elastic.scale(int(command.samplers or 0), "a command"))
             case "stop":
-                loop.asked_to_stop = STOP
+                loop.state.stop_requested = STOP
                 return Answer(True, "the run writes a checkpoint at its next update boundary and ends.")
             case "stop_now":
-                loop.asked_to_stop = STOP_NOW
+                loop.state.stop_requested = STOP_NOW
                 kept = f"its newest checkpoint is {loop.saver.last_path}." if loop.saver.last_path else "it has none."
                 return Answer(True, f"the run ends without a further checkpoint; {kept}")
     except UserError as error:
         return Answer(False, error.problem, error.fix)
-    return Answer(False, f"unknown command {command.verb!r}.", f"This run knows {', '.join(VERBS)}.")
+    return Answer(False, f"unknown command {command.verb!r}.", f"Available: {', '.join(VERBS)}.")
 
 
-class FolderBox:
-    """Commands as files of the run folder: `control/ID.command.json` is answered by `control/ID.answer.json`.
+class FolderMailbox:
+    """Commands in files of the run folder: `control/ID.command.json` is answered by `control/ID.answer.json`.
 
-    Args:
-        folder: The run folder. What an earlier attempt was told and has not read is thrown away.
+    Unread commands to an earlier attempt are deleted.
     """
 
     def __init__(self, folder: Path):
@@ -118,7 +113,7 @@ class FolderBox:
         for file in self.control.iterdir():
             file.unlink(missing_ok=True)
 
-    def take(self) -> list[Command]:
+    def pop(self) -> list[Command]:
         commands = []
         for file in sorted(self.control.glob("*.command.json")):
             with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -127,10 +122,10 @@ class FolderBox:
         return commands
 
     def answer(self, command: Command, answer: Answer) -> None:
-        with contextlib.suppress(OSError):  # a full disk must not end the run; the sender is told by its deadline
+        with contextlib.suppress(OSError):  # a full disk must not end the run; the sender has a deadline
             put(self.control / f"{Path(command.id).name}.answer.json", asdict(answer))
 
-    def show(self, status: dict[str, Any]) -> None:
+    def show(self, status: dict[str, object]) -> None:
         with contextlib.suppress(OSError):
             try:
                 put(self.folder / STATUS_FILE, status, STATUS_BYTES)
@@ -138,4 +133,4 @@ class FolderBox:
                 put_over(self.folder / STATUS_FILE, status)
 
     def close(self) -> None:
-        """The last status stays, for those who ask later."""
+        """Keep the last status."""

@@ -1,7 +1,7 @@
-"""The command channel of a run on a shared Ray cluster: a named actor that holds its status and its mailbox.
+"""Command channel of a run on a shared Ray cluster: a named actor with its status and mailbox.
 
-The actor `distrl:RUN` lives in the namespace `distrl`, so it is found by the run's name from any machine that reaches
-the cluster, and two runs of one name cannot be at work on one cluster. It ends with the run's process.
+The actor `distrl:RUN` is in the namespace `distrl`, so any machine that reaches the cluster finds it by the run's name,
+and two active runs on a cluster cannot share a name. It ends with the run's process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -18,56 +18,56 @@ from ray.exceptions import RayActorError, RayError
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.runtime.commands.files import ANSWER_SECONDS, Answer, Command
 
+#: Status, command or answer as JSON values.
+Json: TypeAlias = dict[str, Any]
+
 NAMESPACE = "distrl"
 PREFIX = "distrl:"
 START_SECONDS = 60.0
-NAME_SECONDS = 15.0  # what Ray takes to notice that the run's earlier process is dead
-GOODBYE_SECONDS = 2.0  # what a sender may take to read the last answer
+NAME_SECONDS = 15.0  # for Ray to notice that the run's earlier process is dead
+CLOSE_SECONDS = 2.0  # for senders to read the last answers
 
 
 class RunActor:
-    """Holds what the loop shows, what others ask of it, and the answers."""
+    """The actor: status, commands and answers."""
 
     def __init__(self) -> None:
-        self.shown: dict[str, Any] | None = None
-        self.commands: list[dict[str, Any]] = []
-        self.answers: dict[str, dict[str, Any]] = {}
+        self.shown: Json | None = None
+        self.commands: list[Json] = []
+        self.answers: dict[str, Json] = {}
 
-    def exchange(self, status: dict[str, Any], answers: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        """The loop's call: gives status and answers, takes commands."""
+    def exchange(self, status: Json, answers: dict[str, Json]) -> list[Json]:
+        """Take status and answers from the loop; return the commands."""
         self.shown = status
         self.answers.update(answers)
         commands, self.commands = self.commands, []
         return commands
 
-    def post(self, command: dict[str, Any]) -> None:
+    def post(self, command: Json) -> None:
         self.commands.append(command)
 
-    def take_answer(self, command_id: str) -> dict[str, Any] | None:
+    def pop_answer(self, command_id: str) -> Json | None:
         return self.answers.pop(command_id, None)
 
-    def status(self) -> dict[str, Any] | None:
+    def status(self) -> Json | None:
         return self.shown
 
     def unread(self) -> int:
-        """Answers that nobody has read yet."""
+        """Return the number of unread answers."""
         return len(self.answers)
 
 
-class ActorBox:
-    """The loop's end of the channel. One call a second is under way, and none is waited for.
-
-    Args:
-        run: Name of the run.
+class ActorMailbox:
+    """The loop's end of the channel, with one asynchronous call a second.
 
     Raises:
-        ConfigError: A run of this name is at work on the cluster.
+        ConfigError: A run of this name is active on the cluster.
     """
 
     def __init__(self, run: str):
         self.actor = self._create(run)
-        self._answers: dict[str, dict[str, Any]] = {}
-        self._sent: dict[str, dict[str, Any]] = {}
+        self._answers: dict[str, Json] = {}
+        self._sent: dict[str, Json] = {}
         self._call: Any = None
 
     @staticmethod
@@ -80,49 +80,46 @@ class ActorBox:
             except ValueError:
                 if time.monotonic() > deadline:
                     raise ConfigError(
-                        f"a run named {run!r} is at work on this cluster.",
+                        f"a run named {run!r} is active on this cluster.",
                         f"Take another name, or end it first: distrl stop {run} --address ADDRESS.",
                     ) from None
                 time.sleep(0.5)
 
-    def take(self) -> list[Command]:
-        """What the last call brought, if it is back."""
+    def pop(self) -> list[Command]:
+        """Return the commands of the last call, if it has ended."""
         if self._call is None or not ray.wait([self._call], timeout=0)[0]:
             return []
         call, self._call = self._call, None
         try:
             commands = ray.get(call)
         except RayError:
-            self._answers = {**self._sent, **self._answers}  # its node died: Ray starts it again elsewhere, empty
+            self._answers = {**self._sent, **self._answers}  # its node died: Ray restarts it elsewhere, empty
             return []
         return [Command.parse(command) for command in commands]
 
     def answer(self, command: Command, answer: Answer) -> None:
         self._answers[command.id] = asdict(answer)
 
-    def show(self, status: dict[str, Any]) -> None:
+    def show(self, status: dict[str, object]) -> None:
         if self._call is None:
             self._sent, self._answers = self._answers, {}
             self._call = self.actor.exchange.remote(status, self._sent)
 
     def close(self) -> None:
-        """Give senders a moment to read their answers, then free the name."""
-        deadline = time.monotonic() + GOODBYE_SECONDS
+        """Let senders read their answers, then free the name."""
+        deadline = time.monotonic() + CLOSE_SECONDS
         with contextlib.suppress(RayError):
-            ray.get(self.actor.exchange.remote({}, self._answers), timeout=GOODBYE_SECONDS)
-            while ray.get(self.actor.unread.remote(), timeout=GOODBYE_SECONDS) and time.monotonic() < deadline:
+            ray.get(self.actor.exchange.remote({}, self._answers), timeout=CLOSE_SECONDS)
+            while ray.get(self.actor.unread.remote(), timeout=CLOSE_SECONDS) and time.monotonic() < deadline:
                 time.sleep(0.05)
         ray.kill(self.actor)
 
 
 class ActorRun:
-    """A run on the cluster that this process is connected to, seen from outside.
-
-    Args:
-        run: Its name.
+    """A run on the cluster that this process is connected to.
 
     Raises:
-        ConfigError: No such run is at work there; the others are named.
+        ConfigError: No active run of this name; the others are named.
     """
 
     def __init__(self, run: str):
@@ -131,15 +128,15 @@ class ActorRun:
             self.actor = ray.get_actor(PREFIX + run, namespace=NAMESPACE)
         except ValueError:
             raise ConfigError(
-                f"no run named {run!r} is at work on this cluster.", f"At work: {', '.join(running()) or 'none'}."
+                f"no run named {run!r} is active on this cluster.", f"Active: {', '.join(running()) or 'none'}."
             ) from None
 
-    def status(self) -> dict[str, Any] | None:
-        """The newest record; None before the first."""
+    def status(self) -> Json | None:
+        """Return the newest status; None before the first."""
         return self._get(self.actor.status.remote()) or None
 
-    def watch(self, seconds: float = 1.0) -> Iterator[dict[str, Any]]:
-        """The status again and again, until the run ends."""
+    def watch(self, seconds: float = 1.0) -> Iterator[Json]:
+        """Yield the status every second until the run ends."""
         with contextlib.suppress(ResourceError):
             while True:
                 record = self.status()
@@ -148,21 +145,21 @@ class ActorRun:
                 time.sleep(seconds)
 
     def send(self, command: Command, seconds: float = ANSWER_SECONDS) -> str:
-        """Give the run a command and wait for its answer.
+        """Send a command and wait for its answer.
 
         Raises:
-            ConfigError: The run refused it.
-            ResourceError: It ended, or does not answer.
+            ConfigError: Refused.
+            ResourceError: The run ended, or does not answer.
         """
         self._get(self.actor.post.remote(asdict(command)))
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            answer = self._get(self.actor.take_answer.remote(command.id))
+            answer = self._get(self.actor.pop_answer.remote(command.id))
             if answer is not None:
                 return Answer(**answer).read()
             time.sleep(0.05)
         raise ResourceError(
-            f"no answer from {self.run} within {seconds:g} s; it reads commands between two of its turns and obeys "
+            f"no answer from {self.run} within {seconds:g} s; it reads commands between two turns and obeys "
             "when the present one ends."
         )
 
@@ -174,7 +171,7 @@ class ActorRun:
 
 
 def running() -> list[str]:
-    """Names of the runs that are at work on the cluster that this process is connected to."""
+    """Return the names of the active runs on the cluster that this process is connected to."""
     actors = ray.util.list_named_actors(all_namespaces=True)
     return sorted(
         actor["name"].removeprefix(PREFIX)

@@ -1,6 +1,6 @@
-"""Commands to a run that is at work, and the run seen from outside through its folder. Imports no torch: quick to load.
+"""Commands to a running run and its status, through the run folder. Imports no torch, so it loads fast.
 
-The other end, inside the run, is `control.py`.
+`control.py` is the receiving end, inside the run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.base.files import to_json
 
-TURN_SECONDS = 1.0  # between two looks of a run into its boxes
-ANSWER_SECONDS = 60.0  # what a command waits for its answer: a turn can hold a long update
+POLL_SECONDS = 1.0  # between two polls of a run's mailboxes
+ANSWER_SECONDS = 60.0  # deadline of an answer: a turn may wait for a long update
 CONTROL_FOLDER = "control"
 STATUS_FILE = "status.json"
 VERBS = ("scale", "stop", "stop_now")
@@ -27,12 +27,12 @@ VERBS = ("scale", "stop", "stop_now")
 
 @dataclass(frozen=True)
 class Command:
-    """Something a running loop is asked to do.
+    """A command to a running loop.
 
     Attributes:
-        verb: `scale`, `stop` (checkpoint and leave) or `stop_now` (leave).
-        samplers: For `scale`: how many.
-        id: Names the answer.
+        verb: `scale`, `stop` (checkpoint and end) or `stop_now` (end).
+        samplers: Requested number, for `scale`.
+        id: Name of the answer.
     """
 
     verb: str
@@ -40,21 +40,21 @@ class Command:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
-    def parse(cls, value: Any) -> Command:
-        """A command from what came out of a box; an unknown verb is answered, not obeyed."""
+    def parse(cls, value: Mapping[str, Any]) -> Command:
+        """Parse a command of a mailbox; unknown verbs are refused later."""
         return cls(str(value.get("verb")), value.get("samplers"), str(value.get("id")))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a command: a sentence, and whether it was obeyed; else what to type instead."""
+    """Result of a command: success, a sentence, and the fix of a refused one."""
 
     ok: bool
     text: str
     fix: str = ""
 
     def read(self) -> str:
-        """The sentence.
+        """Return the sentence.
 
         Raises:
             ConfigError: The command was refused.
@@ -64,11 +64,11 @@ class Answer:
         return self.text
 
 
-def put(path: Path, value: Any, pages: int = 0) -> None:
-    """Write JSON so that a reader sees all of it. Not flushed to the disk: it need not outlive a power cut.
+def put(path: Path, value: object, pages: int = 0) -> None:
+    """Write JSON atomically, without flushing it to the disk.
 
     Args:
-        pages: Fill up to a multiple of so many bytes with spaces, so that `put_over` has room later.
+        pages: Pad with spaces to a multiple of this many bytes, so that `put_over` fits later.
     """
     text = to_json(value)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -80,11 +80,11 @@ def put(path: Path, value: Any, pages: int = 0) -> None:
         raise
 
 
-def put_over(path: Path, value: Any) -> None:
-    """Write JSON over what is there, which takes no room on a full disk; a reader may see half of it for a moment.
+def put_over(path: Path, value: object) -> None:
+    """Overwrite JSON in place, which needs no space on a full disk; a reader may briefly see a partial file.
 
     Raises:
-        OSError: It is longer than what is there, which stays.
+        OSError: The new content is longer than the file.
     """
     with open(path, "r+b", buffering=0) as file:
         text, size = to_json(value).encode(), os.fstat(file.fileno()).st_size
@@ -94,17 +94,13 @@ def put_over(path: Path, value: Any) -> None:
 
 
 class FolderRun:
-    """A run seen from outside, through its run folder.
-
-    Args:
-        folder: The run folder.
-    """
+    """A run, accessed through its run folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def status(self) -> dict[str, Any] | None:
-        """The newest record; None where the run has not written any. A run that died is `dead`."""
+        """Return the newest status, or None; a run whose process died is `dead`."""
         try:
             record = json.loads((self.folder / STATUS_FILE).read_text())
         except (OSError, ValueError):
@@ -114,21 +110,21 @@ class FolderRun:
         return record
 
     def watch(self) -> Iterator[dict[str, Any]]:
-        """The status again and again, until the run ends."""
+        """Yield the status every second until the run ends."""
         while True:
             record = self.status()
             if record:
                 yield record
             if record and record["state"] != "running":
                 return
-            time.sleep(TURN_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def send(self, command: Command, seconds: float = ANSWER_SECONDS) -> str:
-        """Give the run a command and wait for its answer.
+        """Send a command and wait for its answer.
 
         Raises:
-            ConfigError: The run refused it, or does not run.
-            ResourceError: No answer in time; the command stays in the box.
+            ConfigError: Refused, or the run is not running.
+            ResourceError: No answer in time; the command stays in the mailbox.
         """
         status = self.status()
         state = status["state"] if status else "not started"
@@ -147,14 +143,14 @@ class FolderRun:
                 raise ResourceError(f"the run {self.folder.name} ended before it answered.", "See its log.txt.")
             time.sleep(0.05)
         raise ResourceError(
-            f"no answer from {self.folder.name} within {seconds:g} s; it reads commands between two of its turns and "
+            f"no answer from {self.folder.name} within {seconds:g} s; it reads commands between two turns and "
             f"obeys when the present one ends.",
             f"To end it without waiting: kill -9 {status['pid']} on {status['host']}.",
         )
 
     @staticmethod
-    def _alive(status: dict[str, Any]) -> bool:
-        """Whether its process is there, as far as this machine can know."""
+    def _alive(status: Mapping[str, Any]) -> bool:
+        """Return False if the process is known to be dead."""
         import platform
 
         import psutil

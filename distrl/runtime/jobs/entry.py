@@ -1,8 +1,7 @@
-"""What a job runs on the cluster, in the unpacked shipment: `python -m distrl.runtime.jobs.entry WHAT ...`.
+"""Entry points of jobs on the cluster: `python -m distrl.runtime.jobs.entry ACTION ...`.
 
-`check` looks at the node's packages before the run begins. `ask` gives a command to a run that is at work, and `watch`
-prints its status again and again, for machines that reach the job server only; both answer in lines that begin with
-`MARK`.
+`check` compares the node's packages before a run. For machines that reach only the job server, `ask` sends a command to
+an active run, and `watch` prints its status every second; both answer in lines that start with `MARK`.
 """
 
 from __future__ import annotations
@@ -12,53 +11,55 @@ import json
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from distrl.base.errors import ConfigError, UserError
 from distrl.runtime.jobs.shipment import SUBMITTER_FILE
 from distrl.runtime.jobs.versions import differences, require_node
 
+if TYPE_CHECKING:
+    from distrl.runtime.commands.control_actor import ActorRun
+
 MARK = "distrl-answer: "
-START_SECONDS = 90.0  # a run that was submitted a moment ago still imports torch
+START_SECONDS = 90.0  # a submitted run imports torch first
 
 
 def check() -> None:
-    """Compare this node's packages with what the shipped run needs, and with the submitting machine's.
+    """Compare this node's packages with the run's requirements, and with the submitting machine's.
 
     Raises:
-        ResourceError: Something is not there, or too old.
+        ResourceError: A package is missing, or too old.
     """
     require_node()
     found = differences(json.loads(Path(SUBMITTER_FILE).read_text()))
     print("versions: " + ("; ".join(found) if found else "as on the submitting machine"), flush=True)
 
 
-def ask(run: str, command: dict[str, Any] | None) -> None:
+def ask(run: str, command: dict[str, object] | None) -> None:
     """Print the answer to a command, or the status."""
     from distrl.runtime.commands.files import Command
 
     found = _find(run)
-    record = next(found.watch())  # the run has come so far that it reads commands
-    say({"text": found.send(Command.parse(command))} if command else {"status": record})
+    record = next(found.watch())  # with a status, the run reads commands
+    send({"text": found.send(Command.parse(command))} if command else {"status": record})
 
 
 def watch(run: str) -> None:
-    """Print the status every second until the run ends or this job is stopped."""
+    """Print the status every second until the run ends."""
     for record in _find(run).watch():
-        say({"status": record})
+        send({"status": record})
 
 
-def _find(run: str) -> Any:
-    """The run, once it is there.
+def _find(run: str) -> ActorRun:
+    """Find the run, and wait until it has started.
 
     Raises:
-        ConfigError: It does not come.
+        ConfigError: It has not started in time.
     """
     from distrl.runtime.backends.cluster import connect
     from distrl.runtime.commands.control_actor import ActorRun
 
-    connect(SimpleNamespace(address="auto"))
+    connect("auto")
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -69,13 +70,13 @@ def _find(run: str) -> Any:
             time.sleep(0.5)
 
 
-def say(value: dict[str, Any]) -> None:
-    """One line for the asking machine."""
+def send(value: dict[str, object]) -> None:
+    """Print an answer for the requesting machine."""
     print(MARK + json.dumps(value), flush=True)
 
 
 def main(words: list[str] | None = None) -> None:
-    """Parse the words and act; a `UserError` of `ask` and `watch` is an answer too."""
+    """Parse the arguments and act; a `UserError` of `ask` and `watch` is sent as an answer."""
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["check", "ask", "watch"])
     parser.add_argument("run", nargs="?")
@@ -92,7 +93,7 @@ def main(words: list[str] | None = None) -> None:
         if given.what == "check":
             print(f"error: {error}", file=sys.stderr, flush=True)
             sys.exit(error.exit_code)
-        say({"problem": error.problem, "fix": error.fix})
+        send({"problem": error.problem, "fix": error.fix})
 
 
 if __name__ == "__main__":

@@ -1,40 +1,37 @@
-"""Runs by name: in a folder of this machine, on a Ray cluster, or behind a job server; one face for all three."""
+"""Runs by name: in a folder of this machine, on a Ray cluster, or through a job server."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distrl.base.errors import ConfigError
 from distrl.runtime.commands.files import ANSWER_SECONDS, Command, FolderRun
 
+if TYPE_CHECKING:
+    from distrl.runtime.jobs.server import JobServer
+
 
 class Run(Protocol):
-    """A run seen from outside."""
+    """A run, accessed from outside."""
 
     def status(self) -> dict[str, Any] | None:
-        """The newest record of `runtime/loop/status.py`; None where there is none."""
+        """Return the newest status record, or None."""
 
     def watch(self) -> Iterator[dict[str, Any]]:
-        """The status again and again, until the run ends."""
+        """Yield the status every second until the run ends."""
 
     def send(self, command: Command, seconds: float = ANSWER_SECONDS) -> str:
-        """Give a command and wait for the answer."""
+        """Send a command and wait for its answer."""
 
 
 @dataclass
 class ServedRun:
-    """A run behind a job server.
+    """A run on the cluster of a job server."""
 
-    Args:
-        server: A `jobs.JobServer`.
-        run: Its name.
-    """
-
-    server: Any
+    server: JobServer
     run: str
 
     def status(self) -> dict[str, Any] | None:
@@ -48,12 +45,12 @@ class ServedRun:
 
 
 def is_local(address: str | None) -> bool:
-    """Whether an address means runs in folders of this machine."""
+    """Return True if the address stands for runs in folders of this machine."""
     return address in (None, "", "local")
 
 
 def is_job_server(address: str | None) -> bool:
-    """Whether an address is a job server's, reached by HTTP alone."""
+    """Return True if the address is that of a job server."""
     return bool(address) and str(address).startswith(("http://", "https://"))
 
 
@@ -61,13 +58,13 @@ def open_run(run: str, address: str | None, runs_dir: Path) -> Run:
     """Find a run by its name.
 
     Args:
-        address: None or `local`: in `runs_dir`. `http://HEAD:8265`: through the job server. `auto`, `HOST:PORT` or
-            `ray://HOST:PORT`: this process connects to the cluster.
-        runs_dir: Where run folders are; `run` may also be the path of one.
+        run: A name, or the path of a run folder.
+        address: None or `local` for `runs_dir`; `http://HEAD:8265` for a job server; `auto`, `HOST:PORT` or
+            `ray://HOST:PORT` to connect to the cluster.
 
     Raises:
-        ConfigError: There is none of this name.
-        ResourceError: The cluster is not reached.
+        ConfigError: No run of this name.
+        ResourceError: The cluster cannot be reached.
     """
     if is_job_server(address):
         from distrl.runtime.jobs.server import JobServer
@@ -77,16 +74,16 @@ def open_run(run: str, address: str | None, runs_dir: Path) -> Run:
         from distrl.runtime.backends.cluster import connect
         from distrl.runtime.commands.control_actor import ActorRun
 
-        connect(SimpleNamespace(address=address))
+        connect(address)
         return ActorRun(run)
     return FolderRun(run_folder(run, runs_dir))
 
 
 def run_folder(run: str, runs_dir: Path) -> Path:
-    """The folder of a run.
+    """Return the folder of a run.
 
     Raises:
-        ConfigError: None; the runs there are named.
+        ConfigError: Not found; the known runs are named.
     """
     for folder in (runs_dir / run, Path(run)):
         if (folder / "config.yaml").is_file():
@@ -98,6 +95,6 @@ def run_folder(run: str, runs_dir: Path) -> Path:
 
 
 def run_folders(runs_dir: Path) -> list[Path]:
-    """The run folders in a folder, the newest first."""
+    """List the run folders in a folder, newest first."""
     found = [file.parent for file in runs_dir.glob("*/config.yaml")]
     return sorted(found, key=lambda folder: (folder / "config.yaml").stat().st_mtime, reverse=True)

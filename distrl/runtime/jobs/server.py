@@ -1,6 +1,6 @@
-"""Runs as Ray jobs: submitted over HTTP, found by name through the job's metadata, asked through small helper jobs.
+"""Runs as Ray jobs: submitted over HTTP, found by the job's metadata, controlled through small helper jobs.
 
-All that a machine needs is the address of the cluster's job server (`http://HEAD:8265`).
+A machine needs only the address of the cluster's job server (`http://HEAD:8265`).
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ HELPER_KEY = "distrl_helper"
 RUNS_DIR_KEY = "distrl_runs_dir"
 RUNS_DIR = "~/distrl-runs"
 HELPER = "python -m distrl.runtime.jobs.entry"
-AT_WORK = ("PENDING", "RUNNING")
-ENDING_SECONDS = 120.0  # a run that was told to stop ends at its next update; whoever resumes it at once waits for that
-HELPER_SECONDS = 120.0  # to start a process on the head and connect, on top of what the command may take
+ACTIVE = ("PENDING", "RUNNING")
+ENDING_SECONDS = 120.0  # a stopped run ends at its next update; a resumed submission waits for it
+HELPER_SECONDS = 120.0  # to start a process on the head and connect, in addition to the command
 
 
 @dataclass(frozen=True)
 class RunJob:
-    """A run as the job server knows it.
+    """A job of a run on the job server.
 
     Attributes:
-        id: Submission id; None for a run that was started with `distrl train` on the cluster.
+        id: Submission id; None for a run started with `distrl train` on the cluster.
         status: PENDING, RUNNING, SUCCEEDED, STOPPED or FAILED.
         began: Unix time in seconds.
     """
@@ -54,8 +54,8 @@ class RunJob:
     runtime_env: dict[str, Any]
 
     @property
-    def at_work(self) -> bool:
-        return self.status in AT_WORK
+    def active(self) -> bool:
+        return self.status in ACTIVE
 
 
 class JobServer:
@@ -75,26 +75,25 @@ class JobServer:
     # ---- runs ------------------------------------------------------------------------------------------------------
 
     def submit(self, config: RunConfig, here: Path, runs_dir: str = RUNS_DIR, resume: bool = False) -> RunJob:
-        """Send a run to the cluster; returns as soon as the job server has it.
+        """Submit a run to the cluster.
 
         Args:
-            config: The run.
-            here: Where the user's modules and relative paths are looked for.
-            runs_dir: On the cluster, where the run folder is made; `~` is the home there.
+            here: Folder of the user's modules and relative paths.
+            runs_dir: Parent of the run folder on the cluster; `~` is the home there.
 
         Raises:
-            ConfigError: A run of this name is at work there (one to be resumed may take `ENDING_SECONDS` to end), or a
-                file of the run is not here.
+            ConfigError: A run of this name is active (one to be resumed may take `ENDING_SECONDS` to end), or a file of
+                the run is missing.
         """
         if config.backend != "ray":
             raise ConfigError(f"backend is {config.backend}; a job runs on Ray.", "Set backend=ray.")
         until = time.monotonic() + (ENDING_SECONDS if resume else 0.0)
-        while any(job.at_work for job in self.runs() if job.run == config.name):
+        while any(job.active for job in self.runs() if job.run == config.name):
             if time.monotonic() < until:
                 time.sleep(0.5)
                 continue
             raise ConfigError(
-                f"a run named {config.name!r} is at work on this cluster.",
+                f"a run named {config.name!r} is active on this cluster.",
                 f"Take another name, or end it first: distrl stop {config.name} --address {self.address}.",
             )
         with tempfile.TemporaryDirectory(prefix="distrl-job-") as folder:
@@ -108,15 +107,15 @@ class JobServer:
         return next(job for job in self.runs() if job.id == job_id)
 
     def runs(self) -> list[RunJob]:
-        """All runs that the cluster remembers, the newest first."""
+        """Return the runs known to the cluster, newest first."""
         found = [_run_job(job) for job in self.client.list_jobs() if RUN_KEY in (job.metadata or {})]
         return sorted(found, key=lambda job: job.began, reverse=True)
 
     def find(self, run: str) -> RunJob:
-        """The newest job of a run.
+        """Return the newest job of a run.
 
         Raises:
-            ConfigError: None; the runs there are named.
+            ConfigError: Not found; the known runs are named.
         """
         runs = self.runs()
         for job in runs:
@@ -126,15 +125,15 @@ class JobServer:
         raise ConfigError(f"no run named {run!r} at {self.address}.", f"There are: {names}.")
 
     def logs(self, run: str) -> str:
-        """Everything that a run has printed."""
+        """Return the output of a run."""
         return self.client.get_job_logs(self._submitted(run))
 
     def follow(self, run: str) -> Iterator[str]:
-        """What a run prints, as it prints it, until it ends."""
+        """Yield the output of a run until it ends."""
         return self._tail(self._submitted(run))
 
     def end(self, run: str) -> None:
-        """Have the job server end a run's processes, whatever they do."""
+        """Kill a run's processes through the job server."""
         self.client.stop_job(self._submitted(run))
 
     def _submitted(self, run: str) -> str:
@@ -146,36 +145,36 @@ class JobServer:
             )
         return job.id
 
-    # ---- a run at work ---------------------------------------------------------------------------------------------
+    # ---- active runs -----------------------------------------------------------------------------------------------
 
     def status(self, run: str) -> dict[str, Any] | None:
-        """What the run shows of itself; None where it is not at work or has not come so far."""
-        return self._ask(run, None, ANSWER_SECONDS).get("status") if self.find(run).at_work else None
+        """Return the status of an active run; None if there is none yet."""
+        return self._ask(run, None, ANSWER_SECONDS).get("status") if self.find(run).active else None
 
     def send(self, run: str, command: Command, seconds: float = ANSWER_SECONDS) -> str:
-        """Give a run a command and wait for its answer.
+        """Send a command and wait for its answer.
 
         Raises:
-            ConfigError: It refused, or is not at work.
+            ConfigError: Refused, or the run is not active.
             ResourceError: No answer.
         """
-        self._require_at_work(run)
+        self._require_active(run)
         return str(self._ask(run, command, seconds)["text"])
 
-    def _require_at_work(self, run: str) -> None:
-        """Raise with the last of what it printed where a run has ended."""
+    def _require_active(self, run: str) -> None:
+        """Raise with the last output of a run that has ended."""
         job = self.find(run)
-        if job.at_work:
+        if job.active:
             return
         printed = self.client.get_job_logs(job.id).strip().splitlines() if job.id else []
         last = ([line for line in printed if line.startswith("error:")] or printed or [""])[-1]
         raise ConfigError(
-            f"the run {run} is not at work: {job.status}. Its last words: {last}",
-            f"distrl logs {run} --address {self.address}  shows all that it printed.",
+            f"the run {run} is not active: {job.status}. Last output: {last}",
+            f"distrl logs {run} --address {self.address}  shows its whole output.",
         )
 
     def watch(self, run: str) -> Iterator[dict[str, Any]]:
-        """The status again and again, until the run ends."""
+        """Yield the status every second until the run ends."""
         helper = self._help(run, "watch")
         try:
             waiting = ""
@@ -199,16 +198,16 @@ class JobServer:
         logs = self.client.get_job_logs(helper)
         for answer in _answers(logs.splitlines()):
             if "problem" in answer:
-                self._require_at_work(run)
+                self._require_active(run)
                 raise ConfigError(answer["problem"], answer["fix"])
             return answer
         raise ResourceError(f"the cluster did not answer for {run}: {logs[-500:]}", "See ray status on the head.")
 
     def _help(self, run: str, *words: str) -> str:
-        """Start a helper job with the run's own code; forget those that ended long ago."""
+        """Start a helper job with the run's code, and delete old ones."""
         for old in self.client.list_jobs():
             if HELPER_KEY in (old.metadata or {}) and time.time() - (old.end_time or 1e15) / 1000 > HELPER_SECONDS:
-                with suppress(RuntimeError):  # another machine was faster
+                with suppress(RuntimeError):  # deleted by another machine
                     self.client.delete_job(old.submission_id)
         env = {name: value for name, value in self.find(run).runtime_env.items() if name == "working_dir"}
         what, *rest = words
@@ -216,7 +215,7 @@ class JobServer:
         return str(self.client.submit_job(entrypoint=entry, runtime_env=env, metadata={HELPER_KEY: run}))
 
     def _tail(self, job_id: str) -> Iterator[str]:
-        """The asynchronous iterator of Ray's client as a plain one."""
+        """Yield the items of the asynchronous iterator of Ray's client."""
         events = asyncio.new_event_loop()
         try:
             texts = self.client.tail_job_logs(job_id)
@@ -231,7 +230,7 @@ class JobServer:
 
 
 def entrypoint(runs_dir: str, resume: bool) -> str:
-    """The job's command line: look at the node, then train.
+    """Return the job's command line: check the node, then train.
 
     >>> entrypoint("~/my runs", resume=True)
     "python -m distrl.runtime.jobs.entry check && python -m distrl train run.yaml --runs-dir ~/'my runs' --resume"
@@ -252,7 +251,7 @@ def _client(address: str) -> Any:
         return JobSubmissionClient(address)
     except AuthenticationError:
         raise ResourceError(
-            f"the job server at {address} asks for a token that this machine does not have.",
+            f"the job server at {address} requires a token that this machine does not have.",
             "Set RAY_AUTH_MODE=token, and copy the cluster's token to ~/.ray/auth_token or into RAY_AUTH_TOKEN.",
         ) from None
     except (RuntimeError, ConnectionError, ValueError, OSError) as error:
@@ -260,7 +259,7 @@ def _client(address: str) -> Any:
             raise ResourceError("this Ray has no job client.", "pip install 'distrl[cluster]'") from None
         raise ResourceError(
             f"could not reach a job server at {address}: {str(error).splitlines()[0]}",
-            "Give --address http://HEAD:8265 (with RAY_AUTH_MODE=token where the cluster asks for a token).",
+            "Give --address http://HEAD:8265 (with RAY_AUTH_MODE=token if the cluster requires a token).",
         ) from None
 
 

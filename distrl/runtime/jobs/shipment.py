@@ -1,8 +1,7 @@
-"""The folder that a job takes to the cluster: what the project's wheel holds, the user's own code, and the config.
+"""The working directory of a job: this package, the user's code, and the config.
 
-Ray unpacks it on every node that works for the job and puts it first on the import path, so nothing is installed there:
-torch and the other packages are the node's own (`versions.py` compares them). An installed wheel would bring its
-dependencies along.
+Ray unpacks it on every node of the job and puts it first on the import path. Nothing is installed there: torch and the
+other packages are the node's (`versions.py` compares them).
 """
 
 from __future__ import annotations
@@ -25,24 +24,22 @@ from distrl.runtime.run.folder import versions
 CONFIG_FILE = "run.yaml"
 SUBMITTER_FILE = "submitter.json"
 WEIGHTS_FILE = "init_from.safetensors"
-MAX_BYTES = 100 * 2**20  # what Ray uploads at most
+MAX_BYTES = 100 * 2**20  # Ray's limit
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".git", ".venv", "runs")
 _REFERENCE = re.compile(r"([A-Za-z_]\w*)(?:\.\w+)*:[A-Za-z_]\w*")  # module:Class
 
 
 def fill(folder: Path, config: RunConfig, here: Path) -> RunConfig:
-    """Fill a folder with everything that the job needs.
+    """Fill an empty folder with everything that the job needs.
 
     Args:
-        folder: An empty folder.
-        config: The run.
-        here: Where relative paths and the user's modules are looked for.
+        here: Folder of the user's modules and relative paths.
 
     Returns:
-        The config as it is written there: on Ray, at the cluster's own address, with paths inside the folder.
+        The config as written there, with the cluster's address and paths inside the folder.
 
     Raises:
-        ConfigError: A file or module that is not there.
+        ConfigError: A file or module is missing.
         ResourceError: Too large.
     """
     ship_package(folder)
@@ -65,7 +62,7 @@ def fill(folder: Path, config: RunConfig, here: Path) -> RunConfig:
 
 
 def ship_package(folder: Path) -> None:
-    """The package as its wheel would hold it, so that the node reads our version."""
+    """Copy this package with its metadata, as in a wheel."""
     source = Path(distrl.__file__).parent
     shutil.copytree(source, folder / "distrl", ignore=_IGNORED)
     about = folder / f"distrl-{distrl.__version__}.dist-info"
@@ -76,7 +73,7 @@ def ship_package(folder: Path) -> None:
 
 
 def ship_import(folder: Path, entry: str, here: Path) -> str:
-    """Copy one entry of `imports`; returns what it is called there."""
+    """Copy one entry of `imports`; return its name there."""
     if entry.endswith(".py"):
         source = here / entry
         if not source.is_file():
@@ -90,8 +87,8 @@ def ship_import(folder: Path, entry: str, here: Path) -> str:
     return entry
 
 
-def own_modules(value: Any, here: Path) -> Iterator[str]:
-    """Modules of the folder one works in that some word `module:Class` of the config names."""
+def own_modules(value: object, here: Path) -> Iterator[str]:
+    """Yield the modules that a value of the config names as `module:Class`."""
     if isinstance(value, dict):
         for key, child in value.items():
             yield from own_modules(key, here)
@@ -104,7 +101,7 @@ def own_modules(value: Any, here: Path) -> Iterator[str]:
 
 
 def ship_module(folder: Path, here: Path, module: str) -> None:
-    """Copy a module or package of the folder one works in; anything else has to be installed on the nodes."""
+    """Copy a module or package of the present folder; others must be installed on the nodes."""
     file, package = here / f"{module}.py", here / module
     if (folder / module).exists() or (folder / f"{module}.py").exists():
         return
@@ -117,7 +114,7 @@ def ship_module(folder: Path, here: Path, module: str) -> None:
 
 
 def ship_weights(folder: Path, init_from: str, here: Path) -> str:
-    """Copy the weights that the run begins with, if they are on this machine; else the path is the cluster's."""
+    """Copy the initial weights if they are on this machine; else the path refers to the cluster."""
     from distrl.deploy.policy_file import find_policy
 
     if not (here / init_from).exists():

@@ -1,4 +1,4 @@
-"""Whether a node has the packages that a shipped run needs. Nothing is ever installed there."""
+"""Checks of a node's packages for a submitted run; nothing is installed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LEAST_PYTHON = (3, 11)
 
 
 def missing(requirements: Iterable[str], find: Callable[[str], str] = version) -> list[str]:
-    """What of `requirements` the present interpreter does not have, as sentences.
+    """Describe the requirements that this interpreter does not meet.
 
     Args:
-        requirements: Like `torch>=2.4`; those of extras are passed over.
+        requirements: Like `torch>=2.4`; those of extras are ignored.
         find: Name of a package -> its version; raises PackageNotFoundError.
 
     >>> missing(["torch>=2.4", "numpy>=1.26"], {"torch": "2.1", "numpy": "2.0"}.__getitem__)
@@ -40,10 +40,10 @@ def missing(requirements: Iterable[str], find: Callable[[str], str] = version) -
 
 
 def require_node(what: Iterable[str] | None = None) -> None:
-    """Check this node for everything that the shipped package requires.
+    """Check this node for the requirements of the package.
 
     Raises:
-        ResourceError: Something is not there, or too old; all of it is named.
+        ResourceError: A package is missing, or too old; all are named.
     """
     problems = missing(requires("distrl") or [] if what is None else what)
     if problems:
@@ -54,7 +54,7 @@ def require_node(what: Iterable[str] | None = None) -> None:
 
 
 def differences(submitter: Mapping[str, str], node: Mapping[str, str] | None = None) -> list[str]:
-    """Versions that differ between the submitting machine and this node, as words.
+    """Describe the versions that differ between the submitting machine and this node.
 
     >>> differences({"torch": "2.4", "ray": "2.60"}, {"torch": "2.5", "ray": "2.60"})
     ['torch 2.5 (submitted with 2.4)']

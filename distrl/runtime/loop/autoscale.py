@@ -1,29 +1,29 @@
-"""How many samplers a run needs, from who waits for whom: the learner for data, or samplers for room in the queue."""
+"""Chooses the number of samplers from the idle times of learner and samplers."""
 
 from __future__ import annotations
 
 WINDOW_SECONDS = 5.0
-AGREEING_WINDOWS = 2  # one window can be an evaluation, a checkpoint, a neighbor on the machine
-#: The learner waits for more than this share while samplers hardly do: more samplers.
+AGREEING_WINDOWS = 2  # a single window can be an evaluation, a checkpoint, another job on the machine
+#: More samplers if the learner is idle for a larger share and samplers hardly are.
 HUNGRY = 0.3
-#: Samplers wait for more than this share while the learner hardly does: fewer.
+#: Fewer samplers if they are idle for a larger share and the learner hardly is.
 FULL = 0.6
 HARDLY = 0.1
 
 
 class Autoscaler:
-    """Watches the two waits in windows; asks for a change when several windows in a row agree.
+    """Averages idle shares over windows; proposes a change when several windows in a row agree.
 
-    The bands do not touch, and what is halved or grown by a quarter lands between them, so the number settles.
+    The bands are disjoint, and a step of a quarter lands between them, so the number settles.
 
     Args:
         least, most: Bounds of the number of samplers.
-        window: Seconds that are averaged.
+        window: Seconds per window.
 
     >>> scaler = Autoscaler(1, 4, window=1.0)
     >>> for second in range(5):
-    ...     scaler.note(float(second), learner_idle=0.9, samplers_idle=0.0)
-    >>> scaler.wish(2)
+    ...     scaler.observe(float(second), learner_idle=0.9, samplers_idle=0.0)
+    >>> scaler.target(2)
     3
     """
 
@@ -33,16 +33,12 @@ class Autoscaler:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was seen: it was seen with another number of samplers."""
+        """Forget the observations, which belong to another number of samplers."""
         self._seconds = self._learner = self._samplers = 0.0
         self._votes = 0
 
-    def note(self, now: float, learner_idle: float, samplers_idle: float) -> None:
-        """From now on these shares of learner and samplers have nothing to do.
-
-        Args:
-            now: Seconds on any steady clock.
-        """
+    def observe(self, now: float, learner_idle: float, samplers_idle: float) -> None:
+        """Record the idle shares of learner and samplers from `now` (any monotonic clock) on."""
         if self._since is not None:
             begin, learner, samplers = self._since
             self._seconds += now - begin
@@ -62,12 +58,12 @@ class Autoscaler:
             vote = 0
         self._votes = vote if vote * self._votes <= 0 else self._votes + vote
 
-    def wish(self, samplers: int) -> int | None:
-        """Another number of samplers, or None while things are well or not clear yet."""
+    def target(self, samplers: int) -> int | None:
+        """Return a better number of samplers, or None."""
         if samplers < self.least or samplers > self.most:
             return min(max(samplers, self.least), self.most)
         if abs(self._votes) < AGREEING_WINDOWS:
             return None
         step = max(1, samplers // 4)
-        wish = min(max(samplers + (step if self._votes > 0 else -step), self.least), self.most)
-        return wish if wish != samplers else None
+        target = min(max(samplers + (step if self._votes > 0 else -step), self.least), self.most)
+        return target if target != samplers else None

@@ -1,189 +1,181 @@
-"""Samplers that join and leave while the run goes on, by command or by themselves (`samplers.min` and `max`)."""
+"""Starts, ends and restarts samplers: by command, automatically (`samplers.min`, `max`), and after losses."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
 
 from distrl.base.errors import ConfigError
 from distrl.runtime.backends.stacks import stacks_file
 from distrl.runtime.loop.autoscale import Autoscaler
 from distrl.runtime.loop.pool import Quarantined
 from distrl.runtime.loop.recovery import backoff
+from distrl.runtime.loop.state import RunState, Services
 from distrl.runtime.protocol.events import SamplerLost, SamplerReady
 
-LODGE_SECONDS = 10.0  # a process that starts takes less on a machine that has room for it
+REASSIGN_SECONDS = 10.0  # longer than the start of a process on a machine with free memory
 
 
 class Elastic:
-    """Carries out changes of the pool: starts and ends processes, tells the monitor.
+    """Carries out the pool's changes: processes and events."""
 
-    Args:
-        loop: The loop whose pool and back end these are.
-    """
-
-    def __init__(self, loop: Any):
-        self.loop = loop
-        self.wanted: int = loop.pool.size
-        settings = loop.config.samplers
+    def __init__(self, state: RunState, services: Services):
+        self.state, self.pool = state, state.pool
+        self.backend, self.monitor, self.folder = services.backend, services.monitor, services.folder
+        self.wanted = self.pool.size
+        settings = state.config.samplers
         self.autoscaler = Autoscaler(settings.min, settings.max) if settings.min and settings.max else None
 
-    def begin(self) -> None:
-        """The learner stands; samplers that do not yet are away from now on."""
-        for slot in self.loop.pool.slots:
+    def start_clocks(self) -> None:
+        """Start the absence clock of samplers that are not ready when the learner is."""
+        for slot in self.pool.slots:
             slot.away_since = time.monotonic()
 
-    # ---- by command ------------------------------------------------------------------------------------------------
+    # ---- scaling ---------------------------------------------------------------------------------------------------
 
     def scale(self, samplers: int, why: str) -> str:
-        """Go to another number of samplers; returns at once, with a sentence for people.
+        """Change the number of samplers; return at once with a sentence for the user.
 
         Raises:
-            ConfigError: Not a number that this run can use.
+            ConfigError: Not a valid number for this run.
         """
-        loop, settings = self.loop, self.loop.config.samplers
-        if not loop.backend.concurrent:
+        if not self.backend.concurrent:
             raise ConfigError(
                 "this run has backend serial: one process does everything.", "Start it with backend=ray to scale it."
             )
-        if self.autoscaler and not settings.min <= samplers <= settings.max:
+        if (scaler := self.autoscaler) and not scaler.least <= samplers <= scaler.most:
             raise ConfigError(
-                f"{samplers} samplers asked for; this run scales itself between samplers.min {settings.min} and "
-                f"samplers.max {settings.max}.",
+                f"{samplers} samplers requested; this run scales itself between samplers.min {scaler.least} and "
+                f"samplers.max {scaler.most}.",
                 "Give a number between the two.",
             )
-        before = loop.pool.size
-        change = loop.pool.resize(samplers)
+        before = self.pool.size
+        change = self.pool.resize(samplers)
         self.wanted = samplers
         if samplers == before:
             return f"{before} samplers already."
-        loop.monitor.event("scaled", before=before, after=samplers, why=why)
+        self.monitor.event("scaled", before=before, after=samplers, why=why)
         if self.autoscaler:
             self.autoscaler.reset()
         for index in change.start:
-            loop.backend.replace_sampler(index)
+            self.backend.replace_sampler(index)
         self._announce(change.moved)
         for index in change.end:
-            self._left(index)
-        leaving = sum(slot.state == "draining" for slot in loop.pool.slots)
-        parts = [f"{len(change.start)} starting"] * bool(change.start)
-        parts += [f"{len(change.end)} left"] * bool(change.end)
-        parts += [f"{leaving} leaving after their running fragments"] * bool(leaving)
-        return f"samplers {before} -> {samplers}: {', '.join(parts)}."
+            self._end(index)
+        leaving = sum(slot.state == "draining" for slot in self.pool.slots)
+        counts = [f"{len(change.start)} starting"] * bool(change.start)
+        counts += [f"{len(change.end)} left"] * bool(change.end)
+        counts += [f"{leaving} leaving after their running fragments"] * bool(leaving)
+        return f"samplers {before} -> {samplers}: {', '.join(counts)}."
+
+    def observe(self) -> None:
+        """Update the autoscaler before each wait of the loop, and scale if it asks for it."""
+        if self.autoscaler is None:
+            return
+        slots, learner_idle = self.pool.slots, not self.state.queue.learning
+        hosting = [slot for slot in slots if slot.ready and slot.state == "hosting"]
+        idle = sum(not slot.busy for slot in hosting) / max(len(hosting), 1)
+        self.autoscaler.observe(time.monotonic(), float(learner_idle), idle)
+        if any(slot.state in ("joining", "draining") for slot in slots):
+            self.autoscaler.reset()  # the effect of the last change is not visible yet
+            return
+        target = self.autoscaler.target(self.pool.size)
+        if target is not None:
+            self.scale(target, "the learner waits" if target > self.pool.size else "the queue is full")
+
+    def node_joined(self) -> None:
+        """Start the samplers again that were given up for lack of resources."""
+        if self.autoscaler is None and self.backend.concurrent and self.pool.size < self.wanted:
+            self.scale(self.wanted, "a machine joined")
 
     # ---- slow streams ----------------------------------------------------------------------------------------------
 
     def isolate(self, stream: int) -> None:
-        """Leave a slow stream its sampler alone, if that helps: where a batch needs every stream it does not."""
-        loop = self.loop
-        if not loop.backend.concurrent or loop.queue.ordered or stream in loop.pool.isolated():
+        """Leave a slow stream alone in its sampler, unless batches need every stream anyway."""
+        if not self.backend.concurrent or self.state.queue.ordered or stream in self.pool.isolated():
             return
-        cut = loop.ledger.counts["cut"]
-        change = loop.pool.isolate(stream)
+        cut = self.state.ledger.counts["cut"]
+        change = self.pool.isolate(stream)
         if change is None:
             return
         for index in change.start:
-            loop.backend.replace_sampler(index)
-        cut = loop.ledger.counts["cut"] - cut
-        loop.monitor.event("isolated", stream=stream, sampler=loop.pool.sampler_of(stream), cut=cut, start=change.start)
+            self.backend.replace_sampler(index)
+        cut = self.state.ledger.counts["cut"] - cut
+        sampler = self.pool.sampler_of(stream)
+        self.monitor.event("isolated", stream=stream, sampler=sampler, cut=cut, start=change.start)
         self._announce(change.moved)
 
     def release(self, stream: int) -> None:
-        """A stream is slow no more."""
-        self._announce(self.loop.pool.release(stream))
+        """End the isolation of a stream."""
+        self._announce(self.pool.release(stream))
 
-    # ---- by what the loop sees -------------------------------------------------------------------------------------
+    # ---- samplers that join and leave ------------------------------------------------------------------------------
 
-    def ready(self, event: SamplerReady) -> None:
-        """A sampler stands: it gets streams, or is sent away where it is no longer wanted."""
-        slot = self.loop.pool.slots[event.sampler]
-        moved = self.loop.pool.joined(slot, event.pid, event.node)
-        self.loop.monitor.event(
-            "joined", sampler=slot.index, pid=event.pid, node=event.node, streams=sorted(slot.streams)
-        )
+    def sampler_ready(self, event: SamplerReady) -> None:
+        """Assign streams to a sampler that is ready."""
+        slot = self.pool.slots[event.sampler]
+        moved = self.pool.joined(slot, event.pid, event.node)
+        self.monitor.event("joined", sampler=slot.index, pid=event.pid, node=event.node, streams=sorted(slot.streams))
         self._announce(moved)
 
-    def lost(self, event: SamplerLost) -> None:
-        """A sampler died or hung: a new process takes its place, at once or after a while, where one is wanted."""
-        loop, slot = self.loop, self.loop.pool.slots[event.sampler]
-        facts: dict[str, Any] = {"reason": event.reason, "cut": [tuple(request.unit) for request in event.requests]}
-        stacks = stacks_file(loop.saver.folder.path, f"sampler {slot.index}")
+    def sampler_lost(self, event: SamplerLost) -> None:
+        """Schedule the restart of a sampler that died or hung, if it is still wanted."""
+        slot = self.pool.slots[event.sampler]
+        facts: dict[str, object] = {"reason": event.reason, "cut": [tuple(request.unit) for request in event.requests]}
+        stacks = stacks_file(self.folder.path, f"sampler {slot.index}")
         if stacks.is_file():
             facts["stacks"] = str(stacks)
-        loop.monitor.event("died", sampler=slot.index, **facts)
+        self.monitor.event("died", sampler=slot.index, **facts)
         try:
-            wanted = loop.pool.lost(slot, event.requests, event.reason, event.hopeless)
+            wanted = self.pool.lost(slot, event.requests, event.reason, event.hopeless)
         except Quarantined as error:
-            loop.monitor.event("quarantined", stream=error.stream, why=error.problem)
+            self.monitor.event("quarantined", stream=error.stream, why=error.problem)
             raise
         if wanted:
             slot.restart_at = time.monotonic() + backoff(slot.losses)
             return
-        self._left(slot.index)
+        self._end(slot.index)
         if slot.losses > 1:
-            loop.monitor.warn(
-                f"sampler {slot.index} could not be started ({event.reason}); the run goes on with {loop.pool.size}."
+            self.monitor.warn(
+                f"sampler {slot.index} could not be started ({event.reason}); the run continues with {self.pool.size}."
             )
 
-    def turn(self) -> None:
-        """Called between the loop's turns: successors of lost samplers begin when their time has come."""
-        self._lodge()
-        for slot in self.loop.pool.slots:
+    def sampler_idle(self, sampler: int) -> None:
+        """End a draining sampler that has finished its fragments."""
+        if self.pool.end_if_drained(self.pool.slots[sampler]):
+            self._end(sampler)
+
+    def poll(self) -> None:
+        """Restart lost samplers that are due, and reassign the streams of those absent for long."""
+        self._reassign()
+        for slot in self.pool.slots:
             if slot.restart_at is not None and time.monotonic() >= slot.restart_at:
                 slot.restart_at = None
-                self.loop.backend.replace_sampler(slot.index)
-                self.loop.monitor.event("restarted", sampler=slot.index, streams=slot.streams, losses=slot.losses)
+                self.backend.replace_sampler(slot.index)
+                self.monitor.event("restarted", sampler=slot.index, streams=slot.streams, losses=slot.losses)
 
-    def _lodge(self) -> None:
-        """Streams whose sampler has been away for long live in the others until it is back."""
-        pool, now = self.loop.pool, time.monotonic()
-        if not any(slot.state == "hosting" and slot.ready for slot in pool.slots):
+    def _reassign(self) -> None:
+        slots, now = self.pool.slots, time.monotonic()
+        if not any(slot.state == "hosting" and slot.ready for slot in slots):
             return
-        away = [slot for slot in pool.slots if slot.state == "hosting" and not slot.ready]
-        away = [slot for slot in away if slot.streams and now - slot.away_since > LODGE_SECONDS]
+        away = [slot for slot in slots if slot.state == "hosting" and not slot.ready]
+        away = [slot for slot in away if slot.streams and now - slot.away_since > REASSIGN_SECONDS]
         if away:
-            self._announce(pool.reassign(away))
+            self._announce(self.pool.reassign(away))
 
-    def room(self) -> None:
-        """A machine joined: samplers that were given up because there was no room for them are started again."""
-        if self.autoscaler is None and self.loop.backend.concurrent and self.loop.pool.size < self.wanted:
-            self.scale(self.wanted, "a machine joined")
+    def _end(self, sampler: int) -> None:
+        self.backend.end_sampler(sampler)
+        self.monitor.event("left", sampler=sampler)
 
-    def drained(self, sampler: int) -> None:
-        """A sampler finished its fragments: if it was to leave, it goes now."""
-        if self.loop.pool.take_leave(self.loop.pool.slots[sampler]):
-            self._left(sampler)
-
-    def note(self) -> None:
-        """Called before every wait of the loop: who is idle until it ends."""
-        if self.autoscaler is None:
-            return
-        loop = self.loop
-        working = [slot for slot in loop.pool.slots if slot.ready and slot.state == "hosting"]
-        idle = sum(not slot.busy for slot in working) / max(len(working), 1)
-        self.autoscaler.note(time.monotonic(), float(not loop.queue.learning), idle)
-        if any(slot.state in ("joining", "draining") for slot in loop.pool.slots):
-            self.autoscaler.reset()  # the last change has not shown its effect yet
-            return
-        wish = self.autoscaler.wish(loop.pool.size)
-        if wish is not None:
-            self.scale(wish, "the learner waits" if wish > loop.pool.size else "the queue is full")
-
-    # ---- words and processes ---------------------------------------------------------------------------------------
-
-    def _left(self, sampler: int) -> None:
-        self.loop.backend.end_sampler(sampler)
-        self.loop.monitor.event("left", sampler=sampler)
-
-    def _announce(self, moved: dict[int, tuple[int, int]]) -> None:
-        """Tell where streams live now; old homes may forget them."""
+    def _announce(self, moved: Mapping[int, tuple[int, int]]) -> None:
+        """Report moved streams, and let their old samplers drop them."""
         if not moved:
             return
-        forget: dict[int, list[int]] = {}
+        dropped: dict[int, list[int]] = {}
         for stream, (old, _) in moved.items():
-            forget.setdefault(old, []).append(stream)
-        for sampler, streams in forget.items():
-            if self.loop.pool.slots[sampler].state != "gone":
-                self.loop.backend.drop_streams(sampler, streams)
+            dropped.setdefault(old, []).append(stream)
+        for sampler, streams in dropped.items():
+            if self.pool.slots[sampler].state != "gone":
+                self.backend.drop_streams(sampler, streams)
         places = {str(stream): list(change) for stream, change in sorted(moved.items())}
-        self.loop.monitor.event("reassigned", streams=places)
+        self.monitor.event("reassigned", streams=places)

@@ -1,80 +1,90 @@
-"""Evaluations of a run: when they are due, what becomes of their results, and an evaluator that died."""
+"""Evaluations of a run: when they are due, their results, and restarts of the evaluator."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Protocol
 
 from distrl.runtime.loop.recovery import MAX_DEATHS, backoff
-from distrl.runtime.protocol.events import DataLost, Evaluated, EvaluatorLost, SamplerFailed, SamplerLost
+from distrl.runtime.loop.saving import Saver
+from distrl.runtime.loop.state import RunState, Services
+from distrl.runtime.protocol.events import DataLost, Evaluated, EvaluatorLost, Event, SamplerFailed, SamplerLost
+
+
+class EventLoop(Protocol):
+    """The part of the loop that waiting for an evaluation needs."""
+
+    def poll(self) -> None: ...
+    def wait(self) -> list[Event]: ...
+    def handle(self, event: Event) -> None: ...
 
 
 class Evaluations:
-    """Orders evaluations of a loop and takes their results.
+    """Orders evaluations and handles their results.
 
-    Args:
-        loop: The loop.
+    Attributes:
+        deaths: Deaths of the evaluator in a row.
+        restart_at: `time.monotonic()` at which lost evaluations are ordered again, or None.
     """
 
-    def __init__(self, loop: Any):
-        self.loop = loop
-        self.under_way = 0
-        self.deaths = 0  # of the evaluator, in a row
+    def __init__(self, state: RunState, services: Services, saver: Saver, loop: EventLoop):
+        self.state, self.backend, self.monitor = state, services.backend, services.monitor
+        self.saver, self.loop = saver, loop
+        self.deaths = 0
         self.restart_at: float | None = None
-        self._lost: list[EvaluatorLost] = []  # ordered again when the time has come
+        self._lost: list[EvaluatorLost] = []
 
     def order_if_due(self) -> None:
-        """Order an evaluation when `eval.every` more steps were consumed; in deterministic mode wait for it here."""
-        loop = self.loop
-        every, progress = loop.config.eval.every, loop.progress
+        """Order an evaluation every `eval.every` consumed steps; in deterministic mode wait for it."""
+        state, config, progress = self.state, self.state.config, self.state.progress
+        every = config.eval.every
         if not every or progress.env_steps // every <= progress.evaluated_at // every:
             return
-        if self.under_way and not loop.config.deterministic:
-            return  # never a queue of evaluations; the next boundary asks again
+        if state.evaluations_pending and not config.deterministic:
+            return  # at most one pending; retried at the next boundary
         progress.evaluated_at = progress.env_steps
-        self.under_way += 1
-        loop.backend.evaluate(loop.weights[progress.version], progress.env_steps, progress.version)
-        if loop.config.deterministic or not loop.backend.concurrent:
+        state.evaluations_pending += 1
+        self.backend.evaluate(state.weights[progress.version], progress.env_steps, progress.version)
+        if config.deterministic or not self.backend.concurrent:
             self.finish()
 
     def finish(self, ended: bool = False) -> None:
-        """Wait for evaluations under way; once the run has ended, what samplers fail at no longer matters."""
-        while self.under_way:
+        """Wait for pending evaluations; once the run has `ended`, ignore failures of samplers."""
+        while self.state.evaluations_pending:
             if ended:
-                self.turn()
+                self.poll()
             else:
-                self.loop.look_around()
+                self.loop.poll()
             for event in self.loop.wait():
                 if not (ended and isinstance(event, SamplerFailed | SamplerLost)):
                     self.loop.handle(event)
 
     def done(self, event: Evaluated) -> None:
-        """Curves, and the best policy so far."""
-        loop, mean = self.loop, event.result.mean
-        self.under_way -= 1
+        """Write the curves of an evaluation, and keep the policy if it is the best."""
+        progress, mean = self.state.progress, event.result.mean
+        self.state.evaluations_pending -= 1
         self.deaths = 0
-        progress = loop.progress
         progress.evals.append((event.env_steps, mean))
-        loop.monitor.update(event.result.metrics(), event.env_steps, event.update)
+        self.monitor.update(event.result.metrics(), event.env_steps, event.update)
         if progress.best is None or mean > progress.best:
             progress.best = mean
-            facts = {"env_steps": event.env_steps, "update": event.update, "eval_return_mean": mean}
+            facts: dict[str, object] = {"env_steps": event.env_steps, "update": event.update, "eval_return_mean": mean}
             try:
-                loop.saver.save_best(loop.backend.fetch(event.weights), facts)
+                self.saver.save_best(self.backend.fetch(event.weights), facts)
             except DataLost:
-                loop.monitor.warn(f"the policy of update {event.update} is gone with its machine: not kept as the best")
+                self.monitor.warn(f"the policy of update {event.update} was lost with its node: not kept as the best")
                 return
-            loop.monitor.event("best", **facts)
+            self.monitor.event("best", **facts)
 
     def failed(self, why: str) -> None:
-        """The environment or the policy raised: training does not need this evaluation."""
-        self.under_way -= 1
-        self.loop.monitor.warn(f"an evaluation failed, training goes on: {why}")
+        """Report an evaluation that raised; training continues without it."""
+        self.state.evaluations_pending -= 1
+        self.monitor.warn(f"an evaluation failed, training continues: {why}")
 
-    def lost(self, event: EvaluatorLost) -> None:
-        """The evaluator died: another one does the same evaluation, until too many died in a row."""
+    def evaluator_lost(self, event: EvaluatorLost) -> None:
+        """Schedule the evaluation for a new evaluator, unless too many died in a row."""
         self.deaths += 1
-        self.loop.monitor.event("died", process="evaluator", reason=event.reason)
+        self.monitor.event("died", process="evaluator", reason=event.reason)
         if self.deaths > MAX_DEATHS:
             self.deaths = 0
             self.failed(f"the evaluator died {MAX_DEATHS + 1} times in a row: {event.reason}")
@@ -82,12 +92,12 @@ class Evaluations:
         self._lost.append(event)
         self.restart_at = time.monotonic() + backoff(self.deaths)
 
-    def turn(self) -> None:
-        """Called between the loop's turns: lost evaluations are ordered again when their time has come."""
+    def poll(self) -> None:
+        """Order lost evaluations again if that is due."""
         if self.restart_at is None or time.monotonic() < self.restart_at:
             return
         self.restart_at = None
         again, self._lost = self._lost, []
         for order in again:
-            self.loop.backend.evaluate(order.weights, order.env_steps, order.update)
-            self.loop.monitor.event("restarted", process="evaluator")
+            self.backend.evaluate(order.weights, order.env_steps, order.update)
+            self.monitor.event("restarted", process="evaluator")

@@ -1,73 +1,71 @@
-"""Fragments whose data went with a machine: told, counted as lost, and made again where a batch needs just them.
+"""Handles fragments whose data was lost with a node: report, count, and regenerate those an ordered batch requires.
 
-By arrival a batch is whatever comes first, so a lost fragment is gone and its stream goes on. Where batch u is fragment
-u of every stream, a lost one is made again from the snapshot before it, with the weights that it had: it has the same
-bits. Later fragments of its stream are taken back with it.
+Without order, a lost fragment is gone and its stream continues. Where batch n is fragment n of every stream, a lost
+fragment is regenerated bit-identically from the snapshot before it, with the same weights; later fragments of its
+stream are rolled back.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from distrl.experience.fragment import FragmentMeta, Unit
+from distrl.runtime.loop.recovery import Recovery
+from distrl.runtime.loop.state import RunState, Services
 
 
-class Losses:
-    """Looks whether the data of waiting fragments is still there.
+class LostData:
+    """Checks that the data of waiting fragments still exists."""
 
-    Args:
-        loop: The loop whose queue this is.
-    """
+    def __init__(self, state: RunState, services: Services, recovery: Recovery):
+        self.state, self.backend, self.monitor, self.recovery = state, services.backend, services.monitor, recovery
 
-    def __init__(self, loop: Any):
-        self.loop = loop
+    def probe(self) -> bool:
+        """Drop waiting fragments whose data is lost; return True if there were any.
 
-    def look(self) -> bool:
-        """Ask where the data of every waiting fragment is; returns whether some was lost. A batch under way is not
-        looked at: if its data is gone, its update says so."""
-        loop = self.loop
-        items = [item for item in loop.queue.waiting() if item not in loop.queue.learning]
-        gone = loop.backend.gone([item.data for item in items]) if items else []
+        The batch of a running update is left out: if its data is gone, the update reports it.
+        """
+        queue = self.state.queue
+        items = [item for item in queue.waiting() if item not in queue.learning]
+        gone = self.backend.gone([item.data for item in items]) if items else []
         lost = sorted(item.meta.unit for item, is_gone in zip(items, gone, strict=True) if is_gone)
         if not lost:
             return False
         rolled_back: list[Unit] = []
         for unit in lost:
-            loop.queue.drop(unit, "lose", again=loop.queue.ordered)
-        if loop.queue.ordered:
+            queue.drop(unit, "lose", again=queue.ordered)
+        if queue.ordered:
             for stream in {unit.stream for unit in lost}:
-                rolled_back += self._go_back(min(unit for unit in lost if unit.stream == stream))
-        loop.monitor.event("lost", what="fragments", units=[tuple(unit) for unit in lost])
+                rolled_back += self._rewind(min(unit for unit in lost if unit.stream == stream))
+        self.monitor.event("lost", what="fragments", units=[tuple(unit) for unit in lost])
         if rolled_back:
-            loop.monitor.event("rolled_back", units=len(rolled_back), after="a lost fragment that is made again")
+            self.monitor.event("rolled_back", units=len(rolled_back), after="a lost fragment that is regenerated")
         return True
 
     def update_failed(self) -> None:
-        """The data of the batch under way is gone: the update was not made, and what is left of the batch waits."""
-        loop = self.loop
-        loop.queue.requeue()
-        loop.updates_started -= 1
-        loop.updating = False
-        loop.recovery.withdrawn()
-        if not self.look():
-            loop.monitor.warn("an update found data of its batch missing, which is there again")
+        """Cancel the running update, whose data is lost, and requeue the rest of its batch."""
+        state = self.state
+        state.queue.requeue()
+        state.updates_started -= 1
+        state.updating = False
+        self.recovery.cancel_order()
+        if not self.probe():
+            self.monitor.warn("an update found data of its batch missing that is available again")
 
     def arrived(self, meta: FragmentMeta) -> None:
-        """A finished fragment was put into the queue; one that was taken back meanwhile leaves it at once."""
-        if meta.unit in self.loop.pool.rolled_back:
-            self.loop.pool.rolled_back.remove(meta.unit)
-            self.loop.queue.drop(meta.unit, "roll_back", again=True)
+        """Roll back a fragment that has just finished, if an earlier one of its stream was lost meanwhile."""
+        if meta.unit in self.state.pool.rolled_back:
+            self.state.pool.rolled_back.remove(meta.unit)
+            self.state.queue.drop(meta.unit, "roll_back", again=True)
 
-    def _go_back(self, unit: Unit) -> list[Unit]:
-        """Let a stream make `unit` again, and what follows; returns the later fragments that waited."""
-        loop = self.loop
-        waiting = [item.meta.unit for item in loop.queue.waiting()]
+    def _rewind(self, unit: Unit) -> list[Unit]:
+        """Rewind a stream to before `unit`; return the later waiting fragments, which are rolled back."""
+        queue, pool = self.state.queue, self.state.pool
+        waiting = [item.meta.unit for item in queue.waiting()]
         later = [other for other in waiting if other.stream == unit.stream and other.seq > unit.seq]
         for other in later:
-            loop.queue.drop(other, "roll_back", again=True)
-        loop.queue.next_seq[unit.stream] = unit.seq
-        loop.pool.rolled_back |= {other for other in loop.ledger.running if other.stream == unit.stream}
-        host = loop.pool.rewind(unit)
+            queue.drop(other, "roll_back", again=True)
+        queue.next_seq[unit.stream] = unit.seq
+        pool.rolled_back |= {other for other in self.state.ledger.running if other.stream == unit.stream}
+        host = pool.rewind(unit)
         if host is not None:
-            loop.backend.drop_streams(host, [unit.stream])
+            self.backend.drop_streams(host, [unit.stream])
         return later

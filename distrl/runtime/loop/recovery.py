@@ -1,34 +1,34 @@
-"""A learner that died is built again, and nothing that it learned is lost.
+"""Rebuilds a dead learner without losing an update.
 
-The loop keeps the learner's full state in its own memory, and references to the batches that were learned from since.
-A new process loads the state, makes the same updates again, which count nowhere, and goes on with the batch under way:
-updates are functions of (state, batch, seed, number), so it has the same bits as the one that died.
+The loop keeps the learner's full state in its own memory, and references to the batches consumed since. A new process
+loads the state, repeats these updates (they count nowhere) and continues with the running batch. An update is a
+function of (state, batch, seed, number), so the result is bit-identical.
 
-An off-policy learner's replay is too large for that. Its state is the newest checkpoint's, replay files included; the
-batches since are kept, and a checkpoint is made when they grow too many.
+The replay of an off-policy learner is too large for that: its state is the newest checkpoint, replay files included.
+The batches since are kept, and a checkpoint is written when they become too many.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distrl.base.errors import ResourceError
 from distrl.control.learner.learner import Progress
-from distrl.runtime.protocol.orders import RecoveryPoint, UpdateOrder
+from distrl.runtime.loop.state import RunState, Services
+from distrl.runtime.protocol.orders import Handle, RecoveryPoint, UpdateOrder
 
-COST_SHARE = 0.03  # of the run's time, at most, for keeping the state
+COST_SHARE = 0.03  # largest share of the run's time for keeping the state
 LOG_BYTES = 2**28  # of batches, before the state is renewed at any cost
 LOG_UPDATES = 10_000
-MAX_DEATHS = 3  # in a row, without a new update between
+MAX_DEATHS = 3  # in a row, without an update between
 LONGEST_BACKOFF = 30.0
 
 
 def backoff(failures: int) -> float:
-    """Seconds to wait before what failed so often in a row is started again.
+    """Return the seconds before a restart after this many failures in a row.
 
     >>> [backoff(failures) for failures in (1, 2, 3, 9)]
     [0.0, 1.0, 2.0, 30.0]
@@ -38,7 +38,7 @@ def backoff(failures: int) -> float:
 
 @dataclass
 class Credit:
-    """Time that keeping the state may take: a share of all time.
+    """Time budget for keeping the state: a share of all time.
 
     >>> credit = Credit(0.1)
     >>> credit.earn(5.0); credit.spend(1.0)
@@ -54,7 +54,7 @@ class Credit:
         self.seconds += self.share * elapsed
 
     def spend(self, cost: float) -> bool:
-        """Whether there is enough; then it is gone. What is left over beyond one more is not saved up."""
+        """Spend `cost` if there is enough; keep at most another `cost` of the rest."""
         if self.seconds < cost:
             return False
         self.seconds = min(self.seconds - cost, cost)
@@ -62,89 +62,96 @@ class Credit:
 
 
 class Recovery:
-    """Keeps what a new learner needs, and builds one.
+    """Keeps what a new learner starts from, and rebuilds it.
 
     Args:
-        loop: The loop whose learner this is.
+        save: Writes a checkpoint; returns None if that failed.
+
+    Attributes:
+        base: The newest state that a new learner can start from.
+        since: Updates after `base`, oldest first.
+        current: The running update.
+        deaths: Deaths in a row without an update between.
+        restart_at: `time.monotonic()` of the next restart, or None.
     """
 
-    def __init__(self, loop: Any):
-        self.loop = loop
-        self.every: int | None = loop.config.learner.recover_every
-        self.enabled = loop.backend.recovers and self.every != 0
-        self.off_policy = loop.plan.off_policy
+    def __init__(self, state: RunState, services: Services, save: Callable[[], Path | None]):
+        self.state, self.backend, self.monitor, self.save = state, services.backend, services.monitor, save
+        self.every: int | None = state.config.learner.recover_every
+        self.enabled = self.backend.recovers and self.every != 0
+        self.off_policy = state.plan.off_policy
         self.base: RecoveryPoint | None = None
-        self.since: list[UpdateOrder] = []  # updates made since `base`, oldest first
-        self.current: UpdateOrder | None = None  # the update under way
-        self.deaths = 0  # in a row
+        self.since: list[UpdateOrder] = []
+        self.current: UpdateOrder | None = None
+        self.deaths = 0
         self.restart_at: float | None = None
-        self._pending: tuple[int, Any] | None = None  # version and handle of a state that is on its way
-        self._hurry = False
+        self._pending: tuple[int, Handle] | None = None  # version and handle of a requested state
+        self._urgent = False
         self._credit = Credit(COST_SHARE)
         self._cost = 0.0  # seconds that the newest state took
         self._at = time.monotonic()
 
-    # ---- keeping ---------------------------------------------------------------------------------------------------
+    # ---- keeping the state -----------------------------------------------------------------------------------------
 
     def begin(self, folder: Path | None) -> None:
-        """The learner stands; `folder`: the checkpoint that it came from."""
+        """Start with the ready learner and the checkpoint folder that it came from, if any."""
         if not self.enabled:
             return
         if self.off_policy and folder is not None:
-            self.base = RecoveryPoint(self.loop.progress.version, folder=folder)
+            self.base = RecoveryPoint(self.state.progress.version, folder=folder)
         else:
-            self._ask()
+            self._request_state()
 
-    def ordered(self, data: Sequence[Any], progress: Progress) -> None:
-        """An update begins."""
+    def record_order(self, data: Sequence[Handle], progress: Progress) -> None:
+        """Record the update that was ordered."""
         self.current = UpdateOrder(data, progress)
 
-    def done(self, nbytes: int) -> None:
-        """The update under way was made; `nbytes`: size of its batch."""
+    def record_update(self, nbytes: int) -> None:
+        """Record that the running update is done, with the size of its batch; renew the state if due."""
         self.deaths = 0
         if not self.enabled or self.current is None:
             return
         self.since.append(UpdateOrder(self.current.data, self.current.progress, nbytes))
-        self._take()
+        self._receive_state()
         now = time.monotonic()
         self._credit.earn(now - self._at)
         self._at = now
-        full = self._hurry or len(self.since) >= LOG_UPDATES or self.nbytes() >= self._most_bytes()
+        full = self._urgent or len(self.since) >= LOG_UPDATES or self.nbytes() >= self._most_bytes()
         if self.off_policy:
-            self._hurry = False
-            if full and self.loop.saver.save(self.loop) is None:
-                self.base, self.since = None, []  # no disk, no recovery; the checkpoint's problem was told
+            self._urgent = False
+            if full and self.save() is None:
+                self.base, self.since = None, []  # without a checkpoint no recovery; the saver has reported why
         elif self._pending is None and (full or self._due()):
-            self._hurry = False
-            self._ask()
+            self._urgent = False
+            self._request_state()
 
-    def withdrawn(self) -> None:
-        """The update under way is not made."""
+    def cancel_order(self) -> None:
+        """Forget the running update, which was not made."""
         self.current = None
 
-    def machine_lost(self) -> None:
-        """Batches since the newest state may be gone: keep a new one at the next boundary."""
-        self._hurry = True
+    def node_lost(self) -> None:
+        """Renew the state at the next boundary, as kept batches may be gone."""
+        self._urgent = True
 
-    def saved(self, folder: Path) -> None:
-        """A checkpoint of the present boundary was written."""
+    def record_checkpoint(self, folder: Path) -> None:
+        """Use the checkpoint of this boundary as the new base of an off-policy learner."""
         if self.enabled and self.off_policy:
             self._pending = None
-            self._rebase(RecoveryPoint(self.loop.progress.version, folder=folder))
+            self._rebase(RecoveryPoint(self.state.progress.version, folder=folder))
 
-    def learner_state(self) -> Any:
-        """The learner's state at this boundary: the kept one, if it is of here; else the learner is asked."""
-        self._take()
-        if self.base and self.base.state is not None and self.base.version == self.loop.progress.version:
-            return self.loop.backend.unpacked(self.base.state)
-        return self.loop.backend.learner_state()
+    def learner_state(self) -> dict[str, object]:
+        """Return the learner's state at this boundary, from the kept one if it is current."""
+        self._receive_state()
+        if self.base and self.base.state is not None and self.base.version == self.state.progress.version:
+            return self.backend.unpacked(self.base.state)
+        return self.backend.ask_learner("state")
 
     def nbytes(self) -> int:
-        """Size of the batches that are kept."""
+        """Return the size of the kept batches."""
         return sum(batch.nbytes for batch in self.since)
 
     def _most_bytes(self) -> int:
-        capacity = self.loop.backend.store_bytes()
+        capacity = self.backend.store_bytes()
         return min(LOG_BYTES, capacity // 5) if capacity else LOG_BYTES
 
     def _due(self) -> bool:
@@ -152,15 +159,15 @@ class Recovery:
             return not self.base or self.since[-1].progress.update + 1 - self.base.version >= self.every
         return self._credit.spend(self._cost)
 
-    def _ask(self) -> None:
-        self._pending = self.loop.progress.version, self.loop.backend.keep_state()
+    def _request_state(self) -> None:
+        self._pending = self.state.progress.version, self.backend.keep_state()
 
-    def _take(self) -> None:
-        """Use the state that was asked for, if it is here."""
+    def _receive_state(self) -> None:
+        """Use the requested state if it has arrived."""
         if self._pending is None:
             return
         version, handle = self._pending
-        kept = self.loop.backend.kept_state(handle)
+        kept = self.backend.kept_state(handle)
         if kept is not None:
             self._cost, state = kept
             self._pending = None
@@ -170,46 +177,46 @@ class Recovery:
         self.base = base
         self.since = [batch for batch in self.since if batch.progress.update >= base.version]
 
-    # ---- building again --------------------------------------------------------------------------------------------
+    # ---- rebuilding ------------------------------------------------------------------------------------------------
 
-    def lost(self, reason: str, process: str = "learner") -> None:
-        """The learner died or hung, or a part of it; its successor begins in a later turn.
+    def learner_lost(self, reason: str, process: str = "learner") -> None:
+        """Schedule the restart of a learner that died or hung, or that lost a process.
 
         Raises:
-            ResourceError: It cannot be built again, or dies again and again.
+            ResourceError: It cannot be rebuilt, or died too often in a row.
         """
-        self._take()
+        self._receive_state()
         self._pending = None
         self.deaths += 1
-        self.loop.monitor.event("died", process=process, reason=reason, version=self.loop.progress.version)
+        self.monitor.event("died", process=process, reason=reason, version=self.state.progress.version)
         problem = self._problem()
         if problem:
-            self.loop.updating = False
+            self.state.updating = False
             raise ResourceError(f"the {process} died: {reason}; {problem}", "Start again with --resume.")
         self.restart_at = time.monotonic() + backoff(self.deaths)
 
     def _problem(self) -> str:
-        """Why it cannot be built again, or an empty string."""
+        """Return why the learner cannot be rebuilt, or an empty string."""
         if not self.enabled:
-            return "it is not built again (learner.recover_every is 0)."
+            return "it is not rebuilt (learner.recover_every is 0)."
         if self.deaths > MAX_DEATHS:
             return f"it is given up after {self.deaths} deaths in a row without an update between."
         if self.base is None:
-            return "none of its states was kept yet."
+            return "none of its states has been kept yet."
         return ""
 
-    def turn(self) -> None:
-        """Called between the loop's turns: a successor begins when its time has come."""
+    def poll(self) -> None:
+        """Rebuild the learner if its restart is due."""
         if self.restart_at is None or time.monotonic() < self.restart_at:
             return
-        loop, base, self.restart_at = self.loop, self.base, None
+        state, base, self.restart_at = self.state, self.base, None
         assert base is not None
-        published = loop.backend.rebuild_learner(base, self.since)
-        for version in published.keys() & loop.weights.keys():
-            if not loop.backend.intact(loop.weights[version]):  # its node died with the learner
-                loop.weights[version] = published[version]
-        if loop.updating and self.current is not None:
-            loop.backend.update(self.current.data, self.current.progress)
-        loop.monitor.event(
-            "restarted", process="learner", state_of_version=base.version, updates_made_again=len(self.since)
+        published = self.backend.rebuild_learner(base, self.since)
+        for version in published.keys() & state.weights.keys():
+            if not self.backend.intact(state.weights[version]):  # its node died with the learner
+                state.weights[version] = published[version]
+        if state.updating and self.current is not None:
+            self.backend.update(self.current.data, self.current.progress)
+        self.monitor.event(
+            "restarted", process="learner", state_of_version=base.version, repeated_updates=len(self.since)
         )

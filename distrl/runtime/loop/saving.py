@@ -1,154 +1,168 @@
-"""`Saver`: from a running loop to a checkpoint, and back."""
+"""`Saver`: checkpoints of a running loop, and their restoration."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from distrl.base.errors import CheckpointError, ResourceError
-from distrl.base.phases import Phases
 from distrl.deploy.policy_file import POLICY_FILE, SavedPolicy
 from distrl.experience.fragment import fragment_from_state, fragment_to_state
 from distrl.experience.ledger import Ledger
 from distrl.experience.weights import Weights
-from distrl.runtime.plan.base import Plan
+from distrl.runtime.loop.lost_data import LostData
+from distrl.runtime.loop.recovery import Recovery
+from distrl.runtime.loop.state import RunState, Services
 from distrl.runtime.protocol.events import DataLost
-from distrl.runtime.run.checkpoint import REPLAY_FOLDER, write_checkpoint
-from distrl.runtime.run.folder import RunFolder
+from distrl.runtime.run.checkpoint import REPLAY_FOLDER, CheckpointStates, write_checkpoint
 from distrl.runtime.run.progress import RunProgress
 from distrl.store.queue import Waiting
 
 
 class Saver:
-    """Writes a loop's state at update boundaries, and restores it.
+    """Writes checkpoints at update boundaries, and restores them.
 
     Args:
-        plan: The run.
-        folder: Where checkpoints go.
-        monitor: Told of every checkpoint and every failure to write one.
-        callbacks: Told of every checkpoint.
+        on_checkpoint: Called with the path of every checkpoint.
+
+    Attributes:
+        problem: Error of the newest attempt to save, or None.
     """
 
-    def __init__(self, plan: Plan, folder: RunFolder, monitor: Any, callbacks: Any, phases: Phases):
-        self.plan, self.folder, self.monitor, self.callbacks, self.phases = plan, folder, monitor, callbacks, phases
+    def __init__(
+        self,
+        state: RunState,
+        services: Services,
+        recovery: Recovery,
+        lost_data: LostData,
+        on_checkpoint: Callable[[Path], None],
+    ):
+        self.state, self.services, self.recovery, self.lost_data = state, services, recovery, lost_data
+        self.on_checkpoint = on_checkpoint
         self.saved_at = time.monotonic()
         self.saved_version = -1
         self.last_path: Path | None = None
-        self.problem: str | None = None  # why the newest attempt to save failed
+        self.problem: str | None = None
 
     def seconds_since_save(self) -> float:
         return time.monotonic() - self.saved_at
 
-    def save(self, loop: Any) -> Path | None:
-        """Write a checkpoint of the present boundary. A full disk is reported, and training goes on without it."""
-        with self.phases("checkpoint"):
+    def due(self) -> bool:
+        """Return True if a checkpoint is due by steps or by time."""
+        settings, progress = self.state.config.checkpoint, self.state.progress
+        by_steps = settings.every and progress.env_steps - progress.checkpointed_at >= settings.every
+        return bool(by_steps or (settings.every_seconds and self.seconds_since_save() >= settings.every_seconds))
+
+    def save(self) -> Path | None:
+        """Write a checkpoint of this boundary; return None if the disk is full, which does not end the run."""
+        services, progress = self.services, self.state.progress
+        with services.phases("checkpoint"):
             self.saved_at = time.monotonic()
-            if self.saved_version == loop.progress.version:
+            if self.saved_version == progress.version:
                 return self.last_path
-            self.monitor.flush()
+            services.monitor.flush()
             try:
-                path = self._whole(loop)
+                path = self._write_available()
             except ResourceError as error:
-                self.monitor.event("checkpoint_failed", error=str(error))
+                services.monitor.event("checkpoint_failed", error=str(error))
                 self.problem = str(error)
-                loop.progress.checkpointed_at = loop.progress.env_steps  # tried again when the next one is due
+                progress.checkpointed_at = progress.env_steps  # retried when the next one is due
                 return None
-            if self.plan.off_policy:
-                loop.backend.replay_saved(path / REPLAY_FOLDER)
+            if self.state.plan.off_policy:
+                services.backend.ask_learner("files_saved", path / REPLAY_FOLDER)
             self.problem = None
-            self.saved_version = loop.progress.version
-            loop.progress.checkpointed_at = loop.progress.env_steps
+            self.saved_version = progress.version
+            progress.checkpointed_at = progress.env_steps
             self.last_path = path
-            loop.recovery.saved(path)
-            self.monitor.event("checkpoint", path=path.name, env_steps=loop.progress.env_steps)
-            if self.callbacks:
-                self.callbacks.on_checkpoint(loop, path)
+            self.recovery.record_checkpoint(path)
+            services.monitor.event("checkpoint", path=path.name, env_steps=progress.env_steps)
+            self.on_checkpoint(path)
             return path
 
-    def _whole(self, loop: Any) -> Path:
-        """Write; where fragments turn out to be gone, without them."""
+    def _write_available(self) -> Path:
+        """Write; if fragments turn out to be lost, write without them."""
         try:
-            return self._write(loop)
+            return self._write()
         except DataLost:
-            if not loop.losses.look():
+            if not self.lost_data.probe():
                 raise
-            return self._write(loop)
+            return self._write()
 
-    def _write(self, loop: Any) -> Path:
-        backend, progress = loop.backend, loop.progress
-        weights = {version: backend.fetch(handle) for version, handle in loop.weights.items()}
-        waiting = [fragment_to_state(item.meta, backend.fetch(item.data)) for item in loop.queue.waiting()]
-        # What is running now will be made again, so its stream goes on from the unit itself.
-        next_seq = list(loop.queue.next_seq)
-        for unit in loop.ledger.running:
+    def _write(self) -> Path:
+        state, backend = self.state, self.services.backend
+        plan, progress = state.plan, state.progress
+        weights = {version: backend.fetch(handle) for version, handle in state.weights.items()}
+        waiting = [fragment_to_state(item.meta, backend.fetch(item.data)) for item in state.queue.waiting()]
+        # Running units are collected again after a resume, so their streams continue from these units.
+        next_seq = list(state.queue.next_seq)
+        for unit in state.ledger.running:
             next_seq[unit.stream] = min(next_seq[unit.stream], unit.seq)
         streams = {
             "next_seq": next_seq,
-            "snapshots": loop.pool.snapshots,
+            "snapshots": state.pool.snapshots,
             "waiting": waiting,
             "weights": [item.to_state() for item in weights.values()],
         }
-        facts = {"env_steps": progress.env_steps, "run": self.plan.config.name}
+        facts = {"env_steps": progress.env_steps, "run": plan.config.name}
         policy = self._policy(weights[progress.version], {**facts, "update": progress.version})
         files = {POLICY_FILE: policy.save}
-        if self.plan.off_policy:
-            files[REPLAY_FOLDER] = backend.save_replay
+        if plan.off_policy:
+            files[REPLAY_FOLDER] = partial(backend.ask_learner, "save_files")
         return write_checkpoint(
-            self.folder.checkpoints,
+            self.services.folder.checkpoints,
             progress.version,
             {
-                "learner": loop.recovery.learner_state(),
+                "learner": self.recovery.learner_state(),
                 "streams": streams,
-                "progress": {"counters": self._counters(loop), "ledger": loop.ledger.to_state()},
+                "progress": {"counters": self._counters(), "ledger": state.ledger.to_state()},
             },
             files,
             facts,
-            self.plan.config.checkpoint.keep,
+            plan.config.checkpoint.keep,
         )
 
-    @staticmethod
-    def _counters(loop: Any) -> dict[str, Any]:
-        """The progress, as if no evaluation were under way: a resumed run orders it again at its next boundary."""
-        counters: dict[str, Any] = loop.progress.to_state()
-        if loop.evaluations.under_way:
-            counters["evaluated_at"] = loop.progress.evals[-1][0] if loop.progress.evals else 0
+    def _counters(self) -> dict[str, object]:
+        """Return the progress without pending evaluations, which a resumed run orders again."""
+        progress = self.state.progress
+        counters = progress.to_state()
+        if self.state.evaluations_pending:
+            counters["evaluated_at"] = progress.evals[-1][0] if progress.evals else 0
         return counters
 
-    def save_best(self, weights: Weights, facts: dict[str, Any]) -> None:
+    def save_best(self, weights: Weights, facts: dict[str, object]) -> None:
         """Keep the policy of the best evaluation."""
         try:
-            self._policy(weights, {**facts, "run": self.plan.config.name}).save(self.folder.best / POLICY_FILE)
+            policy = self._policy(weights, {**facts, "run": self.state.config.name})
+            policy.save(self.services.folder.best / POLICY_FILE)
         except ResourceError as error:
-            self.monitor.warn(str(error))
+            self.services.monitor.warn(str(error))
 
-    def _policy(self, weights: Weights, facts: dict[str, Any]) -> SavedPolicy:
-        plan = self.plan
+    def _policy(self, weights: Weights, facts: dict[str, object]) -> SavedPolicy:
+        plan = self.state.plan
         return SavedPolicy(plan.config, plan.observation_space, plan.action_space, weights, facts)
 
-    def restore(self, loop: Any, states: dict[str, Any]) -> None:
-        """Bring a fresh loop to a checkpoint's boundary.
+    def restore(self, states: CheckpointStates) -> None:
+        """Restore a fresh run to a checkpoint's boundary.
 
         Raises:
-            CheckpointError: The checkpoint belongs to a run of another shape.
+            CheckpointError: The number of streams differs.
         """
-        backend, streams, progress = loop.backend, states["streams"], states["progress"]
-        if len(streams["next_seq"]) != self.plan.config.env.streams:
-            raise CheckpointError(
-                f"the checkpoint has {len(streams['next_seq'])} streams, the config {self.plan.config.env.streams}."
-            )
-        backend.load_learner(states["learner"])
-        if self.plan.off_policy:
-            backend.load_replay(states["folder"] / REPLAY_FOLDER)
-        loop.progress = RunProgress.from_state(self.plan.config.stop.window, progress["counters"])
-        loop.ledger = loop.queue.ledger = Ledger.from_state(progress["ledger"])
-        loop.ledger.take_over(self.folder.live_ledger)
-        loop.updates_started = loop.progress.version
-        items = [fragment_from_state(state) for state in streams["waiting"]]
-        loop.queue.restore(streams["next_seq"], [Waiting(meta, backend.put_data(data)) for meta, data in items])
-        loop.pool.snapshots = list(streams["snapshots"])
-        loop.weights = {
-            weights.version: backend.put_weights(weights)
-            for weights in (Weights.from_state(state) for state in streams["weights"])
-        }
-        self.saved_version = loop.progress.version
+        state, backend = self.state, self.services.backend
+        streams, progress, wanted = states["streams"], states["progress"], state.config.env.streams
+        if len(streams["next_seq"]) != wanted:
+            raise CheckpointError(f"the checkpoint has {len(streams['next_seq'])} streams, the config {wanted}.")
+        backend.ask_learner("load_state", states["learner"])
+        if state.plan.off_policy:
+            backend.ask_learner("load_files", states["folder"] / REPLAY_FOLDER)
+        state.progress = RunProgress.from_state(state.config.stop.window, progress["counters"])
+        state.queue.ledger = Ledger.from_state(progress["ledger"])
+        state.ledger.take_over(self.services.folder.live_ledger)
+        state.updates_started = state.progress.version
+        items = [fragment_from_state(fragment) for fragment in streams["waiting"]]
+        state.queue.restore(streams["next_seq"], [Waiting(meta, backend.put(data)) for meta, data in items])
+        state.pool.snapshots = list(streams["snapshots"])
+        versions = [Weights.from_state(weights) for weights in streams["weights"]]
+        state.weights = {weights.version: backend.put(weights) for weights in versions}
+        self.saved_version = state.progress.version

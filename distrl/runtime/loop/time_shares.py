@@ -1,4 +1,4 @@
-"""Where time goes, process by process, and what limits the run."""
+"""Time by process and phase, and the bottleneck of a run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from distrl.base.phases import Phases
 
 
-class Shares:
-    """Adds up phase times of all processes; reads them as totals, and as shares since the last reading.
+class TimeShares:
+    """Phase times of all processes, as totals and as shares since the last reading.
 
     Args:
-        phases: Of the loop's own process.
+        phases: The timers of the loop's process.
     """
 
     def __init__(self, phases: Phases):
@@ -20,17 +20,17 @@ class Shares:
         self._read: dict[str, dict[str, float]] = {}
 
     def add(self, process: str, seconds: Mapping[str, float]) -> None:
-        """Book what a sampler or learner measured since its last report."""
+        """Add the times of a sampler or learner since its last report."""
         total = self.totals.setdefault(process, {})
         for name, value in seconds.items():
             total[name] = total.get(name, 0.0) + value
 
     def seconds(self) -> dict[str, dict[str, float]]:
-        """Seconds by process and phase, this process included."""
+        """Return the seconds by process and phase, this process included."""
         return {"loop": self.phases.read(), **self.totals}
 
     def since_last(self) -> dict[str, dict[str, float]]:
-        """Shares by process and phase since the last call; each process adds up to 1."""
+        """Return the shares by process and phase since the last call; they sum to 1 per process."""
         shares: dict[str, dict[str, float]] = {}
         now = {process: dict(phases) for process, phases in self.seconds().items()}
         for process, phases in now.items():
@@ -44,7 +44,7 @@ class Shares:
 
 
 def limit(shares: Mapping[str, Mapping[str, float]]) -> str:
-    """What to speed up first: the process that waits least, and its largest phase.
+    """Name the bottleneck: the process that waits least, and its largest phase.
 
     >>> limit({"loop": {"wait": .9}, "learner": {"wait": .7, "learn": .3}, "sampler": {"env": .8, "policy": .2}})
     'sampler: env 80%'

@@ -1,108 +1,134 @@
-"""Who waits for whom, for how long, and why: for the status, and as events once a wait is longer than usual."""
+"""Tracks pending orders, nodes and disk space; reports waits that exceed the usual time, and problems."""
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
 
+from distrl.runtime.loop.elastic import Elastic
+from distrl.runtime.loop.lost_data import LostData
+from distrl.runtime.loop.recovery import Recovery
+from distrl.runtime.loop.state import RunState, Services
 from distrl.runtime.protocol.orders import Wait
 
-TELL_SECONDS = 10.0  # a wait is told from then on, or from three times the longest one of its kind so far
-LOOK_SECONDS = 5.0  # between two looks at nodes and disk
+REPORT_SECONDS = 10.0  # a wait is reported from then on, or from three times the longest of its kind so far
+CHECK_SECONDS = 5.0  # between two checks of nodes and disk
 LOW_DISK = 2**28
 
 
 class Waits:
-    """Watches the orders of a loop.
+    """Watches the pending orders and the machines of a run.
 
     Args:
-        loop: The loop.
+        problems: Functions that describe a problem of the object store and of slow streams, or return "".
+
+    Attributes:
+        pending: Unanswered orders.
+        problems: Kind -> description of a present problem.
     """
 
-    def __init__(self, loop: Any):
-        self.loop = loop
-        self.now: list[Wait] = []
-        self.problems: dict[str, str] = {}  # kind -> what is wrong with the machines
+    def __init__(
+        self,
+        state: RunState,
+        services: Services,
+        recovery: Recovery,
+        lost_data: LostData,
+        elastic: Elastic,
+        problems: tuple[Callable[[], str], Callable[[], str]],
+    ):
+        self.state, self.backend, self.monitor, self.folder = (
+            state,
+            services.backend,
+            services.monitor,
+            services.folder,
+        )
+        self.recovery, self.lost_data, self.elastic = recovery, lost_data, elastic
+        self.pending: list[Wait] = []
+        self.problems: dict[str, str] = {}
+        self._checks = dict(zip(("object store", "slow streams"), problems, strict=True))
         self._longest: dict[str, float] = {}
-        self._tell_at: dict[tuple[str, str], float] = {}
+        self._report_at: dict[tuple[str, str], float] = {}
         self._nodes: dict[str, str] = {}
-        self._looked = 0.0
+        self._checked = 0.0
 
-    def turn(self) -> None:
-        """Look at every order, and now and then at the machines."""
-        before, self.now = self.now, self.loop.backend.waits()
-        there = {(wait.process, wait.what) for wait in self.now}
+    def poll(self) -> None:
+        """Update the pending orders, and check the machines if that is due."""
+        before, self.pending = self.pending, self.backend.waits()
+        there = {(wait.process, wait.what) for wait in self.pending}
         for wait in before:
             if (wait.process, wait.what) not in there:
                 self._longest[wait.kind] = max(self._longest.get(wait.kind, 0.0), wait.seconds)
-                self._tell_at.pop((wait.process, wait.what), None)
-        for wait in self.now:
-            self._tell(wait)
-        if time.monotonic() - self._looked >= LOOK_SECONDS:
-            self._looked = time.monotonic()
-            self._look()
+                self._report_at.pop((wait.process, wait.what), None)
+        for wait in self.pending:
+            self._report_long(wait)
+        if time.monotonic() - self._checked >= CHECK_SECONDS:
+            self._checked = time.monotonic()
+            self._check_nodes()
+            self._check_disk()
+            for kind, describe in self._checks.items():
+                self._set_problem(kind, describe())
 
     def line(self) -> str:
-        """One sentence: who waits for whom."""
-        loop = self.loop
-        if loop.recovery.restart_at is not None:
+        """Describe the longest wait that holds up the run, or return an empty string."""
+        if self.recovery.restart_at is not None:
             return "the run waits for a new learner"
-        parts = "fragments" if not loop.queue.learning else "update"
-        waits = [wait for wait in self.now if wait.kind in (parts, "start")]
+        learning = self.state.queue.learning
+        waits = [wait for wait in self.pending if wait.kind in ("update" if learning else "fragments", "start")]
         if not waits:
             return ""
         longest = max(waits, key=lambda wait: wait.seconds)
-        return f"{'the samplers wait' if loop.queue.learning else 'the learner waits'} for {longest}"
+        return f"{'the samplers wait' if learning else 'the learner waits'} for {longest}"
 
-    def record(self) -> dict[str, Any]:
-        """For the status."""
+    def record(self) -> dict[str, str | Sequence[object]]:
+        """Return the pending orders and problems for the status."""
         return {
             "line": self.line(),
-            "orders": [{**asdict(wait), "seconds": round(wait.seconds, 1)} for wait in self.now],
+            "orders": [{**asdict(wait), "seconds": round(wait.seconds, 1)} for wait in self.pending],
             "problems": list(self.problems.values()),
         }
 
-    def _tell(self, wait: Wait) -> None:
+    def _report_long(self, wait: Wait) -> None:
         key = (wait.process, wait.what)
-        usual = max(TELL_SECONDS, 3 * self._longest.get(wait.kind, 0.0))
-        if wait.seconds >= self._tell_at.get(key, usual):
-            self._tell_at[key] = 3 * wait.seconds
+        usual = max(REPORT_SECONDS, 3 * self._longest.get(wait.kind, 0.0))
+        if wait.seconds >= self._report_at.get(key, usual):
+            self._report_at[key] = 3 * wait.seconds
             facts = {"process": wait.process, "what": wait.what, "seconds": round(wait.seconds, 1)}
-            self.loop.monitor.event("waiting", **facts, given_up_after=wait.limit, cause=wait.cause or "not known")
+            self.monitor.event("waiting", **facts, given_up_after=wait.limit, cause=wait.cause or "not known")
 
     # ---- the machines ------------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        nodes = self.loop.backend.nodes()
+    def _check_nodes(self) -> None:
+        nodes = self.backend.nodes()
         lost, new = self._nodes.keys() - nodes.keys(), nodes.keys() - self._nodes.keys()
         for node in lost:
-            lived = [slot.index for slot in self.loop.pool.slots if slot.node == node and slot.state != "gone"]
-            self.loop.monitor.event("node_lost", node=node, address=self._nodes[node], samplers=lived)
+            slots = self.state.pool.slots
+            hosted = [slot.index for slot in slots if slot.node == node and slot.state != "gone"]
+            self.monitor.event("node_lost", node=node, address=self._nodes[node], samplers=hosted)
         first, self._nodes = not self._nodes, nodes
         if lost:
-            self.loop.losses.look()
-            self.loop.recovery.machine_lost()
+            self.lost_data.probe()
+            self.recovery.node_lost()
         for node in () if first else new:
-            self.loop.monitor.event("node_joined", node=node, address=nodes[node])
+            self.monitor.event("node_joined", node=node, address=nodes[node])
         if new and not first:
-            self.loop.elastic.room()
+            self.elastic.node_joined()
+
+    def _check_disk(self) -> None:
         try:
-            free = shutil.disk_usage(self.loop.saver.folder.path).free
+            free = shutil.disk_usage(self.folder.path).free
         except OSError as error:
-            self._problem("disk", f"the run folder cannot be reached: {error}")
+            self._set_problem("disk", f"the run folder cannot be reached: {error}")
         else:
             low = f"the run folder's disk is nearly full: {free / 2**20:.0f} MiB free"
-            self._problem("disk", low if free < LOW_DISK else "")
-        self._problem("object store", self.loop.admission.problem())
-        self._problem("slow streams", self.loop.slow.problem())
+            self._set_problem("disk", low if free < LOW_DISK else "")
 
-    def _problem(self, kind: str, text: str) -> None:
-        """Told once when it comes, and once when it goes."""
+    def _set_problem(self, kind: str, text: str) -> None:
+        """Report a problem once when it appears, and once when it is over."""
         if text and kind not in self.problems:
-            self.loop.monitor.event("problem", of=kind, text=text)
+            self.monitor.event("problem", of=kind, text=text)
         if not text and self.problems.pop(kind, ""):
-            self.loop.monitor.event("problem_over", of=kind)
+            self.monitor.event("problem_over", of=kind)
         if text:
             self.problems[kind] = text

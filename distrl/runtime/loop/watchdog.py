@@ -1,7 +1,7 @@
-"""A watchdog for the serial back end: an environment that hangs there hangs everything.
+"""Watchdog of the serial backend, where a hung environment stops the whole process.
 
-It dumps every thread's stack into the run folder, saves the last boundary's state (nothing changes it while an
-environment hangs) and ends the process.
+It writes all stacks into the run folder, saves the last boundary's state, which a hung environment does not change, and
+ends the process.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+
+from distrl.runtime.loop.loop import Loop
 
 EXIT_CODE = 3
 
 
 @contextmanager
 def first_steps(env_id: str, seconds: float) -> Iterator[None]:
-    """Before a run begins its environment is tried; one that hangs there ends the process with a message."""
+    """End the process with a message if the environment hangs while it is checked before a run."""
 
     def give_up() -> None:
         faulthandler.dump_traceback(all_threads=True)
         print(
-            f"error: {env_id} has not come through its first resets and steps within {seconds:g} s (samplers.timeout); "
-            "the stacks above show where it hangs. Mend it, or set samplers.timeout higher.",
+            f"error: {env_id} has not finished its first resets and steps within {seconds:g} s (samplers.timeout); "
+            "the stacks above show where it hangs. Fix it, or set samplers.timeout higher.",
             file=sys.stderr,
             flush=True,
         )
@@ -42,24 +43,19 @@ def first_steps(env_id: str, seconds: float) -> Iterator[None]:
 
 
 class Watchdog:
-    """Watches that the loop's turns end.
+    """Ends the process if a turn of the loop takes too long.
 
     Args:
-        loop: The running loop.
-        seconds: What one turn may take (`samplers.timeout`).
+        seconds: Longest turn (`samplers.timeout`).
     """
 
-    def __init__(self, loop: Any, seconds: float):
+    def __init__(self, loop: Loop, seconds: float):
         self.loop, self.seconds = loop, seconds
-        self.turn_began = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def turn(self) -> None:
-        """A new turn of the loop begins."""
-        self.turn_began = time.monotonic()
-
     def __enter__(self) -> Watchdog:
+        self.loop.state.turn_began = time.monotonic()
         self._thread.start()
         return self
 
@@ -68,13 +64,13 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stop.wait(min(self.seconds / 4, 1.0)):
-            waited = time.monotonic() - self.turn_began
-            if waited > self.seconds and self.loop.collecting:
+            waited = time.monotonic() - self.loop.state.turn_began
+            if waited > self.seconds and self.loop.state.collecting:
                 self._give_up(waited)
 
     def _give_up(self, waited: float) -> None:
         loop = self.loop
-        stacks = loop.saver.folder.path / "stacks.txt"
+        stacks = loop.services.folder.path / "stacks.txt"
         with open(stacks, "w") as file:
             faulthandler.dump_traceback(file=file, all_threads=True)
         loop.monitor.event("hang", seconds=waited, stacks=str(stacks))

@@ -1,31 +1,26 @@
-"""What back ends tell the loop."""
+"""Events: answers of a backend to the loop's orders."""
 
 from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
-from typing import Any
 
 from distrl.base.errors import ResourceError, UserError
 from distrl.control.learner.learner import Report
 from distrl.deploy.evaluate import EvalResult
 from distrl.experience.activity import Activity
 from distrl.experience.fragment import CollectRequest, FragmentMeta
+from distrl.runtime.protocol.orders import Handle
 from distrl.store.replay.sharded import ShardLost
 
 
 class DataLost(ResourceError):
-    """What a handle stands for is gone with a machine."""
+    """The object of a handle was lost with a node."""
 
 
 @dataclass
 class Failure:
-    """An exception that crossed a process border.
-
-    Attributes:
-        error: What to raise here.
-        traceback: Where it happened, for bugs.
-    """
+    """An exception from another process, with its traceback there."""
 
     error: Exception
     traceback: str
@@ -35,18 +30,18 @@ class Failure:
         text = traceback.format_exc()
         if isinstance(error, UserError | ShardLost):
             return cls(error, text)
-        # Not every exception can be pickled, or means anything in another process: its text can.
+        # Other exceptions may not be picklable, or have no meaning in another process.
         return cls(RuntimeError(f"{type(error).__name__}: {error}"), text)
 
     @classmethod
     def here(cls, error: Exception) -> Failure:
-        """In this process the exception itself can be raised again."""
+        """Return a failure in this process, where the exception itself can be raised again."""
         return cls(error, traceback.format_exc())
 
 
 @dataclass
 class SamplerReady:
-    """A sampler can take requests."""
+    """A sampler that can take requests."""
 
     sampler: int
     pid: int
@@ -55,17 +50,17 @@ class SamplerReady:
 
 @dataclass
 class Collected:
-    """A sampler finished its requests."""
+    """Finished requests of a sampler."""
 
     sampler: int
     requests: list[CollectRequest]
     metas: list[FragmentMeta]
-    data: list[Any]
+    data: list[Handle]
 
 
 @dataclass
 class Probed:
-    """What a sampler is doing in the middle of a call."""
+    """Progress of a sampler's running call."""
 
     sampler: int
     activity: Activity
@@ -73,17 +68,17 @@ class Probed:
 
 @dataclass
 class SamplerLost:
-    """A sampler died or hung; its requests will not be finished."""
+    """A sampler that died or hung, with its unfinished requests; `hopeless`: a new one would fail as well."""
 
     sampler: int
     requests: list[CollectRequest]
     reason: str
-    hopeless: bool = False  # another one would have no better luck
+    hopeless: bool = False
 
 
 @dataclass
 class SamplerFailed:
-    """An environment or policy raised in a sampler; the sampler itself is alive."""
+    """An exception of an environment or policy in a sampler, which is still alive."""
 
     sampler: int
     requests: list[CollectRequest]
@@ -92,27 +87,27 @@ class SamplerFailed:
 
 @dataclass
 class Updated:
-    """The learner published new weights."""
+    """A finished update with the new weights."""
 
     report: Report
-    weights: Any
+    weights: Handle
 
 
 @dataclass
 class LearnerFailed:
-    """The update raised; the learner's weights are those before it."""
+    """An exception of an update; the learner's weights are those before it."""
 
     failure: Failure
 
 
 @dataclass
 class BatchLost:
-    """Data of an update's batch is gone with a machine; the update was not made, the learner is alive."""
+    """An update that was not made because data of its batch was lost with a node."""
 
 
 @dataclass
 class LearnerLost:
-    """The learner died or hung, or a part of it (a replay shard); an update under way was not made."""
+    """A learner, or one of its processes, that died or hung; a running update was not made."""
 
     reason: str
     process: str = "learner"
@@ -120,34 +115,34 @@ class LearnerLost:
 
 @dataclass
 class LearnerReady:
-    """A learner that was built again stands."""
+    """A rebuilt learner that is ready."""
 
     pid: int
 
 
 @dataclass
 class Evaluated:
-    """An evaluation ended."""
+    """A finished evaluation."""
 
     env_steps: int
     update: int
-    weights: Any
+    weights: Handle
     result: EvalResult
 
 
 @dataclass
 class EvaluatorLost:
-    """The evaluator died or hung; the evaluation can be ordered again."""
+    """An evaluator that died or hung; the evaluation can be ordered again."""
 
     env_steps: int
     update: int
-    weights: Any
+    weights: Handle
     reason: str
 
 
 @dataclass
 class EvalFailed:
-    """An evaluation raised."""
+    """An exception of an evaluation."""
 
     failure: Failure
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from distrl.control.learner.learner import Progress
+
+#: Weights or data of a fragment: the object itself on the serial backend, an object reference on Ray.
+Handle: TypeAlias = Any
 
 #: Reasons for the end of a run that a command ended.
 STOP = "stop command"
@@ -22,7 +25,7 @@ STOP_NOW = "stop --now command"
 class UpdateOrder:
     """An update and everything needed to repeat it."""
 
-    data: Sequence[Any]
+    data: Sequence[Handle]
     progress: Progress
     nbytes: int = 0
 
@@ -38,7 +41,7 @@ class RecoveryPoint:
     """
 
     version: int
-    state: Any = None
+    state: object = None
     folder: Path | None = None
 
 
@@ -64,3 +67,31 @@ class Wait:
     def __str__(self) -> str:
         why = f" ({self.cause})" if self.cause else ""
         return f"{self.process}: {self.what} for {self.seconds:.0f} s of {self.limit:.0f} s{why}"
+
+
+@dataclass(frozen=True)
+class LearnerCall:
+    """A call of a learner's method between updates.
+
+    Attributes:
+        purpose: For messages: `could not PURPOSE`.
+        seconds: Deadline; 0 where the answer is not awaited.
+        everywhere: Called in all processes of the learner instead of the first one.
+    """
+
+    purpose: str
+    seconds: float
+    everywhere: bool = False
+
+
+START_SECONDS = 180.0  # importing torch takes seconds, not minutes: an actor that is not up by then has failed
+REPLAY_SECONDS = 3600.0  # the disk may take minutes for a large replay
+#: Method of a learner -> its call; see `Backend.ask_learner`.
+LEARNER_CALLS = {
+    "state": LearnerCall("read the learner's state", START_SECONDS),
+    "load_state": LearnerCall("restore the learner", START_SECONDS, everywhere=True),
+    "warm_start": LearnerCall("load the first weights", START_SECONDS, everywhere=True),
+    "save_files": LearnerCall("write the replay", REPLAY_SECONDS),
+    "load_files": LearnerCall("restore the replay", REPLAY_SECONDS),
+    "files_saved": LearnerCall("keep the replay's files", 0.0),
+}

@@ -1,4 +1,4 @@
-"""Callbacks: user code that is told what happens, in the loop's process."""
+"""Callbacks: user code that runs in the loop's process at events of the run."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from distrl.experience.fragment import EpisodeReport
 
 
 class Callback:
-    """Override what you need. `loop` is the running `Loop`: `loop.progress` has the counters."""
+    """Base of callbacks; `loop` is the running `Loop`, with counters in `loop.progress`, the rest in `loop.state`."""
 
     def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
-        """After every update."""
+        """Run after every update."""
 
     def on_episode(self, loop: Any, episode: EpisodeReport) -> None:
-        """For every finished episode, when its data has been learned from."""
+        """Run for every finished episode once its data is consumed."""
 
     def on_checkpoint(self, loop: Any, path: Path) -> None:
-        """After a checkpoint was written."""
+        """Run after a checkpoint was written."""
 
-    def on_end(self, loop: Any, summary: dict[str, Any]) -> None:
-        """Once, at the end of the run."""
+    def on_end(self, loop: Any, summary: dict[str, object]) -> None:
+        """Run once, at the end of the run."""
 
 
 class Callbacks(Callback):
@@ -36,25 +36,25 @@ class Callbacks(Callback):
     def __bool__(self) -> bool:
         return bool(self.callbacks)
 
-    def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
+    def on_update(self, loop: object, metrics: dict[str, float]) -> None:
         for callback in self.callbacks:
             callback.on_update(loop, metrics)
 
-    def on_episode(self, loop: Any, episode: EpisodeReport) -> None:
+    def on_episode(self, loop: object, episode: EpisodeReport) -> None:
         for callback in self.callbacks:
             callback.on_episode(loop, episode)
 
-    def on_checkpoint(self, loop: Any, path: Path) -> None:
+    def on_checkpoint(self, loop: object, path: Path) -> None:
         for callback in self.callbacks:
             callback.on_checkpoint(loop, path)
 
-    def on_end(self, loop: Any, summary: dict[str, Any]) -> None:
+    def on_end(self, loop: object, summary: dict[str, object]) -> None:
         for callback in self.callbacks:
             callback.on_end(loop, summary)
 
 
 def load_callbacks(names: Sequence[str]) -> Callbacks:
-    """Make the callbacks that the config names: classes (called without arguments) or ready objects.
+    """Make the configured callbacks from classes (called without arguments) or objects.
 
     Raises:
         ConfigError: Not a callback.

@@ -1,16 +1,15 @@
-"""Checkpoints: a folder with one manifest, whole or absent, verified before it is used.
+"""Checkpoints: folders with a manifest, written atomically and verified before use.
 
     checkpoints/update_00000120/
         learner.safetensors   networks, optimizer, normalizer statistics
         streams.safetensors   environment snapshots, waiting fragments, retained weight versions
         progress.safetensors  counters, ledger, recent returns, evaluation
-        policy.safetensors    what acting needs (see deploy.policy_file)
-        replay/               the replay's segments, priorities and tables, for off-policy learners
+        policy.safetensors    see deploy.policy_file
+        replay/               off-policy only: segments, priorities and tables
         manifest.json         checksums; written last
 
-A folder is filled under a temporary name and renamed, so a crash leaves no half checkpoint under a valid name; the
-checksums catch what happens to the files later. Full segments of a replay never change: checkpoints share them by hard
-links, and each is read for its checksum once.
+A folder is written under a temporary name and renamed, so a crash leaves no incomplete checkpoint; the checksums detect
+later damage. Full segments of a replay never change: checkpoints share them by hard links, and each is hashed once.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from distrl.base.errors import CheckpointError
 from distrl.base.files import fsync_dir, raise_if_full, read_json, sha256, to_json, write_atomic
@@ -29,24 +28,34 @@ FORMAT = "distrl-checkpoint-1"
 STATES = ("learner", "streams", "progress")
 REPLAY_FOLDER = "replay"
 LEARNER_FILE = "learner.safetensors"
-#: what helps where the learner's machine and this one see different disks
+#: Fix for a learner on a machine with other disks.
 SHARED = "Put --runs-dir on a file system that every machine of the cluster sees."
+
+
+class CheckpointStates(TypedDict):
+    """A checkpoint that was read: its states, and the folder with its other files."""
+
+    learner: dict[str, object]
+    streams: dict[str, Any]
+    progress: dict[str, Any]
+    manifest: dict[str, object]
+    folder: Path
 
 
 def write_checkpoint(
     folder: Path,
     update: int,
-    states: Mapping[str, Any],
+    states: Mapping[str, object],
     extra_files: Mapping[str, Callable[[Path], None]],
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
     keep: int,
 ) -> Path:
-    """Write `folder/update_NNN`, then delete all but it and the `keep` - 1 before it.
+    """Write `folder/update_NNN`, and keep the newest `keep` checkpoints.
 
     Args:
         states: Name -> state for `base.pack`.
-        extra_files: Name -> function that writes a file or a folder there.
-        facts: Put into the manifest.
+        extra_files: Name -> function that writes a file or a folder.
+        facts: Further entries of the manifest.
 
     Raises:
         ResourceError: The disk is full; older checkpoints are untouched.
@@ -64,7 +73,7 @@ def write_checkpoint(
         files = {path.relative_to(temporary).as_posix(): _checksum(path) for path in found}
         manifest = {"format": FORMAT, "update": update, "written": time.time(), "files": files, **facts}
         write_atomic(temporary / "manifest.json", to_json(manifest, indent=1))
-        if final.exists():  # a resumed run reaches an update again: replace, never mix
+        if final.exists():  # a resumed run repeats an update
             shutil.rmtree(final)
         temporary.rename(final)
         fsync_dir(folder)
@@ -74,18 +83,18 @@ def write_checkpoint(
             raise_if_full(error, final)
         raise
     there = list_checkpoints(folder)
-    rolled_back = [path for path in there if path.name > final.name]  # damaged: the run went on from an older one
-    for old in [*rolled_back, *there[len(rolled_back) + keep :]]:
+    damaged = [path for path in there if path.name > final.name]  # the run was resumed from an older one
+    for old in [*damaged, *there[len(damaged) + keep :]]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
-#: checksums of files with several hard links: (device, inode, size, time of change) -> checksum
+#: Files with several hard links: (device, inode, size, modification time) -> checksum.
 _known_checksums: dict[tuple[int, int, int, int], str] = {}
 
 
 def _checksum(path: Path) -> str:
-    """The checksum of a new checkpoint's file; one that earlier checkpoints share is not read again."""
+    """Hash a file of a new checkpoint; files shared with earlier checkpoints are not read again."""
     facts = path.stat()
     if facts.st_nlink == 1:
         return sha256(path)
@@ -98,12 +107,12 @@ def _checksum(path: Path) -> str:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders, newest first."""
+    """List the checkpoint folders, newest first."""
     return sorted((path for path in folder.glob("update_*") if path.is_dir()), reverse=True)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Verify and read one checkpoint: state name -> state, `manifest`, and `folder`, where its other files are.
+def read_checkpoint(path: Path) -> CheckpointStates:
+    """Verify and read a checkpoint.
 
     Raises:
         CheckpointError: Truncated, corrupted, foreign, or of another format.
@@ -124,15 +133,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} lacks {name}.")
         if sha256(file) != checksum:
             raise CheckpointError(f"{file} does not match its checksum: truncated or changed.")
-    states = {name: load_state(path / f"{name}.safetensors") for name in STATES}
-    return {**states, "manifest": facts, "folder": path}
+    learner, streams, progress = (load_state(path / f"{name}.safetensors") for name in STATES)
+    return {"learner": learner, "streams": streams, "progress": progress, "manifest": facts, "folder": path}
 
 
-def newest_valid(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
-    """The newest checkpoint that can be used, and what was wrong with newer ones.
+def newest_valid(folder: Path) -> tuple[Path, CheckpointStates, list[str]]:
+    """Read the newest valid checkpoint; return its path, states, and the problems of newer ones.
 
     Raises:
-        CheckpointError: None can be used; every reason is given.
+        CheckpointError: None is valid; every reason is given.
     """
     problems: list[str] = []
     for path in list_checkpoints(folder):

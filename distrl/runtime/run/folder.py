@@ -1,4 +1,4 @@
-"""The run folder: one place for everything a run leaves behind. Never overwritten. See docs/monitoring.md."""
+"""The run folder: all files of a run, never overwritten. See docs/monitoring.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import Any
 
 from distrl import __version__
 from distrl.base.errors import UserError
@@ -16,11 +15,7 @@ from distrl.config.schema import RunConfig
 
 
 class RunFolder:
-    """`runs/NAME/`.
-
-    Args:
-        path: The folder.
-    """
+    """`runs/NAME/`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -30,7 +25,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs_dir: str | Path, config: RunConfig) -> RunFolder:
-        """A new folder with the resolved config.
+        """Create a folder with the resolved config.
 
         Raises:
             UserError: It exists.
@@ -48,7 +43,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, runs_dir: str | Path, name: str) -> RunFolder:
-        """The folder of a run that is to be resumed.
+        """Open the folder of a run to be resumed.
 
         Raises:
             UserError: There is none.
@@ -68,12 +63,12 @@ class RunFolder:
     def save_config(self, config: RunConfig) -> None:
         write_atomic(self.path / "config.yaml", dump_config(config))
 
-    def attempts(self) -> list[dict[str, Any]]:
+    def attempts(self) -> list[dict[str, object]]:
         file = self.path / "attempts.json"
         return read_json(file) if file.is_file() else []
 
     def begin_attempt(self, resumed_from: str | None) -> int:
-        """Note a new start; returns its number, from 1."""
+        """Record a new attempt; return its number, from 1."""
         attempts = self.attempts()
         attempts.append(
             {
@@ -88,12 +83,12 @@ class RunFolder:
         write_atomic(self.path / "attempts.json", to_json(attempts, indent=1))
         return len(attempts)
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
+    def write_summary(self, summary: dict[str, object]) -> None:
         write_atomic(self.path / "summary.json", to_json(summary, indent=1))
 
 
 def next_name(path: Path) -> str:
-    """The first free NAME-2, NAME-3, ..."""
+    """Return the first free name of NAME-2, NAME-3, ..."""
     number = 2
     while path.with_name(f"{path.name}-{number}").exists():
         number += 1
@@ -101,7 +96,7 @@ def next_name(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
+    """Return the versions that results depend on."""
     from importlib.metadata import version
 
     names = ("torch", "numpy", "gymnasium", "ray")

@@ -1,4 +1,4 @@
-"""Counters of a run: what the stop rule, the curves and the summary are made of."""
+"""`RunProgress`: counters of a run, for the stop rule, the curves and the summary."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from distrl.experience.fragment import EpisodeReport
 
 @dataclass
 class RunProgress:
-    """Counted at update boundaries, from consumed data only.
+    """Counters that change at update boundaries, from consumed data only.
 
     Attributes:
         version: Published updates.
         env_steps: Consumed valid steps.
         episodes: Finished episodes in consumed data.
-        returns, lengths: Of the last `window` of them.
-        evaluated_at: Boundary (multiple of `eval.every`) up to which evaluations were ordered.
-        best: Mean return of the best evaluation so far.
-        evals: Every evaluation: environment steps of its weights, mean return.
-        wall_before: Seconds that earlier attempts took.
+        returns, lengths: Of the last `window` episodes.
+        evaluated_at, checkpointed_at: `env_steps` at the newest evaluation and checkpoint.
+        best: Mean return of the best evaluation.
+        evals: Environment steps and mean return of every evaluation.
+        wall_before: Seconds of earlier attempts.
     """
 
     window: int
@@ -42,16 +42,16 @@ class RunProgress:
 
     @property
     def wall_seconds(self) -> float:
-        """Seconds of training, all attempts together."""
+        """Seconds of training over all attempts."""
         return self.wall_before + time.monotonic() - self.started
 
     @property
     def return_mean(self) -> float | None:
-        """Mean return of the last `window` episodes; None before there are as many."""
+        """Mean return of the last `window` episodes; None with fewer episodes."""
         return sum(self.returns) / len(self.returns) if len(self.returns) >= self.window else None
 
     def consume(self, env_steps: int, episodes: Iterable[EpisodeReport]) -> None:
-        """A batch was learned from."""
+        """Count a consumed batch."""
         self.env_steps += env_steps
         for episode in episodes:
             self.episodes += 1
@@ -67,7 +67,7 @@ class RunProgress:
         return self.evals[-1][1] if self.evals else None
 
     def eval_reason(self, stop: StopConfig) -> str | None:
-        """Why the evaluations end the run, or None."""
+        """Return why the evaluations end the run, or None."""
         if stop.eval_mean is None:
             return None
         means = [mean for _, mean in self.evals[-stop.eval_in_a_row :]]
@@ -77,7 +77,7 @@ class RunProgress:
         return f"eval_mean {means[-1]:.1f} reached {stop.eval_mean:g}{row}"
 
     def stop_reason(self, stop: StopConfig) -> str | None:
-        """Why the run ends here, or None."""
+        """Return why the run ends here, or None."""
         if stop.return_mean is not None and self.return_mean is not None and self.return_mean >= stop.return_mean:
             return f"return_mean {self.return_mean:.1f} reached {stop.return_mean:g}"
         if (goal := self.eval_reason(stop)) is not None:
@@ -90,7 +90,7 @@ class RunProgress:
             return f"wall_seconds reached {stop.wall_seconds:g}"
         return None
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> dict[str, object]:
         return {
             "version": self.version,
             "env_steps": self.env_steps,

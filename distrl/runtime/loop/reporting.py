@@ -1,0 +1,113 @@
+"""`Reporter`: curves and display of each update, and the summary of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distrl.control.learner.learner import Report
+from distrl.experience.fragment import EpisodeReport, FragmentMeta
+from distrl.runtime.loop.state import RunState, Services
+from distrl.runtime.loop.time_shares import TimeShares, limit
+
+
+class Reporter:
+    """Writes the monitor's records of a run.
+
+    Attributes:
+        shares: Phase times of all processes.
+    """
+
+    def __init__(self, state: RunState, services: Services):
+        self.state, self.services = state, services
+        self.shares = TimeShares(services.phases)
+        self.shown = 0.0  # time.monotonic() of the measurement in the newest display
+
+    def learner_report(self, report: Report) -> None:
+        """Record the learner's times, warnings and lost transitions."""
+        state, monitor = self.state, self.services.monitor
+        self.shares.add("learner", report.seconds)
+        lost = int(report.metrics.get("replay/lost_with_shard", 0))
+        if lost > state.lost_transitions:
+            monitor.event("lost", what="replay shard", transitions=lost - state.lost_transitions)
+            state.lost_transitions = lost
+        for text in report.warnings:
+            monitor.warn(text)
+
+    def record(
+        self,
+        metrics: dict[str, float],
+        metas: Sequence[FragmentMeta],
+        episodes: Sequence[EpisodeReport],
+        version: int,
+        diagnosed: float,
+    ) -> None:
+        """Complete the metrics of an update and write its curves.
+
+        Args:
+            metrics: Of the learner; completed in place.
+            version: The learner's version before the update.
+            diagnosed: Time of the newest measurement; with a new one the display is updated.
+        """
+        state, progress = self.state, self.state.progress
+        ages = [version - meta.version for meta in metas]
+        metrics["staleness/mean"] = sum(ages) / len(ages)
+        metrics["staleness/max"] = max(ages)
+        metrics["staleness/waiting"] = len(state.queue)
+        if diagnosed > self.shown:
+            self.shown = diagnosed
+            metrics.update(self._show(max(ages)))
+        if episodes:
+            metrics["return/mean"] = sum(episode.return_ for episode in episodes) / len(episodes)
+            metrics["length/mean"] = sum(episode.length for episode in episodes) / len(episodes)
+        if progress.return_mean is not None:
+            metrics[f"return/mean_last_{progress.window}"] = progress.return_mean
+        self.services.monitor.update(metrics, progress.env_steps, progress.version)
+
+    def _show(self, staleness: int) -> dict[str, float]:
+        """Update the live display; return the time shares by curve tag."""
+        shares = self.shares.since_last()
+        self.services.monitor.status(
+            samplers=sum(slot.ready for slot in self.state.pool.slots),
+            waiting=len(self.state.queue),
+            staleness=staleness,
+            limit=limit(shares),
+            phases=shares.get("learner", shares["loop"]),
+        )
+        return {f"time/{process}/{name}": share for process, phases in shares.items() for name, share in phases.items()}
+
+    def summary(self, reason: str, checkpoint: Path | None, problem: str | None) -> dict[str, object]:
+        """Return the content of `summary.json`.
+
+        Args:
+            reason: Why the run ended.
+            checkpoint, problem: The newest checkpoint, and the error of the newest failed one.
+        """
+        state, config, progress = self.state, self.state.config, self.state.progress
+        weights = self.services.backend.fetch(state.weights[progress.version])
+        state.ledger.check()
+        return {
+            "name": config.name,
+            "stopped": reason,
+            "seed": config.seed,
+            "backend": config.backend,
+            "deterministic": config.deterministic,
+            "env_steps": progress.env_steps,
+            "updates": progress.version,
+            "episodes": progress.episodes,
+            "wall_s": progress.wall_seconds,
+            "return_mean_last_20": _mean(list(progress.returns)[-20:]),
+            "eval_return_mean": progress.last_eval,
+            "best_eval_return_mean": progress.best,
+            "evaluations": progress.evals,
+            "parameter_hash": weights.checksum(),
+            "ledger": state.ledger.read(),
+            "staleness_max": state.ledger.staleness_max,
+            "phases": self.shares.seconds(),
+            "checkpoint": str(checkpoint) if checkpoint else None,
+            "checkpoint_problem": problem,
+        }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
