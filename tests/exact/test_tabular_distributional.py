@@ -8,6 +8,7 @@ import torch
 
 from distrl.control.envs.library import tabular_examples as examples
 from distrl.functional.tabular.td import qtd_update, td_update
+from tests.exact import closed_forms
 from tests.exact import mdp as tabular
 from tests.exact.distributional import (
     Law,
@@ -95,7 +96,7 @@ def test_control_finds_the_optimal_mean_and_its_law() -> None:
     values, probs = distributional_control(outcomes, 0.9, support=support)
     transition, reward = outcomes.means()
     assert torch.allclose((values * probs).sum(-1)[:3], tabular.q_iteration(transition, reward, 0.9)[:3], atol=1e-8)
-    law = examples.chain3_law((0, 1, 1), 0.9)
+    law = closed_forms.chain3_return((0, 1, 1), 0.9)
     assert law.wasserstein(values[0, 0].numpy(), probs[0, 0].numpy()) < 0.06
     # a risk measure in the same place gives the cautious policy: CVaR at 0.3 of every gamble is 0
     worst = distributional_control(outcomes, 0.9, score=lambda v, p: project_quantile(v, p, 10)[..., :3].mean(-1))
@@ -153,7 +154,7 @@ def test_a_deterministic_chain() -> None:
 def ring_error(noise: str, quantiles: int | None, step: float) -> float:
     """Mean squared error of the values of the ring of entry 8 after 1000 updates, over 6 seeds."""
     mdp = examples.ring(10, gamma=0.9)
-    truth = torch.from_numpy(examples.ring_values(mdp))
+    truth = torch.from_numpy(closed_forms.ring_values(mdp))
     mean_reward, errors = mdp.mean_reward()[:, 0], []
     for seed in range(6):
         rng = np.random.default_rng(seed)
@@ -199,7 +200,7 @@ def test_stock_planning_optimizes_the_whole_episode() -> None:
     assert plan.actions[1, 1, round(stock - 8.0, 9)] == 1  # risky after the loss
     greedy = distributional_control(outcomes, 1.0, lambda v, p: project_quantile(v, p, 50)[..., :10].mean(-1), size=50)
     assert greedy[0][1, 0, :10].mean() > greedy[0][1, 1, :10].mean()
-    assert examples.risky_choice_law(0, 0).cvar(0.2) == pytest.approx(-11.0)
+    assert closed_forms.risky_choice_return(0, 0).cvar(0.2) == pytest.approx(-11.0)
     neutral = stock_plan(outcomes, 1.0, lambda x: x, 0, 0.0, horizon=2)
     assert cvar_of(neutral.law, 0.2) == pytest.approx(-14.8)
 
@@ -219,7 +220,7 @@ def test_planning_beats_every_policy_of_state_alone(utility) -> None:  # type: i
     plan = stock_plan(outcomes, 0.5, utility, 0, -3.0, horizon=3)
     scores = []
     for actions in np.ndindex(2, 2, 2):
-        law = examples.chain3_law(actions, 0.5)
+        law = closed_forms.chain3_return(actions, 0.5)
         scores.append(float(torch.from_numpy(law.probs) @ utility(torch.from_numpy(law.values) - 3.0)))
     assert plan.score >= max(scores) - 1e-12
     assert plan.score == pytest.approx(float((plan.law[1] * utility(plan.law[0] - 3.0)).sum()))

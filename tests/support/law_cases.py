@@ -12,12 +12,13 @@ from gymnasium import spaces
 from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.config.sections.model import ModelConfig
-from distrl.control.envs.library.return_law import ReturnLaw
-from distrl.control.envs.library.tabular_examples import CHAIN3, GAUSSIAN_CHAIN, chain3_law, gaussian_chain_law
+from distrl.control.envs.library.tabular_examples import CHAIN3, GAUSSIAN_CHAIN
 from distrl.functional.atoms import midpoints
 from distrl.functional.distributions.base import Scalar
 from distrl.functional.distributions.categorical import TwoHot
 from distrl.functional.distributions.gaussian import Gaussian, Mixture
+from tests.exact import closed_forms
+from tests.exact.closed_forms import ExactReturn
 
 STATES = spaces.Box(0.0, 1.0, (3,), np.float32)  # one-hot
 GAMMA = 0.9
@@ -40,12 +41,16 @@ def draw_rewards(chain: str, action: np.ndarray, rng: np.random.Generator) -> np
     return paid.astype(np.float32)
 
 
-def exact_law(chain: str, actions: Sequence[int]) -> ReturnLaw:
+def exact_law(chain: str, actions: Sequence[int]) -> ExactReturn:
     """The return of these actions, one after the other, to the end of the chain."""
-    return chain3_law(actions, GAMMA) if chain == "chain3" else gaussian_chain_law(actions, GAMMA)
+    return (
+        closed_forms.chain3_return(actions, GAMMA)
+        if chain == "chain3"
+        else closed_forms.gaussian_chain_return(actions, GAMMA)
+    )
 
 
-def error_of(distribution: Any, params: torch.Tensor, exact: ReturnLaw) -> float:
+def error_of(distribution: Any, params: torch.Tensor, exact: ExactReturn) -> float:
     """Wasserstein-1 distance of a learned law (P,); of its mean to the exact one where the family means no law."""
     if isinstance(distribution, Scalar | TwoHot):
         return abs(float(distribution.mean(params)) - float(exact.mean))
@@ -144,7 +149,11 @@ def q_errors(algorithm: Any, chain: str) -> list[float]:
 def joint_errors(vectors: torch.Tensor, actions: Sequence[int], chain: str) -> list[float]:
     """W1 of both channels of equally likely vectors (M, 2), and of their sum, which is certain."""
     first, total = exact_law(chain, actions), sum(GAMMA**t * (4.0 if a else 1.0) for t, a in enumerate(actions))
-    laws = (first, ReturnLaw(total - first.values, first.probs), ReturnLaw(np.array([total]), np.ones(1)))
+    laws = (
+        first,
+        ExactReturn(total - first.values, first.probs),
+        ExactReturn(np.array([total]), np.ones(1)),
+    )
     columns = (vectors[:, 0], vectors[:, 1], vectors.sum(1))
     return [law.wasserstein(column.numpy()) for law, column in zip(laws, columns, strict=True)]
 
@@ -171,6 +180,6 @@ def continuous_errors(algorithm: Any, chain: str) -> list[float]:
     for state in range(3):
         law = exact_law(chain, [1] * (3 - state))
         bonus = sum(GAMMA**t * SLOPE * float(a) for t, a in enumerate(action[state:, 0]))
-        law = ReturnLaw(law.values + bonus, law.probs, law.std)
+        law = ExactReturn(law.values + bonus, law.probs, law.std)
         found.append(max(error_of(algorithm.distribution, each, law) for each in params[:, state]))
     return found

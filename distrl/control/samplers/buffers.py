@@ -1,14 +1,14 @@
-"""The rollout buffer: arrays for T steps of B environments, written in place, read out as a rollout."""
+"""Rollout buffer: arrays for T steps of B environments, written in place."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
 
-from distrl.base.columns import Columns, tree_map, tree_stack
+from distrl.base.columns import Columns, Tree, tree_map, tree_stack
+from distrl.control.envs.backends.interface import Step, VectorEnv
 from distrl.control.envs.spaces import zeros
+from distrl.control.models.policy import Policy
 from distrl.experience.moments import Moments
 
 
@@ -16,25 +16,25 @@ class RolloutBuffer:
     """Arrays (T, B, ...) of one fragment, or of several that are stepped together.
 
     Args:
-        env: A VectorEnv, for its spaces.
-        policy: For the size of its distribution parameters.
+        env: Defines spaces, masks and reward channels.
+        policy: Defines the size of the distribution parameters.
         steps: T.
         width: B.
-        normalize: Keep raw observations beside those that the policy sees.
-        give_raw: Rollouts hold raw observations (floats as float32): a replay normalizes them when they are drawn.
+        normalize: Store raw observations beside the normalized ones.
+        give_raw: Rollouts hold raw observations (floats as float32), which a replay normalizes when sampled.
     """
 
-    def __init__(self, env: Any, policy: Any, steps: int, width: int, normalize: bool, give_raw: bool = False):
+    def __init__(self, env: VectorEnv, policy: Policy, steps: int, width: int, normalize: bool, give_raw: bool = False):
         lead = (steps, width)
         self.steps, self.width = steps, width
         self.normalize = normalize
         self.give_raw = give_raw
         space = env.observation_space
-        self.obs = _seen(zeros(space, *lead))
+        self.obs = _as_policy_input(zeros(space, *lead))
         self.raw = zeros(space, *lead) if normalize else self.obs
-        self.raw_last = zeros(space, width) if normalize else _seen(zeros(space, width))
+        self.raw_last = zeros(space, width) if normalize else _as_policy_input(zeros(space, width))
         self.params = np.zeros((*lead, policy.actions.param_size), np.float32)
-        self.action: Any = None
+        self.action: Tree = None
         self.reward = np.zeros(lead, np.float32)
         self.terminated = np.zeros(lead, bool)
         self.truncated = np.zeros(lead, bool)
@@ -50,17 +50,17 @@ class RolloutBuffer:
         # A single array is the common case, and its per-step views are worth making once.
         self._obs_steps = self._obs_tensor.unbind(0) if isinstance(self._obs_tensor, torch.Tensor) else None
         self._raw_is_array = isinstance(self.raw, np.ndarray)
-        self.state: Any = None
-        self.finals: list[tuple[int, int, Any]] = []
-        self.final_masks: list[Any] = []
+        self.state: Tree = None
+        self.finals: list[tuple[int, int, Tree]] = []
+        self.final_masks: list[Tree] = []
 
-    def begin(self, state: Any) -> None:
-        """Forget what was recorded sparsely; remember the recurrent state before step 0."""
+    def begin(self, state: Tree) -> None:
+        """Clear the final observations and record the recurrent state before step 0."""
         self.finals, self.final_masks = [], []
         self.state = None if state is None else tree_map(lambda leaf: leaf.numpy().copy(), state)
 
-    def observe(self, t: int, span: slice, env: Any) -> None:
-        """Copy what the environments show before step t."""
+    def observe(self, t: int, span: slice, env: VectorEnv) -> None:
+        """Copy the observations before step t."""
         if self._raw_is_array:
             self.raw[t, span] = env.obs
         else:
@@ -69,14 +69,14 @@ class RolloutBuffer:
         if self.mask is not None:
             tree_map(lambda block, leaf: block[t].__setitem__(span, leaf), self.mask, env.mask)
 
-    def observe_last(self, span: slice, env: Any) -> None:
-        """Copy what the environments show after the last step."""
+    def observe_last(self, span: slice, env: VectorEnv) -> None:
+        """Copy the observations after the last step."""
         tree_map(lambda block, leaf: block.__setitem__(span, leaf), self.raw_last, env.obs)
         if self.last_mask is not None:
             tree_map(lambda block, leaf: block.__setitem__(span, leaf), self.last_mask, env.mask)
 
-    def policy_obs(self, t: int, policy: Any) -> Any:
-        """The observation of step t as the policy sees it (B, ...)."""
+    def policy_obs(self, t: int, policy: Policy) -> Tree:
+        """Return the policy's input (B, ...) at step t."""
         if self.normalize:
             raw = tree_map(lambda leaf: torch.from_numpy(leaf[t]), self.raw)
             tree_map(lambda block, leaf: block[t].__setitem__(..., leaf.numpy()), self.obs, policy.normalize(raw))
@@ -84,10 +84,11 @@ class RolloutBuffer:
             return self._obs_steps[t]
         return tree_map(lambda leaf: leaf[t], self._obs_tensor)
 
-    def policy_mask(self, t: int) -> Any:
+    def policy_mask(self, t: int) -> Tree:
+        """Return the action mask (B, ...) of step t, or None."""
         return None if self.mask is None else tree_map(lambda leaf: torch.from_numpy(leaf[t]), self.mask)
 
-    def act(self, t: int, params: torch.Tensor, action: Any) -> Any:
+    def act(self, t: int, params: torch.Tensor, action: Tree) -> Tree:
         """Record distribution parameters and action; returns the action as numpy (B, ...)."""
         self._params_tensor[t].copy_(params)
         chosen = action.numpy() if isinstance(action, torch.Tensor) else tree_map(lambda leaf: leaf.numpy(), action)
@@ -99,8 +100,8 @@ class RolloutBuffer:
             tree_map(lambda block, leaf: block.__setitem__(t, leaf), self.action, chosen)
         return chosen
 
-    def record(self, t: int, span: slice, step: Any) -> None:
-        """What the environments answered at step t."""
+    def record(self, t: int, span: slice, step: Step) -> None:
+        """Record the results of step t."""
         self.reward[t, span] = step.reward
         self.terminated[t, span] = step.terminated
         self.truncated[t, span] = step.truncated
@@ -114,14 +115,14 @@ class RolloutBuffer:
                 if step.final_masks is not None:
                     self.final_masks.append(step.final_masks[i])
 
-    def rollout(self, policy: Any, version: int) -> Columns:
-        """Read the buffer out; log-probabilities of all steps are computed here, at once."""
+    def rollout(self, policy: Policy, version: int) -> Columns:
+        """Return the rollout, with log-probabilities of all steps computed at once."""
         actions = policy.actions
         mask = None if self.mask is None else tree_map(torch.from_numpy, self.mask)
         action = tree_map(torch.from_numpy, self.action)
         logp = actions.logp(torch.from_numpy(self.params), action, mask).numpy()
-        columns: dict[str, Any] = {
-            "obs": _seen(self.raw) if self.give_raw else self.obs,
+        columns: dict[str, Tree] = {
+            "obs": _as_policy_input(self.raw) if self.give_raw else self.obs,
             "action": self.action,
             "logp": logp,
             "params": self.params,
@@ -129,7 +130,7 @@ class RolloutBuffer:
             "terminated": self.terminated,
             "truncated": self.truncated,
             "first": self.first,
-            "last_obs": self._as_seen(self.raw_last, policy),
+            "last_obs": self._normalized(self.raw_last, policy),
             "version": np.full(self.width, version, np.int64),
             **self._finals(policy),
         }
@@ -138,38 +139,38 @@ class RolloutBuffer:
                 columns[name] = getattr(self, name)
         return Columns(**columns)
 
-    def _finals(self, policy: Any) -> dict[str, Any]:
-        masks: dict[str, Any] = {}
+    def _finals(self, policy: Policy) -> dict[str, Tree]:
+        masks: dict[str, Tree] = {}
         if self.mask is not None:
-            masks["final_mask"] = tree_stack(self.final_masks) if self.final_masks else _none_of(self.mask)
+            masks["final_mask"] = tree_stack(self.final_masks) if self.final_masks else _empty(self.mask)
         if not self.finals:
-            return {"final_obs": _none_of(self.obs), "final_index": np.zeros((0, 2), np.int64), **masks}
+            return {"final_obs": _empty(self.obs), "final_index": np.zeros((0, 2), np.int64), **masks}
         stacked = tree_stack([obs for _, _, obs in self.finals])
         dtypes = tree_map(lambda leaf, block: leaf.astype(block.dtype, copy=False), stacked, self.raw_last)
         return {
-            "final_obs": self._as_seen(dtypes, policy),
+            "final_obs": self._normalized(dtypes, policy),
             "final_index": np.array([(t, b) for t, b, _ in self.finals], np.int64),
             **masks,
         }
 
-    def _as_seen(self, raw: Any, policy: Any) -> Any:
+    def _normalized(self, raw: Tree, policy: Policy) -> Tree:
         if not self.normalize:
             return raw
         if self.give_raw:
-            return _seen(raw)
+            return _as_policy_input(raw)
         return tree_map(lambda leaf: leaf.numpy(), policy.normalize(tree_map(torch.from_numpy, raw)))
 
-    def obs_moments(self, span: slice, valid: np.ndarray | None, policy: Any) -> Moments:
-        """Moments of the raw observations of some environments, in the order of the policy's normalizer."""
+    def obs_moments(self, span: slice, valid: np.ndarray | None, policy: Policy) -> Moments:
+        """Compute moments of the raw observations of some environments, in the order of the policy's normalizer."""
         rows = policy.normalizer.rows(tree_map(lambda leaf: leaf[:, span], self.raw))
         return Moments.of(rows if valid is None else rows[valid.reshape(-1)], leading=1)
 
 
-def _none_of(tree: Any) -> Any:
-    """No rows of a tree (T, B, ...): (0, ...)."""
+def _empty(tree: Tree) -> Tree:
+    """Make an empty tree (0, ...) from (T, B, ...)."""
     return tree_map(lambda leaf: np.zeros((0, *leaf.shape[2:]), leaf.dtype), tree)
 
 
-def _seen(tree: Any) -> Any:
-    """The same arrays in the types that a policy takes: every float is float32."""
+def _as_policy_input(tree: Tree) -> Tree:
+    """Cast floats to float32, the precision of policies."""
     return tree_map(lambda leaf: leaf.astype(np.float32, copy=False) if leaf.dtype.kind == "f" else leaf, tree)

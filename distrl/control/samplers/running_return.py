@@ -1,4 +1,4 @@
-"""The running discounted return, whose variance scales rewards."""
+"""Running discounted return, whose variance scales rewards."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 def running_returns(
     reward: np.ndarray, done: np.ndarray, before: np.ndarray, ended: np.ndarray, gamma: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """R_t = gamma * R_{t-1} * (1 - done_{t-1}) + r_t: reset after an episode's end, not before its last reward.
+    """Compute R_t = gamma * R_{t-1} * (1 - done_{t-1}) + r_t, reset after the last reward of an episode.
 
     Args:
         reward: (T, B).
         done: (T, B) bool, terminated or truncated.
-        before: R of the step before (B,).
-        ended: Whether that step ended an episode (B,).
+        before: R of the previous step (B,).
+        ended: (B,) bool, true if that step ended an episode.
 
     Returns:
         R (T, B) float64, and R of the last step (B,).

@@ -1,4 +1,4 @@
-"""`EnvSampler`: steps the environments of some streams with given weights, and returns fragments."""
+"""Sampler of control: steps environments with given weights and returns fragments."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
 
-from distrl.base.columns import Columns, tree_cat, tree_map
+from distrl.base.columns import Columns, Tree, tree_cat, tree_map
 from distrl.base.errors import NonFiniteError
 from distrl.base.phases import Phases
 from distrl.base.seeds import generator
+from distrl.control.envs.backends.interface import EpisodeEnd, VectorEnv
 from distrl.control.models.actor_critic import ActorCritic
 from distrl.control.numpy_gradients.dense import NumpyPolicy
 from distrl.control.samplers.buffers import RolloutBuffer
@@ -29,21 +29,22 @@ from distrl.models.parameters.published import load_weights
 
 @dataclass
 class HostedStream:
-    """A stream that lives in this sampler.
+    """A stream hosted by this sampler.
 
     Attributes:
         env: Its environments.
-        state: Recurrent state of the policy (B, ...), None for feed-forward policies.
-        running_return: Discounted return so far (B,) and whether the previous step ended an episode (B,).
+        state: Recurrent state of the policy (B, ...); None for feed-forward policies.
+        running_return: Discounted return so far (B,).
+        ended: (B,) bool, true where the previous step ended an episode.
     """
 
-    env: Any
-    state: Any
+    env: VectorEnv
+    state: Tree
     running_return: np.ndarray
     ended: np.ndarray
 
-    def snapshot(self) -> dict[str, Any] | None:
-        """Enough to continue bit for bit elsewhere, or None where the back end cannot."""
+    def snapshot(self) -> dict[str, Tree] | None:
+        """Return the state to continue bit for bit elsewhere; None if the backend cannot."""
         if not self.env.can_snapshot:
             return None
         state = None if self.state is None else tree_map(lambda leaf: leaf.numpy().copy(), self.state)
@@ -54,7 +55,8 @@ class HostedStream:
             "ended": self.ended.copy(),
         }
 
-    def restore(self, snapshot: dict[str, Any]) -> None:
+    def restore(self, snapshot: dict[str, Tree]) -> None:
+        """Continue from a snapshot."""
         self.env.restore(snapshot["env"])
         if snapshot["state"] is not None:
             self.state = tree_map(lambda leaf: torch.tensor(leaf), snapshot["state"])
@@ -63,27 +65,27 @@ class HostedStream:
 
 
 class EnvSampler:
-    """Hosts streams and steps them.
+    """Sampler that hosts streams of environments.
 
     Args:
-        index: Which sampler this is.
-        model: The policy to act with; its weights are overwritten by the first request.
-        make_stream_env: (stream, sequence number it begins at) -> VectorEnv.
+        index: Number of this sampler.
+        model: Policy; its weights are overwritten by the first request.
+        make_stream_env: (stream, first sequence number) -> VectorEnv.
         rollout_steps: T, steps per fragment.
-        seed: The run's seed; noise is drawn from (seed, stream, fragment).
+        seed: Seed of the run; noise is drawn from (seed, stream, fragment).
         gamma: Discount of the running return (reward normalization).
-        fuse: One forward pass for all streams (fast); else each stream on its own, at one fixed shape (deterministic).
+        fuse: One forward pass for all streams (fast), else one for each stream with a fixed shape (deterministic).
         normalize_obs, normalize_reward: Collect moments for the learner's normalizers.
-        reuse_buffers: The caller is done with a fragment's arrays before it asks for the next one.
+        reuse_buffers: Overwrite the arrays of the previous fragment.
         snapshots: Attach each stream's snapshot to its fragments.
-        raw_obs: Fragments hold observations as they were before normalization (for a replay).
+        raw_obs: Fragments hold observations before normalization (for a replay).
     """
 
     def __init__(
         self,
         index: int,
         model: ActorCritic,
-        make_stream_env: Callable[[int, int], Any],
+        make_stream_env: Callable[[int, int], VectorEnv],
         *,
         rollout_steps: int,
         seed: int,
@@ -118,14 +120,14 @@ class EnvSampler:
         self._buffers: dict[tuple[int, ...], RolloutBuffer] = {}
 
     def collect(self, requests: Sequence[CollectRequest], weights: Weights) -> list[tuple[FragmentMeta, FragmentData]]:
-        """Make the requested units with these weights, in the order of the requests.
+        """Collect the requested units with these weights, in the order of the requests.
 
         Raises:
-            EnvError: An environment raised, or broke its contract.
+            EnvError: An environment raised, or violated the Gymnasium API.
             NonFiniteError: The policy's output is not finite.
         """
         self.phases.switch("load")
-        self.clock.begin([])  # nobody steps while environments are built
+        self.clock.begin([])  # no steps while environments are built
         if weights.version != self.version:
             load_weights(self.model, weights)
             self.version = weights.version
@@ -141,12 +143,13 @@ class EnvSampler:
         return fragments
 
     def drop(self, streams: Sequence[int]) -> None:
-        """Streams that live elsewhere now."""
+        """Close the environments of these streams."""
         for stream in streams:
             if stream in self.streams:
                 self.streams.pop(stream).env.close()
 
     def close(self) -> None:
+        """Close all environments."""
         self.drop(list(self.streams))
 
     def _host(self, request: CollectRequest) -> None:
@@ -194,15 +197,15 @@ class EnvSampler:
 
     def _step_all(
         self, requests: list[CollectRequest], hosted: list[HostedStream], spans: list[slice], buffer: RolloutBuffer
-    ) -> list[list[Any]]:
-        """The inner loop: policy, environments, policy, ... Returns the episodes that ended, per stream."""
+    ) -> list[list[EpisodeEnd]]:
+        """Alternate policy and environment steps; returns the ended episodes of each stream."""
         policy, actions, switch = self.policy, self.policy.actions, self.phases.switch
         numpy_policy = self.numpy_policy
         tick = self.clock.begin([request.unit.stream for request in requests])
         noise = torch.from_numpy(self._noise(requests, hosted))
         state = self._joined_state(hosted)
         buffer.begin(state)
-        reports: list[list[Any]] = [[] for _ in hosted]
+        reports: list[list[EpisodeEnd]] = [[] for _ in hosted]
         for t in range(self.rollout_steps):
             for stream, span in zip(hosted, spans, strict=True):
                 buffer.observe(t, span, stream.env)
@@ -231,21 +234,21 @@ class EnvSampler:
         return reports
 
     def _noise(self, requests: list[CollectRequest], hosted: list[HostedStream]) -> np.ndarray:
-        """Sampling noise (T, B, noise_size) of all streams, each from its own generator."""
-        parts = [
+        """Draw the noise (T, B, noise_size) of all streams, each from its generator."""
+        noises = [
             self.policy.actions.draw_noise(
                 generator(self.seed, "noise", request.unit.stream, request.unit.seq),
                 (self.rollout_steps, stream.env.num_envs),
             )
             for request, stream in zip(requests, hosted, strict=True)
         ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return noises[0] if len(noises) == 1 else np.concatenate(noises, axis=1)
 
-    def _joined_state(self, hosted: list[HostedStream]) -> Any:
+    def _joined_state(self, hosted: list[HostedStream]) -> Tree:
         return tree_cat([stream.state for stream in hosted]) if self.policy.recurrent else None
 
-    def _buffer(self, requests: list[CollectRequest], env: Any, width: int) -> RolloutBuffer:
-        """One buffer for each group of streams that steps together: the others' fragments are still in use."""
+    def _buffer(self, requests: list[CollectRequest], env: VectorEnv, width: int) -> RolloutBuffer:
+        """Return the buffer of a group of streams; groups share none, as their fragments are still in use."""
         key = tuple(request.unit.stream for request in requests)
         buffer = self._buffers.get(key) if self.reuse_buffers else None
         if buffer is None:
@@ -257,7 +260,7 @@ class EnvSampler:
     def _finish(
         self, buffer: RolloutBuffer, requests: list[CollectRequest], hosted: list[HostedStream], spans: list[slice]
     ) -> Columns:
-        """Whole-fragment work: log-probabilities, final observations, versions."""
+        """Complete the rollout of a fragment and check that it is finite."""
         self.phases.switch("policy")
         rollout = buffer.rollout(self.policy, self.version)
         self.phases.switch("sampler")
@@ -270,7 +273,7 @@ class EnvSampler:
         return rollout
 
     def _data(self, rollout: Columns, buffer: RolloutBuffer, stream: HostedStream, span: slice) -> FragmentData:
-        """Attach the moments that the learner's normalizers merge."""
+        """Attach the moments for the learner's normalizers."""
         valid = rollout.get("valid")
         obs_moments = buffer.obs_moments(span, valid, self.policy) if self.normalize_obs else None
         return_moments = None
@@ -284,5 +287,5 @@ class EnvSampler:
         return FragmentData(rollout, obs_moments, return_moments)
 
 
-def _report(unit: Unit, episode: Any) -> EpisodeReport:
+def _report(unit: Unit, episode: EpisodeEnd) -> EpisodeReport:
     return EpisodeReport(unit.stream, episode.env, episode.episode, float(episode.return_), int(episode.length))

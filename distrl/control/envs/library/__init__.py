@@ -1,1 +1,1 @@
-"""Environments that ship with distrl."""
+"""Built-in environments."""

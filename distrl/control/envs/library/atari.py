@@ -1,14 +1,17 @@
-"""Atari games with the field's preprocessing, through gymnasium and the ALE. Needs `distrl[envs]`.
+"""Atari games with the standard preprocessing. Needs `distrl[envs]`.
 
     env: {id: distrl/Atari-v5, kwargs: {game: Breakout}, frame_stack: 4}
 
-or the wrapper `atari` around an ALE id that was made with `frameskip: 1`. Faster, without exact snapshots:
+or the wrapper `atari` around an ALE id made with `frameskip: 1`. Faster, without exact snapshots:
 
     env: {id: Breakout-v5, backend: envpool, kwargs: {reward_clip: true, episodic_life: true}}
 
-EnvPool stacks 4 frames, skips 4, resizes to 84 x 84 and takes up to 30 no-ops by itself (`stack_num`, `frame_skip`,
-`img_height`, `noop_max`; sticky actions are `repeat_action_probability`). Leave `env.frame_stack` at 1 there.
-Evaluations of such a run play the same game here, whole and with its true rewards.
+EnvPool stacks 4 frames, skips 4, resizes to 84 x 84 and makes up to 30 no-ops (`stack_num`, `frame_skip`,
+`img_height`, `noop_max`; sticky actions are `repeat_action_probability`): leave `env.frame_stack` at 1. Evaluations of
+such a run play whole games with unclipped rewards through this module.
+
+`AtariPreprocessing` corresponds to `gymnasium.wrappers.AtariPreprocessing`; its area resize in numpy avoids the
+dependency on OpenCV.
 """
 
 from __future__ import annotations
@@ -20,13 +23,15 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError, unknown
 from distrl.base.registry import register
+from distrl.control.envs.backends.masks import Info
 from distrl.control.envs.spaces import describe
 
-#: Red, green and blue in a gray. ITU-R BT.601.
+#: Weights of red, green and blue in gray levels (ITU-R BT.601).
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
-#: Half an hour of play at 60 frames a second: where games are cut off. Machado et al. 2018, section 3.1.
+#: Time limit of half an hour at 60 frames a second. Machado et al. 2018, section 3.1.
 MAX_FRAMES = 108_000
 
 
@@ -35,29 +40,28 @@ MAX_FRAMES = 108_000
     paper="Mnih et al. 2015, Human-level control through deep reinforcement learning; Machado et al. 2018, Revisiting "
     "the arcade learning environment",
 )
-class AtariPreprocessing(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """No-op starts, frame skip with the larger of the last two frames, gray 84 x 84 pictures.
+class AtariPreprocessing(gymnasium.Wrapper):
+    """Preprocessing of Atari frames: no-op starts, frame skip, maximum of the last two frames, gray 84 x 84 images.
 
-    Stack frames with `env.frame_stack: 4`. An episode stays a function of its seed and actions; therefore a lost life
-    that ends the episode begins a new game (as in gymnasium), where EnvPool and OpenAI's wrappers play on.
+    Stack frames with `env.frame_stack: 4`. With `episodic_life` a lost life begins a new game (as in gymnasium; EnvPool
+    and OpenAI's wrappers continue the game), so that an episode is a function of its seed and actions.
 
     Args:
-        env: Gives frames (H, W) or (H, W, 3) uint8 one at a time (`frameskip: 1`), and `info["lives"]`.
-        frame_skip: Frames that an action lasts; their rewards are added.
-        noop_max: An episode begins with 1 to so many no-ops; 0 for none.
-        size: Side of the square picture.
-        fire_reset: Press FIRE once at the start in games that have it: they wait for it.
-        clip_reward: Give the sign of the reward only. Reported returns, also those of evaluations, are then clipped
-            ones, so it is off unless asked for.
+        env: With frames (H, W) or (H, W, 3) uint8, `frameskip: 1` and `info["lives"]`.
+        frame_skip: Frames per action; their rewards are added.
+        noop_max: An episode begins with 1 to `noop_max` no-ops; 0 for none.
+        size: Side of the square image.
+        fire_reset: Press FIRE once at the start of games that wait for it.
+        clip_reward: Clip rewards to their sign, in reported returns and evaluations too.
         episodic_life: A lost life terminates the episode.
 
     Raises:
-        ConfigError: The environment gives no frames, or skips some by itself.
+        ConfigError: The environment has no frames, or skips some itself.
     """
 
     def __init__(
         self,
-        env: gymnasium.Env[Any, Any],
+        env: gymnasium.Env,
         frame_skip: int = 4,
         noop_max: int = 30,
         size: int = 84,
@@ -72,9 +76,7 @@ class AtariPreprocessing(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise ConfigError(f"atari: needs frames (H, W) or (H, W, 3) of uint8, not {describe(space)}.")
         skipped = getattr(env.unwrapped, "_frameskip", 1)
         if skipped != 1:
-            raise ConfigError(
-                f"atari: the environment skips frames by itself ({skipped}).", "Set env.kwargs.frameskip=1."
-            )
+            raise ConfigError(f"atari: the environment skips frames itself ({skipped}).", "Set env.kwargs.frameskip=1.")
         if frame_skip < 1 or noop_max < 0 or size < 1:
             raise ConfigError(f"atari: frame_skip {frame_skip}, noop_max {noop_max}, size {size}.")
         meanings: list[str] = getattr(env.unwrapped, "get_action_meanings", list)()
@@ -86,7 +88,7 @@ class AtariPreprocessing(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._lives = 0
         self.observation_space = Box(0, 255, (size, size), np.uint8)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Tree, Info]:
         frame, info = self.env.reset(seed=seed, options=options)
         noops = int(self.np_random.integers(1, self._noop_max + 1)) if self._noop_max else 0
         for action in [0] * noops + [1] * self._fires:
@@ -94,13 +96,13 @@ class AtariPreprocessing(gymnasium.Wrapper[Any, Any, Any, Any]):
             if terminated or truncated:
                 frame, info = self.env.reset()
         self._lives = int(info.get("lives", 0))
-        return self._picture(frame), info
+        return self._image(frame), info
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Tree) -> tuple[Tree, float, bool, bool, Info]:
         total, terminated, truncated = 0.0, False, False
-        before: Any = None
-        last: Any = None
-        info: dict[str, Any] = {}
+        before: Tree = None
+        last: Tree = None
+        info: Info = {}
         for _ in range(self._skip):
             before = last
             last, reward, terminated, truncated, info = self.env.step(action)
@@ -111,14 +113,14 @@ class AtariPreprocessing(gymnasium.Wrapper[Any, Any, Any, Any]):
         if self._episodic_life and lives < self._lives:
             terminated = True
         self._lives = lives
-        # sprites that are drawn in every second frame only
+        # some sprites are drawn in every second frame only
         frame = last if before is None else np.maximum(before, last)
-        return self._picture(frame), float(np.sign(total)) if self._clip else total, terminated, truncated, info
+        return self._image(frame), float(np.sign(total)) if self._clip else total, terminated, truncated, info
 
-    def _picture(self, frame: np.ndarray) -> np.ndarray:
+    def _image(self, frame: np.ndarray) -> np.ndarray:
         gray = frame if frame.ndim == 2 else frame.astype(np.float32) @ LUMINANCE
         (rows, row_weights), (columns, column_weights) = self._rows, self._columns
-        # a few weighted slices: no matrix product, which would wake up BLAS threads for so little
+        # weighted slices instead of a matrix product, which would start BLAS threads
         tall = sum(weight[:, None] * gray[index] for index, weight in zip(rows, row_weights, strict=True))
         flat = np.ascontiguousarray(np.asarray(tall).T)
         wide = sum(weight[:, None] * flat[index] for index, weight in zip(columns, column_weights, strict=True))
@@ -126,14 +128,9 @@ class AtariPreprocessing(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def area_taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """How to resize a line of pixels so that each new one is the mean over what it covers.
+    """Compute indices and weights (K, new) of an area resize from `old` to `new` pixels along a line.
 
-    Args:
-        old: Pixels before.
-        new: Pixels after.
-
-    Returns:
-        Indices of old pixels (K, new) and their weights (K, new) float32: new = sum_k weights[k] * old[indices[k]].
+    new = sum_k weights[k] * old[indices[k]].
 
     >>> indices, weights = area_taps(3, 2)
     >>> indices.tolist(), weights.round(2).tolist()
@@ -155,20 +152,19 @@ def make_atari(
     render_mode: str | None = None,
     **preprocessing: Any,
 ) -> AtariPreprocessing:
-    """Entry point of `distrl/Atari-v5`.
+    """Make `distrl/Atari-v5`.
 
     Args:
         game: `Breakout`, `space_invaders`, ...
-        sticky: Probability, at every frame, that the emulator repeats the action before. Machado et al. recommend 0.25;
-            most published tables use 0 with no-op starts.
-        full_action_space: All 18 actions, else those that the game knows.
+        sticky: Probability at every frame that the emulator repeats the previous action. Machado et al. recommend
+            0.25; most published tables use 0 with no-op starts.
+        full_action_space: All 18 actions, else those that the game uses.
         max_frames: Frames after which a game is truncated.
         render_mode: `rgb_array`, `human` or None.
         preprocessing: Arguments of `AtariPreprocessing`.
 
     Raises:
-        ConfigError: No such game.
-        ModuleNotFoundError: ale-py is not installed.
+        ConfigError: Unknown game.
     """
     import ale_py
     from ale_py.env import AtariEnv
@@ -202,25 +198,20 @@ def make_envpool_atari(
     repeat_action_probability: float = 0.0,
     full_action_space: bool = False,
     render_mode: str | None = None,
-    **training: Any,
-) -> gymnasium.Env[Any, Any]:
-    """One game as EnvPool would play it, under EnvPool's names: for evaluations and checks, which play single games.
+    **training: object,
+) -> gymnasium.Env:
+    """Make a single game with the arguments of `envpool.make`, for evaluations and checks.
 
-    Args:
-        game: As for `make_atari`.
-        stack_num, frame_skip, noop_max, img_height, img_width, gray_scale, use_fire_reset, repeat_action_probability,
-            full_action_space: As for `envpool.make`.
-        render_mode: As for `make_atari`.
-        training: What is left out on purpose: clipped rewards, episodes of one life, threads.
+    `training` arguments (clipped rewards, episodes of one life, threads) are ignored on purpose.
 
     Raises:
-        ConfigError: Pictures in color, or not square.
+        ConfigError: Images in color, or not square.
     """
     if img_height != img_width or not gray_scale:
         raise ConfigError(
-            f"EnvPool's {game} with pictures of {img_height}x{img_width}, gray_scale {gray_scale}: evaluations cannot"
-            " make these.",
-            "Use square gray pictures.",
+            f"EnvPool's {game} with images of {img_height}x{img_width}, gray_scale {gray_scale}: not supported in"
+            " evaluations.",
+            "Use square gray images.",
         )
     del training
     from distrl.control.envs.wrappers.basic import FrameStack
@@ -231,7 +222,7 @@ def make_envpool_atari(
 
 
 def register_envpool_game(env_id: str) -> None:
-    """Let gymnasium know an id of EnvPool's Atari games, such as `Breakout-v5`; other ids are left alone."""
+    """Register an id of EnvPool's Atari games, such as `Breakout-v5`, with gymnasium; ignore other ids."""
     from ale_py.roms import get_all_rom_ids
 
     game = env_id.removesuffix("-v5")

@@ -1,4 +1,4 @@
-"""Our own environments' ids. Imported by `make_env` when a config names one, so `import distrl` stays cheap."""
+"""Gymnasium ids of the built-in environments, registered when `make_env` first needs one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ PACKAGE = "distrl.control.envs.library"
 
 
 def _add(name: str, entry_point: str, limit: int | None = None, **kwargs: object) -> None:
-    gymnasium.register(
-        f"distrl/{name}", f"distrl.control.envs.library.{entry_point}", max_episode_steps=limit, kwargs=kwargs
-    )
+    gymnasium.register(f"distrl/{name}", f"{PACKAGE}.{entry_point}", max_episode_steps=limit, kwargs=kwargs)
 
 
 _add("RiskyPath-v0", "risky_path:RiskyPath", limit=50)

@@ -1,4 +1,4 @@
-"""Small environments with goals, for hindsight relabeling: `compute_reward` tells what any goal would have paid.
+"""Small goal environments for hindsight relabeling.
 
 Observations are a Dict of `observation`, `achieved_goal` and `desired_goal`, as in gymnasium-robotics. Rewards are 0 at
 the goal and -1 elsewhere; episodes end by their time limit only.
@@ -6,29 +6,26 @@ the goal and -1 elsewhere; episodes end by their time limit only.
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError
+from distrl.control.envs.backends.masks import Info
 
 
-class PointGoal(gymnasium.Env[Any, Any]):
-    """A point in the square [-1, 1]^2 moves towards a goal; `distrl/PointGoal-v0` (50 steps).
+class PointGoal(gymnasium.Env):
+    """Reaching a goal point in the square [-1, 1]^2; `distrl/PointGoal-v0` (50 steps).
 
     Args:
         speed: Longest move of a step along each axis.
         radius: Distance at which the goal counts as reached.
-        wall: Put a wall on the line x = 0, with a gap where y > 0.5: start and goal lie on different sides of it.
+        wall: Put a wall with a gap at y > 0.5 on the line x = 0, between start and goal.
         render_mode: Not supported.
-
-    Raises:
-        ConfigError: A speed or radius that is not positive.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}
+    metadata: Info = {"render_modes": []}
 
     def __init__(self, speed: float = 0.2, radius: float = 0.15, wall: bool = False, render_mode: str | None = None):
         if speed <= 0 or radius <= 0:
@@ -39,19 +36,19 @@ class PointGoal(gymnasium.Env[Any, Any]):
         self.action_space = Box(-1.0, 1.0, (2,), np.float32)
         self._position, self._goal = np.zeros(2), np.zeros(2)
 
-    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any = None) -> Any:
-        """0 within `radius`, else -1; goals (..., 2) give rewards (...)."""
+    def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: object = None) -> np.ndarray:
+        """Compute rewards (...) for goals (..., 2): 0 within `radius`, else -1."""
         gap = np.linalg.norm(np.asarray(achieved_goal, np.float64) - np.asarray(desired_goal, np.float64), axis=-1)
         return np.where(gap <= self.radius, 0.0, -1.0)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Tree, Info]:
         super().reset(seed=seed)
         self._position, self._goal = self.np_random.uniform(-1.0, 1.0, (2, 2))
         if self.wall:
             self._position[0], self._goal[0] = -abs(self._position[0]), abs(self._goal[0])
         return self._observe(), {}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Tree) -> tuple[Tree, float, bool, bool, Info]:
         before = self._position
         after = np.clip(before + self.speed * np.clip(np.asarray(action, np.float64), -1.0, 1.0), -1.0, 1.0)
         if self.wall and (before[0] < 0) != (after[0] < 0):
@@ -72,17 +69,13 @@ class PointGoal(gymnasium.Env[Any, Any]):
         }
 
 
-class BitFlip(gymnasium.Env[Any, Any]):
-    """Flip single bits until they match the goal; `distrl/BitFlip-v0`. Andrychowicz et al. 2017, section 3.1.
+class BitFlip(gymnasium.Env):
+    """Flipping single bits to match a goal; `distrl/BitFlip-v0` (50 steps). Andrychowicz et al. 2017, section 3.1.
 
-    Without relabeling, a learner practically never sees a reward once `bits` is above about 12.
-
-    Args:
-        bits: Number of bits; the registered time limit is 50 steps.
-        render_mode: Not supported.
+    Without relabeling, rewards are practically never seen above about 12 bits.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}
+    metadata: Info = {"render_modes": []}
 
     def __init__(self, bits: int = 8, render_mode: str | None = None):
         if bits < 1:
@@ -92,16 +85,16 @@ class BitFlip(gymnasium.Env[Any, Any]):
         self.action_space = Discrete(bits)
         self._bits, self._goal = np.zeros(bits, np.int8), np.zeros(bits, np.int8)
 
-    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any = None) -> Any:
-        """0 where all bits are equal, else -1; goals (..., bits) give rewards (...)."""
+    def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: object = None) -> np.ndarray:
+        """Compute rewards (...) for goals (..., bits): 0 if all bits are equal, else -1."""
         return np.where((np.asarray(achieved_goal) == np.asarray(desired_goal)).all(-1), 0.0, -1.0)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Tree, Info]:
         super().reset(seed=seed)
         self._bits, self._goal = self.np_random.integers(0, 2, (2, len(self._bits)), np.int8)
         return self._observe(), {}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Tree) -> tuple[Tree, float, bool, bool, Info]:
         self._bits[int(action)] ^= 1
         obs = self._observe()
         reward = float(self.compute_reward(self._bits, self._goal))

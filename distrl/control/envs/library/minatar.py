@@ -1,7 +1,7 @@
 """MinAtar: five Atari games on 10 x 10 cells. Young and Tian 2019. Needs `distrl[envs]`.
 
-The games themselves need only numpy, but the package's front door imports matplotlib, seaborn and pandas for a window
-(about two seconds in every process), so their files are loaded directly.
+The games need only numpy, but the package imports matplotlib, seaborn and pandas (about two seconds in every process),
+so their files are loaded directly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError, unknown
+from distrl.control.envs.backends.masks import Info
 
 #: Name in an id -> name in the package. `distrl/MinAtar-Breakout-v1`, ...
 GAMES = {
@@ -28,25 +30,21 @@ GAMES = {
 }
 
 
-class MinAtar(gymnasium.Env[Any, Any]):
-    """One MinAtar game. Observations (10, 10, C) bool, one plane for each kind of thing; torso `minatar_cnn`.
+class MinAtar(gymnasium.Env):
+    """A MinAtar game. Observations (10, 10, C) bool, one plane for each kind of object; torso `minatar_cnn`.
 
-    An episode is a function of its seed and actions: the sticky action is forgotten at a reset, where the package lets
-    the first step of an episode repeat the last action of the one before.
+    An episode is a function of its seed and actions: unlike in the package, its first step does not repeat the last
+    action of the previous episode.
 
     Args:
-        game: A name of `GAMES`, or the package's own.
-        sticky: Probability that a step repeats the action before it, whatever is chosen.
-        ramping: Whether the game gets harder with time.
-        minimal_actions: Only the actions that do something in this game (the package's `-v1`), else all 6 (`-v0`).
+        game: A name of `GAMES`, or the package's name.
+        sticky: Probability that a step repeats the previous action.
+        ramping: Increase the difficulty with time.
+        minimal_actions: Only the actions with an effect in this game (the package's `-v1`), else all 6 (`-v0`).
         render_mode: `rgb_array` or None.
-
-    Raises:
-        ConfigError: No such game.
-        ModuleNotFoundError: The package `minatar` is not installed.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata: Info = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def __init__(
         self,
@@ -68,7 +66,7 @@ class MinAtar(gymnasium.Env[Any, Any]):
         self.action_space = Discrete(len(self._actions))
         self.observation_space = Box(0, 1, tuple(self._game.state_shape()), np.bool_)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Tree, Info]:
         super().reset(seed=seed)
         if seed is not None:
             self._game.random = np.random.RandomState(seed)  # legacy, because the games call its methods
@@ -76,18 +74,18 @@ class MinAtar(gymnasium.Env[Any, Any]):
         self._game.reset()
         return self._game.state(), {}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Tree) -> tuple[Tree, float, bool, bool, Info]:
         if self._game.random.rand() >= self._sticky:
             self._last = self._actions[int(action)]
         reward, terminated = self._game.act(self._last)
         return self._game.state(), float(reward), bool(terminated), False, {}
 
-    def render(self) -> Any:
-        """The planes as one picture (100, 100, 3) uint8, each plane in a gray of its own."""
+    def render(self) -> Tree:
+        """Render the planes as an image (100, 100, 3) uint8, each in its gray level."""
         planes = self._game.state()
         shade = (planes * np.linspace(0.3, 1.0, planes.shape[-1])).max(-1)
-        picture = np.repeat(np.repeat((255 * shade).astype(np.uint8), 10, 0), 10, 1)
-        return np.repeat(picture[..., None], 3, 2)
+        image = np.repeat(np.repeat((255 * shade).astype(np.uint8), 10, 0), 10, 1)
+        return np.repeat(image[..., None], 3, 2)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A gridworld where the short way is the better one on average and the worse one in bad luck."""
+"""Gridworld whose short way is better on average and worse in the tail."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 
 from distrl.base.errors import ConfigError
-from distrl.control.envs.library.return_law import ReturnLaw, independent_sum
 from distrl.control.envs.library.tabular import TabularEnv, TabularMDP
 
 #: Row and column steps of the actions: up, right, down, left.
@@ -15,7 +14,7 @@ MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 
 
 class RiskyPath(TabularEnv):
-    """From the bottom left corner to the bottom right one: straight over thin ice, or around it along the top row.
+    """Way from the bottom left to the bottom right corner: straight over ice, or around it along the top row.
 
     Every cell but the top row and the outer columns is ice. A step onto ice costs a loss with probability
     `loss_probability`: `loss_scale * 2^k` with probability proportional to `2^(-loss_shape k)`, a Pareto tail cut off
@@ -25,12 +24,12 @@ class RiskyPath(TabularEnv):
     Args:
         width: Columns; the short way has width - 1 steps, of which width - 2 end on ice.
         height: Rows; the long way has 2 (height - 1) steps more.
-        loss_probability: Of a loss, on each arrival on ice.
-        loss_scale: The least loss.
+        loss_probability: Probability of a loss at each arrival on ice.
+        loss_scale: Smallest loss.
         loss_shape: Tail index: smaller is heavier; at 1 all sizes cost equally much on average.
         loss_levels: Number of sizes.
-        step_reward: For every step, also against a wall.
-        goal_reward: On arrival.
+        step_reward: Reward of every step, also against a wall.
+        goal_reward: Reward on arrival.
         observation: `one_hot` or `index` of the cell, row by row from the top left.
         render_mode: Not supported.
 
@@ -59,28 +58,17 @@ class RiskyPath(TabularEnv):
         self.width, self.height = width, height
         sizes = loss_scale * 2.0 ** np.arange(loss_levels)
         shares = 2.0 ** (-loss_shape * np.arange(loss_levels))
-        self.loss = ReturnLaw(
-            np.concatenate([[0.0], -sizes]),
-            np.concatenate([[1.0 - loss_probability], loss_probability * shares / shares.sum()]),
-        )
+        self.losses = np.concatenate([[0.0], -sizes])
+        self.loss_probs = np.concatenate([[1.0 - loss_probability], loss_probability * shares / shares.sum()])
         self.step_reward, self.goal_reward = float(step_reward), float(goal_reward)
         super().__init__(self._table(), observation, render_mode)
 
     def is_ice(self, row: int, column: int) -> bool:
-        """Whether a cell may cost a loss."""
+        """Return True for a cell with possible losses."""
         return row > 0 and 0 < column < self.width - 1
 
-    def path_law(self, path: Literal["short", "long"], gamma: float = 1.0) -> ReturnLaw:
-        """The return of walking the short or the long way without a detour."""
-        on_ice = self.width - 2 if path == "short" else 0
-        dry = 1 if path == "short" else self.width - 1 + 2 * (self.height - 1)
-        step = ReturnLaw(np.full(1, self.step_reward), np.ones(1))
-        slip = ReturnLaw(self.step_reward + self.loss.values, self.loss.probs)
-        goal = ReturnLaw(np.full(1, self.step_reward + self.goal_reward), np.ones(1))
-        return independent_sum([slip] * on_ice + [step] * (dry - 1) + [goal], gamma)
-
     def _table(self) -> TabularMDP:
-        cells, outcomes = self.width * self.height, len(self.loss.probs)
+        cells, outcomes = self.width * self.height, len(self.loss_probs)
         probs = np.zeros((cells, 4, outcomes))
         reward = np.full((cells, 4, outcomes), self.step_reward)
         next_state = np.zeros((cells, 4, outcomes), np.int64)
@@ -92,8 +80,8 @@ class RiskyPath(TabularEnv):
                 after = row * self.width + column
                 next_state[cell, action] = after
                 if self.is_ice(row, column) and after != cell:
-                    probs[cell, action] = self.loss.probs
-                    reward[cell, action] += self.loss.values
+                    probs[cell, action] = self.loss_probs
+                    reward[cell, action] += self.losses
                 else:
                     probs[cell, action, 0] = 1.0
                     reward[cell, action] += self.goal_reward * (after == goal)

@@ -1,37 +1,36 @@
-"""MDPs as tables, and gymnasium environments that play them."""
+"""Tabular MDPs and gymnasium environments of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError
+from distrl.control.envs.backends.masks import Info
 
-#: Name under which `info` of a step holds the rewards of an environment with several reward channels, (K,) float64.
+#: Key of `info` with the rewards (K,) float64 of an environment with several reward channels.
 REWARD_CHANNELS = "reward_channels"
 
 
 @dataclass(frozen=True)
 class TabularMDP:
-    """States, actions, and for each pair the joint law of reward and next state.
+    """Joint distribution of reward and next state for each state and action.
 
     Args:
         probs: (S, A, M), the outcomes' probabilities; 0 pads.
         reward: (S, A, M), or (S, A, M, K) with K reward channels.
         next_state: (S, A, M) int.
-        terminal: (S,) bool: the episode ends on arrival there.
+        terminal: (S,) bool: the episode ends on arrival.
         initial: (S,), distribution of the first state.
-        gamma: The discount for which the closed forms are made; the environment itself does not use it.
-        std: Like `reward`: noise added to the reward of an outcome; None for none.
+        gamma: Discount of closed forms; not used by the environment.
+        std: As `reward`: standard deviation of the reward's noise; None for none.
         degrees: Degrees of freedom of that noise: Student's t, infinity for the normal distribution.
-        weights: (K,): the reward that a step gives is the channels' sum under these weights.
-
-    Raises:
-        ConfigError: Shapes that do not fit, or probabilities that do not sum to 1.
+        weights: (K,): weights of the channels in the reward of a step.
     """
 
     probs: np.ndarray
@@ -74,7 +73,7 @@ class TabularMDP:
         return self.reward.shape[3] if self.reward.ndim == 4 else 1
 
     def scalar(self) -> TabularMDP:
-        """The same MDP with the weighted sum of its channels as its only reward."""
+        """Make the MDP with the weighted sum of the channels as its reward."""
         if self.reward.ndim == 3:
             return self
         std = None if self.std is None else np.sqrt(self.std**2 @ self.weights**2)
@@ -84,30 +83,24 @@ class TabularMDP:
         )  # fmt: skip
 
     def transition(self) -> np.ndarray:
-        """(S, A, S); a row lacks the probability that the episode ends."""
+        """Compute the transition probabilities (S, A, S), without those of the episode's end."""
         table = np.zeros((self.num_states, self.num_actions, self.num_states))
         s, a, _ = np.indices(self.probs.shape)
         np.add.at(table, (s, a, self.next_state), np.where(self.terminal[self.next_state], 0.0, self.probs))
         return table
 
     def mean_reward(self) -> np.ndarray:
-        """(S, A), of the weighted sum of the channels."""
+        """Compute the mean rewards (S, A) of the weighted sum of the channels."""
         return (self.probs * self.scalar().reward).sum(-1)
 
 
-class TabularEnv(gymnasium.Env[Any, Any]):
-    """Plays a `TabularMDP`. With several reward channels, `info["reward_channels"]` of a step has them apart.
+class TabularEnv(gymnasium.Env):
+    """Environment of a `TabularMDP`; `info["reward_channels"]` has the channels where there are several.
 
-    Args:
-        mdp: What to play.
-        observation: `one_hot`: (S,) float32, or `index`: Discrete(S).
-        render_mode: Not supported; here because gymnasium passes it.
-
-    Attributes:
-        reward_channels: K.
+    Observations are `one_hot` (S,) float32, or `index` Discrete(S). `render_mode` is not supported.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}
+    metadata: Info = {"render_modes": []}
 
     def __init__(
         self, mdp: TabularMDP, observation: Literal["one_hot", "index"] = "one_hot", render_mode: str | None = None
@@ -124,16 +117,16 @@ class TabularEnv(gymnasium.Env[Any, Any]):
         self._cumulative = mdp.probs.cumsum(-1)
         self._rows = np.eye(size, dtype=np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; `options={"state": s}` begins it in state s."""
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Tree, Info]:
+        """Begin an episode, with `options={"state": s}` in state s."""
         super().reset(seed=seed)
         chosen = (options or {}).get("state")
         self.state = int(self.np_random.choice(self.mdp.num_states, p=self.mdp.initial) if chosen is None else chosen)
         return self.observe(), {}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Tree) -> tuple[Tree, float, bool, bool, Info]:
         mdp, s, a = self.mdp, self.state, int(action)
-        # the last outcome of a cumulative sum that rounds to less than 1 takes what is left
+        # a cumulative sum that rounds to less than 1 is scaled
         row = self._cumulative[s, a]
         m = int(np.searchsorted(row, self.np_random.random() * row[-1], side="right"))
         reward = mdp.reward[s, a, m]
@@ -145,11 +138,11 @@ class TabularEnv(gymnasium.Env[Any, Any]):
             return self.observe(), float(reward), ended, False, {}
         return self.observe(), float(reward @ mdp.weights), ended, False, {REWARD_CHANNELS: np.array(reward)}
 
-    def observe(self) -> Any:
-        """The observation of the present state."""
+    def observe(self) -> Tree:
+        """Return the observation of the present state."""
         return self.state if self._index else self._rows[self.state].copy()
 
-    def _noise(self, shape: tuple[int, ...]) -> Any:
+    def _noise(self, shape: tuple[int, ...]) -> Tree:
         if np.isinf(self.mdp.degrees):
             return self.np_random.standard_normal(shape)
         return self.np_random.standard_t(self.mdp.degrees, shape)

@@ -1,31 +1,28 @@
-"""Wrappers that a config names under `env.wrappers`. Normalization is not here: the learner owns its statistics."""
+"""General wrappers for `env.wrappers`. Normalization belongs to the learner, not here."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import SupportsFloat
 
 import gymnasium
 import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Tuple
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.control.envs.backends.masks import Info
 from distrl.control.envs.spaces import describe
 
 
 @register.wrapper("keep_obs")
-class KeepObs(gymnasium.ObservationWrapper[Any, Any, Any]):
-    """Keep only some entries of a vector observation: a memory task where velocities are left out.
+class KeepObs(gymnasium.ObservationWrapper):
+    """Selected entries of a vector observation, e.g. for memory tasks; [0, 2] hides CartPole's velocities."""
 
-    Args:
-        env: With a Box observation of one dimension.
-        indices: The entries to keep, in this order; [0, 2] hides CartPole's velocities.
-    """
-
-    def __init__(self, env: gymnasium.Env[Any, Any], indices: Sequence[int]):
+    def __init__(self, env: gymnasium.Env, indices: Sequence[int]):
         super().__init__(env)
         space = _box(env, "keep_obs", dimensions=1)
         self._indices = np.asarray(indices, np.int64)
@@ -34,39 +31,32 @@ class KeepObs(gymnasium.ObservationWrapper[Any, Any, Any]):
             raise ConfigError(f"keep_obs: indices {list(indices)} for an observation of {size} entries.")
         self.observation_space = Box(space.low[self._indices], space.high[self._indices], dtype=space.dtype.type)
 
-    def observation(self, observation: Any) -> Any:
+    def observation(self, observation: Tree) -> Tree:
         return observation[self._indices]
 
 
 @register.wrapper("reward_scale")
-class RewardScale(gymnasium.RewardWrapper[Any, Any]):
-    """Multiply every reward by a constant. Episode returns are reported scaled.
+class RewardScale(gymnasium.RewardWrapper):
+    """Rewards multiplied by a constant. Episode returns are reported scaled."""
 
-    Args:
-        env: Any environment.
-        scale: The factor.
-    """
-
-    def __init__(self, env: gymnasium.Env[Any, Any], scale: float):
+    def __init__(self, env: gymnasium.Env, scale: float):
         super().__init__(env)
         self._scale = float(scale)
 
-    def reward(self, reward: Any) -> float:
+    def reward(self, reward: SupportsFloat) -> float:
         return float(reward) * self._scale
 
 
 @register.wrapper("time_aware")
-class TimeAware(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Append the elapsed share of the time limit, in [0, 1], to a vector observation.
+class TimeAware(gymnasium.Wrapper):
+    """Vector observation with the elapsed share of the time limit, in [0, 1], appended.
 
-    Args:
-        env: With a Box observation of one dimension.
-        limit: Steps of an episode; by default the environment's own time limit.
+    `limit` defaults to the environment's time limit.
 
     Source: Pardo et al. 2018, Time limits in reinforcement learning, section 3.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], limit: int | None = None):
+    def __init__(self, env: gymnasium.Env, limit: int | None = None):
         super().__init__(env)
         space = _box(env, "time_aware", dimensions=1)
         limit = limit or getattr(env.spec, "max_episode_steps", None)
@@ -76,55 +66,51 @@ class TimeAware(gymnasium.Wrapper[Any, Any, Any, Any]):
         low, high = (np.append(bound, end).astype(space.dtype) for bound, end in ((space.low, 0.0), (space.high, 1.0)))
         self.observation_space = Box(low, high, dtype=space.dtype.type)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Tree, Info]:
         obs, info = self.env.reset(seed=seed, options=options)
         self._elapsed = 0
         return self._with_time(obs), info
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Tree) -> tuple[Tree, SupportsFloat, bool, bool, Info]:
         obs, reward, terminated, truncated, info = self.env.step(action)
         self._elapsed += 1
         return self._with_time(obs), reward, terminated, truncated, info
 
-    def _with_time(self, obs: Any) -> Any:
+    def _with_time(self, obs: Tree) -> Tree:
         return np.append(obs, min(1.0, self._elapsed / self._limit)).astype(self.observation_space.dtype)
 
 
 @register.wrapper("frame_stack")
-class FrameStack(gymnasium.Wrapper[Any, Any, Any, Any]):
+class FrameStack(gymnasium.Wrapper):
     """The last `frames` observations as one, oldest first; an episode begins with copies of its first.
 
-    Every Box of the observation is stacked along `stack_axis`: color images grow along their channels, everything else
-    gets a new first axis (84, 84) -> (4, 84, 84).
-
-    Args:
-        env: Observations are Box, or Dict or Tuple of Box.
-        frames: How many.
+    Every Box is stacked along `stack_axis`: color images along their channels, everything else along a new first axis,
+    (84, 84) -> (4, 84, 84).
 
     Source: Mnih et al. 2015, Human-level control through deep reinforcement learning, methods.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], frames: int):
+    def __init__(self, env: gymnasium.Env, frames: int):
         super().__init__(env)
         if frames < 1:
             raise ConfigError(f"frame_stack is {frames}, expected 1 or more.")
         self._space = env.observation_space
-        self._frames: deque[Any] = deque(maxlen=int(frames))
+        self._frames: deque[Tree] = deque(maxlen=int(frames))
         self.observation_space = _stacked_space(self._space, int(frames))
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Tree, Info]:
         obs, info = self.env.reset(seed=seed, options=options)
         self._frames.extend([_copied(self._space, obs)] * (self._frames.maxlen or 1))
         return _stacked(self._space, list(self._frames)), info
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Tree) -> tuple[Tree, SupportsFloat, bool, bool, Info]:
         obs, reward, terminated, truncated, info = self.env.step(action)
         self._frames.append(_copied(self._space, obs))
         return _stacked(self._space, list(self._frames)), reward, terminated, truncated, info
 
 
 def stack_axis(shape: tuple[int, ...]) -> int | None:
-    """The axis along which images of this shape are joined, or None for a new first axis.
+    """Return the axis along which images of this shape are joined, or None for a new first axis.
 
     >>> stack_axis((96, 96, 3)), stack_axis((3, 64, 64)), stack_axis((84, 84)), stack_axis((4,))
     (2, 0, None, None)
@@ -134,7 +120,7 @@ def stack_axis(shape: tuple[int, ...]) -> int | None:
     return 2 if shape[2] in (1, 3, 4) else 0
 
 
-def _stacked_space(space: Space[Any], frames: int) -> Space[Any]:
+def _stacked_space(space: Space, frames: int) -> Space:
     if isinstance(space, Dict):
         return Dict({name: _stacked_space(child, frames) for name, child in space.spaces.items()})
     if isinstance(space, Tuple):
@@ -147,7 +133,7 @@ def _stacked_space(space: Space[Any], frames: int) -> Space[Any]:
     return Box(low, high, dtype=space.dtype.type)
 
 
-def _stacked(space: Space[Any], frames: list[Any]) -> Any:
+def _stacked(space: Space, frames: list[Tree]) -> Tree:
     if isinstance(space, Dict):
         return {name: _stacked(child, [frame[name] for frame in frames]) for name, child in space.spaces.items()}
     if isinstance(space, Tuple):
@@ -155,13 +141,13 @@ def _stacked(space: Space[Any], frames: list[Any]) -> Any:
     return _join(space, frames)
 
 
-def _join(space: Space[Any], frames: list[Any]) -> np.ndarray:
+def _join(space: Space, frames: list[Tree]) -> np.ndarray:
     axis = stack_axis(space.shape or ())
     return np.stack(frames) if axis is None else np.concatenate(frames, axis)
 
 
-def _copied(space: Space[Any], obs: Any) -> Any:
-    """A copy, since an environment may write its next frame into the same memory."""
+def _copied(space: Space, obs: Tree) -> Tree:
+    """Copy an observation, because an environment may reuse its memory."""
     if isinstance(space, Dict):
         return {name: _copied(child, obs[name]) for name, child in space.spaces.items()}
     if isinstance(space, Tuple):
@@ -169,7 +155,7 @@ def _copied(space: Space[Any], obs: Any) -> Any:
     return np.array(obs)
 
 
-def _box(env: gymnasium.Env[Any, Any], wrapper: str, dimensions: int) -> Box:
+def _box(env: gymnasium.Env, wrapper: str, dimensions: int) -> Box:
     space = env.observation_space
     if not isinstance(space, Box) or len(space.shape) != dimensions:
         raise ConfigError(f"{wrapper}: needs a Box observation of {dimensions} dimension, not {describe(space)}.")

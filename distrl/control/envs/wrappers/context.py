@@ -1,39 +1,35 @@
-"""Environments whose episodes have a context (weather, masses, opponents), and the channel through which it is chosen.
+"""Contexts of episodes (weather, masses, opponents) and their choice by the policy.
 
-An environment with a context has `context_size` C and takes `reset(options={"context": c})`, c in [0, 1]^C; without it
-draws one by its own law. The wrapper `choose_context` makes that choice the first action of an episode, so that it is
-part of the rollout and of the actions that a snapshot replays; nothing else has to know of it.
+An environment with contexts has `context_size` C and accepts `reset(options={"context": c})`, c in [0, 1]^C; without
+the option it draws c. The wrapper `choose_context` makes the choice the first action of an episode, so that it is part
+of the rollout and of snapshots.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal, SupportsFloat
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.control.envs.backends.masks import Info
 from distrl.control.envs.library.risky_path import RiskyPath
 
 
 @register.wrapper("choose_context", entries=[76])
-class ChooseContext(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Let the first action of an episode choose its context; that step costs nothing and pays nothing.
+class ChooseContext(gymnasium.Wrapper):
+    """Choice of an episode's context by its first action, a step with reward 0.
 
-    Actions become a Dict of `action` and `context` (C + 1,): the context, or anything negative to let the environment
-    draw, and a last entry that is not read here. After the first action `context` is ignored. Put it inside of wrappers
-    that count steps or change observations.
-
-    Args:
-        env: With `context_size`.
-
-    Raises:
-        ConfigError: It has no context.
+    Actions become a Dict of `action` and `context` (C + 1,): the context, or negative entries to let the environment
+    draw it, and a last entry that is not read here. After the first action `context` is ignored. Apply it inside of
+    wrappers that count steps or change observations.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any]):
+    def __init__(self, env: gymnasium.Env):
         super().__init__(env)
         if not env.has_wrapper_attr("context_size"):
             raise ConfigError(
@@ -45,11 +41,11 @@ class ChooseContext(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.action_space = Dict(action=env.action_space, context=shown)
         self._chosen = False
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Tree, Info]:
         self._chosen = False
         return self.env.reset(seed=seed, options=options)
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Tree) -> tuple[Tree, SupportsFloat, bool, bool, Info]:
         if self._chosen:
             return self.env.step(action["action"])
         self._chosen = True
@@ -59,17 +55,11 @@ class ChooseContext(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class GuardedPath(RiskyPath):
-    """`RiskyPath` without ice; a guard may stand in the middle column, who takes a toll on each arrival there.
+    """`RiskyPath` without ice, with a possible toll on arrivals in the middle column.
 
-    One context c, uniform by default: the guard is on duty where c > 1 - guard_probability, and takes from 0 up to
-    `toll` in proportion to how far c is above that. Only the top row goes around him. With the defaults the short way
-    returns 4.4 on average and -1.5 in its worst twentieth; the long way always returns 4. Its id is
-    `distrl.control.envs.wrappers.context:GuardedPath`.
-
-    Args:
-        width, height, step_reward, goal_reward, observation, render_mode: See `RiskyPath`.
-        guard_probability: How often he is there.
-        toll: The most he takes.
+    One context c, uniform by default: there is a toll if c > 1 - guard_probability, growing linearly in c from 0 to
+    `toll`. Only the top row avoids it. With the defaults the short way returns 4.4 on average and -1.5 in its worst
+    twentieth; the long way always returns 4. Its id is `distrl.control.envs.wrappers.context:GuardedPath`.
     """
 
     context_size = 1
@@ -94,8 +84,8 @@ class GuardedPath(RiskyPath):
         self.guard_probability, self.highest_toll = float(guard_probability), float(toll)
         self.toll = 0.0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; `options={"context": [c]}` chooses its context."""
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Tree, Info]:
+        """Begin an episode; `options={"context": [c]}` sets its context."""
         obs, info = super().reset(seed=seed, options=options)
         chosen = (options or {}).get("context")
         context = float(self.np_random.random()) if chosen is None else float(np.ravel(chosen)[0])
@@ -103,7 +93,7 @@ class GuardedPath(RiskyPath):
         self.toll = self.highest_toll * max(excess, 0.0)
         return obs, {**info, "context": context}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Tree) -> tuple[Tree, float, bool, bool, Info]:
         before = self.state
         obs, reward, terminated, truncated, info = super().step(action)
         row, column = divmod(self.state, self.width)

@@ -1,26 +1,22 @@
-"""Episodes that begin anywhere: so that states a policy stopped visiting are still learned about."""
+"""Exploring starts for tabular environments."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import gymnasium
 import numpy as np
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.control.envs.backends.masks import Info
 from distrl.control.envs.library.tabular import TabularEnv
 
 
 @register.wrapper("exploring_starts")
-class ExploringStarts(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Begin some episodes of a tabular environment in a uniformly drawn state that does not end it.
+class ExploringStarts(gymnasium.Wrapper):
+    """A share of a tabular environment's episodes begun in a uniformly drawn nonterminal state.
 
-    Only for training: play the environment as it is with `distrl eval RUN --env 'wrappers=[]'`.
-
-    Args:
-        env: A `TabularEnv`, such as `distrl/RiskyPath-v0`.
-        share: Of episodes that begin so.
+    For training only: evaluate the environment with `distrl eval RUN --env 'wrappers=[]'`.
 
     Source: Sutton and Barto 2018, Reinforcement Learning: An Introduction, section 5.3.
 
@@ -28,7 +24,7 @@ class ExploringStarts(gymnasium.Wrapper[Any, Any, Any, Any]):
         ConfigError: Not a tabular environment, or a share outside [0, 1].
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], share: float = 0.5):
+    def __init__(self, env: gymnasium.Env, share: float = 0.5):
         super().__init__(env)
         inner = env.unwrapped
         if not isinstance(inner, TabularEnv):
@@ -39,7 +35,7 @@ class ExploringStarts(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._share = float(share)
         self._draws = np.random.default_rng()
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Tree, Info]:
         if seed is not None:
             self._draws = np.random.default_rng([seed, len(self._states)])
         options = dict(options or {})

@@ -1,7 +1,7 @@
-"""What other goals would have paid: `compute_reward` of a goal environment, for whole batches, and checked.
+"""Batched and checked `compute_reward` of goal environments.
 
-The interface is that of gymnasium-robotics: `compute_reward(achieved_goal, desired_goal, info)`, and where episodes end
-truly at their goal `compute_terminated` with the same arguments.
+The interface is that of gymnasium-robotics: `compute_reward(achieved_goal, desired_goal, info)`, and if episodes
+terminate at their goal `compute_terminated` with the same arguments.
 """
 
 from __future__ import annotations
@@ -11,31 +11,32 @@ from typing import Any
 
 import numpy as np
 
-from distrl.base.columns import tree_map
+from distrl.base.columns import Tree, tree_map
 from distrl.base.errors import ConfigError
+from distrl.config.sections.env import EnvConfig
 from distrl.control.envs.make import env_name, make_env
 
-#: Random steps whose rewards must be those of `compute_reward`.
+#: Random steps whose rewards must equal `compute_reward`.
 CHECKED_STEPS = 50
 
 OfGoals = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class GoalRewards:
-    """Rewards and true ends under any goal.
+    """Rewards and terminations under any goal.
 
     Args:
         env_config: Of an environment whose observations are a Dict of observation, achieved_goal and desired_goal.
-        seed: Of the episode that the check plays.
+        seed: Seed of the episode used for the check.
 
     Attributes:
-        terminated: Like `reward`, gives (N,) bool; None where the environment has no `compute_terminated`.
+        terminated: As `reward`, returns (N,) bool; None if the environment has no `compute_terminated`.
 
     Raises:
-        ConfigError: There is no `compute_reward`, it takes no batches, or steps pay something else.
+        ConfigError: `compute_reward` is missing, takes no batches, or disagrees with the rewards of steps.
     """
 
-    def __init__(self, env_config: Any, seed: int):
+    def __init__(self, env_config: EnvConfig, seed: int):
         self.name = env_name(env_config)
         self._env = make_env(env_config)
         inside: Any = self._env.unwrapped
@@ -43,7 +44,7 @@ class GoalRewards:
             self.close()
             raise ConfigError(
                 f"hindsight relabeling: {self.name} has goals, but no compute_reward(achieved_goal, desired_goal, "
-                "info), which tells what other goals would have paid.",
+                "info) for the rewards of other goals.",
                 "Give the environment that method, or set algorithm.hindsight=null.",
             )
         self._reward = inside.compute_reward
@@ -57,16 +58,16 @@ class GoalRewards:
             raise
 
     def reward(self, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
-        """What steps pay that led to `achieved` (N, G) when `desired` (N, G) was the goal: (N,)."""
+        """Compute the rewards (N,) of steps that led to `achieved` (N, G) with the goal `desired` (N, G)."""
         rewards: np.ndarray = self._reward(achieved, desired, {})
         return rewards
 
     def close(self) -> None:
-        """Free the environment."""
+        """Close the environment."""
         self._env.close()
 
     def _play(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Goals reached (N, G), goals wanted (N, G) and rewards (N,) of random steps, as a replay holds them."""
+        """Collect achieved goals (N, G), desired goals (N, G) and rewards (N,) of random steps."""
         env = self._env
         env.action_space.seed(seed)
         env.reset(seed=seed)
@@ -80,39 +81,39 @@ class GoalRewards:
         achieved, desired = (np.stack([goals[key] for goals in seen]) for key in ("achieved_goal", "desired_goal"))
         return achieved, desired, np.array(rewards)
 
-    def _check(self, achieved: np.ndarray, desired: np.ndarray, paid: np.ndarray) -> None:
+    def _check(self, achieved: np.ndarray, desired: np.ndarray, given: np.ndarray) -> None:
         try:
             computed = np.asarray(self.reward(achieved, desired))
         except Exception as error:
             raise ConfigError(
                 f"hindsight relabeling: {self.name}.compute_reward raised {type(error).__name__}: {error}.",
-                "It must take batches of goals (N, G), and get along with an empty info.",
+                "It must accept batches of goals (N, G) and an empty info.",
             ) from error
-        if computed.shape != paid.shape:
+        if computed.shape != given.shape:
             raise ConfigError(
-                f"hindsight relabeling: {self.name}.compute_reward made shape {computed.shape} of {len(paid)} goals, "
-                f"expected {paid.shape}.",
-                "Let it work along the last axis of its goals, for example np.linalg.norm(a - b, axis=-1).",
+                f"hindsight relabeling: {self.name}.compute_reward returned shape {computed.shape} for "
+                f"{len(given)} goals, expected {given.shape}.",
+                "Reduce over the last axis of the goals, for example np.linalg.norm(a - b, axis=-1).",
             )
-        wrong = np.flatnonzero(~np.isclose(computed, paid, rtol=1e-3, atol=1e-3))
+        wrong = np.flatnonzero(~np.isclose(computed, given, rtol=1e-3, atol=1e-3))
         if len(wrong):
             i = wrong[0]
             raise ConfigError(
-                f"hindsight relabeling: a step of {self.name} paid {paid[i]:g} where compute_reward says "
+                f"hindsight relabeling: a step of {self.name} gave reward {given[i]:g}, and compute_reward "
                 f"{computed[i]:g} for the same goals.",
-                "Both must agree; leave out wrappers that change rewards or goals, and environments whose reward "
+                "Both must agree; remove wrappers that change rewards or goals, and avoid environments whose reward "
                 "depends on more than the goals.",
             )
 
 
-def _as_stored(leaf: Any) -> np.ndarray:
-    """A goal in the type that replays keep."""
+def _as_stored(leaf: Tree) -> np.ndarray:
+    """Convert a goal to the dtype of replays."""
     array = np.array(leaf)
     return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
-def _row_by_row(ends: Callable[..., Any]) -> OfGoals:
-    """`compute_terminated` for batches: many environments define it for one goal only."""
+def _row_by_row(ends: Callable[..., object]) -> OfGoals:
+    """Batch `compute_terminated`, which many environments define for one goal only."""
 
     def terminated(achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
         return np.array([bool(ends(*goals, {})) for goals in zip(achieved, desired, strict=True)], bool)

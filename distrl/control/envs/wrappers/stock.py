@@ -1,29 +1,32 @@
-"""Context that a policy needs to optimize the return of the whole episode: its stock, or the return still wanted."""
+"""Observations with the stock or the target return, for objectives of the whole episode's return."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, SupportsFloat
+from typing import SupportsFloat
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.control.envs.backends.masks import Info
 
 
-class _Context(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Shows one number that every reward moves. A vector observation grows by it; others become a Dict with it.
+class _Context(gymnasium.Wrapper):
+    """Observation with one number that changes with every reward.
 
-    Seeds: where the first value is drawn, it comes from the seed of the episode.
+    A vector observation gets one more entry; others become a Dict. A random first value is drawn from the episode's
+    seed.
     """
 
     key = "context"
 
     def __init__(
         self,
-        env: gymnasium.Env[Any, Any],
+        env: gymnasium.Env,
         start: float | Sequence[float],
         gamma: float,
         scale: float,
@@ -53,15 +56,15 @@ class _Context(gymnasium.Wrapper[Any, Any, Any, Any]):
                 low_end.astype(inner.dtype), high_end.astype(inner.dtype), dtype=inner.dtype.type
             )
             return
-        shown = Box(-bound, bound, (1,), np.float32)
+        entry = Box(-bound, bound, (1,), np.float32)
         if isinstance(inner, Dict):
             if self.key in inner.spaces:
                 raise ConfigError(f"the observation has an entry {self.key!r} already.", "Wrap it only once.")
-            self.observation_space = Dict({**inner.spaces, self.key: shown})
+            self.observation_space = Dict({**inner.spaces, self.key: entry})
         else:
-            self.observation_space = Dict({"obs": inner, self.key: shown})
+            self.observation_space = Dict({"obs": inner, self.key: entry})
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Tree, Info]:
         """Begin an episode; `options={KEY: c}` (`stock` or `target_return`) sets the first value."""
         obs, info = self.env.reset(seed=seed, options=options)
         if seed is not None:
@@ -74,21 +77,21 @@ class _Context(gymnasium.Wrapper[Any, Any, Any, Any]):
             self.context = float(self._draws.uniform(self._low, self._high))
         return self._with_context(obs), {**info, self.key: self.context}
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: Tree) -> tuple[Tree, SupportsFloat, bool, bool, Info]:
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.context = self.moved(self.context, float(reward))
         return self._with_context(obs), reward, terminated, truncated, {**info, self.key: self.context}
 
     def moved(self, context: float, reward: float) -> float:
-        """The number after a reward."""
+        """Return the number after a reward."""
         raise NotImplementedError
 
-    def _with_context(self, obs: Any) -> Any:
-        # what is shown is bounded, what is counted is not: with gamma < 1 it grows like gamma^-t
-        shown = min(max(self.context / self._scale, -self._limit), self._limit)
+    def _with_context(self, obs: Tree) -> Tree:
+        # only the observation is clipped: with gamma < 1 the context grows like gamma^-t
+        value = min(max(self.context / self._scale, -self._limit), self._limit)
         if self._appended:
-            return np.append(obs, shown).astype(self.observation_space.dtype)
-        entry = np.array([shown], np.float32)
+            return np.append(obs, value).astype(self.observation_space.dtype)
+        entry = np.array([value], np.float32)
         return {**obs, self.key: entry} if isinstance(obs, dict) else {"obs": obs, self.key: entry}
 
 
@@ -98,18 +101,17 @@ class _Context(gymnasium.Wrapper[Any, Any, Any, Any]):
     entries=[15],
 )
 class Stock(_Context):
-    """Append the stock c, with c_{t+1} = (c_t + r_{t+1}) / gamma, so that c_0 + G_0 = gamma^t (c_t + G_t).
+    """Observation with the stock c, c_{t+1} = (c_t + r_{t+1}) / gamma, so that c_0 + G_0 = gamma^t (c_t + G_t).
 
-    A vector observation grows by one last entry; any other becomes a Dict with the entry `stock`. Rewards are those of
-    the wrapped environment, so put wrappers that change rewards inside this one. `info["stock"]` has it exactly.
+    A vector observation gets one more entry; any other becomes a Dict with the entry `stock`. Wrappers that change
+    rewards belong inside this one. `info["stock"]` is exact.
 
     Args:
         env: Any environment.
         gamma: The learner's discount.
-        start: c_0, or [LOW, HIGH] to draw it uniformly for each episode. For CVaR the interesting values are the
-            negatives of possible returns.
-        scale: What is shown is c / scale.
-        limit: ... clipped to [-limit, limit].
+        start: c_0, or [LOW, HIGH] to draw it uniformly for each episode. For CVaR useful values are the negatives of
+            possible returns.
+        scale, limit: The observation is c / scale, clipped to [-limit, limit].
         values: Draw c_0 from these instead.
     """
 
@@ -117,7 +119,7 @@ class Stock(_Context):
 
     def __init__(
         self,
-        env: gymnasium.Env[Any, Any],
+        env: gymnasium.Env,
         gamma: float,
         start: float | Sequence[float] = 0.0,
         scale: float = 1.0,
@@ -132,24 +134,16 @@ class Stock(_Context):
 
 @register.wrapper("target_return", entries=[15])
 class TargetReturn(_Context):
-    """Append the return still wanted, g_{t+1} = (g_t - r_{t+1}) / gamma: the negative of a stock.
+    """Observation with the target return, g_{t+1} = (g_t - r_{t+1}) / gamma: the negative of a stock.
 
-    For policies that are told how much to collect, and (with the objective -|g - G|) for steering a return.
-
-    Args:
-        env: Any environment.
-        gamma: The learner's discount.
-        start: g_0, or [LOW, HIGH] to draw it uniformly for each episode.
-        scale: What is shown is g / scale.
-        limit: ... clipped to [-limit, limit].
-        values: Draw g_0 from these instead.
+    For policies conditioned on a return, and with the objective -|g - G| for steering it. Arguments as for `Stock`.
     """
 
     key = "target_return"
 
     def __init__(
         self,
-        env: gymnasium.Env[Any, Any],
+        env: gymnasium.Env,
         gamma: float,
         start: float | Sequence[float],
         scale: float = 1.0,

@@ -12,8 +12,9 @@ from gymnasium import spaces
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.control.algorithms.value_based.stock_dqn import first_stock
-from distrl.control.envs.library.tabular_examples import LOTTERY, risky_choice, risky_choice_law
+from distrl.control.envs.library.tabular_examples import LOTTERY, risky_choice
 from distrl.control.envs.make import make_env
+from tests.exact import closed_forms
 from tests.support.envs import env_config
 from tests.support.q_learners import ACTION, make_q
 
@@ -71,7 +72,7 @@ def episode_cvar(algorithm: Any, start: float, with_stock: bool = True) -> float
     shown = [[0.0, 1.0, 0.0, (start + reward) / SCALE * with_stock] for reward, _ in LOTTERY]
     with torch.no_grad():
         nothing, loss = algorithm.policy.values(torch.tensor(shown)).argmax(-1).tolist()
-    return risky_choice_law(nothing, loss).cvar(LEVEL)
+    return closed_forms.risky_choice_return(nothing, loss).cvar(LEVEL)
 
 
 def test_the_best_cvar_of_the_episode_needs_the_stock():

@@ -8,9 +8,10 @@ import torch
 
 from distrl.base.errors import ConfigError
 from distrl.control.envs.library import tabular_examples as examples
-from distrl.control.envs.library.return_law import ReturnLaw
 from distrl.control.envs.library.risky_path import RiskyPath
 from distrl.control.envs.library.tabular import REWARD_CHANNELS, TabularEnv, TabularMDP
+from tests.exact import closed_forms
+from tests.exact.closed_forms import ExactReturn
 from tests.exact.distributional import Law, Outcomes, exact_return_laws, wasserstein
 from tests.exact.mdp import policy_evaluation
 
@@ -22,7 +23,7 @@ def follow(mdp: TabularMDP, actions: dict[int, int]) -> torch.Tensor:
     return policy
 
 
-def atoms(law: ReturnLaw) -> Law:
+def atoms(law: ExactReturn) -> Law:
     return torch.from_numpy(law.values), torch.from_numpy(law.probs)
 
 
@@ -31,33 +32,33 @@ def test_chain3_closed_form_is_the_enumeration(actions: tuple[int, ...]) -> None
     mdp = examples.chain3(0.9)
     laws = exact_return_laws(Outcomes.of(mdp), follow(mdp, dict(enumerate(actions))), 0.9, 3)
     for s in range(3):
-        assert wasserstein(laws[s], atoms(examples.chain3_law(actions[s:], 0.9))) < 1e-12
-    always = examples.chain3_law((1, 1, 1), 1.0)
+        assert wasserstein(laws[s], atoms(closed_forms.chain3_return(actions[s:], 0.9))) < 1e-12
+    always = closed_forms.chain3_return((1, 1, 1), 1.0)
     assert always.values.tolist() == [0.0, 4.0, 8.0, 12.0]
     assert always.probs == pytest.approx([0.216, 0.432, 0.288, 0.064])
 
 
 def test_risky_choice_is_the_lottery_of_entry_15() -> None:
-    cvar = {choice: examples.risky_choice_law(*choice).cvar(0.2) for choice in ((0, 1), (0, 0), (1, 1))}
+    cvar = {choice: closed_forms.risky_choice_return(*choice).cvar(0.2) for choice in ((0, 1), (0, 0), (1, 1))}
     assert cvar == {(0, 1): pytest.approx(-10.0), (0, 0): pytest.approx(-11.0), (1, 1): pytest.approx(-14.8)}
     mdp = examples.risky_choice()
     for action in (0, 1):
         law = exact_return_laws(Outcomes.of(mdp), follow(mdp, {1: action}), 1.0, 2)[0]
-        assert wasserstein(law, atoms(examples.risky_choice_law(action, action))) < 1e-12
+        assert wasserstein(law, atoms(closed_forms.risky_choice_return(action, action))) < 1e-12
 
 
 def test_halving_is_uniform() -> None:
     mdp = examples.halving()
     law = exact_return_laws(Outcomes.of(mdp), follow(mdp, {}), 0.5, 12)[0]
     # after 12 steps the law lacks at most 2^-11, on average half of that
-    assert wasserstein(law, atoms(examples.halving_law(0))) == pytest.approx(2.0**-12, rel=0.01)
-    uniform = examples.halving_law(1)
+    assert wasserstein(law, atoms(closed_forms.halving_return(0))) == pytest.approx(2.0**-12, rel=0.01)
+    uniform = closed_forms.halving_return(1)
     assert uniform.quantile(np.array([0.1, 0.5])) == pytest.approx([0.35, 0.75], abs=1e-3)
     assert uniform.mean == pytest.approx(0.75)
 
 
 def test_gaussian_chain() -> None:
-    law = examples.gaussian_chain_law((0, 1, 1), 0.9)
+    law = closed_forms.gaussian_chain_return((0, 1, 1), 0.9)
     mean, variance = 1.0 + 0.9 * 1.5 + 0.81 * 1.5, 0.25 + 0.81 * 2.25 + 0.6561 * 2.25
     assert (float(law.mean), float(law.covariance)) == (pytest.approx(mean), pytest.approx(variance))
     assert law.quantile(0.975) == pytest.approx(mean + 1.959963984540054 * variance**0.5)
@@ -65,7 +66,7 @@ def test_gaussian_chain() -> None:
 
 
 def test_both_channels_have_equal_marginals_and_opposite_correlations() -> None:
-    laws = [examples.two_channels_law(action) for action in (0, 1)]
+    laws = [closed_forms.two_channels_return(action) for action in (0, 1)]
     for k in (0, 1):
         assert [law.channel(k).cdf(0.0) for law in laws] == [0.5, 0.5]
     correlations = [law.covariance[0, 1] / np.sqrt(law.covariance[0, 0] * law.covariance[1, 1]) for law in laws]
@@ -85,18 +86,18 @@ def test_ring_values() -> None:
     mdp = examples.ring(10, gamma=0.9)
     policy = torch.ones(10, 1, dtype=torch.float64)
     values = policy_evaluation(torch.tensor(mdp.transition()), torch.tensor(mdp.mean_reward()), policy, 0.9)
-    assert examples.ring_values(mdp) == pytest.approx(values.numpy())
+    assert closed_forms.ring_values(mdp) == pytest.approx(values.numpy())
 
 
 @pytest.mark.parametrize(
     ("mdp", "actions", "law"),
     [
-        (examples.chain3(), (0, 1, 1), examples.chain3_law((0, 1, 1), 1.0)),
-        (examples.gaussian_chain(), (0, 1, 0), examples.gaussian_chain_law((0, 1, 0), 1.0)),
-        (examples.risky_choice(), (0, 1), examples.risky_choice_law(1, 1)),
+        (examples.chain3(), (0, 1, 1), closed_forms.chain3_return((0, 1, 1), 1.0)),
+        (examples.gaussian_chain(), (0, 1, 0), closed_forms.gaussian_chain_return((0, 1, 0), 1.0)),
+        (examples.risky_choice(), (0, 1), closed_forms.risky_choice_return(1, 1)),
     ],
 )
-def test_played_returns_have_the_law(mdp: TabularMDP, actions: tuple[int, ...], law: ReturnLaw) -> None:
+def test_played_returns_have_the_law(mdp: TabularMDP, actions: tuple[int, ...], law: ExactReturn) -> None:
     env, returns = TabularEnv(mdp), []
     env.reset(seed=0)
     for _ in range(4000):
@@ -116,8 +117,8 @@ def test_risky_path() -> None:
     ways["long"] |= dict.fromkeys(range(4), right)
     for path, actions in ways.items():
         law = exact_return_laws(outcomes, follow(env.mdp, actions), 0.95, 10)[10]
-        assert wasserstein(law, atoms(env.path_law(path, 0.95))) < 1e-9  # type: ignore[arg-type]
-    short, long = env.path_law("short"), env.path_law("long")
+        assert wasserstein(law, atoms(closed_forms.path_return(env, path, 0.95))) < 1e-9  # type: ignore[arg-type]
+    short, long = closed_forms.path_return(env, "short"), closed_forms.path_return(env, "long")
     # what the documentation of the class says
     assert float(long.mean) == long.cvar(0.1) == 2.0
     assert float(short.mean) == pytest.approx(3.34, abs=0.01)
@@ -144,11 +145,13 @@ def test_options_and_bad_input() -> None:
 
 
 def test_return_law_wasserstein_and_samples() -> None:
-    normal = ReturnLaw(np.zeros(1), np.ones(1), np.ones(1))
+    normal = ExactReturn(np.zeros(1), np.ones(1), np.ones(1))
     assert normal.wasserstein(np.zeros(1)) == pytest.approx((2 / np.pi) ** 0.5, abs=1e-4)  # E|N(0, 1)|
-    coin = ReturnLaw(np.array([0.0, 1.0]), np.array([0.25, 0.75]))
+    coin = ExactReturn(np.array([0.0, 1.0]), np.array([0.25, 0.75]))
     assert coin.wasserstein(np.array([0.0, 1.0, 1.0, 1.0])) == pytest.approx(0.0)
     assert coin.wasserstein(np.array([0.5])) == pytest.approx(0.5)
-    drawn = ReturnLaw(np.array([[0.0, 1.0]]), np.ones(1), np.array([[1.0, 0.0]])).sample(np.random.default_rng(0), 2000)
+    drawn = ExactReturn(np.array([[0.0, 1.0]]), np.ones(1), np.array([[1.0, 0.0]])).sample(
+        np.random.default_rng(0), 2000
+    )
     assert drawn[:, 1].tolist() == [1.0] * 2000
     assert drawn[:, 0].std() == pytest.approx(1.0, abs=0.1)

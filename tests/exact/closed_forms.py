@@ -1,4 +1,4 @@
-"""Return laws in closed form: what a distributional learner should find in an environment whose answer is known."""
+"""Return distributions in closed form, of the built-in tabular environments."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from math import erf
 
 import numpy as np
 
+from distrl.control.envs.library.risky_path import RiskyPath
+from distrl.control.envs.library.tabular import TabularMDP
+from distrl.control.envs.library.tabular_examples import CHAIN3, GAUSSIAN_CHAIN, LOTTERY, RISKY, SAFE
+
 _erf = np.vectorize(erf, otypes=[np.float64])
 
 
 @dataclass(frozen=True)
-class ReturnLaw:
+class ExactReturn:
     """A mixture of normal distributions; with `std` 0 an atom each. One reward channel, or several jointly.
 
     Args:
@@ -41,9 +45,9 @@ class ReturnLaw:
             np.broadcast_to(noise, centered[0].shape)
         )
 
-    def channel(self, k: int) -> ReturnLaw:
+    def channel(self, k: int) -> ExactReturn:
         """The marginal law of reward channel k."""
-        return ReturnLaw(self.values[:, k], self.probs, None if self.std is None else self.std[:, k])
+        return ExactReturn(self.values[:, k], self.probs, None if self.std is None else self.std[:, k])
 
     def cdf(self, x: np.ndarray | float) -> np.ndarray:
         """P(G <= x), the shape of x. One channel."""
@@ -86,7 +90,7 @@ class ReturnLaw:
         """
         values = np.asarray(values, np.float64)
         probs = np.full(len(values), 1.0 / len(values)) if probs is None else np.asarray(probs, np.float64)
-        other = ReturnLaw(values, probs)
+        other = ExactReturn(values, probs)
         if self.std is None:
             edges = np.sort(np.concatenate([self.values, values]))
             return float(np.abs(self.cdf(edges[:-1]) - other.cdf(edges[:-1])) @ np.diff(edges))
@@ -105,10 +109,10 @@ class ReturnLaw:
         return float((self.values - reach).min()), float((self.values + reach).max())
 
 
-def independent_sum(terms: Sequence[ReturnLaw], gamma: float) -> ReturnLaw:
+def independent_sum(terms: Sequence[ExactReturn], gamma: float) -> ExactReturn:
     """The law of sum_t gamma^t X_t for independent X_t: their convolution, equal atoms joined.
 
-    >>> coin = ReturnLaw(np.array([0.0, 1.0]), np.array([0.5, 0.5]))
+    >>> coin = ExactReturn(np.array([0.0, 1.0]), np.array([0.5, 0.5]))
     >>> independent_sum([coin, coin], 1.0).probs.tolist()
     [0.25, 0.5, 0.25]
     """
@@ -122,11 +126,65 @@ def independent_sum(terms: Sequence[ReturnLaw], gamma: float) -> ReturnLaw:
         variance = _pairs(variance, (gamma**t * spread) ** 2)
         probs = np.outer(probs, term.probs).ravel()
     if noisy:
-        return ReturnLaw(values, probs, np.sqrt(variance))
+        return ExactReturn(values, probs, np.sqrt(variance))
     atoms, owner = np.unique(values.round(12), axis=0, return_inverse=True)
-    return ReturnLaw(atoms, np.bincount(owner.ravel(), probs))
+    return ExactReturn(atoms, np.bincount(owner.ravel(), probs))
 
 
 def _pairs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Every sum of a row of `one` and a row of `other`, (M * N, ...)."""
     return (one[:, None] + other[None]).reshape(-1, *one.shape[1:])
+
+
+def chain3_return(actions: Sequence[int], gamma: float = 0.9) -> ExactReturn:
+    """The return of taking these actions, one after the other; fewer than 3 begin further down the chain."""
+    laws = [ExactReturn(*np.array(CHAIN3[a]).T) for a in actions]
+    return independent_sum(laws, gamma)
+
+
+def gaussian_chain_return(actions: Sequence[int], gamma: float = 0.9) -> ExactReturn:
+    """N(sum gamma^t mean_t, sum gamma^2t std_t^2)."""
+    means, stds = np.array(GAUSSIAN_CHAIN)[list(actions)].T
+    discount = gamma ** np.arange(len(actions))
+    return ExactReturn(np.array([discount @ means]), np.ones(1), np.array([np.sqrt(discount**2 @ stds**2)]))
+
+
+def two_channels_return(action: int, gamma: float = 1.0) -> ExactReturn:
+    """The joint return of both channels after the first action: correlation -1 after action 0, +1 after action 1."""
+    x = gamma * np.array([-1.0, 1.0])
+    return ExactReturn(np.stack([x, -x if action == 0 else x], -1), np.full(2, 0.5))
+
+
+def risky_choice_return(after_nothing: int, after_loss: int) -> ExactReturn:
+    """The return of a policy that knows the lottery's outcome: its action after 0 and its action after -8."""
+    parts = [
+        (first + second, p * q)
+        for (first, p), action in zip(LOTTERY, (after_nothing, after_loss), strict=True)
+        for second, q in (SAFE, RISKY)[action]
+    ]
+    return ExactReturn(*np.array(parts).T)
+
+
+def halving_return(action: int, points: int = 4096) -> ExactReturn:
+    """The return of an action followed by action 0 for ever: U[0, 2], or 0.25 + U[0, 1], as `points` midpoints.
+
+    Its W1 distance to the uniform law is (b - a) / (4 points).
+    """
+    uniform = 2.0 * (np.arange(points) + 0.5) / points
+    return ExactReturn(uniform if action == 0 else 0.25 + 0.5 * uniform, np.full(points, 1.0 / points))
+
+
+def ring_values(mdp: TabularMDP) -> np.ndarray:
+    """Mean returns (S,): Re e^(i w s) / (1 - gamma e^(i w)) with w = 2 pi / S, a geometric series."""
+    turn = np.exp(2j * np.pi / mdp.num_states)
+    return np.real(turn ** np.arange(mdp.num_states) / (1.0 - mdp.gamma * turn))
+
+
+def path_return(env: RiskyPath, path: str, gamma: float = 1.0) -> ExactReturn:
+    """The return of walking the short or the long way of a `RiskyPath` without a detour."""
+    on_ice = env.width - 2 if path == "short" else 0
+    dry = 1 if path == "short" else env.width - 1 + 2 * (env.height - 1)
+    step = ExactReturn(np.full(1, env.step_reward), np.ones(1))
+    slip = ExactReturn(env.step_reward + env.losses, env.loss_probs)
+    goal = ExactReturn(np.full(1, env.step_reward + env.goal_reward), np.ones(1))
+    return independent_sum([slip] * on_ice + [step] * (dry - 1) + [goal], gamma)
