@@ -12,7 +12,7 @@ from typing import Any, Literal
 from code_hash import REPOSITORY, code_hash, config_hash, strings
 
 from distrl.config.algorithm import check_algorithm
-from distrl.config.load import load_config
+from distrl.config.load import load_config, read_source
 from distrl.config.schema import RunConfig
 from distrl.learning.lookup import algorithm_class
 
@@ -75,7 +75,7 @@ class Cell:
 
     def words(self, seed: int) -> list[str]:
         """All overrides of one run; it ends where the gate is reached, or at the end of the budget."""
-        stop = [f"env_steps: {self.budget}"]
+        stop = [f"{'tokens' if self.is_text else 'env_steps'}: {self.budget}"]
         if self.gate is not None and self.judged_by == "training":
             stop.append(f"return_mean: {self.gate:g}")
         elif self.gate is not None:
@@ -86,15 +86,21 @@ class Cell:
     def _evaluation(self) -> str:
         """Evaluations cost time: none where training episodes decide."""
         if self.judged_by == "training":
-            return "eval.every=0"
+            return "eval.every_tokens=0" if self.is_text else "eval.every=0"
         # The same starts for every seed: sets of 20 differ by more than learners do (Pendulum-v1: -132 to -174 for one
         # and the same policy).
         episodes = f"episodes: {EVAL_EPISODES}, num_envs: {EVAL_EPISODES}, seed: {EVAL_SEED}"
-        return f"eval={{every: {EVAL_EVERY}, {episodes}, deterministic: true}}"
+        every = "every_tokens" if self.is_text else "every"
+        return f"eval={{{every}: {EVAL_EVERY}, {episodes}, deterministic: true}}"
 
     @property
     def config_file(self) -> Path:
         return REPOSITORY / "examples" / f"{self.example}.yaml"
+
+    @cached_property
+    def is_text(self) -> bool:
+        """True where the example is a run of a language model, which counts tokens."""
+        return "task" in read_source(self.config_file)
 
     @cached_property
     def _loaded(self) -> RunConfig:
@@ -117,7 +123,7 @@ class Cell:
         own = [REPOSITORY / entry for entry in config.imports if (REPOSITORY / entry).is_file()]
         name, sharded = config.algorithm["name"], config.store.shards > 1
         return {
-            "code": code_hash(name, own, env_id=config.env.id, sharded=sharded, names=self._names),
+            "code": code_hash(name, own, env_id=config.env_or_task, sharded=sharded, names=self._names),
             "config": config_hash(config, [self.gate, self.budget, self.ceiling, self.judged_by]),
         }
 

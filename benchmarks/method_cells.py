@@ -17,7 +17,7 @@ EXAMPLE, TASK = "tiny_pairs_grpo", "Two digits that sum to n"
 TOKENS = 60_000
 
 #: One answer to each of 256 prompts, in place of 16 answers to each of 16.
-ALONE = ("algorithm.group_size=1", "env.num_envs=256")
+ALONE = ("algorithm.group_size=1", "task.prompts=256")
 PARTS = ("algorithm.reward={parts: {success: {}, form: {}}}",)
 FAST = ("algorithm.learning_rate=3e-3",)
 #: What a method needs besides its own defaults: its paper compares nothing within a prompt, or learns demonstrations.

@@ -42,7 +42,7 @@ def measured(run: Path) -> dict[str, Any]:
     saved = SavedPolicy.read(run)
     config = saved.config
     assert config.language is not None
-    model, task = saved.build(), make_task(config.env.id, config.env.kwargs)
+    model, task = saved.build(), make_task(config.text_task.name, config.text_task.kwargs)
     items = different_items(task)
     options = SamplingOptions(
         max_new_tokens=config.language.max_new_tokens, stop_ids=tuple(model.tokenizer.stop_ids), entropy=True

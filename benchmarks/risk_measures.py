@@ -55,7 +55,7 @@ class FinalReturns(Callback):
     def on_end(self, loop: Any, summary: dict[str, Any]) -> None:
         model = loop.plan.build_acting_model().eval()
         load_weights(model, loop.state.weights[loop.progress.version])
-        env = loop.config.env.model_copy(update={"wrappers": []})
+        env = loop.config.environment.model_copy(update={"wrappers": []})
         result = Evaluator(env, EPISODES_AT_ONCE, loop.config.seed).evaluate(model, EPISODES)
         write_atomic(measured_file(loop), to_json({"returns": result.returns}))
 
@@ -69,7 +69,7 @@ class ValueBias(Callback):
         curve = [point for point in known if point["env_steps"] < steps]  # a resumed run may have been further before
         measured_at = curve[-1]["env_steps"] if curve else 0
         if steps // BIAS_EVERY > measured_at // BIAS_EVERY and algorithm.gradient_steps:
-            found = value_bias(algorithm, loop.config.env, loop.config.seed)
+            found = value_bias(algorithm, loop.config.environment, loop.config.seed)
             write_atomic(file, to_json({"curve": [*curve, {"env_steps": steps, **found}]}))
 
 

@@ -49,7 +49,7 @@ def cell(name: str, method: str, age: int, objective: str, *words: str) -> Cell:
         *("backend=serial", "deterministic=true", f"store.max_staleness={age}"),
         *(f"algorithm.learning_rate={LEARNING_RATE}", f"algorithm.minibatches={MINIBATCHES}"),
         f"algorithm.objective={{name: {objective}, clip_low: {CLIP}, clip_high: {CLIP}}}",
-        f"eval={{every: {EVERY}, episodes: 128, deterministic: false, seed: 0}}",
+        f"eval={{every_tokens: {EVERY}, episodes: 128, deterministic: false, seed: 0}}",
         *words,
     )
     name = f"staleness-{name}"

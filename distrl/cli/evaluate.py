@@ -40,11 +40,11 @@ def evaluate(
     count = episodes or config.eval.episodes
     used = config.seed if seed is None else seed
     check_spaces(saved)
-    evaluator = Evaluator(config.env, min(count, 16), used)
+    evaluator = Evaluator(config.environment, min(count, 16), used)
     result = evaluator.evaluate(saved.build(), count, deterministic=not stochastic)
     shown: dict[str, Any] = {
         "policy": str(file),
-        "env": config.env.id,
+        "env": config.environment.id,
         "episodes": count,
         "seed": used,
         "actions": "drawn" if stochastic else "most likely",
@@ -76,7 +76,7 @@ def check_spaces(saved: Any) -> None:
     from distrl.control.envs.make import make_env
     from distrl.control.envs.spaces import require_same
 
-    env = make_env(saved.config.env)
+    env = make_env(saved.config.environment)
     try:
         require_same(saved.observation_space, env.observation_space, "observation")
         require_same(saved.action_space, env.action_space, "action")

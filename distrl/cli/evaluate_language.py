@@ -30,7 +30,7 @@ def evaluate_text(
     result = evaluator.evaluate(saved.build(), count, deterministic=not stochastic)
     shown: dict[str, Any] = {
         "policy": str(file),
-        "task": saved.config.env.id,
+        "task": saved.config.text_task.name,
         "items": len(result.returns),
         "success, greedy": result.success["greedy"],
         "success, sampled": result.success["sampled"],

@@ -103,8 +103,8 @@ def show_plan(config: RunConfig) -> None:
     replayed = transition_bytes(plan)
     derived = derive(plan.config, plan.algorithm_config, nbytes(plan.observation_space), whole, cluster, replayed)
     shown: dict[str, dict[str, Any]] = {
-        "environment": {
-            "id": plan.config.env.id,
+        "environment" if plan.config.task is None else "task": {
+            "id" if plan.config.task is None else "name": plan.config.env_or_task,
             "observation": describe(plan.observation_space),
             "action": describe(plan.action_space),
             "exact snapshots": "yes" if plan.snapshots else "no: a resumed run begins new episodes",

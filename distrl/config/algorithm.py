@@ -48,7 +48,7 @@ class AlgorithmConfig(Section):
 
         Args:
             env_steps: Environment steps consumed so far.
-            total: `stop.env_steps`, the length of the run.
+            total: `stop.env_steps` or `stop.tokens`, the length of the run.
         """
         if not self._schedules:
             return self
@@ -83,7 +83,7 @@ def check_algorithm(config: RunConfig, algorithm: type[Config]) -> Config:
     except ValidationError as error:
         raise translate(error, known_keys(algorithm), ("algorithm",)) from None
     for name, schedule in checked.schedules.items():
-        check_schedule(f"algorithm.{name}", schedule, config.stop.env_steps)
+        check_schedule(config, f"algorithm.{name}", schedule)
     check_batch(config, checked)
     check_replay(config, checked)
     return checked
@@ -113,12 +113,12 @@ def check_replay(config: RunConfig, algorithm: AlgorithmConfig) -> None:
     """
     if not hasattr(algorithm, "replay_ratio"):
         return
-    batch = algorithm.rollout_steps * config.env.num_envs
+    batch = algorithm.rollout_steps * config.parallel
     capacity, starts = config.store.capacity, algorithm.learning_starts  # type: ignore[attr-defined]
     if capacity < batch:
         raise ConfigError(
             f"store.capacity {capacity} is less than one batch of fragments: {batch} steps "
-            f"(rollout_steps {algorithm.rollout_steps} x env.num_envs {config.env.num_envs}).",
+            f"(rollout_steps {algorithm.rollout_steps} x env.num_envs {config.parallel}).",
             f"Set store.capacity to at least {batch}.",
         )
     if capacity < starts:
@@ -136,11 +136,11 @@ def check_replay(config: RunConfig, algorithm: AlgorithmConfig) -> None:
             f"model.recurrent is {config.model.recurrent}, but replayed transitions are single steps without memory.",
             "Set model.recurrent=null; env.frame_stack shows motion, or use an on-policy algorithm.",
         )
-    if config.store.shards > config.env.streams:
+    if config.store.shards > config.streams:
         raise ConfigError(
-            f"store.shards {config.store.shards} is more than env.streams {config.env.streams}: "
+            f"store.shards {config.store.shards} is more than env.streams {config.streams}: "
             "a stream's experience stays in one shard.",
-            f"Set store.shards to at most {config.env.streams}.",
+            f"Set store.shards to at most {config.streams}.",
         )
 
 
@@ -150,19 +150,20 @@ def minibatch_rows(config: RunConfig, algorithm: AlgorithmConfig) -> int:
     Raises:
         ConfigError: The batch does not split into equal minibatches.
     """
-    steps, envs = algorithm.rollout_steps, config.env.num_envs
+    steps, envs = algorithm.rollout_steps, config.parallel
     if hasattr(algorithm, "replay_ratio"):  # drawn from the replay
         return int(algorithm.batch_size)  # type: ignore[attr-defined]
     recurrent = config.model.recurrent is not None
     batch = envs if recurrent else steps * envs
-    made_of = f"env.num_envs {envs}" if recurrent else f"rollout_steps {steps} x env.num_envs {envs}"
+    key = config.stream_keys[1]
+    made_of = f"{key} {envs}" if recurrent else f"rollout_steps {steps} x {key} {envs}"
     count, size = getattr(algorithm, "minibatches", None), getattr(algorithm, "minibatch_size", None)
     if isinstance(size, int):
         rows, rest = (size // steps, size % steps) if recurrent else (size, 0)
         if rest or not rows or batch % rows:
             raise ConfigError(
                 f"algorithm.minibatch_size {size} does not divide the batch of {steps * envs} steps "
-                f"(rollout_steps {steps} x env.num_envs {envs})"
+                f"(rollout_steps {steps} x {key} {envs})"
                 + (f" into whole sequences of {steps} steps." if recurrent else "."),
                 "Change one of the three.",
             )

@@ -67,17 +67,17 @@ def streams_per_sampler(streams: int, samplers: int) -> list[int]:
 def _experience(config: RunConfig) -> dict[str, Any]:
     samplers = config.samplers.count if config.backend == "ray" else 1
     return {
-        ("prompt lines" if config.language else "environments"): config.env.num_envs,
-        "streams": config.env.streams,
-        ("lines per stream" if config.language else "environments per stream"): config.env.envs_per_stream,
+        ("prompt lines" if config.language else "environments"): config.parallel,
+        "streams": config.streams,
+        ("lines per stream" if config.language else "environments per stream"): config.parallel // config.streams,
         "samplers": samplers,
-        "streams per sampler": streams_per_sampler(config.env.streams, samplers),
+        "streams per sampler": streams_per_sampler(config.streams, samplers),
         "fragments a stream may be ahead": config.store.max_staleness + 1,
     }
 
 
 def _learning(config: RunConfig, algorithm: AlgorithmConfig) -> dict[str, Any]:
-    steps, envs = algorithm.rollout_steps, config.env.num_envs
+    steps, envs = algorithm.rollout_steps, config.parallel
     batch = steps * envs
     values: dict[str, Any] = {"batch (environment steps per update)": batch, "made of": f"{steps} steps x {envs} envs"}
     updates = _updates(config, batch)
@@ -120,7 +120,7 @@ def _replay_memory(config: RunConfig, transition_bytes: int | None) -> dict[str,
 
 
 def _updates(config: RunConfig, batch: int) -> int | None:
-    """Updates until `stop.env_steps` or `stop.updates`, whichever comes first; None where neither is set."""
+    """Return the updates until `stop.env_steps` or `stop.updates`, whichever comes first."""
     by_steps = None if config.stop.env_steps is None else -(-config.stop.env_steps // batch)
     ends = [end for end in (by_steps, config.stop.updates) if end is not None]
     return min(ends, default=None)
@@ -131,7 +131,7 @@ def _memory(
 ) -> dict[str, int]:
     values: dict[str, int] = {}
     if obs_bytes is not None and config.language is None:
-        batch = algorithm.rollout_steps * config.env.num_envs * obs_bytes
+        batch = algorithm.rollout_steps * config.parallel * obs_bytes
         values["observations of one batch"] = batch
         values["observations waiting, at most"] = (config.store.max_staleness + 1) * batch
     if num_parameters is not None:
@@ -166,7 +166,7 @@ def reserved_cpus(config: RunConfig) -> float:
     """
     each = 0.0 if config.ray.address is None else 1.0
     sampler = each if config.samplers.cpus is None else config.samplers.cpus
-    evaluators = 1 if config.eval.every else 0
+    evaluators = 1 if config.eval.interval else 0
     shards = config.store.shards if config.store.shards > 1 else 0
     return config.samplers.count * sampler + (config.learner.processes + evaluators + shards) * each
 

@@ -15,7 +15,7 @@ def text_learning(config: RunConfig, algorithm: Any) -> dict[str, Any]:
         algorithm: Its algorithm's checked keys.
     """
     assert config.language is not None
-    prompts = config.env.num_envs * algorithm.rollout_steps
+    prompts = config.parallel * algorithm.rollout_steps
     answers = prompts * algorithm.group_size
     minibatches = min(algorithm.minibatches, prompts)
     values: dict[str, Any] = {

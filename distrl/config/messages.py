@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -39,6 +39,13 @@ RENAMED_KEYS = {
     "algorithm.critic": "algorithm.value_coef",
     "algorithm.entropy": "algorithm.entropy_coef",
     "algorithm.old": "algorithm.old_logp",
+}
+
+#: Keys of control runs, counted in environment steps -> those of text runs, counted in tokens.
+TEXT_KEYS = {
+    "stop.env_steps": "stop.tokens",
+    "eval.every": "eval.every_tokens",
+    "checkpoint.every": "checkpoint.every_tokens",
 }
 
 #: pydantic's error type -> what was expected.
@@ -134,9 +141,17 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, info in model.model_fields.items():
         keys.append(prefix + name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            keys.extend(keys_of(info.annotation, f"{prefix}{name}."))
+        if (inside := section_model(info.annotation)) is not None:
+            keys.extend(keys_of(inside, f"{prefix}{name}."))
     return keys
+
+
+def section_model(annotation: object) -> type[BaseModel] | None:
+    """Return the model of a field that is a section, or a section or null."""
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
+    if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel):
+        return kinds[0]
+    return None
 
 
 def _inside(key: str, section: str) -> bool:
@@ -156,7 +171,7 @@ def _fix(where: str, details: ErrorDetails) -> str:
         guess = nearest(found, re.findall(r"'([^']*)'", details["ctx"]["expected"]))
         return f"Did you mean {where}={guess}?" if guess else ""
     if details["type"] in ("model_type", "dict_type") and isinstance(found, str):
-        leaf = {"env": "id", "algorithm": "name"}.get(where, "")
+        leaf = {"env": "id", "task": "name", "algorithm": "name"}.get(where, "")
         return f"Did you mean {where}.{leaf}={found}?" if leaf else ""
     if details["type"] == "string_type" and isinstance(found, int | float):
         return f'Quote it: {where}: "{found}".'

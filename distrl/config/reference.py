@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from distrl.base.files import write_atomic
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
+from distrl.config.messages import section_model
 from distrl.config.schedule import Schedule, ScheduleOrNumber
 from distrl.config.schema import RunConfig
 from distrl.config.sections.base import DERIVED
@@ -35,11 +36,11 @@ A key marked *may be scheduled* takes a number, or a number that changes over th
 | key | default | meaning |
 |--|--|--|
 | `from`, `to` | | first and last value |
-| `over` | `run` | environment steps that the change takes; `run` is until `stop.env_steps` |
+| `over` | `run` | environment steps or tokens that the change takes; `run`: until `stop.env_steps` or `stop.tokens` |
 | `shape` | `linear` | `linear`, `cosine` (slow at both ends), `exponential` (equal factors in equal times) |
-| `after` | 0 | environment steps before the change begins |
+| `after` | 0 | environment steps or tokens before the change begins |
 
-The value is set at each update, from the environment steps consumed before it.
+The value is set at each update, from the environment steps or tokens consumed before it.
 """
 
 RESUME = """\
@@ -47,7 +48,7 @@ RESUME = """\
 
 `stop.*`, `samplers.*`, `learner.device`, `learner.threads`, `learner.processes`, `learner.compile`,
 `learner.prefetch`, `logging.*`, `checkpoint.*`, `ray.*`, `backend`. Any other change is named and refused.
-A schedule `over: run` follows a changed `stop.env_steps`.
+A schedule `over: run` follows a changed `stop.env_steps` or `stop.tokens`.
 """
 
 
@@ -59,7 +60,7 @@ def render(algorithms: Mapping[str, type[AlgorithmConfig]] = types.MappingProxyT
     """
     parts = [INTRODUCTION, "## Top level\n\n" + table(RunConfig, sections=False)]
     for name, info in RunConfig.model_fields.items():
-        if (model := section(info.annotation)) is not None:
+        if (model := section_model(info.annotation)) is not None:
             parts += _section(name, model, "##")
         elif name == "algorithm":
             parts.append(f"## algorithm\n\n{_first_line(AlgorithmConfig)}\n\n{table(AlgorithmConfig)}")
@@ -67,19 +68,11 @@ def render(algorithms: Mapping[str, type[AlgorithmConfig]] = types.MappingProxyT
     return "\n".join([*parts, RESUME])
 
 
-def section(annotation: Any) -> type[BaseModel] | None:
-    """The model of a field that is a section, or a section or null."""
-    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
-    if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel):
-        return kinds[0]
-    return None
-
-
 def _section(title: str, model: type[BaseModel], mark: str) -> list[str]:
     """A section's table, and those of the sections in it."""
     parts = [f"{mark} {title}\n\n{_first_line(model)}\n\n{table(model)}"]
     for name, info in model.model_fields.items():
-        if (inside := section(info.annotation)) is not None:
+        if (inside := section_model(info.annotation)) is not None:
             parts += _section(f"{title}.{name}", inside, "###")
     return parts
 

@@ -57,7 +57,9 @@ class Schedule:
         over = self.over
         if over is None:
             if total is None:
-                raise ConfigError("a schedule with over: run needs stop.env_steps.", "Set stop.env_steps.")
+                raise ConfigError(
+                    "a schedule with over: run needs stop.env_steps.", "Set it, or stop.tokens of a text task."
+                )
             over = max(total - self.after, 1)
         progress = (env_steps - self.after) / over
         if progress <= 0.0:

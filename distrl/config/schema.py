@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from distrl.base.errors import ConfigError
+from distrl.config.messages import TEXT_KEYS
 from distrl.config.schedule import Schedule, looks_like_schedule
 from distrl.config.sections.base import Section, plain
 from distrl.config.sections.env import EnvConfig
@@ -15,18 +16,7 @@ from distrl.config.sections.language import LanguageConfig
 from distrl.config.sections.model import ModelConfig
 from distrl.config.sections.processes import LearnerConfig, RayConfig, SamplersConfig, StoreConfig
 from distrl.config.sections.run import CheckpointConfig, EvalConfig, LoggingConfig, StopConfig
-
-#: How ids of registered text tasks begin.
-TEXT = "text/"
-#: Keys of `env` that belong to environments with observations, and their defaults.
-NOT_FOR_TEXT = {
-    "backend": "gymnasium",
-    "wrappers": [],
-    "frame_stack": 1,
-    "normalize_obs": False,
-    "normalize_reward": False,
-    "max_episode_steps": None,
-}
+from distrl.config.sections.task import TaskConfig
 
 
 class RunConfig(Section):
@@ -46,10 +36,13 @@ class RunConfig(Section):
     """Objects told about updates, episodes, checkpoints and the end: `module:Class` or a registered name."""
     init_from: str | None = None
     """Checkpoint whose weights and normalizers the run begins with; counters, optimizer and schedules begin anew."""
-    env: EnvConfig
+    env: EnvConfig | None = None
+    """The environments of a control run."""
+    task: TaskConfig | None = None
+    """The text task of a language-model run, in place of `env`."""
     model: ModelConfig = ModelConfig()
     language: LanguageConfig | None = None
-    """The language model that learns, where `env.id` names a text task; without it the run is one of environments."""
+    """The language model of a run with a `task`."""
     algorithm: dict[str, Any]
     samplers: SamplersConfig = SamplersConfig()
     learner: LearnerConfig = LearnerConfig()
@@ -88,38 +81,55 @@ class RunConfig(Section):
                     raise ConfigError(f"algorithm.{key}: {error}.") from None
         return keys
 
-    @model_validator(mode="after")
-    def _check_samplers(self) -> RunConfig:
-        if self.samplers.count > self.env.streams:
+    @model_validator(mode="before")
+    @classmethod
+    def _check_not_both(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("env") is not None and value.get("task") is not None:
             raise ConfigError(
-                f"samplers.count {self.samplers.count} is more than env.streams {self.env.streams}: "
-                "more samplers than streams.",
-                f"Set samplers.count to at most {self.env.streams}, or env.streams higher "
-                f"(it must divide env.num_envs {self.env.num_envs}).",
+                "env and task are both set; a run has environments or a text task.",
+                "Remove one. With a task, env.num_envs is task.prompts and env.kwargs is task.kwargs.",
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _check_env_or_task(self) -> RunConfig:
+        if self.env is None and self.task is None:
+            raise ConfigError(
+                "env is missing, and so is task.",
+                "Add env: {id: CartPole-v1}, or for a language model task: {name: sort_digits}.",
+            )
+        if self.task is not None and self.language is None:
+            raise ConfigError(
+                f"task.name is {self.task.name}, but there is no language model.",
+                "Add the section language, for example language={source: tiny}.",
+            )
+        if self.task is None and self.language is not None:
+            raise ConfigError(
+                "the section language is set, but there is no task.",
+                "Set task.name (sort_digits, file ...) in place of env, or remove language.",
             )
         return self
 
     @model_validator(mode="after")
-    def _check_language(self) -> RunConfig:
-        is_text = self.env.id.startswith(TEXT)
-        if is_text and self.language is None:
+    def _check_units(self) -> RunConfig:
+        unit = "environment steps" if self.task is None else "tokens"
+        for steps, tokens in TEXT_KEYS.items():
+            wrong, right = (tokens, steps) if self.task is None else (steps, tokens)
+            section, _, key = wrong.partition(".")
+            if getattr(getattr(self, section), key):
+                raise ConfigError(f"{wrong} is set, but this run counts {unit}.", f"Set {right} instead.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_samplers(self) -> RunConfig:
+        if self.samplers.count > self.streams:
+            streams, total = self.stream_keys
             raise ConfigError(
-                f"env.id {self.env.id} is a text task, but there is no language model.",
-                "Add the section language, for example language={source: tiny}.",
+                f"samplers.count {self.samplers.count} is more than {streams} {self.streams}: "
+                "more samplers than streams.",
+                f"Set samplers.count to at most {self.streams}, or {streams} higher "
+                f"(it must divide {total} {self.parallel}).",
             )
-        if self.language is None:
-            return self
-        if not is_text:
-            raise ConfigError(
-                f"the section language is set, but env.id {self.env.id} is no text task.",
-                "Set env.id to a task (text/sort_digits, text/file ...), or remove language.",
-            )
-        for key, plain_value in NOT_FOR_TEXT.items():
-            if getattr(self.env, key) != plain_value:
-                raise ConfigError(
-                    f"env.{key} is {getattr(self.env, key)!r}: answers of a language model have no such thing.",
-                    f"Remove env.{key}.",
-                )
         return self
 
     @model_validator(mode="after")
@@ -133,11 +143,12 @@ class RunConfig(Section):
                 f"samplers.{given} is set without samplers.{other}: a run scales itself between the two.",
                 f"Set samplers.{other} as well, or remove samplers.{given}.",
             )
-        if not least <= self.samplers.count <= most <= self.env.streams:
+        if not least <= self.samplers.count <= most <= self.streams:
+            streams, _ = self.stream_keys
             raise ConfigError(
-                f"samplers.min {least}, samplers.count {self.samplers.count}, samplers.max {most} and env.streams "
-                f"{self.env.streams} are not in rising order.",
-                "Choose min <= count <= max <= env.streams.",
+                f"samplers.min {least}, samplers.count {self.samplers.count}, samplers.max {most} and {streams} "
+                f"{self.streams} are not in rising order.",
+                f"Choose min <= count <= max <= {streams}.",
             )
         return self
 
@@ -162,7 +173,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_deterministic(self) -> RunConfig:
-        if not self.deterministic:
+        if not self.deterministic or self.env is None:
             return self
         if self.env.backend != "gymnasium":
             raise ConfigError(
@@ -179,10 +190,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_goal(self) -> RunConfig:
-        if self.stop.eval_mean is not None and not self.eval.every:
+        if self.stop.eval_mean is not None and not self.eval.interval:
+            key = "eval.every" if self.task is None else "eval.every_tokens"
             raise ConfigError(
-                "stop.eval_mean is set, but eval.every is 0: nothing would be evaluated while training.",
-                "Set eval.every, for example eval.every=5000, or remove stop.eval_mean.",
+                f"stop.eval_mean is set, but {key} is 0: nothing would be evaluated while training.",
+                f"Set {key}, for example {key}=5000, or remove stop.eval_mean.",
             )
         return self
 
@@ -190,27 +202,61 @@ class RunConfig(Section):
     def _check_schedules(self) -> RunConfig:
         for key, value in self.algorithm.items():
             if looks_like_schedule(value):
-                check_schedule(f"algorithm.{key}", Schedule.parse(value), self.stop.env_steps)
+                check_schedule(self, f"algorithm.{key}", Schedule.parse(value))
         return self
 
+    @property
+    def environment(self) -> EnvConfig:
+        """The section `env` of a control run."""
+        assert self.env is not None
+        return self.env
 
-def check_schedule(where: str, schedule: Schedule, env_steps: int | None) -> None:
-    """A schedule over the run needs to know how long the run is.
+    @property
+    def text_task(self) -> TaskConfig:
+        """The section `task` of a language-model run."""
+        assert self.task is not None
+        return self.task
+
+    @property
+    def env_or_task(self) -> str:
+        """Id of the environment, or name of the text task."""
+        return self.environment.id if self.task is None else self.task.name
+
+    @property
+    def streams(self) -> int:
+        """Number of streams."""
+        return self.environment.streams if self.task is None else self.task.streams
+
+    @property
+    def parallel(self) -> int:
+        """Environments, or prompts of a sampling step, of all streams."""
+        return self.environment.num_envs if self.task is None else self.task.prompts
+
+    @property
+    def stream_keys(self) -> tuple[str, str]:
+        """Dotted keys of `streams` and `parallel`."""
+        return ("env.streams", "env.num_envs") if self.task is None else ("task.streams", "task.prompts")
+
+
+def check_schedule(config: RunConfig, where: str, schedule: Schedule) -> None:
+    """Check that a schedule over the run fits its length.
 
     Raises:
-        ConfigError: It spans the run, and `stop.env_steps` is not set or ends before the move begins.
+        ConfigError: It spans the run, and the run has no length in steps or ends before the move begins.
     """
     if schedule.over is not None:
         return
-    if env_steps is None:
+    key, unit = ("stop.env_steps", "environment steps") if config.task is None else ("stop.tokens", "tokens")
+    total = config.stop.steps
+    if total is None:
         raise ConfigError(
-            f"{where} has a schedule over: run, but stop.env_steps is not set.",
-            "Set stop.env_steps, or give `over` as a number of environment steps.",
+            f"{where} has a schedule over: run, but {key} is not set.",
+            f"Set {key}, or give `over` as a number of {unit}.",
         )
-    if schedule.after >= env_steps:
+    if schedule.after >= total:
         raise ConfigError(
-            f"{where} has a schedule after: {schedule.after}, but stop.env_steps is {env_steps}: it would never begin.",
-            f"Set `after` below {env_steps}.",
+            f"{where} has a schedule after: {schedule.after}, but {key} is {total}: it would never begin.",
+            f"Set `after` below {total}.",
         )
 
 

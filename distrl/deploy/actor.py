@@ -33,7 +33,7 @@ class Actor(nn.Module):
         saved.require_environment()
         self.policy = saved.build().policy
         self.action_space: Space[Any] = saved.action_space
-        self.stack = saved.config.env.frame_stack
+        self.stack = saved.config.environment.frame_stack
         self.space: Space[Any] = saved.frame_space if self.stack > 1 else saved.observation_space
         self.stateful = self.stack > 1 or self.policy.recurrent
         for parameter in self.parameters():

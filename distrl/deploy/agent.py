@@ -106,7 +106,7 @@ class Agent:
         Args:
             kwargs: For the environment, such as `render_mode="human"`.
         """
-        return make_env(self.config.env.model_copy(update={"frame_stack": 1}), **kwargs)
+        return make_env(self.config.environment.model_copy(update={"frame_stack": 1}), **kwargs)
 
     def _step(self, rows: Any, batch: int, first: Any) -> torch.Tensor:
         begins = np.zeros(batch, bool)

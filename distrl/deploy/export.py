@@ -53,7 +53,7 @@ def export(
     saved = SavedPolicy.read(path)
     import_user_code(saved.config.imports)
     actor = Actor(saved).eval()
-    signature = Signature(actor, gives_masks(saved.config.env) if masked is None else masked)
+    signature = Signature(actor, gives_masks(saved.config.environment) if masked is None else masked)
     program = trace(signature)
     facts = to_json(describe_file(saved, signature))
     data = _onnx_bytes(program, signature, facts) if format == "onnx" else _torch_bytes(program, facts)
@@ -71,7 +71,7 @@ def describe_file(saved: SavedPolicy, signature: Signature) -> dict[str, Any]:
     """What an exported file says about itself (ONNX metadata `distrl`; `distrl.json` in a torch.export file)."""
     return {
         **saved.facts,
-        "env": saved.config.env.id,
+        "env": saved.config.environment.id,
         "algorithm": saved.config.algorithm["name"],
         "observation_space": space_to_json(signature.actor.space),
         "action_space": space_to_json(saved.action_space),

@@ -44,7 +44,7 @@ class SavedPolicy:
     frame_space: Any = None
 
     def __post_init__(self) -> None:
-        if self.frame_space is None and self.config.env.frame_stack > 1:
+        if self.frame_space is None and self.config.env is not None and self.config.env.frame_stack > 1:
             self.frame_space = _one_frame(to_json(self.config.env.model_dump(mode="json")))
 
     def save(self, path: str | Path) -> None:
@@ -91,7 +91,7 @@ class SavedPolicy:
         """
         if self.config.language is not None:
             raise ConfigError(
-                f"this policy is a language model of {self.config.env.id}; it has no observations.",
+                f"this policy is a language model of {self.config.env_or_task}; it has no observations.",
                 "Type distrl export RUN --format hf --out FOLDER, and load the folder with transformers.",
             )
 

@@ -87,7 +87,7 @@ def verify(
     """
     found = Verification()
     width = min(WIDTH, observations)
-    env = _vector(saved.config.env, width, saved.config.seed)
+    env = _vector(saved.config.environment, width, saved.config.seed)
     actor, actions = signature.actor, signature.actor.policy.actions
     rng = generator(saved.config.seed, "export-noise")
     state, carried = actor.initial_state(width), _named(signature.example(width))

@@ -34,15 +34,15 @@ def build_model(config: RunConfig, observation_space: Any, action_space: Any, se
     chosen = algorithm_class(config)
     options: dict[str, Any] = {}
     if config.language is not None:
-        alphabet = make_task(config.env.id, config.env.kwargs).alphabet
+        alphabet = make_task(config.text_task.name, config.text_task.kwargs).alphabet
         options = {"language": config.language, "alphabet": alphabet}
+    if config.env is not None:
+        options |= {"normalize_obs": config.env.normalize_obs, "clip_obs": config.env.clip_obs}
     return chosen.build_model(
         observation_space,
         action_space,
         config.model,
         check_algorithm(config, chosen.Config),
-        normalize_obs=config.env.normalize_obs,
-        clip_obs=config.env.clip_obs,
         seed=seed,
         **options,
     )

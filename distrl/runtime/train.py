@@ -62,7 +62,7 @@ def train(
 
 def checked_plan(config: RunConfig) -> Plan:
     """Make the plan; end the process if the environment hangs meanwhile."""
-    with first_steps(config.env.id, config.samplers.timeout):
+    with first_steps(config.env_or_task, config.samplers.timeout):
         return make_plan(config)
 
 
@@ -86,7 +86,7 @@ def _run(
         dump_config(config),
         config.logging,
         attempt,
-        config.stop.env_steps,
+        config.stop.steps,
         ResumePoint(counters["env_steps"], counters["version"], counters["wall_seconds"]) if counters else None,
         total_updates=config.stop.updates,
         target_return=config.stop.return_mean,

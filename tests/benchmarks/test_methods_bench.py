@@ -37,10 +37,10 @@ def test_every_language_algorithm_has_a_cell() -> None:
 @pytest.mark.parametrize("cell", CELLS, ids=[cell.name for cell in CELLS])
 def test_a_cell_is_a_run_that_can_be(cell: Any) -> None:
     config = cell._loaded
-    assert config.stop.env_steps == TOKENS
+    assert config.stop.tokens == TOKENS
     assert config.algorithm["name"] == cell.algorithm
     checked = check_algorithm(config, register.get("algorithm", cell.algorithm).Config)
-    answers = config.env.num_envs * checked.group_size * checked.rollout_steps
+    answers = config.parallel * checked.group_size * checked.rollout_steps
     assert answers == 256  # the same batch for all
 
 
@@ -101,7 +101,7 @@ def test_distinct_right_answers_are_counted_in_blocks() -> None:
 
 
 def test_every_question_of_the_task_is_asked_once() -> None:
-    prompts = [item.prompt for item in different_items(make_task("text/pairs"))]
+    prompts = [item.prompt for item in different_items(make_task("pairs"))]
     assert prompts == [f"{total:02d}>" for total in range(1, 18)]
 
 

@@ -130,11 +130,11 @@ def test_init_for_every_algorithm(distrl_command: Command, tmp_path: Path) -> No
         dry = []
         if issubclass(method.target, LanguageAlgorithm):
             file = tmp_path / f"{method.name}.yaml"
-            done = distrl_command("init", "text/sort_digits", "--algorithm", method.name, "--out", file)
+            done = distrl_command("init", "--task", "sort_digits", "--algorithm", method.name, "--out", file)
             assert done.code == 0, done.err
             assert distrl_command("train", file, "--dry-run").code == 0
             refused = distrl_command("init", "CartPole-v1", "--algorithm", method.name)
-            assert "no text task" in refused.err
+            assert "is an environment" in refused.err
             continue
         for env_id in ("CartPole-v1", "Pendulum-v1", "distrl/TwoChannels-v0"):
             file = tmp_path / f"{method.name}-{len(dry)}.yaml"
@@ -144,7 +144,7 @@ def test_init_for_every_algorithm(distrl_command: Command, tmp_path: Path) -> No
         accepted = 0 in [tried.code for tried in dry]
         assert accepted or "Add the wrapper" in dry[0].err, (method.name, dry[0].err)
     assert "did you mean 'ppo'" in distrl_command("init", "CartPole-v1", "--algorithm", "ppoo").err
-    assert "is a text task" in distrl_command("init", "text/sort_digits", "--algorithm", "ppo").err
+    assert "is a text task" in distrl_command("init", "--task", "sort_digits", "--algorithm", "ppo").err
 
 
 def test_doctor_judges_environments(distrl_command: Command, small: Path) -> None:

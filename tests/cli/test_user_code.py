@@ -40,7 +40,7 @@ def test_a_task_whose_module_raises_is_named(
     (tmp_path / "my_broken_task.py").write_text("import distrl\nraise RuntimeError('no licence')\n")
     config = tmp_path / "text.yaml"
     config.write_text(
-        "{name: text, backend: serial, env: {id: 'text/my_broken_task:Mine', num_envs: 2}, language: {source: tiny},"
+        "{name: text, backend: serial, task: {name: 'my_broken_task:Mine', prompts: 2}, language: {source: tiny},"
         " algorithm: {name: grpo}, stop: {updates: 1}}"
     )
     done = distrl_command("train", config, "--runs-dir", tmp_path / "runs")

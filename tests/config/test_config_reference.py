@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distrl.config.algorithm import AlgorithmConfig, known_keys
-from distrl.config.messages import keys_of
+from distrl.config.messages import keys_of, section_model
 from distrl.config.reference import algorithm_configs, main, render
 from distrl.config.schema import RunConfig
 
@@ -38,10 +38,10 @@ def test_every_key_is_described(model: type[RunConfig] | type[AlgorithmConfig]) 
         if name not in sections:
             assert info.description, name
     for name in sections - {"algorithm"}:
-        section = RunConfig.model_fields[name].annotation
+        section = section_model(RunConfig.model_fields[name].annotation)
         assert section is not None
         assert section.__doc__
-        for key, info in section.model_fields.items():  # type: ignore[attr-defined]
+        for key, info in section.model_fields.items():
             assert info.description, f"{name}.{key}"
 
 

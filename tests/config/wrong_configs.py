@@ -34,7 +34,7 @@ WRONG_CONFIGS: list[Wrong] = [
     Wrong({key: GOOD[key] for key in ("env", "algorithm", "stop")}, "name is missing"),
     Wrong({**GOOD, "env": {"num_envs": 4}}, "env.id is missing"),
     Wrong({**GOOD, "algorithm": {}}, "algorithm.name is missing. For example: algorithm.name=ppo."),
-    Wrong(["stop.env_steps=null"], "stop has none of env_steps, return_mean, eval_mean, wall_seconds, updates"),
+    Wrong(["stop.env_steps=null"], "stop has none of env_steps, tokens, return_mean, eval_mean, wall_seconds, updates"),
     Wrong(["stop.eval_mean=475"], "stop.eval_mean is set, but eval.every is 0"),
     Wrong(["stop.eval_in_a_row=0"], "stop.eval_in_a_row is 0; expected at least 1"),
     # wrong kinds of values

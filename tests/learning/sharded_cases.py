@@ -37,7 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lora": {"language": {"lora": {"rank": 4, "targets": ["q_proj", "down_proj"]}}, "algorithm": KL},
     "critic": {"algorithm": {"name": "ppo_tokens"}, "language": {"critic_head": "scalar"}},
     "decay": {
-        "env": {"num_envs": 4},
+        "task": {"prompts": 4},
         "algorithm": {
             "weight_decay": 0.01,
             "entropy_coef": 0.01,
@@ -53,7 +53,7 @@ def case_config(name: str, sharded: bool, **changes: Any) -> dict[str, Any]:
     run = text_config(
         name,
         language={"max_new_tokens": 3, "layers": 2, "width": 32},
-        env={"kwargs": {"count": 2}, "num_envs": 3, "streams": 1},
+        task={"kwargs": {"count": 2}, "prompts": 3, "streams": 1},
         algorithm={"group_size": 4, "micro_batch": 4, "minibatches": 1, "epochs": 1, "learning_rate": 1e-3},
         learner={"shards": 2},
     )

@@ -30,7 +30,7 @@ class World:
     def __init__(self, recompute: bool):
         run = text_config(
             deterministic=False,
-            env={"kwargs": {"count": 6}},
+            task={"kwargs": {"count": 6}},
             language={"max_new_tokens": 8, "warm_start": {"steps": 30, "batch_size": 16, "learning_rate": 3e-3}},
             algorithm={"learning_rate": 3e-2, "minibatches": 1},
         )
@@ -142,7 +142,7 @@ def test_weights_arrive_in_the_middle_of_answers(local_ray: str, tmp_runs: Path,
         "flying",
         backend="ray",
         deterministic=False,
-        env={"num_envs": 4, "streams": 4},
+        task={"prompts": 4, "streams": 4},
         samplers={"count": 2},
         store={"max_staleness": 3},
         language={

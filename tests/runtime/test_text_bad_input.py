@@ -34,8 +34,8 @@ def with_source(pretrained: Path, **changes: Any) -> dict[str, Any]:
     return text_config(**{"language": {"source": str(pretrained), "max_new_tokens": 4, "dtype": "fp32"}, **changes})
 
 
-def with_env(run: dict[str, Any], name: str, **kwargs: Any) -> dict[str, Any]:
-    return {**run, "env": {**run["env"], "id": name, "kwargs": kwargs}, "algorithm": {"name": "grpo"}}
+def with_task(run: dict[str, Any], name: str, **kwargs: Any) -> dict[str, Any]:
+    return {**run, "task": {**run["task"], "name": name, "kwargs": kwargs}, "algorithm": {"name": "grpo"}}
 
 
 # ---- prompts -------------------------------------------------------------------------------------------------------
@@ -44,7 +44,7 @@ def with_env(run: dict[str, Any], name: str, **kwargs: Any) -> dict[str, Any]:
 def test_a_prompt_that_does_not_fit_the_context_is_named_before_the_run(tmp_runs: Path) -> None:
     says = r"train item 0: its prompt has 301 tokens, .* 4; together 305, and the model's context is 256.*language\.con"
     with pytest.raises(ConfigError, match=says):
-        train(text_config(env={"kwargs": {"count": 300}}), runs_dir=tmp_runs)
+        train(text_config(task={"kwargs": {"count": 300}}), runs_dir=tmp_runs)
     assert not (tmp_runs / "text").exists()
 
 
@@ -53,21 +53,21 @@ def test_so_is_one_in_the_middle_of_a_file(tmp_path: Path, pretrained: Path) -> 
     rows = [{"question": "1+" * (100 if n == 33 else 1) + f"{n}=?", "result": n + 1} for n in range(60)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = {"path": str(file), "prompt": "question", "answer": "result", "verifier": "numeric"}
-    run = with_env(with_source(pretrained), "text/file", **words)
+    run = with_task(with_source(pretrained), "file", **words)
     run["language"]["chat_template"] = "{% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(ConfigError, match=r"item \d+: its prompt has 20\d tokens, .* the model's context is 64"):
         make_plan(load_config(run))
 
 
 def test_one_that_comes_late_ends_the_run_with_its_name_and_state(tmp_runs: Path) -> None:
-    run = with_env(text_config("late"), "text/tests.runtime.text_tasks:LongLater", count=3)
+    run = with_task(text_config("late"), "tests.runtime.text_tasks:LongLater", count=3)
     with pytest.raises(ConfigError, match=r"train item \d+: its prompt has 400 tokens"):
         train(run, runs_dir=tmp_runs)
     assert "its prompt has 400 tokens" in events(tmp_runs / "late", "failed")[0]["error"]
 
 
 def test_a_tokenizer_without_chat_template_is_told_with_the_item(pretrained: Path) -> None:
-    run = with_env(with_source(pretrained), "text/next_number")
+    run = with_task(with_source(pretrained), "next_number")
     with pytest.raises(ConfigError, match=r"train item 0: .*no chat template.*language\.chat_template"):
         make_plan(load_config(run))
 
@@ -106,7 +106,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
 
 
 def test_rewards_that_are_not_finite_count_as_unjudged_and_are_told(tmp_runs: Path) -> None:
-    run = with_env(text_config("infinite"), "text/tests.runtime.text_tasks:Infinite", count=3)
+    run = with_task(text_config("infinite"), "tests.runtime.text_tasks:Infinite", count=3)
     summary = train({**run, "stop": {"updates": 2}}, runs_dir=tmp_runs)
     assert summary["updates"] == 2
     assert "verifier failed" in events(tmp_runs / "infinite", "warning")[0]["text"]
@@ -141,9 +141,9 @@ def test_failing_verifiers_are_told_a_few_times() -> None:
 
 def test_a_run_whose_groups_stay_equal_says_so(tmp_runs: Path) -> None:
     run = text_config(
-        "equal", algorithm={"reward": {}}, env={"kwargs": {"count": 12}}, stop={"updates": EQUAL_UPDATES + 1}
+        "equal", algorithm={"reward": {}}, task={"kwargs": {"count": 12}}, stop={"updates": EQUAL_UPDATES + 1}
     )
-    train({**run, "checkpoint": {"every": 0}}, runs_dir=tmp_runs)
+    train({**run, "checkpoint": {"every_tokens": 0}}, runs_dir=tmp_runs)
     texts = [warning["text"] for warning in events(tmp_runs / "equal", "warning")]
     assert sum("nothing to learn from" in text for text in texts) == 1
     assert summary_of(tmp_runs / "equal")["updates"] == EQUAL_UPDATES + 1

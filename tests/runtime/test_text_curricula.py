@@ -25,7 +25,7 @@ SIZE = 24
 def curriculum_run(name: str = "band", curriculum: Any = BAND, **changes: Any) -> dict[str, Any]:
     run = text_config(
         name,
-        env={"id": "text/tests.runtime.text_tasks:EasyAndOpen", "kwargs": {"size": SIZE}, "num_envs": 4},
+        task={"name": "tests.runtime.text_tasks:EasyAndOpen", "kwargs": {"size": SIZE}, "prompts": 4},
         algorithm={"reward": {}},
         language={"curriculum": curriculum},
     )
@@ -135,7 +135,7 @@ def test_ray_gives_the_serial_hash(local_ray: str, tmp_runs: Path, samplers: int
     assert train(run, runs_dir=tmp_runs)["parameter_hash"] == undisturbed(tmp_runs, "serial", store=store)
 
 
-ENDLESS = {"id": "text/sort_digits", "kwargs": {"count": 3}}
+ENDLESS = {"name": "sort_digits", "kwargs": {"count": 3}}
 WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ("bands", {}, "success_band|dynamic|uniform"),
     ({"low": 0.1}, {}, "without a name"),
@@ -151,14 +151,14 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("curriculum", "env", "says"), WRONG, ids=[says for *_, says in WRONG])
 def test_wrong_curricula_are_named(curriculum: Any, env: dict[str, Any], says: str) -> None:
     run = curriculum_run(curriculum=curriculum)
-    run["env"] = {**run["env"], **env}
+    run["task"] = {**run["task"], **env}
     with pytest.raises(ConfigError, match=says):
         make_plan(load_config(run))
 
 
 def test_an_endless_task_is_asked_its_first_items() -> None:
     run = curriculum_run(curriculum={"name": "uniform", "size": 6})
-    run["env"] = {**run["env"], **ENDLESS}
+    run["task"] = {**run["task"], **ENDLESS}
     plan = make_plan(load_config(run))
     learner, sampler = plan.build_learner(), plan.build_sampler(0, reuse_buffers=False)
     weights = learner.weights(0)

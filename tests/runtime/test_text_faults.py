@@ -60,9 +60,9 @@ def test_a_killed_learner_changes_nothing(local_ray: str, shared_runs: Path) -> 
 @pytest.mark.slow
 def test_a_sampler_that_hangs_is_replaced(local_ray: str, tmp_runs: Path, tmp_path: Path) -> None:
     marker = tmp_path / "mended"
-    env = {"id": "text/tests.runtime.text_tasks:HangsOnce", "kwargs": {"marker": str(marker)}}
+    env = {"name": "tests.runtime.text_tasks:HangsOnce", "kwargs": {"marker": str(marker)}}
     base = text_config("hanging")
-    run = {**base, "env": {**base["env"], **env}}
+    run = {**base, "task": {**base["task"], **env}}
     summary = train(merged(run, {**ON_RAY, "samplers": {"count": 2, "timeout": 15.0}}), runs_dir=tmp_runs)
     deaths = events(tmp_runs / "hanging", "died")
     assert "no answer to 'collect' within 15 s" in deaths[0]["reason"]

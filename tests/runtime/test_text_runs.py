@@ -30,7 +30,7 @@ def text_config(name: str = "text", **changes: Any) -> dict[str, Any]:
             "seed": 1,
             "backend": "serial",
             "deterministic": True,
-            "env": {"id": "text/sort_digits", "kwargs": {"count": 3}, "num_envs": 4, "streams": 2},
+            "task": {"name": "sort_digits", "kwargs": {"count": 3}, "prompts": 4, "streams": 2},
             "language": {"source": "tiny", "layers": 2, "width": 32, "heads": 2, "max_new_tokens": 4, "dtype": "fp32"},
             "algorithm": {
                 "name": "grpo",
@@ -39,7 +39,7 @@ def text_config(name: str = "text", **changes: Any) -> dict[str, Any]:
                 "minibatches": 2,
                 "reward": {"parts": {"success": {}, "placed": {}}},
             },
-            "checkpoint": {"every": 32, "every_seconds": 0},
+            "checkpoint": {"every_tokens": 32, "every_seconds": 0},
             "stop": {"updates": 4},
             "logging": {"console": "quiet", "tensorboard": False},
         },
@@ -73,7 +73,9 @@ def test_precision_is_measured_by_the_learner_alone_and_kept(tmp_runs: Path, mon
 
     monkeypatch.setattr(language_loading, "choose_dtype", probe)
     gate = {"every": 1, "rows": 4}
-    run = text_config(deterministic=False, language={"dtype": "auto", "gate": gate}, eval={"every": 30, "episodes": 2})
+    run = text_config(
+        deterministic=False, language={"dtype": "auto", "gate": gate}, eval={"every_tokens": 30, "episodes": 2}
+    )
     train(run, runs_dir=tmp_runs)
     assert measured == [torch.bfloat16], "sampler and evaluator follow the learner"
     assert not [event for event in events(tmp_runs / "text", "warning") if "disagree" in str(event)]
@@ -86,7 +88,7 @@ def test_precision_is_measured_by_the_learner_alone_and_kept(tmp_runs: Path, mon
 
 
 def test_a_run_counts_tokens_and_balances(tmp_runs: Path) -> None:
-    run = text_config(eval={"every": 30, "episodes": 8}, language={"warm_start": {"steps": 2, "batch_size": 4}})
+    run = text_config(eval={"every_tokens": 30, "episodes": 8}, language={"warm_start": {"steps": 2, "batch_size": 4}})
     summary = train(run, runs_dir=tmp_runs)
     ledger = summary["ledger"]
     assert summary["episodes"] == 4 * 4 * 4
@@ -163,10 +165,10 @@ def test_a_tiny_model_learns_to_sort(tmp_runs: Path) -> None:
     """`examples/tiny_sort_grpo.yaml` with four digits: supervised steps leave much to do, GRPO does it."""
     run = text_config(
         deterministic=False,
-        env={"kwargs": {"count": 4}, "num_envs": 16},
+        task={"kwargs": {"count": 4}, "prompts": 16},
         language={"width": 64, "heads": 4, "max_new_tokens": 5, "warm_start": {"steps": 60, "batch_size": 64}},
         algorithm={"group_size": 16, "learning_rate": 3e-4, "micro_batch": 256, "minibatches": 1},
-        eval={"every": 5000, "episodes": 64},
+        eval={"every_tokens": 5000, "episodes": 64},
         stop={"updates": 60, "eval_mean": 0.95, "eval_in_a_row": 1},
     )
     summary = train(run, runs_dir=tmp_runs)
@@ -176,10 +178,13 @@ def test_a_tiny_model_learns_to_sort(tmp_runs: Path) -> None:
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"language": None}, "no language model"),
-    ({"env": {"id": "CartPole-v1", "kwargs": {}}}, "no text task"),
-    ({"env": {"id": "text/sort_digit"}}, "sort_digits"),
-    ({"env": {"frame_stack": 2}}, "frame_stack"),
-    ({"env": {"kwargs": {"counts": 3}}}, "count"),
+    ({"task": None}, "env is missing, and so is task"),
+    ({"task": {"name": "sort_digit"}}, "sort_digits"),
+    ({"env": {"num_envs": 2}}, r"env and task are both set.*env\.num_envs is task\.prompts"),
+    ({"stop": {"env_steps": 100}}, r"stop\.env_steps is set, but this run counts tokens\. Set stop\.tokens"),
+    ({"eval": {"every": 100}}, r"Set eval\.every_tokens"),
+    ({"checkpoint": {"every": 100}}, r"Set checkpoint\.every_tokens"),
+    ({"task": {"kwargs": {"counts": 3}}}, "count"),
     ({"algorithm": {"advantage": "grpoo"}}, "grpo"),
     ({"algorithm": {"beta": 0.1}}, "divergence"),
     ({"algorithm": {"correction": "tis"}}, "recompute"),
@@ -201,7 +206,7 @@ def test_wrong_configs_are_named(changes: dict[str, Any], says: str, tmp_runs: P
 
 def test_a_verifier_that_hangs_or_raises_costs_its_item(tmp_runs: Path) -> None:
     run = text_config(
-        env={"id": "text/tests.runtime.text_tasks:Faulty", "kwargs": {"count": 3}},
+        task={"name": "tests.runtime.text_tasks:Faulty", "kwargs": {"count": 3}},
         stop={"updates": 2},
         deterministic=False,
     )

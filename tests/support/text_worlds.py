@@ -33,7 +33,7 @@ def world_config(task: str, algorithm: dict[str, Any]) -> dict[str, Any]:
     """8 prompts in 2 streams, 8 answers each."""
     kwargs = {"count": 2} if task == "sort_digits" else {}
     run = text_config(language={"max_new_tokens": 3, "warm_start": START})
-    run["env"] = {"id": f"text/{task}", "kwargs": kwargs, "num_envs": 8, "streams": 2}
+    run["task"] = {"name": f"{task}", "kwargs": kwargs, "prompts": 8, "streams": 2}
     run["algorithm"] = {"group_size": 8, "learning_rate": 1e-3, **algorithm}
     return run
 

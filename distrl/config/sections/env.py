@@ -48,6 +48,17 @@ class EnvConfig(Section):
     """`auto`: checkpoints continue running episodes where the environment allows. `off`: checkpoints forget them and
     a resumed run begins new ones."""
 
+    @field_validator("id")
+    @classmethod
+    def _no_text_task(cls, value: str) -> str:
+        if value.startswith("text/"):
+            name = value.removeprefix("text/")
+            raise ConfigError(
+                f"env.id is {value!r}: text tasks have a section task in place of env.",
+                f"Write task: {{name: {name}, prompts: 8}}; env.num_envs is task.prompts, env.kwargs is task.kwargs.",
+            )
+        return value
+
     @field_validator("kwargs", mode="before")
     @classmethod
     def _plain_kwargs(cls, value: Any) -> Any:
@@ -75,12 +86,7 @@ class EnvConfig(Section):
 
     @model_validator(mode="after")
     def _streams_divide(self) -> EnvConfig:
-        if self.num_envs % self.streams:
-            divisors = [d for d in range(1, self.num_envs + 1) if self.num_envs % d == 0]
-            raise ConfigError(
-                f"env.streams {self.streams} does not divide env.num_envs {self.num_envs}.",
-                f"Set env.streams to one of {', '.join(map(str, divisors[:12]))}.",
-            )
+        check_streams("env.streams", self.streams, "env.num_envs", self.num_envs)
         return self
 
     @property
@@ -96,6 +102,20 @@ class EnvConfig(Section):
             name, kwargs = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
             calls.append((name, dict(kwargs or {})))
         return calls
+
+
+def check_streams(streams_key: str, streams: int, total_key: str, total: int) -> None:
+    """Check that streams have equal shares of the environments or prompts.
+
+    Raises:
+        ConfigError: They do not; the possible numbers are named.
+    """
+    if total % streams:
+        divisors = [str(d) for d in range(1, total + 1) if total % d == 0]
+        raise ConfigError(
+            f"{streams_key} {streams} does not divide {total_key} {total}.",
+            f"Set {streams_key} to one of {', '.join(divisors[:12])}.",
+        )
 
 
 def largest_divisor(number: int, limit: int) -> int:

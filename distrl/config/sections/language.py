@@ -64,7 +64,7 @@ class TextsSettings(Section):
 
 
 class LanguageConfig(Section):
-    """The language model of a text run. Only with `env.id: text/TASK`."""
+    """The language model of a run with a `task`."""
 
     source: str = Field("tiny", min_length=1)
     """`tiny`: a fresh Llama over the task's characters. Else a folder, a `.gguf` file, a Hugging Face id, or

@@ -15,8 +15,10 @@ class EvalConfig(Section):
 
     every: int = Field(0, ge=0)
     """Environment steps between evaluations; 0 means never. Usual: 20-100 evaluations a run."""
+    every_tokens: int = Field(0, ge=0)
+    """Trained tokens between evaluations of a text task; 0 means never. Usual: 20-100 evaluations a run."""
     episodes: int = Field(10, ge=1)
-    """Episodes of an evaluation. More give a steadier number. Usual: 10-100."""
+    """Episodes, or held-out items of a text task, per evaluation. More give a steadier number. Usual: 10-100."""
     num_envs: int = Field(DERIVED, ge=1)
     """Environments of the evaluator. Default: one for each episode, at most 16."""
     deterministic: bool = True
@@ -29,16 +31,28 @@ class EvalConfig(Section):
     def _default_num_envs(cls, value: Any, info: ValidationInfo) -> Any:
         return min(info.data.get("episodes", 1), 16) if value is None else value
 
+    @property
+    def interval(self) -> int:
+        """Steps of the loop between evaluations: environment steps or tokens."""
+        return self.every or self.every_tokens
+
 
 class CheckpointConfig(Section):
     """When the run is saved."""
 
     every: int = Field(0, ge=0)
     """Environment steps between checkpoints; 0 means only by time and at the end."""
+    every_tokens: int = Field(0, ge=0)
+    """Trained tokens between checkpoints of a text task; 0 means only by time and at the end."""
     every_seconds: float = Field(60.0, ge=0)
     """Seconds between checkpoints; 0 means never by time. What is lost in a crash is at most this. Usual: 30-600."""
     keep: int = Field(3, ge=1)
     """How many of the newest checkpoints stay, besides the best one. Usual: 1-5."""
+
+    @property
+    def interval(self) -> int:
+        """Steps of the loop between checkpoints: environment steps or tokens."""
+        return self.every or self.every_tokens
 
 
 class StopConfig(Section):
@@ -46,10 +60,13 @@ class StopConfig(Section):
 
     env_steps: int | None = Field(None, ge=1)
     """Environment steps consumed by the learner."""
+    tokens: int | None = Field(None, ge=1)
+    """Tokens of answers consumed by the learner of a text task."""
     return_mean: float | None = None
     """Mean return of the last `window` finished training episodes."""
     eval_mean: float | None = None
-    """Mean return of `eval_in_a_row` evaluations in a row, each of them at least this. Needs `eval.every`."""
+    """Mean return of `eval_in_a_row` evaluations in a row, each of them at least this. Needs `eval.every` or
+    `eval.every_tokens`."""
     wall_seconds: float | None = Field(None, gt=0)
     """Seconds since the start, all attempts together."""
     updates: int | None = Field(None, ge=1)
@@ -61,14 +78,18 @@ class StopConfig(Section):
 
     @model_validator(mode="after")
     def _some_end(self) -> StopConfig:
-        if all(
-            end is None for end in (self.env_steps, self.return_mean, self.eval_mean, self.wall_seconds, self.updates)
-        ):
+        ends = ("env_steps", "tokens", "return_mean", "eval_mean", "wall_seconds", "updates")
+        if all(getattr(self, end) is None for end in ends):
             raise ConfigError(
-                "stop has none of env_steps, return_mean, eval_mean, wall_seconds, updates; the run would never end.",
-                "Set one, for example stop.env_steps=100000.",
+                f"stop has none of {', '.join(ends)}; the run would never end.",
+                "Set one, for example stop.updates=1000.",
             )
         return self
+
+    @property
+    def steps(self) -> int | None:
+        """Length of the run in steps of the loop: environment steps or tokens."""
+        return self.tokens if self.env_steps is None else self.env_steps
 
 
 class LoggingConfig(Section):

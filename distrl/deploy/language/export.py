@@ -21,13 +21,13 @@ def export_text(checkpoint: str | Path, folder: str | Path) -> Path:
     config = saved.config
     if config.language is None:
         raise ConfigError(
-            f"{checkpoint} is a policy of {config.env.id}, not a language model.", "Export it with --format onnx."
+            f"{checkpoint} is a policy of {config.env_or_task}, not a language model.", "Export it with --format onnx."
         )
     import_user_code(config.imports)
     facts = {
         "name": config.name,
         "base_model": config.language.source,
-        "task": config.env.id,
+        "task": config.text_task.name,
         "algorithm": config.algorithm["name"],
         "seed": config.seed,
         **{key: value for key, value in saved.facts.items() if isinstance(value, str | int | float)},

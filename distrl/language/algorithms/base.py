@@ -87,7 +87,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         if "language" not in options:
             raise ConfigError(
                 f"algorithm {config.name} learns from a language model's answers, but the run has no language model.",
-                "Set env.id to a text task (text/NAME) and add the section language, or choose another algorithm.",
+                "Set task.name and add the section language, or choose another algorithm.",
             )
         return load_language_model(options["language"], options["seed"], alphabet=options.get("alphabet"))
 

@@ -17,7 +17,7 @@ class LanguageAlgorithmConfig(AlgorithmConfig):
     """Keys of every language-model algorithm."""
 
     rollout_steps: int = Field(1, ge=1)
-    """Items of each prompt line (`env.num_envs` of them) in one batch. Usual: 1."""
+    """Items of each prompt line (`task.prompts` of them) in one batch. Usual: 1."""
     group_size: int = Field(8, ge=1)
     """Answers to each prompt, compared with each other. More give a steadier baseline. Usual: 4-64."""
     reward: dict[str, Any] = {}

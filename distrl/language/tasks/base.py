@@ -78,12 +78,12 @@ class Task:
 
 
 def make_task(name: str, kwargs: Mapping[str, object] | None = None) -> Task:
-    """Make a task by registered name (with or without `text/`) or `module:Class`, with constructor arguments.
+    """Make a task by registered name or `module:Class`, with constructor arguments.
 
     Raises:
         ConfigError: Unknown task or argument, or a required argument is missing.
     """
-    factory = register.get("task", name.removeprefix("text/"))
+    factory = register.get("task", name)
     kwargs = dict(kwargs or {})
     known = inspect.signature(factory).parameters
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
@@ -92,12 +92,12 @@ def make_task(name: str, kwargs: Mapping[str, object] | None = None) -> Task:
                 guess = nearest(word, known)
                 raise ConfigError(
                     f"task {name!r} has no argument {word!r}; it has {', '.join(known) or 'none'}.",
-                    f"Write env.kwargs.{guess}." if guess else "Remove it from env.kwargs.",
+                    f"Write task.kwargs.{guess}." if guess else "Remove it from task.kwargs.",
                 )
     for word, parameter in known.items():
         named = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         if named and parameter.default is inspect.Parameter.empty and word not in kwargs:
-            raise ConfigError(f"task {name!r} needs the argument {word!r}.", f"Set env.kwargs.{word}.")
+            raise ConfigError(f"task {name!r} needs the argument {word!r}.", f"Set task.kwargs.{word}.")
     task = factory(**kwargs)
     if not isinstance(task, Task):
         raise ConfigError(f"{name!r} made a {type(task).__name__}, not a Task.", "Derive it from distrl's Task.")

@@ -68,7 +68,7 @@ class _WordTask(ChatTask):
     def __init__(self, count: int, seed: int = 0):
         super().__init__(seed)
         if not 1 <= count <= len(WORDS):
-            raise ConfigError(f"count = {count} is not within 1..{len(WORDS)}.", "Set env.kwargs.count: 4.")
+            raise ConfigError(f"count = {count} is not within 1..{len(WORDS)}.", "Set task.kwargs.count: 4.")
         self.count = count
 
     def draw(self, rng: np.random.Generator) -> Content:

@@ -1,7 +1,7 @@
 """Task `file`: prompts from JSONL or Parquet files, answers checked by a verifier.
 
 env:
-  id: text/file
+  id: file
   kwargs: {path: data/gsm8k.jsonl, prompt: question, answer: answer, verifier: math, system: Think first.}
 """
 
@@ -64,7 +64,7 @@ class FileTask(Task):
         held_out_path: str | list[str] | None = None,
     ):
         if not 0.0 <= held_out < 1.0:
-            raise ConfigError(f"held_out = {held_out} is not a share in [0, 1).", "Set env.kwargs.held_out: 0.1.")
+            raise ConfigError(f"held_out = {held_out} is not a share in [0, 1).", "Set task.kwargs.held_out: 0.1.")
         self.fields = {"prompt": messages or prompt, "answer": answer, "demonstration": demonstration}
         self.is_chat, self.system, self.as_messages = chat, system, messages is not None
         self.expected_is_answer = demonstration is None and verifier in EXPECT_AN_ANSWER
@@ -182,7 +182,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _field(place: str, row: Mapping[str, Any], field: str) -> Any:
     if field not in row or row[field] is None:
-        raise ConfigError(f"{place}: {unknown('field', field, row)}", "Name the file's fields under env.kwargs.")
+        raise ConfigError(f"{place}: {unknown('field', field, row)}", "Name the file's fields under task.kwargs.")
     return row[field]
 
 

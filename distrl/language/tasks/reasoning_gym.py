@@ -1,6 +1,6 @@
 """Task `reasoning_gym`: every generator of the package reasoning-gym.
 
-env: {id: text/reasoning_gym, kwargs: {name: spell_backward, config: {max_word_len: 5}}}
+task: {name: reasoning_gym, kwargs: {name: spell_backward, config: {max_word_len: 5}}}
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ReasoningGymTask(Task):
         try:
             self._entry(0)
         except EnvError as error:
-            raise ConfigError(error.problem, "Check env.kwargs.config, or raise env.kwargs.item_seconds.") from None
+            raise ConfigError(error.problem, "Check task.kwargs.config, or raise task.kwargs.item_seconds.") from None
 
     def item(self, index: int, split: str = "train") -> Item:
         """Make item `index` of a split; raise EnvError if the generator raises or hangs."""
@@ -131,5 +131,5 @@ class ReasoningGymTask(Task):
         except Exception as error:
             what = f"{type(error).__name__}: {str(error)[:200]}"
             raise EnvError(
-                f"reasoning-gym's {self.name!r} made no item {number}: {what}.", "Change env.kwargs.config."
+                f"reasoning-gym's {self.name!r} made no item {number}: {what}.", "Change task.kwargs.config."
             ) from None

@@ -27,7 +27,7 @@ class SortDigits(GeneratedTask):
     def __init__(self, count: int = 6, seed: int = 0):
         super().__init__(seed)
         if count < 2:
-            raise ConfigError(f"sort_digits sorts 2 digits or more, not {count}.", "Set env.kwargs.count: 6.")
+            raise ConfigError(f"sort_digits sorts 2 digits or more, not {count}.", "Set task.kwargs.count: 6.")
         self.count = count
 
     def draw(self, rng: np.random.Generator) -> Content:

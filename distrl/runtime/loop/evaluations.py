@@ -37,7 +37,7 @@ class Evaluations:
     def order_if_due(self) -> None:
         """Order an evaluation every `eval.every` consumed steps; in deterministic mode wait for it."""
         state, config, progress = self.state, self.state.config, self.state.progress
-        every = config.eval.every
+        every = config.eval.interval
         if not every or progress.env_steps // every <= progress.evaluated_at // every:
             return
         if state.evaluations_pending and not config.deterministic:

@@ -249,7 +249,7 @@ class Loop:
         progress = Progress(
             state.progress.version,
             state.progress.env_steps,
-            self.config.stop.env_steps,
+            self.config.stop.steps,
             diagnose=diagnose,
             units=tuple(waiting.meta.unit for waiting in batch),
         )

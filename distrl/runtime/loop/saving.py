@@ -52,7 +52,7 @@ class Saver:
     def due(self) -> bool:
         """Return True if a checkpoint is due by steps or by time."""
         settings, progress = self.state.config.checkpoint, self.state.progress
-        by_steps = settings.every and progress.env_steps - progress.checkpointed_at >= settings.every
+        by_steps = settings.interval and progress.env_steps - progress.checkpointed_at >= settings.interval
         return bool(by_steps or (settings.every_seconds and self.seconds_since_save() >= settings.every_seconds))
 
     def save(self) -> Path | None:
@@ -150,7 +150,7 @@ class Saver:
             CheckpointError: The number of streams differs.
         """
         state, backend = self.state, self.services.backend
-        streams, progress, wanted = states["streams"], states["progress"], state.config.env.streams
+        streams, progress, wanted = states["streams"], states["progress"], state.config.streams
         if len(streams["next_seq"]) != wanted:
             raise CheckpointError(f"the checkpoint has {len(streams['next_seq'])} streams, the config {wanted}.")
         backend.ask_learner("load_state", states["learner"])

@@ -54,9 +54,9 @@ class RunState:
         """Return the state before the first update."""
         config = plan.config
         staleness = config.store.max_staleness
-        queue = Queue(config.env.streams, staleness, plan.ordered, Ledger())
+        queue = Queue(config.streams, staleness, plan.ordered, Ledger())
         samplers = config.samplers.count if concurrent else 1
-        pool = Pool(config.env.streams, samplers, queue, staleness, config.deterministic)
+        pool = Pool(config.streams, samplers, queue, staleness, config.deterministic)
         return cls(plan, queue, pool, RunProgress(config.stop.window))
 
     @property

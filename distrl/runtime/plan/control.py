@@ -45,9 +45,9 @@ class ControlPlan(Plan):
             compile=config.learner.compile,
         )
         options: dict[str, Any] = {
-            "normalize_obs": config.env.normalize_obs,
-            "normalize_reward": config.env.normalize_reward,
-            "clip_reward": config.env.clip_reward,
+            "normalize_obs": config.environment.normalize_obs,
+            "normalize_reward": config.environment.normalize_reward,
+            "clip_reward": config.environment.clip_reward,
             "phases": phases,
         }
         if isinstance(algorithm, OffPolicy):
@@ -63,7 +63,9 @@ class ControlPlan(Plan):
             # Without snapshots a moved stream starts from new resets; `start` gives it seeds that it has not had.
             line = ("env", stream) if self.snapshots else ("env", stream, start)
             return make_vector(
-                config.env, config.env.envs_per_stream, lambda i, episode: seed_for(config.seed, *line, i, episode)
+                config.environment,
+                config.environment.envs_per_stream,
+                lambda i, episode: seed_for(config.seed, *line, i, episode),
             )
 
         return EnvSampler(
@@ -74,8 +76,8 @@ class ControlPlan(Plan):
             seed=config.seed,
             gamma=float(algorithm.at(0, config.stop.env_steps).gamma),
             fuse=not config.deterministic,
-            normalize_obs=config.env.normalize_obs,
-            normalize_reward=config.env.normalize_reward,
+            normalize_obs=config.environment.normalize_obs,
+            normalize_reward=config.environment.normalize_reward,
             reuse_buffers=reuse_buffers,
             snapshots=self.snapshots,
             raw_obs=self.off_policy,
@@ -84,7 +86,7 @@ class ControlPlan(Plan):
 
     def build_evaluator(self) -> Evaluator:
         seed = self.config.seed if self.config.eval.seed is None else self.config.eval.seed
-        return Evaluator(self.config.env, self.config.eval.num_envs, seed)
+        return Evaluator(self.config.environment, self.config.eval.num_envs, seed)
 
 
 def make_control_plan(config: RunConfig) -> ControlPlan:
@@ -96,22 +98,22 @@ def make_control_plan(config: RunConfig) -> ControlPlan:
     Raises:
         ConfigError, EnvError: With the fix.
     """
-    env = make_env(config.env)
+    env = make_env(config.environment)
     try:
-        require_supported(env.observation_space, env.action_space, str(config.env.id))
+        require_supported(env.observation_space, env.action_space, str(config.environment.id))
         spaces = env.observation_space, env.action_space
     finally:
         env.close()
-    if config.env.backend == "vector":  # reports now what this environment does not support
-        make_vector(config.env, 1, lambda i, episode: config.seed).close()
-    snapshots = config.env.backend == "gymnasium" and config.env.snapshot != "off"
+    if config.environment.backend == "vector":  # reports now what this environment does not support
+        make_vector(config.environment, 1, lambda i, episode: config.seed).close()
+    snapshots = config.environment.backend == "gymnasium" and config.environment.snapshot != "off"
     if snapshots:
         from distrl.control.envs.checker.check import probe_snapshot
 
-        reason = probe_snapshot(config.env)
+        reason = probe_snapshot(config.environment)
         if reason and config.deterministic:
             raise ConfigError(
-                f"deterministic: true, but {config.env.id} cannot be restored exactly: {reason}",
+                f"deterministic: true, but {config.environment.id} cannot be restored exactly: {reason}",
                 "Use deterministic=false, or fix the environment (distrl doctor --env ID shows more).",
             )
         snapshots = reason is None

@@ -61,7 +61,7 @@ class TextPlan(Plan):
     def task(self) -> Task:
         """Build the run's task in the form that its algorithm trains on."""
         return self.algorithm_class.training_task(
-            make_task(self.config.env.id, self.config.env.kwargs), self.algorithm_config
+            make_task(self.config.text_task.name, self.config.text_task.kwargs), self.algorithm_config
         )
 
     def curriculum(self, task: Task) -> Curriculum | None:
@@ -117,8 +117,8 @@ class TextPlan(Plan):
         config, algorithm, task, settings = self.config, self.algorithm_config, self.task(), self.settings
         lines = PromptLines(
             task,
-            config.env.streams,
-            config.env.envs_per_stream,
+            config.streams,
+            config.parallel // config.streams,
             algorithm.rollout_steps,
             config.seed,
             self.curriculum(task),
@@ -181,7 +181,7 @@ def make_text_plan(config: RunConfig) -> TextPlan:
         settings = settings.model_copy(update={"dtype": "fp32"})
         config = config.model_copy(update={"language": settings})
     check_in_flight(settings, config.deterministic)
-    task = make_task(config.env.id, config.env.kwargs)
+    task = make_task(config.text_task.name, config.text_task.kwargs)
     check_task(task)
     task_curriculum(settings.curriculum, task)
     require_parquet(settings.texts)

@@ -65,10 +65,10 @@ def empty_replay(plan: Plan, capacity: int, folder: str) -> Replay:
         plan.observation_space,
         plan.action_space,
         capacity,
-        num_envs=config.env.num_envs,
+        num_envs=config.environment.num_envs,
         n_step=algorithm.n_step,
         prioritized=PrioritySettings(algorithm.priority_alpha) if algorithm.prioritized else None,
-        frame_stack=config.env.frame_stack,
+        frame_stack=config.environment.frame_stack,
         folder=Path(plan.folder) / folder if config.store.memory_map else None,
         memory_map=config.store.memory_map,
         extra_columns=extra_columns(plan),
@@ -95,7 +95,7 @@ def transition_bytes(plan: Plan) -> int | None:
     return bytes_per_transition(
         plan.observation_space,
         plan.action_space,
-        frame_stack=plan.config.env.frame_stack,
+        frame_stack=plan.config.environment.frame_stack,
         extra_columns=extra_columns(plan),
         masked=plan.masked,
         prioritized=plan.algorithm_config.prioritized,
@@ -138,7 +138,7 @@ def build_hindsight(plan: Plan) -> Hindsight | None:
             "compute_reward does not return for other goals.",
             "Use a head for one reward, or set algorithm.hindsight=null.",
         )
-    goals = GoalRewards(plan.config.env, plan.config.seed)
+    goals = GoalRewards(plan.config.environment, plan.config.seed)
     return Hindsight(plan.observation_space, goals.reward, wanted.relabeled, wanted.horizon, goals.terminated)
 
 
@@ -150,23 +150,25 @@ def probe(plan: Plan) -> bool:
             environment backend delivers one step late.
     """
     config = plan.config
-    if _algorithm(plan).goes_on_after_ends and config.env.backend != "gymnasium":
+    if _algorithm(plan).goes_on_after_ends and config.environment.backend != "gymnasium":
         raise ConfigError(
             f"{config.algorithm['name']} bootstraps from the first observation after a true end, which env.backend "
-            f"{config.env.backend} delivers one step late.",
+            f"{config.environment.backend} delivers one step late.",
             "Use env.backend=gymnasium.",
         )
-    env: Any = make_vector(config.env.model_copy(update={"backend": "gymnasium"}), 1, lambda i, episode: config.seed)
+    env: Any = make_vector(
+        config.environment.model_copy(update={"backend": "gymnasium"}), 1, lambda i, episode: config.seed
+    )
     try:
         env.reset()
         masked, there = env.mask is not None, env.reward_channels
     finally:
         env.close()
     for column in extra_columns(plan):
-        if column.name == "reward_channels" and (column.shape[0] != there or config.env.backend != "gymnasium"):
+        if column.name == "reward_channels" and (column.shape[0] != there or config.environment.backend != "gymnasium"):
             raise ConfigError(
-                f"the algorithm's head has {column.shape[0]} reward channels, {config.env.id} on env.backend "
-                f"{config.env.backend} gives {there if config.env.backend == 'gymnasium' else 1}.",
+                f"the algorithm's head has {column.shape[0]} reward channels, {config.environment.id} on env.backend "
+                f"{config.environment.backend} gives {there if config.environment.backend == 'gymnasium' else 1}.",
                 "Set algorithm.head.channels to match; an environment declares them with its attribute "
                 "reward_channels and info['reward_channels'].",
             )

@@ -82,8 +82,8 @@ class RunProgress:
             return f"return_mean {self.return_mean:.1f} reached {stop.return_mean:g}"
         if (goal := self.eval_reason(stop)) is not None:
             return goal
-        if stop.env_steps is not None and self.env_steps >= stop.env_steps:
-            return f"env_steps reached {stop.env_steps}"
+        if stop.steps is not None and self.env_steps >= stop.steps:
+            return f"{'tokens' if stop.env_steps is None else 'env_steps'} reached {stop.steps}"
         if stop.updates is not None and self.version >= stop.updates:
             return f"updates reached {stop.updates}"
         if stop.wall_seconds is not None and self.wall_seconds >= stop.wall_seconds:

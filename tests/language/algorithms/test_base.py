@@ -29,7 +29,7 @@ class World:
 
     def __init__(self, **algorithm: Any):
         run = text_config(
-            env={"kwargs": {"count": 2}, "num_envs": 8},
+            task={"kwargs": {"count": 2}, "prompts": 8},
             language={"max_new_tokens": 3, "warm_start": {"steps": 60, "batch_size": 32, "learning_rate": 3e-3}},
         )
         run["algorithm"] = {"group_size": 8, "learning_rate": 1e-3, **algorithm}

@@ -23,7 +23,7 @@ def sums(tmp_path: Path) -> str:
 
 
 def test_rows_become_items(sums: str):
-    task = make_task("text/file", {"path": sums, "prompt": "question", "answer": "result", "verifier": "numeric"})
+    task = make_task("file", {"path": sums, "prompt": "question", "answer": "result", "verifier": "numeric"})
     check_task(task)
     assert task.size + task.eval_size == 60
     assert 1 <= task.eval_size <= 20

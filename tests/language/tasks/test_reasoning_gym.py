@@ -13,7 +13,7 @@ pytest.importorskip("reasoning_gym", reason="reasoning-gym belongs to the extra 
 
 
 def make(name: str, **kwargs: object):
-    return make_task("text/reasoning_gym", {"name": name, **kwargs})
+    return make_task("reasoning_gym", {"name": name, **kwargs})
 
 
 @pytest.mark.parametrize("name", ["number_sorting", "chain_sum", "maze", "gcd", "countdown"])

@@ -30,7 +30,7 @@ def test_items_are_pure_functions_with_right_demonstrations(name: str, index: in
     task = make_task(name)
     task.item(index + 1, split)
     item = task.item(index, split)
-    assert item == make_task(f"text/{name}").item(index, split)
+    assert item == make_task(name).item(index, split)
     assert (item.index, item.split) == (index, split)
     assert prompt_fault(item.prompt) is None
     assert json.loads(json.dumps(item.facts)) == item.facts
@@ -175,8 +175,8 @@ def test_check_task_names_what_is_wrong():
 
 def test_wrong_names_and_arguments_are_told():
     with pytest.raises(ConfigError, match="did you mean 'sort_digits'"):
-        make_task("text/sort_digit")
-    with pytest.raises(ConfigError, match=r"env\.kwargs\.count"):
+        make_task("sort_digit")
+    with pytest.raises(ConfigError, match=r"task\.kwargs\.count"):
         make_task("sort_digits", {"cuont": 3})
     with pytest.raises(ConfigError, match="too few different questions"):
         make_task("next_number", {"low": 1, "high": 2}).item(0, "eval")

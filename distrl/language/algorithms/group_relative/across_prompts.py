@@ -59,7 +59,7 @@ class RiskPO(LanguageAlgorithm):
             raise ConfigError(
                 f"riskpo: {len(groups)} prompts with {sizes} answers do not make bundles of {size} prompts with as many"
                 " answers each.",
-                "Set algorithm.bundle_size to a divisor of env.num_envs x algorithm.rollout_steps.",
+                "Set algorithm.bundle_size to a divisor of task.prompts x algorithm.rollout_steps.",
             )
         return batch.with_(bundle=groups.row // size, draw=groups.places())
 

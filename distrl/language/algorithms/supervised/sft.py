@@ -21,7 +21,7 @@ from distrl.language.models.token_logp import token_logp
 
 
 class SFTConfig(LanguageAlgorithmConfig):
-    """Supervised fine-tuning on a task's demonstrations; of `text/file`, on prompts and answers of files."""
+    """Supervised fine-tuning on a task's demonstrations; of `file`, on prompts and answers of files."""
 
     group_size: int = Field(1, ge=1, le=1)
     """A prompt has one demonstration."""
@@ -35,7 +35,7 @@ class SFTConfig(LanguageAlgorithmConfig):
 class SFT(LanguageAlgorithm):
     """Supervised fine-tuning: maximum likelihood of right answers.
 
-    A batch is `env.num_envs * rollout_steps` items, in passes over the task's training items. Samplers do not generate,
+    A batch is `task.prompts * rollout_steps` items, in passes over the task's training items. Samplers do not generate,
     so data have no age; evaluation does. Streams, ledger, resume and deterministic mode are those of every run.
     """
 

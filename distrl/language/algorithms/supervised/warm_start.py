@@ -65,7 +65,7 @@ def demonstration(
     if answer is None:
         raise ConfigError(
             f"{wanted_by} needs demonstrations, and {type(task).__name__} has none for item {index}.",
-            "Define demonstration() in the task (text/file: name the field, env.kwargs.demonstration), or do without "
+            "Define demonstration() in the task (file: name the field, task.kwargs.demonstration), or do without "
             f"{wanted_by}.",
         )
     return tokenizer.encode_prompt(item.prompt), [*tokenizer.encode(answer), tokenizer.stop_ids[0]]

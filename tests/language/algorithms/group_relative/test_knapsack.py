@@ -116,9 +116,9 @@ def test_one_call_for_all_streams_draws_what_single_calls_draw() -> None:
 
 
 def run(name: str, **changes: Any) -> dict[str, Any]:
-    own = {"env": {"id": "text/pairs", "kwargs": None}, "algorithm": {"name": "knapsack", "reward": {"parts": {}}}}
+    own = {"task": {"name": "pairs", "kwargs": None}, "algorithm": {"name": "knapsack", "reward": {"parts": {}}}}
     config = merged(text_config(name, language={"warm_start": {"steps": 20, "batch_size": 16}}), merged(own, changes))
-    config["env"]["kwargs"] = {}
+    config["task"]["kwargs"] = {}
     config["algorithm"]["reward"] = {}
     return config
 

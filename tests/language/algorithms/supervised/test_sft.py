@@ -141,7 +141,7 @@ def test_files_of_prompts_and_answers(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_run_learns_evaluates_and_resumes_with_the_same_hash(tmp_runs: Path) -> None:
-    run = sft_config("whole", stop={"updates": 6}, eval={"every": 40, "episodes": 8})
+    run = sft_config("whole", stop={"updates": 6}, eval={"every_tokens": 40, "episodes": 8})
     whole = train(run, runs_dir=tmp_runs)
     assert whole["env_steps"] == 6 * 4 * 4  # tokens of answers
     assert whole["evaluations"]
@@ -169,7 +169,7 @@ def test_ray_gives_the_serial_hash(local_ray: str, tmp_runs: Path) -> None:
         ({"algorithm": {"name": "one_token_rollout", "objective": "sft"}}, "one_token_rollout_exact"),
         ({"language": {"curriculum": {"name": "uniform", "size": 8}}}, "curriculum"),
         ({"language": {"context": 6}}, "context"),
-        ({"env": {"id": "text/tests.language.algorithms.supervised.test_sft:Silent"}}, "demonstrations"),
+        ({"task": {"name": "tests.language.algorithms.supervised.test_sft:Silent"}}, "demonstrations"),
     ],
 )
 def test_wrong_configs_are_named(changes: dict[str, Any], says: str, tmp_runs: Path) -> None:
