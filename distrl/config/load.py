@@ -17,6 +17,7 @@ from distrl.config.yaml_text import dump, parse
 
 #: What `--resume` may change: how long, where and how fast a run goes, and what is shown; never what is computed.
 RESUMABLE = (
+    "debug",
     "stop.",
     "samplers.",
     "learner.device",

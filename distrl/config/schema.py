@@ -30,6 +30,8 @@ class RunConfig(Section):
     """`ray`: samplers, learner and evaluator are processes of a cluster. `serial`: all in this one, for debugging."""
     deterministic: bool = False
     """Bit-equal results for every back end and number of samplers, and after kill and resume; costs speed."""
+    debug: bool = False
+    """Check the schema of every batch instead of only the first one."""
     imports: list[str] = []
     """Modules or Python files with your own environments, wrappers, torsos, algorithms; imported in every process."""
     callbacks: list[str] = []

@@ -15,6 +15,7 @@ from distrl.base.phases import Phases
 from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import FragmentMeta
 from distrl.experience.ledger import Ledger
+from distrl.experience.schema import SchemaCheck
 from distrl.runtime.backends.learner_host import LearnerHost
 from distrl.runtime.backends.serial import SerialBackend
 from distrl.runtime.loop import recovery
@@ -43,7 +44,7 @@ class DyingBackend(SerialBackend):
     def __init__(self, plan: Plan, phases: Phases, deaths: dict[int, int]):
         super().__init__(plan, phases)
         self.deaths = dict(deaths)
-        self.host = LearnerHost(self.learner)
+        self.host = LearnerHost(self.learner, self.check)
         self.sampler = plan.build_sampler(0, reuse_buffers=False, phases=phases)  # batches are kept
 
     def update(self, data: Any, progress: Any) -> None:
@@ -71,7 +72,7 @@ class DyingBackend(SerialBackend):
 
     def rebuild_learner(self, base: RecoveryPoint, updates: Any) -> dict[int, Any]:
         self.learner = self.plan.build_learner(phases=self.phases)
-        self.host = LearnerHost(self.learner)
+        self.host = LearnerHost(self.learner, self.check)
         self.host.recover(base.version, base.state, base.folder)
         published = {base.version: self.learner.weights(base.version)}
         for batch in updates:
@@ -162,7 +163,7 @@ def test_lost_data_of_a_batch_is_named() -> None:
         def update(self, fragments: Any, progress: Any) -> tuple[Any, Any]:
             return "report", "weights"
 
-    host = LearnerHost(Counts())  # type: ignore[arg-type]
+    host = LearnerHost(Counts(), SchemaCheck(print))  # type: ignore[arg-type]
     host.version = 4
     assert host.update(Progress(4, 0)) == ("report", "weights")
     failure, _ = host.update(Progress(6, 0))

@@ -11,6 +11,7 @@ from distrl.base.errors import CheckpointError, ResourceError
 from distrl.base.pack import load_state, pack, unpack
 from distrl.control.learner.learner import Learner, Progress
 from distrl.experience.fragment import FragmentData
+from distrl.experience.schema import SchemaCheck
 from distrl.runtime.protocol.events import Failure
 from distrl.runtime.run.checkpoint import LEARNER_FILE, REPLAY_FOLDER, SHARED
 
@@ -23,8 +24,8 @@ class LearnerHost:
         failure: The error of a failed recovery; the next update returns it.
     """
 
-    def __init__(self, learner: Learner):
-        self.learner = learner
+    def __init__(self, learner: Learner, check: SchemaCheck):
+        self.learner, self.check = learner, check
         self.version: int | None = None
         self.failure: Failure | None = None
 
@@ -37,6 +38,7 @@ class LearnerHost:
         if self.failure is not None:
             return self.failure, None
         try:
+            self.check(fragments)
             made = self.learner.update(fragments, progress)
         except Exception as error:
             return Failure.of(error), None

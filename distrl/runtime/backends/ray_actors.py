@@ -76,7 +76,7 @@ class LearnerActor(LearnerHost):
             join_group(rendezvous, rank, config.processes, torch.device(pick_device(config.device)))
             shards = GroupShards(config.shards, rank, config.processes)
         handles = [RemoteShard(actor) for actor in replay_shards]
-        super().__init__(plan.build_learner(shards=shards, replay_shards=handles))
+        super().__init__(plan.build_learner(shards=shards, replay_shards=handles), plan.schema_check())
         self.stacks = Stacks(plan.folder, f"learner {rank}")
         self.learner.phases.switch("wait")
         self.learner.phases.reset()

@@ -43,6 +43,7 @@ class SerialBackend:
         self.phases = phases
         self.on_wait: Callable[[], None] = lambda: None
         self.learner = plan.build_learner(phases=phases)
+        self.check = plan.schema_check()
         # Without staleness a fragment is consumed before the next one is collected.
         reuse = plan.config.store.max_staleness == 0
         self.sampler = plan.build_sampler(0, reuse_buffers=reuse, phases=phases)
@@ -71,6 +72,7 @@ class SerialBackend:
         def task() -> Event:
             self._use_threads(self.plan.config.learner.threads)
             try:
+                self.check(data)
                 return Updated(*self.learner.update(data, progress))
             except Exception as error:
                 return LearnerFailed(Failure.here(error))

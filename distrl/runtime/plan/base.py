@@ -19,6 +19,7 @@ from distrl.base.registry import import_user_code
 from distrl.base.seeds import seed_for
 from distrl.config.algorithm import check_algorithm
 from distrl.config.schema import RunConfig
+from distrl.experience.schema import SchemaCheck
 from distrl.experience.weights import Weights
 from distrl.learning.algorithm import Algorithm
 from distrl.learning.lookup import algorithm_class, build_acting_model, build_model
@@ -115,6 +116,10 @@ class Plan:
         raise NotImplementedError
 
     def build_evaluator(self) -> Any:
+        raise NotImplementedError
+
+    def schema_check(self) -> SchemaCheck:
+        """Build the check of the learner's batches."""
         raise NotImplementedError
 
 

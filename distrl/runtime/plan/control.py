@@ -19,6 +19,8 @@ from distrl.control.learner.learner import Learner
 from distrl.control.learner.replay_learner import ReplayLearner
 from distrl.control.samplers.sampler import EnvSampler
 from distrl.deploy.evaluate import Evaluator
+from distrl.experience.rollout import check_rollout
+from distrl.experience.schema import SchemaCheck
 from distrl.learning.shards import Shards
 from distrl.runtime.plan.base import Plan, pick_device, search_path
 from distrl.runtime.plan.replay import build_hindsight, build_replay, probe, require_memory_for_replay
@@ -87,6 +89,9 @@ class ControlPlan(Plan):
     def build_evaluator(self) -> Evaluator:
         seed = self.config.seed if self.config.eval.seed is None else self.config.eval.seed
         return Evaluator(self.config.environment, self.config.eval.num_envs, seed)
+
+    def schema_check(self) -> SchemaCheck:
+        return SchemaCheck(check_rollout, self.config.debug)
 
 
 def make_control_plan(config: RunConfig) -> ControlPlan:

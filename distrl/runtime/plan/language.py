@@ -17,6 +17,8 @@ from distrl.base.registry import register, user_sources
 from distrl.config.schema import RunConfig
 from distrl.config.sections.language import LanguageConfig
 from distrl.deploy.language.evaluate import TextEvaluator
+from distrl.experience.schema import SchemaCheck
+from distrl.experience.token_episodes import check_episodes
 from distrl.language.algorithms.base import LanguageAlgorithm
 from distrl.language.algorithms.supervised.warm_start import demonstration
 from distrl.language.curricula.base import Curriculum, task_curriculum
@@ -156,6 +158,9 @@ class TextPlan(Plan):
         seed = config.seed if config.eval.seed is None else config.eval.seed
         greedy = replace(options, temperature=0.0, top_p=1.0, top_k=0)
         return TextEvaluator(lambda model: make_engine(settings, model), self.task(), options, greedy, seed)
+
+    def schema_check(self) -> SchemaCheck:
+        return SchemaCheck(check_episodes, self.config.debug)
 
 
 def make_text_plan(config: RunConfig) -> TextPlan:

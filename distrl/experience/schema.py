@@ -1,0 +1,37 @@
+"""`SchemaCheck`: the schema of the data that a learner consumes, checked at the start of a run or on every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from distrl.base.columns import Columns
+from distrl.experience.fragment import FragmentData
+
+
+class SchemaCheck:
+    """Checks the first batch of a learner, or every batch in debug mode.
+
+    Args:
+        check: `check_rollout` or `check_episodes`.
+        every_batch: Debug mode.
+
+    >>> check = SchemaCheck(print)
+    >>> check([FragmentData("rollout")]); check([FragmentData("not checked")])
+    rollout
+    """
+
+    def __init__(self, check: Callable[[Columns], object], every_batch: bool = False):
+        self.check, self.every_batch = check, every_batch
+        self.checked = False
+
+    def __call__(self, fragments: Sequence[FragmentData]) -> None:
+        """Check a batch if that is due.
+
+        Raises:
+            ValueError: A column is missing, unknown, or has another shape or type.
+        """
+        if self.checked and not self.every_batch:
+            return
+        for fragment in fragments:
+            self.check(fragment.rollout)
+        self.checked = True
