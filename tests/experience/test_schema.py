@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from distrl.base.columns import Columns
+from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import FragmentData
 from distrl.experience.schema import SchemaCheck
 from distrl.runtime.backends.learner_host import LearnerHost
@@ -62,5 +63,5 @@ def test_a_remote_learner_checks_too() -> None:
         raise ValueError("rollout lacks ['obs']")
 
     host = LearnerHost(Learner(), SchemaCheck(check))  # type: ignore[arg-type]
-    failure, _ = host.update(None, FragmentData(None))  # type: ignore[arg-type]
+    failure, _ = host.update(Progress(0, 0), FragmentData(None))  # type: ignore[arg-type]
     assert "rollout lacks" in str(failure.error)
