@@ -10,10 +10,25 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from distrl.base.columns import Tree, tree_leaves
+from distrl.base.columns import Tree, tree_leaves, tree_map
 from distrl.base.errors import CheckpointError, EnvError
 
 Json: TypeAlias = dict[str, Any]
+
+
+def leaf_spaces(space: Space) -> Tree:
+    """Return the tree of leaf spaces: Dict and Tuple become dicts and tuples."""
+    if isinstance(space, Dict):
+        return {name: leaf_spaces(child) for name, child in space.spaces.items()}
+    return tuple(map(leaf_spaces, space.spaces)) if isinstance(space, Tuple) else space
+
+
+def per_leaf(space: Space, make: Callable[[Space], Callable[[Tree], Tree]]) -> Callable[[Tree], Tree]:
+    """Make a function of trees that applies `make(leaf space)` to each leaf."""
+    functions = tree_map(make, leaf_spaces(space))
+    if isinstance(space, Dict | Tuple):
+        return lambda tree: tree_map(lambda function, leaf: function(leaf), functions, tree)
+    return functions
 
 
 def zeros(space: Space, *lead: int) -> Tree:
@@ -22,11 +37,7 @@ def zeros(space: Space, *lead: int) -> Tree:
     >>> zeros(Dict(a=Discrete(3), b=Box(0, 255, (2, 2), np.uint8)), 5)["b"].shape
     (5, 2, 2)
     """
-    if isinstance(space, Dict):
-        return {name: zeros(child, *lead) for name, child in space.spaces.items()}
-    if isinstance(space, Tuple):
-        return tuple(zeros(child, *lead) for child in space.spaces)
-    return np.zeros((*lead, *leaf_shape(space)), leaf_dtype(space))
+    return tree_map(lambda leaf: np.zeros((*lead, *leaf_shape(leaf)), leaf_dtype(leaf)), leaf_spaces(space))
 
 
 def leaf_shape(space: Space) -> tuple[int, ...]:

@@ -50,12 +50,7 @@ class SegmentRing:
     """
 
     def __init__(
-        self,
-        leaves: Sequence[Leaf],
-        capacity: int,
-        segment_rows: int,
-        extra_rows: int,
-        folder: Path | None = None,
+        self, leaves: Sequence[Leaf], capacity: int, segment_rows: int, extra_rows: int, folder: Path | None = None
     ):
         self.leaves = list(leaves)
         self.segment_rows = segment_rows

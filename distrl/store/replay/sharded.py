@@ -264,10 +264,7 @@ class ShardedReplay:
 
     @staticmethod
     def _global_batch(shard: int, batch: Columns, share: float) -> Columns:
-        return batch.with_(
-            index=batch.index | (shard << SHARD_BITS),
-            probability=batch.probability * share,
-        )
+        return batch.with_(index=batch.index | (shard << SHARD_BITS), probability=batch.probability * share)
 
     def update_priorities(self, index: np.ndarray, generation: np.ndarray, priority: np.ndarray) -> int:
         """Set priorities as `Replay.update_priorities`; items of dead shards count as evicted."""

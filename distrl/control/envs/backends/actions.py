@@ -12,20 +12,12 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 
 from distrl.base.columns import Tree, tree_leaves, tree_map
-from distrl.control.envs.spaces import leaf_shape
+from distrl.control.envs.spaces import leaf_shape, leaf_spaces, per_leaf
 
 
 def clipper(space: Space) -> Callable[[Tree], Tree]:
     """Make a function that clips and casts the Box leaves of a batch of actions (B, ...)."""
-    if isinstance(space, Dict):
-        children = {name: clipper(child) for name, child in space.spaces.items()}
-        return lambda action: {name: clip(action[name]) for name, clip in children.items()}
-    if isinstance(space, Tuple):
-        parts = [clipper(child) for child in space.spaces]
-        return lambda action: tuple([clip(part) for clip, part in zip(parts, action, strict=True)])
-    if isinstance(space, Box):
-        return _box_clipper(space)
-    return np.asarray
+    return per_leaf(space, lambda leaf: _box_clipper(leaf) if isinstance(leaf, Box) else np.asarray)
 
 
 def _box_clipper(space: Box) -> Callable[[Tree], Tree]:
@@ -72,12 +64,10 @@ def splitter(space: Space) -> Callable[[Tree], list[Tree]]:
 
 def joiner(space: Space) -> Callable[[Tree], Tree]:
     """Make a function that converts a clipped batch for a native vector backend: starts added, dtypes cast."""
-    if isinstance(space, Dict):
-        children = {name: joiner(child) for name, child in space.spaces.items()}
-        return lambda action: {name: join(action[name]) for name, join in children.items()}
-    if isinstance(space, Tuple):
-        parts = [joiner(child) for child in space.spaces]
-        return lambda action: tuple([join(part) for join, part in zip(parts, action, strict=True)])
+    return per_leaf(space, _leaf_joiner)
+
+
+def _leaf_joiner(space: Space) -> Callable[[Tree], Tree]:
     dtype = space.dtype
     if isinstance(space, Discrete | MultiDiscrete):
         start = np.asarray(space.start)
@@ -87,15 +77,16 @@ def joiner(space: Space) -> Callable[[Tree], Tree]:
 
 def storage(space: Space, steps: int, num_envs: int) -> Tree:
     """Allocate a tree (steps, B, ...) in the smallest dtypes for zero-based actions of a space."""
-    if isinstance(space, Dict):
-        return {name: storage(child, steps, num_envs) for name, child in space.spaces.items()}
-    if isinstance(space, Tuple):
-        return tuple(storage(child, steps, num_envs) for child in space.spaces)
-    if isinstance(space, Discrete):
-        return np.empty((steps, num_envs), np.min_scalar_type(int(space.n) - 1))
-    if isinstance(space, MultiDiscrete):
-        return np.empty((steps, num_envs, *space.shape), np.min_scalar_type(int(space.nvec.max()) - 1))
-    return np.empty((steps, num_envs, *leaf_shape(space)), space.dtype)
+
+    def allocate(leaf: Space) -> np.ndarray:
+        dtype = leaf.dtype
+        if isinstance(leaf, Discrete):
+            dtype = np.min_scalar_type(int(leaf.n) - 1)
+        elif isinstance(leaf, MultiDiscrete):
+            dtype = np.min_scalar_type(int(leaf.nvec.max()) - 1)
+        return np.empty((steps, num_envs, *leaf_shape(leaf)), dtype)
+
+    return tree_map(allocate, leaf_spaces(space))
 
 
 class ActionHistory:
@@ -164,12 +155,13 @@ def random_actions(space: Space, num: int, rng: np.random.Generator, mask: Tree 
 
     `mask` is a tree (num, A) as `VectorEnv.mask`.
     """
-    if isinstance(space, Dict):
-        children = {name: None if mask is None else mask[name] for name in space.spaces}
-        return {name: random_actions(child, num, rng, children[name]) for name, child in space.spaces.items()}
-    if isinstance(space, Tuple):
-        parts = [None] * len(space.spaces) if mask is None else mask
-        return tuple([random_actions(child, num, rng, part) for child, part in zip(space.spaces, parts, strict=True)])
+    spaces = leaf_spaces(space)
+    if mask is None:
+        return tree_map(lambda leaf: _random_leaf(leaf, num, rng, None), spaces)
+    return tree_map(lambda leaf, allowed: _random_leaf(leaf, num, rng, allowed), spaces, mask)
+
+
+def _random_leaf(space: Space, num: int, rng: np.random.Generator, mask: np.ndarray | None) -> np.ndarray:
     if isinstance(space, Discrete):
         return _pick(int(space.n), num, rng, mask)
     if isinstance(space, MultiDiscrete):

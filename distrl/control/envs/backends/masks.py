@@ -14,7 +14,8 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Dict, Discrete, MultiDiscrete, Tuple
 
-from distrl.base.columns import Tree, tree_map
+from distrl.base.columns import Tree, tree_leaves, tree_map
+from distrl.control.envs.spaces import leaf_spaces
 
 #: The `info` of an environment.
 Info: TypeAlias = dict[str, Any]
@@ -23,14 +24,13 @@ MaskReader: TypeAlias = Callable[[Info], Tree]
 
 def mask_block(space: Space, num_envs: int) -> Tree | None:
     """Make a tree (B, A) of true values for an action space; None if it cannot be masked."""
-    if isinstance(space, Dict):
-        children = {name: mask_block(child, num_envs) for name, child in space.spaces.items()}
-        return None if any(child is None for child in children.values()) else children
-    if isinstance(space, Tuple):
-        parts = tuple(mask_block(child, num_envs) for child in space.spaces)
-        return None if any(part is None for part in parts) else parts
-    sizes = _sizes(space)
-    return np.ones((num_envs, sum(sizes)), bool) if sizes else None
+
+    def ones(leaf: Space) -> np.ndarray | None:
+        sizes = _sizes(leaf)
+        return np.ones((num_envs, sum(sizes)), bool) if sizes else None
+
+    block = tree_map(ones, leaf_spaces(space))
+    return None if any(leaf is None for leaf in tree_leaves(block)) else block
 
 
 def final_mask(space: Space, read: MaskReader, info: Info) -> Tree:

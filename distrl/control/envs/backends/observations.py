@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from gymnasium import Space
@@ -18,22 +18,14 @@ def batch_writer(space: Space, block: Tree) -> Callable[[list[Tree]], None]:
     One concatenation per leaf neither broadcasts nor casts floats to integers, so it also checks every shape and dtype.
     It raises ValueError, TypeError or LookupError; `mismatch` then finds the environment.
     """
-    if isinstance(space, Dict):
-        children = [(name, batch_writer(child, block[name])) for name, child in space.spaces.items()]
+    if isinstance(space, Dict | Tuple):
+        children = [(key, batch_writer(child, block[key])) for key, child in _children(space)]
 
-        def write_dict(observations: list[Tree]) -> None:
-            for name, write in children:
-                write([obs[name] for obs in observations])
+        def write_children(observations: list[Tree]) -> None:
+            for key, write in children:
+                write([obs[key] for obs in observations])
 
-        return write_dict
-    if isinstance(space, Tuple):
-        parts = [(i, batch_writer(child, block[i])) for i, child in enumerate(space.spaces)]
-
-        def write_tuple(observations: list[Tree]) -> None:
-            for i, write in parts:
-                write([obs[i] for obs in observations])
-
-        return write_tuple
+        return write_children
     if block.ndim == 1:
 
         def write_scalars(observations: list[Tree]) -> None:
@@ -54,23 +46,19 @@ def batch_writer(space: Space, block: Tree) -> Callable[[list[Tree]], None]:
 
 def row_writer(space: Space, block: Tree) -> Callable[[int, Tree], None]:
     """Make a function that writes one checked observation into row i of `block`."""
-    if isinstance(space, Dict):
-        children = [(name, row_writer(child, block[name])) for name, child in space.spaces.items()]
+    if isinstance(space, Dict | Tuple):
+        children = [(key, row_writer(child, block[key])) for key, child in _children(space)]
 
-        def write_dict(i: int, obs: Tree) -> None:
-            for name, write in children:
-                write(i, obs[name])
+        def write_children(i: int, obs: Tree) -> None:
+            for key, write in children:
+                write(i, obs[key])
 
-        return write_dict
-    if isinstance(space, Tuple):
-        parts = [row_writer(child, block[k]) for k, child in enumerate(space.spaces)]
-
-        def write_tuple(i: int, obs: Tree) -> None:
-            for k, write in enumerate(parts):
-                write(i, obs[k])
-
-        return write_tuple
+        return write_children
     return block.__setitem__  # type: ignore[no-any-return]
+
+
+def _children(space: Dict | Tuple) -> Iterable[tuple[str | int, Space]]:
+    return space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces)
 
 
 def finite_check(block: Tree) -> Callable[[], bool]:

@@ -11,7 +11,7 @@ from typing import Literal
 import gymnasium
 import numpy as np
 from gymnasium import Space
-from gymnasium.spaces import Box, Dict, Tuple
+from gymnasium.spaces import Box
 
 from distrl.base.columns import tree_leaves
 from distrl.base.errors import UserError
@@ -22,7 +22,7 @@ from distrl.control.envs.backends.loop import LoopVectorEnv
 from distrl.control.envs.checker.trial import Trial, first_difference, run_trial
 from distrl.control.envs.make import env_name, make_env
 from distrl.control.envs.make_vector import make_vector
-from distrl.control.envs.spaces import describe, nbytes, unsupported
+from distrl.control.envs.spaces import describe, leaf_spaces, nbytes, unsupported
 
 #: Slower steps limit the throughput of most runs.
 SLOW_STEP_SECONDS = 5e-3
@@ -116,31 +116,19 @@ def _build_and_step(subject: _Subject) -> Iterator[Finding]:
 
 
 def _action_bounds(space: Space) -> Iterator[Finding]:
-    if isinstance(space, Dict | Tuple):
-        for child in space.spaces.values() if isinstance(space, Dict) else space.spaces:
-            yield from _action_bounds(child)
-    elif isinstance(space, Box):
-        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            yield Finding(
-                "warn",
-                "action bounds",
-                f"{describe(space)} is not bounded: no action is ever clipped.",
-                "Give the Box finite bounds that match the useful range.",
-            )
-        elif space.low.min() < -10 or space.high.max() > 10:
-            yield Finding(
-                "warn",
-                "action bounds",
-                f"{describe(space)} is wide for a policy with initial std 1.",
-                "Rescale actions to about [-1, 1] in a wrapper (gymnasium's RescaleAction).",
-            )
-        if space.dtype.kind != "f":
-            yield Finding(
-                "warn",
-                "action bounds",
-                f"{describe(space)} holds integers: actions are rounded.",
-                "MultiDiscrete states the choices exactly.",
-            )
+    for leaf in tree_leaves(leaf_spaces(space)):
+        if not isinstance(leaf, Box):
+            continue
+        if not (np.isfinite(leaf.low).all() and np.isfinite(leaf.high).all()):
+            detail = f"{describe(leaf)} is not bounded: no action is ever clipped."
+            yield Finding("warn", "action bounds", detail, "Give the Box finite bounds that match the useful range.")
+        elif leaf.low.min() < -10 or leaf.high.max() > 10:
+            detail = f"{describe(leaf)} is wide for a policy with initial std 1."
+            fix = "Rescale actions to about [-1, 1] in a wrapper (gymnasium's RescaleAction)."
+            yield Finding("warn", "action bounds", detail, fix)
+        if leaf.dtype.kind != "f":
+            detail = f"{describe(leaf)} holds integers: actions are rounded."
+            yield Finding("warn", "action bounds", detail, "MultiDiscrete states the choices exactly.")
 
 
 def _trial_findings(env: gymnasium.Env, trial: Trial) -> Iterator[Finding]:

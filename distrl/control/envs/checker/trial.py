@@ -9,13 +9,13 @@ from time import perf_counter
 import gymnasium
 import numpy as np
 from gymnasium import Space
-from gymnasium.spaces import Dict, Tuple
 
 from distrl.base.columns import Tree, tree_leaves, tree_map
 from distrl.control.envs.backends.actions import clipper, random_actions, splitter
 from distrl.control.envs.backends.masks import Info, mask_block, mask_reader, write_mask
 from distrl.control.envs.backends.observations import mismatch
 from distrl.control.envs.checker.messages import is_number
+from distrl.control.envs.spaces import leaf_spaces
 
 
 @dataclass(slots=True)
@@ -129,7 +129,8 @@ def _check_obs(env: gymnasium.Env, trial: Trial, obs: Tree, when: str) -> bool:
     if found := mismatch(env.observation_space, obs):
         trial.problem(f"{found} ({when})")
         return False
-    for space, leaf in _pairs(env.observation_space, obs):
+    pairs = tree_map(lambda space, leaf: [space, leaf], leaf_spaces(env.observation_space), obs)
+    for space, leaf in tree_leaves(pairs):
         value = np.asarray(leaf)
         if value.dtype != space.dtype and not isinstance(leaf, int):
             trial.remark(f"observations come as {value.dtype} and the space says {space.dtype}: they are converted")
@@ -138,14 +139,6 @@ def _check_obs(env: gymnasium.Env, trial: Trial, obs: Tree, when: str) -> bool:
         if value.dtype.kind == "f" and value.size:
             trial.largest = max(trial.largest, float(np.abs(value).max()))
     return True
-
-
-def _pairs(space: Space, obs: Tree) -> list[tuple[Space, Tree]]:
-    if isinstance(space, Dict):
-        return [pair for name, child in space.spaces.items() for pair in _pairs(child, obs[name])]
-    if isinstance(space, Tuple):
-        return [pair for child, part in zip(space.spaces, obs, strict=True) for pair in _pairs(child, part)]
-    return [(space, obs)]
 
 
 def _read_mask(env: gymnasium.Env, trial: Trial, info: Info, at_reset: bool = False) -> Tree | None:

@@ -101,8 +101,4 @@ class BitFlip(gymnasium.Env):
         return obs, reward, False, False, {"is_success": reward == 0.0}
 
     def _observe(self) -> dict[str, np.ndarray]:
-        return {
-            "observation": self._bits.copy(),
-            "achieved_goal": self._bits.copy(),
-            "desired_goal": self._goal.copy(),
-        }
+        return {"observation": self._bits.copy(), "achieved_goal": self._bits.copy(), "desired_goal": self._goal.copy()}

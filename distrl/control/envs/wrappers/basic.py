@@ -11,11 +11,11 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Tuple
 
-from distrl.base.columns import Tree
+from distrl.base.columns import Tree, tree_map
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.control.envs.backends.masks import Info
-from distrl.control.envs.spaces import describe
+from distrl.control.envs.spaces import describe, leaf_spaces
 
 
 @register.wrapper("keep_obs")
@@ -94,19 +94,19 @@ class FrameStack(gymnasium.Wrapper):
         super().__init__(env)
         if frames < 1:
             raise ConfigError(f"frame_stack is {frames}, expected 1 or more.")
-        self._space = env.observation_space
+        self._spaces = leaf_spaces(env.observation_space)
         self._frames: deque[Tree] = deque(maxlen=int(frames))
-        self.observation_space = _stacked_space(self._space, int(frames))
+        self.observation_space = _stacked_space(env.observation_space, int(frames))
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Tree, Info]:
         obs, info = self.env.reset(seed=seed, options=options)
-        self._frames.extend([_copied(self._space, obs)] * (self._frames.maxlen or 1))
-        return _stacked(self._space, list(self._frames)), info
+        self._frames.extend([_copied(self._spaces, obs)] * (self._frames.maxlen or 1))
+        return _stacked(self._spaces, self._frames), info
 
     def step(self, action: Tree) -> tuple[Tree, SupportsFloat, bool, bool, Info]:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        self._frames.append(_copied(self._space, obs))
-        return _stacked(self._space, list(self._frames)), reward, terminated, truncated, info
+        self._frames.append(_copied(self._spaces, obs))
+        return _stacked(self._spaces, self._frames), reward, terminated, truncated, info
 
 
 def stack_axis(shape: tuple[int, ...]) -> int | None:
@@ -133,26 +133,18 @@ def _stacked_space(space: Space, frames: int) -> Space:
     return Box(low, high, dtype=space.dtype.type)
 
 
-def _stacked(space: Space, frames: list[Tree]) -> Tree:
-    if isinstance(space, Dict):
-        return {name: _stacked(child, [frame[name] for frame in frames]) for name, child in space.spaces.items()}
-    if isinstance(space, Tuple):
-        return tuple(_stacked(child, [frame[i] for frame in frames]) for i, child in enumerate(space.spaces))
-    return _join(space, frames)
+def _stacked(spaces: Tree, frames: deque[Tree]) -> Tree:
+    return tree_map(lambda space, *leaves: _join(space, leaves), spaces, *frames)
 
 
-def _join(space: Space, frames: list[Tree]) -> np.ndarray:
+def _join(space: Space, frames: Sequence[np.ndarray]) -> np.ndarray:
     axis = stack_axis(space.shape or ())
     return np.stack(frames) if axis is None else np.concatenate(frames, axis)
 
 
-def _copied(space: Space, obs: Tree) -> Tree:
+def _copied(spaces: Tree, obs: Tree) -> Tree:
     """Copy an observation, because an environment may reuse its memory."""
-    if isinstance(space, Dict):
-        return {name: _copied(child, obs[name]) for name, child in space.spaces.items()}
-    if isinstance(space, Tuple):
-        return tuple(_copied(child, obs[i]) for i, child in enumerate(space.spaces))
-    return np.array(obs)
+    return tree_map(lambda _, leaf: np.array(leaf), spaces, obs)
 
 
 def _box(env: gymnasium.Env, wrapper: str, dimensions: int) -> Box:

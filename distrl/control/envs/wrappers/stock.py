@@ -27,11 +27,11 @@ class _Context(gymnasium.Wrapper):
     def __init__(
         self,
         env: gymnasium.Env,
-        start: float | Sequence[float],
         gamma: float,
-        scale: float,
-        limit: float,
-        values: Sequence[float] | None,
+        start: float | Sequence[float] = 0.0,
+        scale: float = 1.0,
+        limit: float = 1e6,
+        values: Sequence[float] | None = None,
     ):
         super().__init__(env)
         if not 0.0 < gamma <= 1.0 or scale <= 0.0 or limit <= 0.0:
@@ -117,17 +117,6 @@ class Stock(_Context):
 
     key = "stock"
 
-    def __init__(
-        self,
-        env: gymnasium.Env,
-        gamma: float,
-        start: float | Sequence[float] = 0.0,
-        scale: float = 1.0,
-        limit: float = 1e6,
-        values: Sequence[float] | None = None,
-    ):
-        super().__init__(env, start, gamma, scale, limit, values)
-
     def moved(self, context: float, reward: float) -> float:
         return (context + reward) / self._gamma
 
@@ -140,17 +129,6 @@ class TargetReturn(_Context):
     """
 
     key = "target_return"
-
-    def __init__(
-        self,
-        env: gymnasium.Env,
-        gamma: float,
-        start: float | Sequence[float],
-        scale: float = 1.0,
-        limit: float = 1e6,
-        values: Sequence[float] | None = None,
-    ):
-        super().__init__(env, start, gamma, scale, limit, values)
 
     def moved(self, context: float, reward: float) -> float:
         return (context - reward) / self._gamma
