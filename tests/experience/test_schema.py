@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from distrl.base.columns import Columns
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import FragmentData
 from distrl.experience.schema import SchemaCheck
+from distrl.learning.learner_base import Progress
 from distrl.runtime.backends.learner_host import LearnerHost
 from distrl.runtime.backends.serial import SerialBackend
 from distrl.runtime.train import train

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from distrl.base.errors import NonFiniteError
 from distrl.base.pack import pack, unpack
 from distrl.config.load import load_config
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
+from distrl.learning.learner_base import Progress
 from distrl.runtime.plan.base import Plan
 from distrl.runtime.plan.make import make_plan
 from tests.helpers import merged

@@ -14,8 +14,8 @@ from distrl.base.errors import ConfigError
 from distrl.config.load import load_config
 from distrl.control.envs.library.goal import PointGoal
 from distrl.control.envs.wrappers.goal_rewards import GoalRewards
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
+from distrl.learning.learner_base import Progress
 from distrl.runtime.plan.make import make_plan
 from distrl.runtime.train import train
 from tests.helpers import merged, parameter_hash

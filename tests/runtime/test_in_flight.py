@@ -12,9 +12,9 @@ import pytest
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.config.load import load_config
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
 from distrl.experience.weights import Weights
+from distrl.learning.learner_base import Progress
 from distrl.runtime.plan.make import make_plan
 from distrl.runtime.train import train
 from tests.helpers import events, lines

@@ -12,10 +12,10 @@ import pytest
 from distrl.base.errors import EnvError, ResourceError
 from distrl.base.pack import unpack
 from distrl.base.phases import Phases
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import FragmentMeta
 from distrl.experience.ledger import Ledger
 from distrl.experience.schema import SchemaCheck
+from distrl.learning.learner_base import Progress
 from distrl.runtime.backends.learner_host import LearnerHost
 from distrl.runtime.backends.serial import SerialBackend
 from distrl.runtime.loop import recovery

@@ -10,9 +10,9 @@ import pytest
 
 from distrl.base.errors import ConfigError, NonFiniteError
 from distrl.config.load import load_config
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
 from distrl.language.models.weights import extras_of
+from distrl.learning.learner_base import Progress
 from distrl.runtime.plan.make import make_plan
 from distrl.runtime.train import train
 from tests.helpers import merged

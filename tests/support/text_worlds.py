@@ -10,9 +10,9 @@ import torch
 from distrl.base.columns import Columns
 from distrl.base.pack import pack, unpack
 from distrl.config.load import load_config
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
 from distrl.experience.weights import Weights
+from distrl.learning.learner_base import Progress
 from distrl.runtime.plan.make import make_plan
 from tests.helpers import merged
 from tests.runtime.test_text_runs import text_config

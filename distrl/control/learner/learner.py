@@ -1,4 +1,4 @@
-"""`Learner`: fragments in, weights out.
+"""`ControlLearner`: rollouts of environments in, weights out.
 
 It owns the normalizer statistics: fragments carry raw moments, which are merged here in (sequence, stream) order and
 published inside the weights. Rewards are scaled here; observations arrive as the policy saw them.
@@ -7,60 +7,26 @@ published inside the weights. Rewards are scaled here; observations arrive as th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from distrl.base.columns import Columns
-from distrl.base.errors import NonFiniteError
 from distrl.base.phases import Phases
-from distrl.base.seeds import generator
 from distrl.experience.fragment import FragmentData, Unit
 from distrl.experience.moments import Moments
 from distrl.experience.rollout import cat_rollouts
 from distrl.experience.weights import Weights
 from distrl.learning.algorithm import Algorithm
-from distrl.models.parameters.published import load_weights, pack_weights
+from distrl.learning.learner_base import Learner
 
 
-@dataclass
-class Progress:
-    """Where the run is when an update begins.
-
-    Attributes:
-        update: Number of updates before this one; the weights it publishes have version update + 1.
-        env_steps: Consumed valid steps before this batch.
-        total: The run's `stop.env_steps`, which schedules `over: run` need.
-        diagnose: Measure policy movement after the update (does not change learning).
-        units: Names of the batch's fragments, by which a staged batch is known again.
-    """
-
-    update: int
-    env_steps: int
-    total: int | None = None
-    diagnose: bool = False
-    units: tuple[Unit, ...] = ()
-
-
-@dataclass
-class Report:
-    """What an update tells the loop."""
-
-    version: int
-    metrics: dict[str, float]
-    seconds: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-
-class Learner:
-    """Updates one algorithm.
+class ControlLearner(Learner):
+    """Updates one algorithm from rollouts.
 
     Args:
-        algorithm: Policy, critic, optimizer and update rule.
-        seed: The run's seed; minibatches are shuffled by (seed, update).
+        algorithm, seed, phases: As `Learner`.
         normalize_obs: Merge observation moments into the policy's normalizer.
         normalize_reward: Divide rewards by the standard deviation of the running return.
         clip_reward: Bound of a scaled reward.
@@ -76,77 +42,31 @@ class Learner:
         clip_reward: float = 10.0,
         phases: Phases | None = None,
     ):
-        self.algorithm = algorithm
-        self.published = algorithm.acting_model(algorithm.model)  # shares its tensors with the model
-        self.seed = seed
+        super().__init__(algorithm, seed, phases=phases)
         self.normalize_obs = normalize_obs
         self.normalize_reward = normalize_reward
         self.clip_reward = clip_reward
         self.obs_moments: Moments | None = None  # (D,) in the normalizer's order; begins with the first batch
         self.return_moments = Moments.prior()
-        self._stream: Any = None
+        self._before: tuple[Moments | None, Moments] = self.obs_moments, self.return_moments
+        self._stream: torch.cuda.Stream | None = None
         self._staged: tuple[tuple[Unit, ...], Columns] | None = None
-        self.phases = phases or Phases()
-        self.own_phases = phases is None
-
-    def update(self, fragments: Sequence[FragmentData], progress: Progress) -> tuple[Report, Weights]:
-        """One update on the fragments of a batch, given in (sequence, stream) order.
-
-        Raises:
-            NonFiniteError: A loss, gradient or column is not finite; weights, optimizer and normalizers are as before.
-        """
-        before = self.obs_moments, self.return_moments
-        try:
-            with self.phases("prepare"):
-                batch = self._batch(fragments, progress.units)
-            with self.phases("learn"):
-                self.algorithm.resolve(progress.env_steps, progress.total)
-                update = self.algorithm.update(batch, generator(self.seed, "learner", progress.update))
-        except NonFiniteError:
-            self._take_back(*before)
-            raise
-        metrics = update.metrics
-        with self.phases("diagnose"):
-            if progress.diagnose:
-                metrics = {**metrics, **self.algorithm.diagnose(batch), **self._schedule_metrics()}
-        with self.phases("publish"):
-            weights = self.weights(progress.update + 1)
-        seconds = self.phases.reset() if self.own_phases else {}
-        if self.own_phases:
-            self.phases.switch("wait")  # until the next batch
-        told, self.algorithm.warnings = self.algorithm.warnings, []
-        return Report(progress.update + 1, metrics, seconds, told), weights
-
-    def weights(self, version: int) -> Weights:
-        """The current weights, with normalizer statistics, as version `version`."""
-        return pack_weights(self.published, version)
 
     def state(self) -> dict[str, Any]:
-        """Everything that later updates depend on."""
         return {
-            "algorithm": self.algorithm.state(),
+            **super().state(),
             "obs_moments": None if self.obs_moments is None else self.obs_moments.to_state(),
             "return_moments": self.return_moments.to_state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
-        self.algorithm.load_state(state["algorithm"])
+        super().load_state(state)
         self.obs_moments = None if state["obs_moments"] is None else Moments.from_state(state["obs_moments"])
         self.return_moments = Moments.from_state(state["return_moments"])
 
-    def save_files(self, folder: Path) -> None:
-        """Write what is too large for `state` into a folder that does not exist yet: a replay, where there is one."""
-
-    def files_saved(self, folder: Path) -> None:
-        """What `save_files` wrote has its final place now."""
-
-    def load_files(self, folder: Path) -> None:
-        """The inverse of `save_files`."""
-
     def warm_start(self, weights: Weights) -> None:
-        """Begin with other weights and their normalizer statistics; the optimizer begins anew."""
-        load_weights(self.published, weights)
+        """Begin with other weights and their normalizer statistics; the optimizer starts fresh."""
+        super().warm_start(weights)
         normalizer = self.algorithm.policy.normalizer
         if normalizer.enabled:
             count, mean, var = float(normalizer.count), normalizer.mean.cpu().numpy(), normalizer.var.cpu().numpy()
@@ -155,9 +75,9 @@ class Learner:
     # ---- batches and normalizers -----------------------------------------------------------------------------------
 
     def stage(self, units: Sequence[Unit], fragments: Sequence[FragmentData]) -> None:
-        """Begin to move the batch that will probably come next to the device, while the present one is learned from.
+        """Move the probable next batch to the device during the present update.
 
-        Safe from another thread: it touches neither weights nor normalizers. A batch that does not come is forgotten.
+        Safe from another thread: it touches neither weights nor normalizers. Another batch replaces it.
         """
         rollout = cat_rollouts([fragment.rollout for fragment in fragments])
         if self.algorithm.device.type == "cuda":
@@ -168,7 +88,7 @@ class Learner:
             staged = self._to_device(rollout)
         self._staged = tuple(units), staged
 
-    def _copy_stream(self) -> Any:
+    def _copy_stream(self) -> torch.cuda.Stream:
         if self._stream is None:
             self._stream = torch.cuda.Stream(self.algorithm.device)
         return self._stream
@@ -204,18 +124,16 @@ class Learner:
             moments = self.obs_moments
             self.algorithm.policy.normalizer.load(moments.mean, moments.var, moments.count)
 
-    def _take_back(self, obs_moments: Moments | None, return_moments: Moments) -> None:
-        """The batch was refused, so it may come again: its moments must not count twice."""
-        self.obs_moments, self.return_moments = obs_moments, return_moments
+    def _begin_update(self) -> None:
+        self._before = self.obs_moments, self.return_moments
+
+    def _rollback(self) -> None:
+        """Restore the moments: the batch may come again and must not count twice."""
+        self.obs_moments, self.return_moments = self._before
         normalizer = self.algorithm.policy.normalizer
         if normalizer.enabled:
-            moments = obs_moments or Moments.prior((normalizer.size,))
+            moments = self.obs_moments or Moments.prior((normalizer.size,))
             normalizer.load(moments.mean, moments.var, moments.count)
-
-    def _schedule_metrics(self) -> dict[str, float]:
-        """The present values of what the config lets change."""
-        names = {"learning_rate", *self.algorithm.schedules.schedules}
-        return {f"schedule/{name}": float(getattr(self.algorithm.config, name)) for name in sorted(names)}
 
 
 def _as_tensor(leaf: np.ndarray) -> torch.Tensor:

@@ -20,9 +20,10 @@ from distrl.base.errors import NonFiniteError
 from distrl.base.phases import Phases
 from distrl.base.seeds import generator
 from distrl.control.algorithms.off_policy import OffPolicy
-from distrl.control.learner.learner import Learner, Progress, Report
+from distrl.control.learner.learner import ControlLearner
 from distrl.experience.fragment import FragmentData, Unit
 from distrl.experience.weights import Weights
+from distrl.learning.learner_base import Progress
 from distrl.store.limiter import Limiter
 from distrl.store.replay.hindsight import Hindsight
 from distrl.store.replay.sharded import ShardedReplay
@@ -32,7 +33,7 @@ DRAWN_AT_ONCE = 16
 DRAWN_BYTES = 2**22
 
 
-class ReplayLearner(Learner):
+class ReplayLearner(ControlLearner):
     """Updates one off-policy algorithm.
 
     Args:
@@ -78,43 +79,6 @@ class ReplayLearner(Learner):
         self._held: set[Unit] = set()  # inserted by an update that was refused: they come again
         algorithm.resolve(0, total)
 
-    def update(self, fragments: Sequence[FragmentData], progress: Progress) -> tuple[Report, Weights]:
-        """Insert, learn, publish.
-
-        Raises:
-            NonFiniteError: A gradient or column is not finite; weights, optimizers and normalizers are as before.
-        """
-        before = self.obs_moments, self.return_moments
-        with self.phases("insert"):
-            self._merge_moments(fragments)
-            steps = self._insert(fragments, progress.units)
-        self.algorithm.resolve(progress.env_steps + steps, self.total)
-        batch: Columns | None = None
-        try:
-            with self.phases("learn"):
-                metrics, batch = self._learn(progress.update)
-        except NonFiniteError:
-            self._take_back(*before)
-            raise
-        self._held.clear()
-        with self.phases("diagnose"):
-            if progress.diagnose:
-                metrics |= self._schedule_metrics() | self._replay_metrics()
-                if batch is not None:
-                    metrics |= self.algorithm.diagnose(batch)
-        if self.sharded and self.replay.lost:
-            metrics["replay/lost_with_shard"] = float(self.replay.ledger()["lost_with_shard"])
-        with self.phases("publish"):
-            weights = self.weights(progress.update + 1)
-        seconds = self.phases.reset() if self.own_phases else {}
-        if self.own_phases:
-            self.phases.switch("wait")  # until the next batch
-        told, self.algorithm.warnings = [*self.algorithm.warnings, *self._lost_shards()], []
-        return Report(progress.update + 1, metrics, seconds, told), weights
-
-    def stage(self, units: Sequence[Unit], fragments: Sequence[FragmentData]) -> None:
-        """Nothing: fragments go into the replay, not to the device."""
-
     def weights(self, version: int) -> Weights:
         self.algorithm.warming_up = not self.limiter.warm
         self.algorithm.set_exploration(generator(self.seed, "exploration", version))
@@ -140,8 +104,20 @@ class ReplayLearner(Learner):
                 self._held.add(unit)
         return total
 
-    def _learn(self, update: int) -> tuple[dict[str, float], Columns | None]:
-        """The gradient steps that are due; the last one's metrics and batch."""
+    def _learn(self, fragments: Sequence[FragmentData], progress: Progress) -> tuple[dict[str, float], Columns | None]:
+        with self.phases("insert"):
+            self._merge_moments(fragments)
+            steps = self._insert(fragments, progress.units)
+        self.algorithm.resolve(progress.env_steps + steps, self.total)
+        with self.phases("learn"):
+            metrics, batch = self._gradient_steps(progress.update)
+        self._held.clear()
+        if self.sharded and self.replay.lost:
+            metrics["replay/lost_with_shard"] = float(self.replay.ledger()["lost_with_shard"])
+        return metrics, batch
+
+    def _gradient_steps(self, update: int) -> tuple[dict[str, float], Columns | None]:
+        """Take the gradient steps that are due; returns the last one's metrics and batch."""
         due = self.limiter.due() if len(self.replay) else 0
         if not due:
             return {}, None
@@ -229,8 +205,7 @@ class ReplayLearner(Learner):
         """Take the replay from a folder that `save_files` wrote."""
         self.replay.load(folder)
 
-    def _lost_shards(self) -> list[str]:
-        """What is to be told of shards that died since the last update."""
+    def _warnings(self) -> list[str]:
         lost = self.replay.lost if self.sharded else {}
         texts = [
             f"replay shard {name} died with {counts['resident']:,} transitions; training goes on with the others."
@@ -238,10 +213,14 @@ class ReplayLearner(Learner):
             if name not in self._lost
         ]
         self._lost.update(lost)
-        return texts
+        return [*super()._warnings(), *texts]
 
-    def _replay_metrics(self) -> dict[str, float]:
+    def _diagnose(self, batch: Columns | None) -> dict[str, float]:
         return {
+            **super()._diagnose(batch),
             "replay/transitions": float(len(self.replay)),
             "replay/gradient_steps": float(self.algorithm.gradient_steps),
         }
+
+    def stage(self, units: Sequence[Unit], fragments: Sequence[FragmentData]) -> None:
+        """Do nothing: fragments go into the replay, not to the device."""

@@ -41,7 +41,7 @@ from distrl.language.models.model import LanguageModel, adapter_layers
 from distrl.language.models.packing import can_pack
 from distrl.language.models.token_logp import token_logp
 from distrl.language.rewards.plan import combine
-from distrl.language.tasks.base import Task
+from distrl.language.tasks.base import Task, make_task
 from distrl.learning.algorithm import Update
 from distrl.learning.single_model import SingleModelAlgorithm
 from distrl.learning.support_watch import SupportWatch
@@ -89,7 +89,9 @@ class LanguageAlgorithm(SingleModelAlgorithm):
                 f"algorithm {config.name} learns from a language model's answers, but the run has no language model.",
                 "Set task.name and add the section language, or choose another algorithm.",
             )
-        return load_language_model(options["language"], options["seed"], alphabet=options.get("alphabet"))
+        task = options["task"]
+        alphabet = make_task(task.name, task.kwargs).alphabet
+        return load_language_model(options["language"], options["seed"], alphabet=alphabet)
 
     @classmethod
     def draws(cls, config: Any) -> DrawPlan:

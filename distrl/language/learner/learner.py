@@ -11,7 +11,6 @@ import torch
 
 from distrl.base.columns import Columns
 from distrl.base.phases import Phases
-from distrl.control.learner.learner import Learner, Progress, Report
 from distrl.experience.fragment import FragmentData, Unit
 from distrl.experience.token_episodes import HEAT, cat_episodes, pad_episodes
 from distrl.experience.weights import Weights
@@ -21,7 +20,7 @@ from distrl.language.curricula.base import Curriculum
 from distrl.language.learner.answer_files import TextKeeper
 from distrl.language.learner.mismatch import Mismatch, MismatchGate, cache_metrics, mismatch_metrics
 from distrl.language.learner.warnings import TextWatch
-from distrl.models.parameters.published import load_weights
+from distrl.learning.learner_base import Learner, Progress, Report
 
 #: Token ids and counts that torch wants as int64; float64 rewards stay.
 WIDENED = (np.int32, np.uint8)
@@ -140,13 +139,10 @@ class TextLearner(Learner):
     def warm_start(self, weights: Weights) -> None:
         """Begin with other weights; they are the reference model too, and the optimizer begins anew."""
         precision = self.algorithm.language.dtype
-        load_weights(self.published, weights)
+        super().warm_start(weights)
         self.algorithm.language.dtype = precision  # of this run and machine
         self.begun = True
         self.algorithm.remember_reference()
-
-    def stage(self, units: Sequence[Unit], fragments: Sequence[FragmentData]) -> None:
-        """Batches of tokens are small: nothing is moved ahead of time."""
 
     def _batch(self, fragments: Sequence[FragmentData], units: tuple[Unit, ...]) -> Columns:
         """Padded rows on the learner's device."""
@@ -166,8 +162,8 @@ class TextLearner(Learner):
         self.gate.remember(self.version)
         return batch
 
-    def _take_back(self, *before: Any) -> None:
-        """The batch was refused: the curriculum does not count it."""
+    def _rollback(self) -> None:
+        """Keep a refused batch out of the curriculum."""
         self._successes, self._episodes = {}, None
 
 

@@ -10,17 +10,16 @@ import datetime
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from distrl.base.errors import ResourceError
-from distrl.control.learner.learner import Progress, Report
-from distrl.experience.fragment import FragmentData, Unit
+from distrl.experience.fragment import FragmentData
 from distrl.experience.weights import Weights
 from distrl.language.learner.learner import TextLearner
+from distrl.learning.learner_base import Progress, Report
 
 #: How long a process waits for word from process 0: as long as a run lasts. A death of either side ends it at once.
 PATIENCE = datetime.timedelta(days=365)
@@ -140,18 +139,6 @@ class ShardedLearner:
     def warm_start(self, weights: Weights) -> None:
         with self.following.together():
             self.learner.warm_start(weights)
-
-    def stage(self, units: Sequence[Unit], fragments: Sequence[FragmentData]) -> None:
-        """Batches of tokens are small: nothing is moved ahead of time."""
-
-    def save_files(self, folder: Path) -> None:
-        """There are none."""
-
-    def files_saved(self, folder: Path) -> None:
-        """There are none."""
-
-    def load_files(self, folder: Path) -> None:
-        """There are none."""
 
     def _weights(self, version: int) -> Weights:
         """In all processes."""

@@ -10,8 +10,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from distrl.base.errors import ResourceError
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import Unit
+from distrl.learning.learner_base import Progress
 from distrl.learning.process_group import free_address
 from distrl.runtime.backends.cluster import Actor, learner_gpus, scarcity
 from distrl.runtime.backends.pending import BlockingCalls

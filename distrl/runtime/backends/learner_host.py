@@ -9,9 +9,9 @@ from typing import Any
 
 from distrl.base.errors import CheckpointError, ResourceError
 from distrl.base.pack import load_state, pack, unpack
-from distrl.control.learner.learner import Learner, Progress
 from distrl.experience.fragment import FragmentData
 from distrl.experience.schema import SchemaCheck
+from distrl.learning.learner_base import Learner, Progress
 from distrl.runtime.protocol.events import Failure
 from distrl.runtime.run.checkpoint import LEARNER_FILE, REPLAY_FOLDER, SHARED
 

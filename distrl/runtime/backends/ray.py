@@ -11,9 +11,9 @@ from ray.exceptions import RayActorError, RayError
 
 from distrl.base.errors import UserError
 from distrl.base.pack import unpack
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
+from distrl.learning.learner_base import Progress
 from distrl.runtime.backends.cluster import Actor, connect, disconnect, fits, scarcity
 from distrl.runtime.backends.learner_group import LearnerGroup
 from distrl.runtime.backends.pending import SCARCE_SECONDS, BlockingCalls, Order, data_lost

@@ -13,10 +13,10 @@ from typing import Any
 import ray
 import torch
 
-from distrl.control.learner.learner import Progress
 from distrl.experience.activity import Activity
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
+from distrl.learning.learner_base import Progress
 from distrl.learning.process_group import GroupShards, join_group
 from distrl.learning.shards import Shards
 from distrl.models.parameters.published import load_weights

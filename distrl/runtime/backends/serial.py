@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from distrl.base.phases import Phases
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
+from distrl.learning.learner_base import Progress
 from distrl.models.parameters.published import load_weights
 from distrl.runtime.backends.threads import set_threads
 from distrl.runtime.plan.base import Plan

@@ -18,8 +18,8 @@ from typing import Protocol
 from distrl.base.errors import UserError
 from distrl.base.phases import Phases
 from distrl.config.schema import RunConfig
-from distrl.control.learner.learner import Progress
 from distrl.experience.weights import Weights
+from distrl.learning.learner_base import Progress
 from distrl.monitor.monitor import Monitor
 from distrl.runtime.loop.admission import Admission
 from distrl.runtime.loop.elastic import Elastic

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distrl.base.errors import ResourceError
-from distrl.control.learner.learner import Progress
+from distrl.learning.learner_base import Progress
 from distrl.runtime.loop.state import RunState, Services
 from distrl.runtime.protocol.orders import Handle, RecoveryPoint, UpdateOrder
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from distrl.control.learner.learner import Report
 from distrl.experience.fragment import EpisodeReport, FragmentMeta
+from distrl.learning.learner_base import Report
 from distrl.runtime.loop.state import RunState, Services
 from distrl.runtime.loop.time_shares import TimeShares, limit
 

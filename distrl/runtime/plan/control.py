@@ -15,7 +15,7 @@ from distrl.control.envs.backends.interface import VectorEnv
 from distrl.control.envs.make import make_env
 from distrl.control.envs.make_vector import make_vector
 from distrl.control.envs.spaces import require_supported
-from distrl.control.learner.learner import Learner
+from distrl.control.learner.learner import ControlLearner
 from distrl.control.learner.replay_learner import ReplayLearner
 from distrl.control.samplers.sampler import EnvSampler
 from distrl.deploy.evaluate import Evaluator
@@ -36,7 +36,7 @@ class ControlPlan(Plan):
 
     def build_learner(
         self, shards: Shards | None = None, phases: Phases | None = None, replay_shards: Sequence[ShardHandle] = ()
-    ) -> Learner:
+    ) -> ControlLearner:
         config = self.config
         algorithm = self.algorithm_class(
             self.algorithm_config,
@@ -56,7 +56,7 @@ class ControlPlan(Plan):
             replay = build_replay(self, replay_shards)
             options |= {"hindsight": build_hindsight(self), "total": config.stop.env_steps}
             return ReplayLearner(algorithm, replay, config.seed, **options)
-        return Learner(algorithm, config.seed, **options)
+        return ControlLearner(algorithm, config.seed, **options)
 
     def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> EnvSampler:
         config, algorithm = self.config, self.algorithm_config

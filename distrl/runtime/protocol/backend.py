@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
+from distrl.learning.learner_base import Progress
 from distrl.runtime.protocol.events import Event
 from distrl.runtime.protocol.orders import Handle, RecoveryPoint, UpdateOrder, Wait
 

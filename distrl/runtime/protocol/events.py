@@ -6,10 +6,10 @@ import traceback
 from dataclasses import dataclass
 
 from distrl.base.errors import ResourceError, UserError
-from distrl.control.learner.learner import Report
 from distrl.deploy.evaluate import EvalResult
 from distrl.experience.activity import Activity
 from distrl.experience.fragment import CollectRequest, FragmentMeta
+from distrl.learning.learner_base import Report
 from distrl.runtime.protocol.orders import Handle
 from distrl.store.replay.sharded import ShardLost
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from distrl.control.learner.learner import Progress
+    from distrl.learning.learner_base import Progress
 
 #: Weights or data of a fragment: the object itself on the serial backend, an object reference on Ray.
 Handle: TypeAlias = Any

@@ -11,10 +11,11 @@ import torch
 from distrl.base.errors import ConfigError, NonFiniteError
 from distrl.base.pack import pack, unpack
 from distrl.config.load import load_config
-from distrl.control.learner.learner import Learner, Progress
+from distrl.control.learner.learner import ControlLearner
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.moments import Moments
 from distrl.experience.rollout import cat_rollouts
+from distrl.learning.learner_base import Progress
 from distrl.learning.process_group import GroupShards
 from distrl.learning.shards import Shards, add_in_order
 from distrl.runtime.plan.make import make_plan
@@ -24,7 +25,7 @@ NORMALIZED = {"env": {"id": "Pendulum-v1", "max_episode_steps": 20, "normalize_o
 Batches = list[list[FragmentData]]
 
 
-def run(updates: int, **changes: Any) -> tuple[Learner, Any, Batches, list[Any]]:
+def run(updates: int, **changes: Any) -> tuple[ControlLearner, Any, Batches, list[Any]]:
     """A few updates by hand: learner, plan, the batches it got, and the weights it gave (version 0 first)."""
     plan = make_plan(load_config(config(**changes)))
     learner, sampler = plan.build_learner(), plan.build_sampler(0, reuse_buffers=False)

@@ -16,9 +16,9 @@ from distrl.base.errors import EnvError
 from distrl.config.load import load_config
 from distrl.control.algorithms.on_policy.transition_ring import transitions
 from distrl.control.envs.make_vector import make_vector
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
 from distrl.experience.rollout import cat_rollouts, check_rollout, slice_envs
+from distrl.learning.learner_base import Progress
 from distrl.runtime.plan.make import make_plan
 from tests.control.envs.backends.test_loop import vector_of
 from tests.helpers import merged

@@ -12,9 +12,9 @@ import torch
 from distrl.base.errors import NonFiniteError
 from distrl.base.pack import pack, unpack
 from distrl.config.load import load_config
-from distrl.control.learner.learner import Progress
 from distrl.control.learner.replay_learner import ReplayLearner
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
+from distrl.learning.learner_base import Progress
 from distrl.runtime.plan.make import make_plan
 from tests.helpers import merged
 from tests.runtime.off_policy_config import dqn_config

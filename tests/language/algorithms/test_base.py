@@ -10,11 +10,11 @@ import torch
 from distrl.base.errors import NonFiniteError
 from distrl.base.registry import register
 from distrl.config.load import load_config
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
 from distrl.language.algorithms.base import LanguageAlgorithm
 from distrl.language.models.token_logp import token_logp
 from distrl.language.models.weights import EXTRA
+from distrl.learning.learner_base import Progress
 from distrl.runtime.plan.make import make_plan
 from tests.runtime.test_text_runs import text_config
 

@@ -11,8 +11,8 @@ import torch
 from distrl.base.columns import Columns
 from distrl.base.errors import ResourceError
 from distrl.config.load import load_config
-from distrl.control.learner.learner import Progress
 from distrl.experience.fragment import CollectRequest, Unit
+from distrl.learning.learner_base import Progress
 from distrl.runtime.plan.make import make_plan
 from tests.runtime.test_text_runs import text_config
 

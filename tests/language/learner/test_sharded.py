@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from distrl.base.errors import ConfigError
-from distrl.control.learner.learner import Progress
 from distrl.experience.weights import Weights
+from distrl.learning.learner_base import Progress
 from distrl.learning.process_group import free_address
 from tests.helpers import REPOSITORY
 from tests.learning.sharded_cases import CASES, KL, UPDATES, continued, plan_of, single, tied_folder
