@@ -109,7 +109,7 @@ def sharded(name: str, given: dict[str, Any], rank: int, **changes: Any) -> dict
     versions = [learner.weights(0)] if rank == 0 else []
     states, metrics = [], {}
     for update, fragments in enumerate(given["fragments"]):
-        if update == 1 and learner.algorithm.schedules.old != "recompute":
+        if update == 1 and learner.algorithm.schedules.old_logp != "recompute":
             kept = flat.data.clone()
             try:
                 learner.update(broken(fragments), Progress(update, 0))
