@@ -15,8 +15,6 @@ from distrl.base.registry import register
 from distrl.functional.returns.state_values import cut_rows, discounts
 from distrl.functional.scan import reverse_scan
 
-_SLOW_REFERENCE = "tests/functional/returns/test_action_values.py"
-
 
 @register.returns("retrace", paper="Munos et al. 2016")
 @torch.no_grad()

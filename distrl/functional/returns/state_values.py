@@ -28,8 +28,6 @@ from distrl.base.registry import register
 from distrl.functional.policy.objectives import truncated_importance_weight
 from distrl.functional.scan import reverse_scan
 
-_SLOW_REFERENCE = "tests/functional/test_returns_against_reference.py"
-
 
 def next_values(value: Tensor, last_value: Tensor, final_value: Tensor, final_index: Tensor) -> Tensor:
     """The value that each step bootstraps from.

@@ -15,7 +15,7 @@ from distrl.control.envs.library.atari import AtariPreprocessing, area_taps
 from distrl.control.envs.make import make_env
 from distrl.control.envs.make_vector import make_vector
 from distrl.control.envs.spaces import difference
-from tests.control.envs.backends.test_snapshots import play
+from tests.control.envs.backends.test_backends_snapshots import play
 from tests.support.envs import env_config as Config
 
 

@@ -12,7 +12,7 @@ from distrl.control.envs.backends.interface import VectorEnv
 from distrl.control.envs.checker.check import check_env, probe_snapshot
 from distrl.control.envs.make import make_env
 from distrl.control.envs.make_vector import make_vector
-from tests.control.envs.backends.test_snapshots import play
+from tests.control.envs.backends.test_backends_snapshots import play
 from tests.support.envs import env_config as Config
 
 STOCK = [{"stock": {"gamma": 0.9, "start": [-3.0, 3.0], "scale": 10.0, "limit": 10.0}}]

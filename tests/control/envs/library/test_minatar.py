@@ -16,7 +16,7 @@ from distrl.control.envs.library.minatar import GAMES, MinAtar
 from distrl.control.envs.make import make_env
 from distrl.control.envs.make_vector import make_vector
 from distrl.models.layers.torsos import build_torso
-from tests.control.envs.backends.test_snapshots import play
+from tests.control.envs.backends.test_backends_snapshots import play
 from tests.support.envs import env_config as Config
 
 pytest.importorskip("minatar", reason="MinAtar is in the extra `envs`")
