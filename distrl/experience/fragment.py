@@ -20,16 +20,10 @@ class Unit(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """Step times of a stream's environments.
-
-    Attributes:
-        seconds: Sum over the steps.
-        longest: The longest step.
-        steps: Number of steps.
-    """
+    """Step times of a stream's environments."""
 
     seconds: float = 0.0
-    longest: float = 0.0
+    longest: float = 0.0  # the longest step
     steps: int = 0
 
     @property
@@ -44,76 +38,47 @@ class Pace(NamedTuple):
 
 @dataclass
 class EpisodeReport:
-    """An episode that ended inside a fragment.
-
-    Attributes:
-        stream, env, episode: Stream, environment within the stream, number of the episode.
-        return_: Undiscounted sum of raw rewards.
-        length: Valid steps.
-    """
+    """An episode that ended inside a fragment."""
 
     stream: int
-    env: int
+    env: int  # within the stream
     episode: int
-    return_: float
-    length: int
+    return_: float  # undiscounted sum of raw rewards
+    length: int  # valid steps
 
 
 @dataclass
 class FragmentMeta:
-    """Metadata of a fragment that the loop keeps; small, without the data.
-
-    Attributes:
-        version: The weight version it was sampled with.
-        env_steps: Valid environment steps.
-        episodes: Episodes that ended in it.
-        snapshot: State of the stream after the fragment, from which it continues bit-identically.
-        nbytes: Size of the rollout.
-        seconds: Phase times of the sampler since its previous report; only in the first fragment of a call.
-        sampler: Index of its sampler.
-        pace: Step times of the stream's environments.
-    """
+    """Metadata of a fragment that the loop keeps; small, without the data."""
 
     unit: Unit
-    version: int
-    env_steps: int
-    episodes: list[EpisodeReport]
-    snapshot: Snapshot = None
-    nbytes: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
+    version: int  # of the weights it was sampled with
+    env_steps: int  # valid ones
+    episodes: list[EpisodeReport]  # that ended in it
+    snapshot: Snapshot = None  # of the stream after it, from which the stream continues bit-identically
+    nbytes: int = 0  # of the rollout
+    seconds: dict[str, float] = field(default_factory=dict)  # the sampler's phase times; once per call
     sampler: int = -1
     pace: Pace = field(default_factory=Pace)
 
 
 @dataclass
 class FragmentData:
-    """Data of a fragment for the learner.
+    """Data of a fragment for the learner, with moments where observations or rewards are normalized."""
 
-    Attributes:
-        rollout: Columns (T, B, ...) of `experience.rollout`, or rows of `experience.token_episodes`.
-        obs_moments: Moments of the raw observations (D,), in the order of the policy's normalizer; None if not
-            normalized.
-        return_moments: Moments of the running discounted return; None if rewards are not normalized.
-    """
-
-    rollout: Columns
-    obs_moments: Moments | None = None
-    return_moments: Moments | None = None
+    rollout: Columns  # (T, B, ...) of `experience.rollout`, or rows of `experience.token_episodes`
+    obs_moments: Moments | None = None  # of raw observations (D,), in the order of the policy's normalizer
+    return_moments: Moments | None = None  # of the running discounted return
 
 
 @dataclass
 class CollectRequest:
-    """An order to a sampler: collect this unit with this weight version.
-
-    Attributes:
-        snapshot: State to start from; None if the sampler hosts the stream already, or the stream is new.
-        assign: The stream is new to this sampler, which has to build its environments.
-    """
+    """An order to a sampler: collect this unit with this weight version."""
 
     unit: Unit
     version: int
-    snapshot: Snapshot = None
-    assign: bool = False
+    snapshot: Snapshot = None  # to start from, if the stream is not new and the sampler does not host it
+    assign: bool = False  # the stream is new to this sampler, which has to build its environments
 
 
 def _moments_state(moments: Moments | None) -> dict[str, Any] | None:

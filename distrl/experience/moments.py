@@ -18,17 +18,11 @@ PRIOR_COUNT = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Count, mean and sum of squared distances from the mean.
+    """Count, mean and sum of squared distances from the mean."""
 
-    Attributes:
-        count: Number of values; a float, because the prior weighs less than one value.
-        mean: (...) float64, one per feature.
-        m2: (...) float64, sum of (x - mean)^2.
-    """
-
-    count: float
-    mean: np.ndarray
-    m2: np.ndarray
+    count: float  # the prior weighs less than one value
+    mean: np.ndarray  # (...) float64, one per feature
+    m2: np.ndarray  # (...) float64, sum of (x - mean)^2
 
     @classmethod
     def prior(cls, shape: tuple[int, ...] = ()) -> Moments:

@@ -9,11 +9,7 @@ from distrl.experience.fragment import FragmentData
 
 
 class SchemaCheck:
-    """Checks the first batch of a learner, or every batch in debug mode.
-
-    Args:
-        check: `check_rollout` or `check_episodes`.
-        every_batch: Debug mode.
+    """Runs `check_rollout` or `check_episodes` on the first batch of a learner, or on every batch.
 
     >>> check = SchemaCheck(print)
     >>> check([FragmentData("rollout")]); check([FragmentData("not checked")])
@@ -25,11 +21,7 @@ class SchemaCheck:
         self.checked = False
 
     def __call__(self, fragments: Sequence[FragmentData]) -> None:
-        """Check a batch if that is due.
-
-        Raises:
-            ValueError: A column is missing, unknown, or has another shape or type.
-        """
+        """Check a batch if that is due."""
         if self.checked and not self.every_batch:
             return
         for fragment in fragments:

@@ -44,16 +44,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Weights:
-    """One published version.
+    """One published version."""
 
-    Attributes:
-        version: Number of updates before it; the initial weights are version 0.
-        buffer: uint8 (size,).
-    """
-
-    version: int
+    version: int  # number of updates before it
     table: tuple[Entry, ...]
-    buffer: np.ndarray
+    buffer: np.ndarray  # uint8 (size,)
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], version: int) -> Weights:

@@ -114,7 +114,8 @@ def _run(
         summary = loop.reporter.summary(reason, loop.saver.last_path, loop.saver.problem)
         folder.write_summary(summary)
         monitor.event("stop", reason=reason)
-        callbacks.on_end(loop, summary)
+        for callback in callbacks:
+            callback.on_end(loop, summary)
         monitor.close(summary)
         return summary
     except BaseException as error:
@@ -140,11 +141,7 @@ def make_backend(plan: Plan, phases: Phases) -> Backend:
 
 
 def open_mailboxes(plan: Plan, folder: RunFolder) -> list[Mailbox]:
-    """Open the channels for commands: the run folder, and on a shared cluster an actor of the run's name.
-
-    Raises:
-        ConfigError: A run of this name is active on the cluster.
-    """
+    """Open the channels for commands: the run folder, and on a shared cluster an actor of the run's name."""
     boxes: list[Mailbox] = [FolderMailbox(folder.path)]
     if plan.config.backend == "ray" and plan.config.ray.address not in (None, "local"):
         from distrl.runtime.commands.control_actor import ActorMailbox

@@ -33,9 +33,6 @@ def connect(address: str | None, run: str | None = None, object_store_mb: int | 
 
     Returns:
         Local cluster, started here (and to be ended here).
-
-    Raises:
-        ResourceError: The cluster cannot be reached or started.
     """
     local = address in (None, "local")
     if ray.is_initialized():

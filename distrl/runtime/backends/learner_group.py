@@ -27,12 +27,7 @@ PEER_SECONDS = 5.0  # a process of a group that is alive answers within this tim
 
 
 class LearnerGroup:
-    """One or several learner processes; all compute the same updates.
-
-    Args:
-        local: The cluster is this machine.
-        cpus: CPUs that each process reserves.
-    """
+    """One or several learner processes, which compute the same updates and reserve `cpus` each."""
 
     def __init__(self, plan: Plan, local: bool, cpus: float, blocking: BlockingCalls):
         self.plan, self.local, self.cpus, self.blocking = plan, local, cpus, blocking
@@ -72,11 +67,7 @@ class LearnerGroup:
                 learner.stage.options(concurrency_group="stage").remote(list(units), *data)
 
     def call(self, method: str, *args: object) -> Any:
-        """Call a method of `LEARNER_CALLS` and return the first process's result.
-
-        Raises:
-            ResourceError: No answer in time, or files that this machine does not see.
-        """
+        """Call a method of `LEARNER_CALLS` and return the first process's result."""
         call = LEARNER_CALLS[method]
         learners = self.learners if call.everywhere else self.learners[:1]
         # Large arguments are stored once for all processes; paths become absolute for other working directories.
@@ -114,8 +105,7 @@ class LearnerGroup:
     def rebuild(self, base: RecoveryPoint, updates: Sequence[UpdateOrder]) -> tuple[Handle, dict[int, Handle]]:
         """Start new processes from `base` that repeat `updates`.
 
-        Returns:
-            A reference that is ready once the first process is, and version -> handle of the weights.
+        Return a reference that is ready once the first process is, and version -> handle of the weights.
         """
         self.close()
         ready = self.start()

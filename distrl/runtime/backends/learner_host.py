@@ -17,17 +17,12 @@ from distrl.runtime.run.checkpoint import LEARNER_FILE, REPLAY_FOLDER, SHARED
 
 
 class LearnerHost:
-    """Makes updates, and repeats those of a dead predecessor.
-
-    Attributes:
-        version: After a recovery, the number of updates made; calls must follow without a gap.
-        failure: The error of a failed recovery; the next update returns it.
-    """
+    """Makes updates, and repeats those of a dead predecessor."""
 
     def __init__(self, learner: Learner, check: SchemaCheck):
         self.learner, self.check = learner, check
-        self.version: int | None = None
-        self.failure: Failure | None = None
+        self.version: int | None = None  # after a recovery: updates made, so that none is skipped
+        self.failure: Failure | None = None  # of a recovery; the next update returns it
 
     def update(self, progress: Progress, *fragments: FragmentData) -> tuple[Any, Any]:
         """Make an update; return report and weights, or a failure and None."""
@@ -55,12 +50,7 @@ class LearnerHost:
         return 2 * (time.perf_counter() - began), packed
 
     def recover(self, version: int, packed: Any, folder: Path | None) -> None:
-        """Load the state of a dead learner after `version` updates.
-
-        Args:
-            packed: Result of `keep`; used without `folder`.
-            folder: A checkpoint with replay.
-        """
+        """Load the state of a dead learner after `version` updates: the result of `keep`, or a checkpoint."""
         self.version = version
         try:
             if folder is None:

@@ -21,23 +21,16 @@ SCARCE_SECONDS = 12.0  # after which the resources for an actor that has not sta
 
 @dataclass
 class Order:
-    """A pending call of an actor.
+    """A pending call of an actor, with the facts for its event; times are those of `time.monotonic()`."""
 
-    Attributes:
-        kind: `ready`, `collect`, `probe`, `update`, `peer`, `learner` or `eval`.
-        deadline, began: In `time.monotonic()`.
-        requests, refs, env_steps, update: Of the order, for its event.
-        cause: Known reason for a long wait.
-    """
-
-    kind: str
+    kind: str  # `ready`, `collect`, `probe`, `update`, `peer`, `learner` or `eval`
     deadline: float
     sampler: int = -1
     requests: list[CollectRequest] = field(default_factory=list)
     refs: Handle = None
     env_steps: int = 0
     update: int = 0
-    cause: str = ""
+    cause: str = ""  # known reason for a long wait
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -69,25 +62,14 @@ def data_lost(error: BaseException) -> bool:
 
 
 class BlockingCalls:
-    """Calls that the loop itself waits for.
-
-    Args:
-        on_wait: Called about once a second meanwhile.
-
-    Attributes:
-        wait: The present call, for the status.
-    """
+    """Calls that the loop itself waits for; `on_wait` is called about once a second meanwhile."""
 
     def __init__(self, on_wait: Callable[[], None]):
         self.on_wait = on_wait
-        self.wait: Wait | None = None
+        self.wait: Wait | None = None  # the present call, for the status
 
     def get(self, refs: Handle, purpose: str, seconds: float, cause: Callable[[], str] = str) -> Any:
         """Return the objects of references.
-
-        Args:
-            purpose: For messages: `could not PURPOSE`.
-            cause: Describes why it takes long.
 
         Raises:
             ResourceError: Not within `seconds`, or the process died.

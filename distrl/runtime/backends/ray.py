@@ -20,23 +20,8 @@ from distrl.runtime.backends.pending import SCARCE_SECONDS, BlockingCalls, Order
 from distrl.runtime.backends.ray_actors import EvaluatorActor, SamplerActor
 from distrl.runtime.backends.weight_board import BoardChannel
 from distrl.runtime.plan.base import Plan
-from distrl.runtime.protocol.events import (
-    BatchLost,
-    Collected,
-    EvalFailed,
-    Evaluated,
-    EvaluatorLost,
-    Event,
-    Failure,
-    LearnerFailed,
-    LearnerLost,
-    LearnerReady,
-    Probed,
-    SamplerFailed,
-    SamplerLost,
-    SamplerReady,
-    Updated,
-)
+from distrl.runtime.protocol import events as ev
+from distrl.runtime.protocol.events import Event, Failure
 from distrl.runtime.protocol.orders import START_SECONDS, Handle, RecoveryPoint, UpdateOrder, Wait
 from distrl.store.replay.sharded import ShardLost
 
@@ -167,23 +152,23 @@ class RayBackend:
             return self._died(order, str(error).split("\n")[0])
         except RayError as error:
             if order.kind in ("update", "peer") and data_lost(error) and len(self.group.learners) == 1:
-                return BatchLost()
+                return ev.BatchLost()
             return self._died(order, f"{type(error).__name__}: {str(error)[-300:]}")
         failed = isinstance(value, Failure)
         match order.kind:
             case "ready":
-                return SamplerReady(order.sampler, *value)
+                return ev.SamplerReady(order.sampler, *value)
             case "collect" if failed:
-                return SamplerFailed(order.sampler, order.requests, value)
+                return ev.SamplerFailed(order.sampler, order.requests, value)
             case "collect":
-                return Collected(order.sampler, order.requests, value, list(order.refs[1:]))
+                return ev.Collected(order.sampler, order.requests, value, list(order.refs[1:]))
             case "peer":
                 return None
             case "learner":
-                return LearnerReady(value)
+                return ev.LearnerReady(value)
             case "update":
-                return self._update_failed(value) if failed else Updated(value, order.refs[1])
-        return EvalFailed(value) if failed else Evaluated(order.env_steps, order.update, order.refs, value)
+                return self._update_failed(value) if failed else ev.Updated(value, order.refs[1])
+        return ev.EvalFailed(value) if failed else ev.Evaluated(order.env_steps, order.update, order.refs, value)
 
     def _probed(self, sampler: int, ref: Handle) -> Event | None:
         """Return a sampler's progress, and note the stream that its order waits for."""
@@ -194,7 +179,7 @@ class RayBackend:
         for order in self._orders.values():
             if order.kind == "collect" and order.sampler == sampler:
                 order.cause = str(activity)
-        return Probed(sampler, activity)
+        return ev.Probed(sampler, activity)
 
     def _update_failed(self, failure: Failure) -> Event:
         """Return the event of an update that raised, perhaps because another process of its group died."""
@@ -205,20 +190,20 @@ class RayBackend:
             rank = self.group.dead_process()
             if rank is not None:
                 return self._learner_lost(f"process {rank} of its group of {processes} was lost")
-        return LearnerFailed(failure)
+        return ev.LearnerFailed(failure)
 
     def _learner_lost(self, reason: str, process: str = "learner") -> Event:
         """Forget all pending calls of the learner, so that a death gives one event."""
         for ref in [ref for ref, order in self._orders.items() if order.kind in ("update", "peer", "learner")]:
             del self._orders[ref]
-        return LearnerLost(reason, process)
+        return ev.LearnerLost(reason, process)
 
     def _died(self, order: Order, reason: str) -> Event:
         if order.kind in ("ready", "collect"):
-            return SamplerLost(order.sampler, order.requests, reason)
+            return ev.SamplerLost(order.sampler, order.requests, reason)
         if order.kind == "eval":
             self.evaluator = None  # the next evaluation starts a new one
-            return EvaluatorLost(order.env_steps, order.update, order.refs, reason)
+            return ev.EvaluatorLost(order.env_steps, order.update, order.refs, reason)
         return self._learner_lost(reason)
 
     def _overdue(self) -> list[Event]:
@@ -231,7 +216,7 @@ class RayBackend:
             if order.kind == "ready" and self._hopeless(order, now):
                 del self._orders[ref]
                 ray.kill(self.samplers.pop(order.sampler))
-                events.append(SamplerLost(order.sampler, [], scarcity(self._reserved(order)), hopeless=True))
+                events.append(ev.SamplerLost(order.sampler, [], scarcity(self._reserved(order)), hopeless=True))
                 continue
             if now < order.deadline:
                 continue

@@ -15,17 +15,8 @@ from distrl.learning.learner_base import Progress
 from distrl.models.parameters.published import load_weights
 from distrl.runtime.backends.threads import set_threads
 from distrl.runtime.plan.base import Plan
-from distrl.runtime.protocol.events import (
-    Collected,
-    EvalFailed,
-    Evaluated,
-    Event,
-    Failure,
-    LearnerFailed,
-    SamplerFailed,
-    SamplerReady,
-    Updated,
-)
+from distrl.runtime.protocol import events as ev
+from distrl.runtime.protocol.events import Event, Failure
 from distrl.runtime.protocol.orders import LEARNER_CALLS, Handle, RecoveryPoint, UpdateOrder, Wait
 
 
@@ -52,7 +43,7 @@ class SerialBackend:
         self._tasks: deque[Callable[[], Event]] = deque()
 
     def start(self, samplers: int) -> None:
-        self._tasks.append(lambda: SamplerReady(0, 0))
+        self._tasks.append(lambda: ev.SamplerReady(0, 0))
 
     def collect(self, sampler: int, requests: list[CollectRequest], weights: Weights) -> None:
         def task() -> Event:
@@ -60,8 +51,8 @@ class SerialBackend:
             try:
                 fragments = self.sampler.collect(requests, weights)
             except Exception as error:
-                return SamplerFailed(sampler, requests, Failure.here(error))
-            return Collected(sampler, requests, [meta for meta, _ in fragments], [data for _, data in fragments])
+                return ev.SamplerFailed(sampler, requests, Failure.here(error))
+            return ev.Collected(sampler, requests, [meta for meta, _ in fragments], [data for _, data in fragments])
 
         self._tasks.append(task)
 
@@ -73,9 +64,9 @@ class SerialBackend:
             self._use_threads(self.plan.config.learner.threads)
             try:
                 self.check(data)
-                return Updated(*self.learner.update(data, progress))
+                return ev.Updated(*self.learner.update(data, progress))
             except Exception as error:
-                return LearnerFailed(Failure.here(error))
+                return ev.LearnerFailed(Failure.here(error))
 
         self._tasks.appendleft(task)  # before sampling, so that the next fragments are fresher
 
@@ -92,8 +83,8 @@ class SerialBackend:
                     load_weights(self.eval_model, weights)
                     result = self.evaluator.evaluate(self.eval_model, settings.episodes, settings.deterministic)
                 except Exception as error:
-                    return EvalFailed(Failure.here(error))
-            return Evaluated(env_steps, update, weights, result)
+                    return ev.EvalFailed(Failure.here(error))
+            return ev.Evaluated(env_steps, update, weights, result)
 
         self._tasks.appendleft(task)
 
@@ -110,7 +101,7 @@ class SerialBackend:
         return bool(self._tasks)
 
     def replace_sampler(self, sampler: int) -> None:
-        self._tasks.append(lambda: SamplerReady(0, 0))
+        self._tasks.append(lambda: ev.SamplerReady(0, 0))
 
     def end_sampler(self, sampler: int) -> None:
         """Do nothing: the one sampler stays."""

@@ -58,11 +58,7 @@ class RunActor:
 
 
 class ActorMailbox:
-    """The loop's end of the channel, with one asynchronous call a second.
-
-    Raises:
-        ConfigError: A run of this name is active on the cluster.
-    """
+    """The loop's end of the channel, with one asynchronous call a second."""
 
     def __init__(self, run: str):
         self.actor = self._create(run)
@@ -116,11 +112,7 @@ class ActorMailbox:
 
 
 class ActorRun:
-    """A run on the cluster that this process is connected to.
-
-    Raises:
-        ConfigError: No active run of this name; the others are named.
-    """
+    """A run on the cluster that this process is connected to."""
 
     def __init__(self, run: str):
         self.run = run
@@ -145,12 +137,7 @@ class ActorRun:
                 time.sleep(seconds)
 
     def send(self, command: Command, seconds: float = ANSWER_SECONDS) -> str:
-        """Send a command and wait for its answer.
-
-        Raises:
-            ConfigError: Refused.
-            ResourceError: The run ended, or does not answer.
-        """
+        """Send a command and wait for its answer."""
         self._get(self.actor.post.remote(asdict(command)))
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -27,16 +27,10 @@ VERBS = ("scale", "stop", "stop_now")
 
 @dataclass(frozen=True)
 class Command:
-    """A command to a running loop.
+    """A command to a running loop; its id names the answer."""
 
-    Attributes:
-        verb: `scale`, `stop` (checkpoint and end) or `stop_now` (end).
-        samplers: Requested number, for `scale`.
-        id: Name of the answer.
-    """
-
-    verb: str
-    samplers: int | None = None
+    verb: str  # `scale`, `stop` (checkpoint and end) or `stop_now` (end)
+    samplers: int | None = None  # for `scale`
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
@@ -54,11 +48,7 @@ class Answer:
     fix: str = ""
 
     def read(self) -> str:
-        """Return the sentence.
-
-        Raises:
-            ConfigError: The command was refused.
-        """
+        """Return the sentence; raise a `ConfigError` if the command was refused."""
         if not self.ok:
             raise ConfigError(self.text, self.fix)
         return self.text
@@ -81,11 +71,7 @@ def put(path: Path, value: object, pages: int = 0) -> None:
 
 
 def put_over(path: Path, value: object) -> None:
-    """Overwrite JSON in place, which needs no space on a full disk; a reader may briefly see a partial file.
-
-    Raises:
-        OSError: The new content is longer than the file.
-    """
+    """Overwrite JSON in place, which needs no space on a full disk; a reader may briefly see a partial file."""
     with open(path, "r+b", buffering=0) as file:
         text, size = to_json(value).encode(), os.fstat(file.fileno()).st_size
         if len(text) > size:
@@ -120,12 +106,7 @@ class FolderRun:
             time.sleep(POLL_SECONDS)
 
     def send(self, command: Command, seconds: float = ANSWER_SECONDS) -> str:
-        """Send a command and wait for its answer.
-
-        Raises:
-            ConfigError: Refused, or the run is not running.
-            ResourceError: No answer in time; the command stays in the mailbox.
-        """
+        """Send a command and wait for its answer."""
         status = self.status()
         state = status["state"] if status else "not started"
         if status is None or state != "running":

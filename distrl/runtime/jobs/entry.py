@@ -25,11 +25,7 @@ START_SECONDS = 90.0  # a submitted run imports torch first
 
 
 def check() -> None:
-    """Compare this node's packages with the run's requirements, and with the submitting machine's.
-
-    Raises:
-        ResourceError: A package is missing, or too old.
-    """
+    """Compare this node's packages with the run's requirements, and with the submitting machine's."""
     require_node()
     found = differences(json.loads(Path(SUBMITTER_FILE).read_text()))
     print("versions: " + ("; ".join(found) if found else "as on the submitting machine"), flush=True)
@@ -51,11 +47,7 @@ def watch(run: str) -> None:
 
 
 def _find(run: str) -> ActorRun:
-    """Find the run, and wait until it has started.
-
-    Raises:
-        ConfigError: It has not started in time.
-    """
+    """Find the run, and wait until it has started."""
     from distrl.runtime.backends.cluster import connect
     from distrl.runtime.commands.control_actor import ActorRun
 

@@ -61,10 +61,6 @@ def open_run(run: str, address: str | None, runs_dir: Path) -> Run:
         run: A name, or the path of a run folder.
         address: None or `local` for `runs_dir`; `http://HEAD:8265` for a job server; `auto`, `HOST:PORT` or
             `ray://HOST:PORT` to connect to the cluster.
-
-    Raises:
-        ConfigError: No run of this name.
-        ResourceError: The cluster cannot be reached.
     """
     if is_job_server(address):
         from distrl.runtime.jobs.server import JobServer
@@ -80,11 +76,7 @@ def open_run(run: str, address: str | None, runs_dir: Path) -> Run:
 
 
 def run_folder(run: str, runs_dir: Path) -> Path:
-    """Return the folder of a run.
-
-    Raises:
-        ConfigError: Not found; the known runs are named.
-    """
+    """Return the folder of a run."""
     for folder in (runs_dir / run, Path(run)):
         if (folder / "config.yaml").is_file():
             return folder

@@ -36,18 +36,12 @@ HELPER_SECONDS = 120.0  # to start a process on the head and connect, in additio
 
 @dataclass(frozen=True)
 class RunJob:
-    """A job of a run on the job server.
-
-    Attributes:
-        id: Submission id; None for a run started with `distrl train` on the cluster.
-        status: PENDING, RUNNING, SUCCEEDED, STOPPED or FAILED.
-        began: Unix time in seconds.
-    """
+    """A job of a run on the job server."""
 
     run: str
-    id: str | None
-    status: str
-    began: float
+    id: str | None  # submission id; None for a run started with `distrl train` on the cluster
+    status: str  # PENDING, RUNNING, SUCCEEDED, STOPPED or FAILED
+    began: float  # Unix time
     ended: float | None
     message: str
     runs_dir: str
@@ -63,9 +57,6 @@ class JobServer:
 
     Args:
         address: `http://HOST:8265`, or what `ray.init` takes: `auto`, `HOST:PORT`, `ray://HOST:PORT`.
-
-    Raises:
-        ResourceError: Not reached.
     """
 
     def __init__(self, address: str):
@@ -80,10 +71,6 @@ class JobServer:
         Args:
             here: Folder of the user's modules and relative paths.
             runs_dir: Parent of the run folder on the cluster; `~` is the home there.
-
-        Raises:
-            ConfigError: A run of this name is active (one to be resumed may take `ENDING_SECONDS` to end), or a file of
-                the run is missing.
         """
         if config.backend != "ray":
             raise ConfigError(f"backend is {config.backend}; a job runs on Ray.", "Set backend=ray.")
@@ -112,11 +99,7 @@ class JobServer:
         return sorted(found, key=lambda job: job.began, reverse=True)
 
     def find(self, run: str) -> RunJob:
-        """Return the newest job of a run.
-
-        Raises:
-            ConfigError: Not found; the known runs are named.
-        """
+        """Return the newest job of a run."""
         runs = self.runs()
         for job in runs:
             if job.run == run:
@@ -152,12 +135,7 @@ class JobServer:
         return self._ask(run, None, ANSWER_SECONDS).get("status") if self.find(run).active else None
 
     def send(self, run: str, command: Command, seconds: float = ANSWER_SECONDS) -> str:
-        """Send a command and wait for its answer.
-
-        Raises:
-            ConfigError: Refused, or the run is not active.
-            ResourceError: No answer.
-        """
+        """Send a command and wait for its answer."""
         self._require_active(run)
         return str(self._ask(run, command, seconds)["text"])
 

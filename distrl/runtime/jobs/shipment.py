@@ -37,10 +37,6 @@ def fill(folder: Path, config: RunConfig, here: Path) -> RunConfig:
 
     Returns:
         The config as written there, with the cluster's address and paths inside the folder.
-
-    Raises:
-        ConfigError: A file or module is missing.
-        ResourceError: Too large.
     """
     ship_package(folder)
     imports = [ship_import(folder, entry, here) for entry in config.imports]

@@ -40,11 +40,7 @@ def missing(requirements: Iterable[str], find: Callable[[str], str] = version) -
 
 
 def require_node(what: Iterable[str] | None = None) -> None:
-    """Check this node for the requirements of the package.
-
-    Raises:
-        ResourceError: A package is missing, or too old; all are named.
-    """
+    """Check this node for the requirements of the package."""
     problems = missing(requires("distrl") or [] if what is None else what)
     if problems:
         raise ResourceError(

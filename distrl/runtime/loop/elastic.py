@@ -34,11 +34,7 @@ class Elastic:
     # ---- scaling ---------------------------------------------------------------------------------------------------
 
     def scale(self, samplers: int, why: str) -> str:
-        """Change the number of samplers; return at once with a sentence for the user.
-
-        Raises:
-            ConfigError: Not a valid number for this run.
-        """
+        """Change the number of samplers; return at once with a sentence for the user."""
         if not self.backend.concurrent:
             raise ConfigError(
                 "this run has backend serial: one process does everything.", "Start it with backend=ray to scale it."

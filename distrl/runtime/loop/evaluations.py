@@ -20,18 +20,13 @@ class EventLoop(Protocol):
 
 
 class Evaluations:
-    """Orders evaluations and handles their results.
-
-    Attributes:
-        deaths: Deaths of the evaluator in a row.
-        restart_at: `time.monotonic()` at which lost evaluations are ordered again, or None.
-    """
+    """Orders evaluations and handles their results."""
 
     def __init__(self, state: RunState, services: Services, saver: Saver, loop: EventLoop):
         self.state, self.backend, self.monitor = state, services.backend, services.monitor
         self.saver, self.loop = saver, loop
-        self.deaths = 0
-        self.restart_at: float | None = None
+        self.deaths = 0  # of the evaluator, in a row
+        self.restart_at: float | None = None  # time.monotonic() at which lost evaluations are ordered again
         self._lost: list[EvaluatorLost] = []
 
     def order_if_due(self) -> None:

@@ -32,26 +32,11 @@ from distrl.runtime.loop.slow_streams import SlowStreams
 from distrl.runtime.loop.state import RunState, Services
 from distrl.runtime.loop.waits import Waits
 from distrl.runtime.plan.base import Plan
+from distrl.runtime.protocol import events as ev
 from distrl.runtime.protocol.backend import Backend
-from distrl.runtime.protocol.events import (
-    BatchLost,
-    Collected,
-    EvalFailed,
-    Evaluated,
-    EvaluatorLost,
-    Event,
-    Failure,
-    LearnerFailed,
-    LearnerLost,
-    LearnerReady,
-    Probed,
-    SamplerFailed,
-    SamplerLost,
-    SamplerReady,
-    Updated,
-)
+from distrl.runtime.protocol.events import Event, Failure
 from distrl.runtime.protocol.orders import STOP_NOW
-from distrl.runtime.run.callbacks import Callbacks
+from distrl.runtime.run.callbacks import Callback
 from distrl.runtime.run.checkpoint import CheckpointStates
 from distrl.runtime.run.folder import RunFolder
 from distrl.runtime.run.progress import RunProgress
@@ -80,7 +65,13 @@ class Loop:
     """
 
     def __init__(
-        self, plan: Plan, backend: Backend, folder: RunFolder, monitor: Monitor, callbacks: Callbacks, phases: Phases
+        self,
+        plan: Plan,
+        backend: Backend,
+        folder: RunFolder,
+        monitor: Monitor,
+        callbacks: list[Callback],
+        phases: Phases,
     ):
         self.services = services = Services(backend, monitor, callbacks, phases, folder)
         self.state = state = RunState.fresh(plan, backend.concurrent)
@@ -183,7 +174,7 @@ class Loop:
             state.collecting = False
         with self.phases("loop"):
             # A finished update counts, whatever else failed meanwhile.
-            for event in sorted(events, key=lambda event: not isinstance(event, Updated)):
+            for event in sorted(events, key=lambda event: not isinstance(event, ev.Updated)):
                 self.handle(event)
 
     def wait(self) -> list[Event]:
@@ -274,36 +265,36 @@ class Loop:
 
     def handle(self, event: Event) -> None:
         match event:
-            case Updated():
+            case ev.Updated():
                 self.on_updated(event)
-            case Collected():
+            case ev.Collected():
                 self.on_collected(event)
-            case Probed():
+            case ev.Probed():
                 self.slow.probed(event)
-            case SamplerReady():
+            case ev.SamplerReady():
                 self.elastic.sampler_ready(event)
-            case SamplerLost():
+            case ev.SamplerLost():
                 self.elastic.sampler_lost(event)
-            case SamplerFailed():
+            case ev.SamplerFailed():
                 self.state.pool.stopped(self.state.pool.slots[event.sampler], event.requests)
                 self.raise_failure(event.failure)
-            case LearnerFailed():
+            case ev.LearnerFailed():
                 self.state.updating = False
                 self.raise_failure(event.failure)
-            case BatchLost():
+            case ev.BatchLost():
                 self.lost_data.update_failed()
-            case LearnerLost():
+            case ev.LearnerLost():
                 self.recovery.learner_lost(event.reason, event.process)
-            case LearnerReady():
+            case ev.LearnerReady():
                 self.monitor.event("joined", process="learner", pid=event.pid)
-            case Evaluated():
+            case ev.Evaluated():
                 self.evaluations.done(event)
-            case EvalFailed():
+            case ev.EvalFailed():
                 self.evaluations.failed(str(event.failure.error))
-            case EvaluatorLost():
+            case ev.EvaluatorLost():
                 self.evaluations.evaluator_lost(event)
 
-    def on_collected(self, event: Collected) -> None:
+    def on_collected(self, event: ev.Collected) -> None:
         """Put finished fragments into the queue, except those of streams that were reassigned meanwhile."""
         state = self.state
         wanted = state.pool.finished(state.pool.slots[event.sampler], event.metas)
@@ -317,7 +308,7 @@ class Loop:
         self.elastic.sampler_idle(event.sampler)
         self.slow.finished(wanted)
 
-    def on_updated(self, event: Updated) -> None:
+    def on_updated(self, event: ev.Updated) -> None:
         """Process an update boundary, the only place where counters move."""
         state, report = self.state, event.report
         state.updating = False
@@ -336,8 +327,10 @@ class Loop:
             self.reporter.record(report.metrics, metas, episodes, before, self.diagnosed)
             if self.callbacks:
                 for episode in episodes:
-                    self.callbacks.on_episode(self, episode)
-                self.callbacks.on_update(self, report.metrics)
+                    for callback in self.callbacks:
+                        callback.on_episode(self, episode)
+                for callback in self.callbacks:
+                    callback.on_update(self, report.metrics)
         self.recovery.record_update(sum(meta.nbytes for meta in metas))
         self.evaluations.order_if_due()
         if self.saver.due():
@@ -355,7 +348,8 @@ class Loop:
         return self.saver.save()
 
     def on_checkpoint(self, path: Path) -> None:
-        self.callbacks.on_checkpoint(self, path)
+        for callback in self.callbacks:
+            callback.on_checkpoint(self, path)
 
     def save_after_failure(self) -> None:
         """Save the state of the last boundary after an exception, if possible."""
@@ -370,9 +364,9 @@ class Loop:
         """Wait for the running update, so that the learner's state matches the counters."""
         while self.state.updating:
             for event in self.backend.wait(WAIT_SECONDS):
-                if isinstance(event, LearnerFailed | LearnerLost):
+                if isinstance(event, ev.LearnerFailed | ev.LearnerLost):
                     self.state.updating = False
-                elif isinstance(event, BatchLost):
+                elif isinstance(event, ev.BatchLost):
                     self.lost_data.update_failed()
-                elif isinstance(event, Updated | Evaluated | EvalFailed):
+                elif isinstance(event, ev.Updated | ev.Evaluated | ev.EvalFailed):
                     self.handle(event)

@@ -38,17 +38,7 @@ class Quarantined(EnvError):
 
 @dataclass
 class SamplerSlot:
-    """One sampler, known by its index for the whole run.
-
-    Attributes:
-        busy_since, away_since: `time.monotonic()` at the start of its call, and since it is not ready.
-        hosts: Streams whose environments it has built.
-        making: Units of its present call that are still wanted.
-        isolated: The slow stream that it is reserved for, or -1.
-        losses: Losses in a row.
-        restart_at: `time.monotonic()` of the restart of a lost process, or None.
-        env_steps, fragments: Totals over all its processes.
-    """
+    """One sampler, known by its index for the whole run; times are those of `time.monotonic()`."""
 
     index: int
     streams: list[int]
@@ -56,12 +46,12 @@ class SamplerSlot:
     ready: bool = False
     busy: bool = False
     busy_since: float = 0.0
-    hosts: set[int] = field(default_factory=set)
-    making: set[Unit] = field(default_factory=set)
-    isolated: int = -1
-    losses: int = 0
-    away_since: float = field(default_factory=time.monotonic)
-    restart_at: float | None = None
+    hosts: set[int] = field(default_factory=set)  # streams whose environments it has built
+    making: set[Unit] = field(default_factory=set)  # units of its present call that are still wanted
+    isolated: int = -1  # the slow stream that it is reserved for
+    losses: int = 0  # in a row
+    away_since: float = field(default_factory=time.monotonic)  # while it is not ready
+    restart_at: float | None = None  # of a lost process
     pid: int = 0
     node: str = ""
     env_steps: int = 0
@@ -70,17 +60,11 @@ class SamplerSlot:
 
 @dataclass(frozen=True)
 class Change:
-    """Consequences of a change of the pool.
+    """Consequences of a change of the pool."""
 
-    Attributes:
-        start: Samplers to start.
-        end: Samplers to end now.
-        moved: Reassigned stream -> (old sampler, new sampler).
-    """
-
-    start: tuple[int, ...] = ()
-    end: tuple[int, ...] = ()
-    moved: dict[int, tuple[int, int]] = field(default_factory=dict)
+    start: tuple[int, ...] = ()  # samplers to start
+    end: tuple[int, ...] = ()  # samplers to end now
+    moved: dict[int, tuple[int, int]] = field(default_factory=dict)  # stream -> (old sampler, new sampler)
 
 
 class Pool:
@@ -91,28 +75,21 @@ class Pool:
         queue: Admits units.
         max_staleness: k.
         deterministic: Fragment n is collected with version max(0, n - k), exactly.
-
-    Attributes:
-        snapshots: Of each stream, after its last finished fragment.
-        before: Unit -> the snapshot before it, for waiting units that may be regenerated.
-        rolled_back: Running units after a lost fragment of their stream.
-        wanted: Requested samplers, without those reserved for isolated streams.
-        suspects: Stream -> losses of its sampler while it collected this stream only. Suspects are collected alone
-            until they finish a fragment, so that the cause of a loss is known.
-        running: Stream -> the sampler that collects it now.
     """
 
     def __init__(self, streams: int, samplers: int, queue: Queue, max_staleness: int, deterministic: bool):
         self.queue = queue
         self.max_staleness = max_staleness
         self.deterministic = deterministic
-        self.snapshots: list[Snapshot] = [None] * streams
-        self.before: dict[Unit, Snapshot] = {}
-        self.rolled_back: set[Unit] = set()
+        self.snapshots: list[Snapshot] = [None] * streams  # after the last finished fragments
+        self.before: dict[Unit, Snapshot] = {}  # snapshots before waiting units that may be regenerated
+        self.rolled_back: set[Unit] = set()  # running units after a lost fragment of their stream
         self.slots = [SamplerSlot(index, []) for index in range(samplers)]
-        self.wanted = samplers
+        self.wanted = samplers  # without those reserved for isolated streams
+        #: Stream -> losses of its sampler while it collected this stream only. Suspects are collected alone until they
+        #: finish a fragment, so that the cause of a loss is known.
         self.suspects: dict[int, int] = {}
-        self.running: dict[int, int] = {}
+        self.running: dict[int, int] = {}  # stream -> the sampler that collects it now
         for stream in range(streams):
             self.slots[stream * samplers // streams].streams.append(stream)
 
@@ -141,9 +118,6 @@ class Pool:
         """Change the number of samplers.
 
         New samplers take the lowest free indices; starting samplers leave first, then the highest indices.
-
-        Raises:
-            ConfigError: Fewer than one, or more than streams.
         """
         streams = len(self.snapshots)
         if not 1 <= samplers <= streams:
@@ -263,10 +237,7 @@ class Pool:
     def orders(self, slot: SamplerSlot, version: int) -> list[CollectRequest]:
         """Return the requests for an idle sampler: units of one weight version, at most one per stream.
 
-        A stream that its old sampler still collects is left out.
-
-        Args:
-            version: The newest published version.
+        A stream that its old sampler still collects is left out. `version` is the newest published one.
         """
         units = [self.queue.admit(stream, version) for stream in slot.streams if stream not in self.running]
         wanted = [(unit, self.version_for(unit, version)) for unit in units if unit is not None]

@@ -66,13 +66,6 @@ class Recovery:
 
     Args:
         save: Writes a checkpoint; returns None if that failed.
-
-    Attributes:
-        base: The newest state that a new learner can start from.
-        since: Updates after `base`, oldest first.
-        current: The running update.
-        deaths: Deaths in a row without an update between.
-        restart_at: `time.monotonic()` of the next restart, or None.
     """
 
     def __init__(self, state: RunState, services: Services, save: Callable[[], Path | None]):
@@ -80,11 +73,11 @@ class Recovery:
         self.every: int | None = state.config.learner.recover_every
         self.enabled = self.backend.recovers and self.every != 0
         self.off_policy = state.plan.off_policy
-        self.base: RecoveryPoint | None = None
-        self.since: list[UpdateOrder] = []
-        self.current: UpdateOrder | None = None
-        self.deaths = 0
-        self.restart_at: float | None = None
+        self.base: RecoveryPoint | None = None  # the newest state that a new learner can start from
+        self.since: list[UpdateOrder] = []  # updates after `base`, oldest first
+        self.current: UpdateOrder | None = None  # the running update
+        self.deaths = 0  # in a row
+        self.restart_at: float | None = None  # time.monotonic() of the next restart
         self._pending: tuple[int, Handle] | None = None  # version and handle of a requested state
         self._urgent = False
         self._credit = Credit(COST_SHARE)

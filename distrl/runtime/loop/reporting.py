@@ -12,11 +12,7 @@ from distrl.runtime.loop.time_shares import TimeShares, limit
 
 
 class Reporter:
-    """Writes the monitor's records of a run.
-
-    Attributes:
-        shares: Phase times of all processes.
-    """
+    """Writes the monitor's records of a run."""
 
     def __init__(self, state: RunState, services: Services):
         self.state, self.services = state, services
@@ -42,12 +38,9 @@ class Reporter:
         version: int,
         diagnosed: float,
     ) -> None:
-        """Complete the metrics of an update and write its curves.
+        """Complete the metrics of an update of `version` in place and write its curves.
 
-        Args:
-            metrics: Of the learner; completed in place.
-            version: The learner's version before the update.
-            diagnosed: Time of the newest measurement; with a new one the display is updated.
+        The display is updated if `diagnosed`, the time of the newest measurement, is new.
         """
         state, progress = self.state, self.state.progress
         ages = [version - meta.version for meta in metas]
@@ -77,12 +70,7 @@ class Reporter:
         return {f"time/{process}/{name}": share for process, phases in shares.items() for name, share in phases.items()}
 
     def summary(self, reason: str, checkpoint: Path | None, problem: str | None) -> dict[str, object]:
-        """Return the content of `summary.json`.
-
-        Args:
-            reason: Why the run ended.
-            checkpoint, problem: The newest checkpoint, and the error of the newest failed one.
-        """
+        """Return the content of `summary.json`; `problem` is the error of a failed last checkpoint."""
         state, config, progress = self.state, self.state.config, self.state.progress
         weights = self.services.backend.fetch(state.weights[progress.version])
         state.ledger.check()

@@ -22,14 +22,7 @@ from distrl.store.queue import Waiting
 
 
 class Saver:
-    """Writes checkpoints at update boundaries, and restores them.
-
-    Args:
-        on_checkpoint: Called with the path of every checkpoint.
-
-    Attributes:
-        problem: Error of the newest attempt to save, or None.
-    """
+    """Writes checkpoints at update boundaries, and restores them."""
 
     def __init__(
         self,
@@ -44,7 +37,7 @@ class Saver:
         self.saved_at = time.monotonic()
         self.saved_version = -1
         self.last_path: Path | None = None
-        self.problem: str | None = None
+        self.problem: str | None = None  # error of the newest attempt to save
 
     def seconds_since_save(self) -> float:
         return time.monotonic() - self.saved_at
@@ -144,11 +137,7 @@ class Saver:
         return SavedPolicy(plan.config, plan.observation_space, plan.action_space, weights, facts)
 
     def restore(self, states: CheckpointStates) -> None:
-        """Restore a fresh run to a checkpoint's boundary.
-
-        Raises:
-            CheckpointError: The number of streams differs.
-        """
+        """Restore a fresh run to a checkpoint's boundary."""
         state, backend = self.state, self.services.backend
         streams, progress, wanted = states["streams"], states["progress"], state.config.streams
         if len(streams["next_seq"]) != wanted:

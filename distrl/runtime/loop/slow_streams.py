@@ -23,16 +23,12 @@ PROBE_SECONDS = 1.0  # longer calls are probed about this often
 
 
 class SlowStreams:
-    """Watches the pace of every stream.
-
-    Attributes:
-        slow: Slow stream -> its own and the median seconds per step.
-    """
+    """Watches the pace of every stream."""
 
     def __init__(self, state: RunState, services: Services, elastic: Elastic):
         self.pool, self.backend, self.monitor = state.pool, services.backend, services.monitor
         self.elastic = elastic
-        self.slow: dict[int, tuple[float, float]] = {}
+        self.slow: dict[int, tuple[float, float]] = {}  # stream -> its own and the median seconds per step
         self._usual: dict[int, float] = {}  # stream -> seconds per step in its newest fragment
         self._slowly: dict[int, Pace] = {}  # stream -> pace over its newest fragments while all of them are slow
         self._quick: dict[int, int] = {}  # slow stream -> quick fragments in a row

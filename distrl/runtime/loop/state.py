@@ -13,7 +13,7 @@ from distrl.runtime.loop.pool import Pool
 from distrl.runtime.plan.base import Plan
 from distrl.runtime.protocol.backend import Backend
 from distrl.runtime.protocol.orders import Handle
-from distrl.runtime.run.callbacks import Callbacks
+from distrl.runtime.run.callbacks import Callback
 from distrl.runtime.run.folder import RunFolder
 from distrl.runtime.run.progress import RunProgress
 from distrl.store.queue import Queue
@@ -21,32 +21,20 @@ from distrl.store.queue import Queue
 
 @dataclass
 class RunState:
-    """Mutable state of one attempt of a run.
-
-    Attributes:
-        weights: Version -> handle, back to the oldest version that a unit may need.
-        updates_started: Updates ordered so far, the running one included.
-        updating: An update is running, so the learner's state is not that of a boundary.
-        evaluations_pending: Evaluations ordered and not finished.
-        lost_transitions: Transitions lost with dead replay shards.
-        interrupted: Ctrl-C or SIGTERM was received.
-        stop_requested: Reason given by a command (`STOP` or `STOP_NOW`) or a callback.
-        collecting: A sampler of this process is running (serial backend).
-        turn_began: `time.monotonic()` at the start of the present turn.
-    """
+    """Mutable state of one attempt of a run."""
 
     plan: Plan
     queue: Queue
     pool: Pool
     progress: RunProgress
-    weights: dict[int, Handle] = field(default_factory=dict)
-    updates_started: int = 0
-    updating: bool = False
+    weights: dict[int, Handle] = field(default_factory=dict)  # by version, back to the oldest that a unit may need
+    updates_started: int = 0  # the running one included
+    updating: bool = False  # an update is running: the learner's state is not that of a boundary
     evaluations_pending: int = 0
-    lost_transitions: int = 0
-    interrupted: bool = False
-    stop_requested: str | None = None
-    collecting: bool = False
+    lost_transitions: int = 0  # with dead replay shards
+    interrupted: bool = False  # by Ctrl-C or SIGTERM
+    stop_requested: str | None = None  # the reason: `STOP`, `STOP_NOW`, or one given by a callback
+    collecting: bool = False  # a sampler of this process is running (serial backend)
     turn_began: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -74,6 +62,6 @@ class Services:
 
     backend: Backend
     monitor: Monitor
-    callbacks: Callbacks
+    callbacks: list[Callback]
     phases: Phases
     folder: RunFolder

@@ -23,10 +23,6 @@ class Waits:
 
     Args:
         problems: Functions that describe a problem of the object store and of slow streams, or return "".
-
-    Attributes:
-        pending: Unanswered orders.
-        problems: Kind -> description of a present problem.
     """
 
     def __init__(
@@ -46,7 +42,7 @@ class Waits:
         )
         self.recovery, self.lost_data, self.elastic = recovery, lost_data, elastic
         self.pending: list[Wait] = []
-        self.problems: dict[str, str] = {}
+        self.problems: dict[str, str] = {}  # kind -> description
         self._checks = dict(zip(("object store", "slow streams"), problems, strict=True))
         self._longest: dict[str, float] = {}
         self._report_at: dict[tuple[str, str], float] = {}

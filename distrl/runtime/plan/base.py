@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-import gymnasium
 import torch
+from gymnasium import Space
 
 from distrl.base.errors import ConfigError
 from distrl.base.phases import Phases
@@ -39,28 +39,17 @@ class WeightChannel(Protocol):
 
 @dataclass
 class Plan:
-    """A checked run, sent whole to every process.
+    """A checked run, sent whole to every process."""
 
-    Attributes:
-        config: With every key of the algorithm filled in.
-        observation_space, action_space: Of one environment, wrappers included; for text, of one token.
-        snapshots: Streams can be restored exactly.
-        search_path: `sys.path` of the starting process, where user code is found.
-        sources: Text of the Python files in `imports`, for processes that cannot read the files.
-        masked: The environment reports its allowed actions.
-        folder: The run folder; "" where there is none.
-        weight_channel: Set by a backend that has one, if `swaps_weights`.
-    """
-
-    config: RunConfig
-    observation_space: gymnasium.Space[Any]
-    action_space: gymnasium.Space[Any]
-    snapshots: bool
-    search_path: list[str] = field(default_factory=list)
-    sources: dict[str, str] = field(default_factory=dict)
-    masked: bool = False
-    folder: str = ""
-    weight_channel: WeightChannel | None = None
+    config: RunConfig  # with every key of the algorithm
+    observation_space: Space[Any]  # of one environment, wrappers included; for text, of one token
+    action_space: Space[Any]
+    snapshots: bool  # streams can be restored exactly
+    search_path: list[str] = field(default_factory=list)  # of the starting process, for user code
+    sources: dict[str, str] = field(default_factory=dict)  # of Python files in `imports`, for other machines
+    masked: bool = False  # the environment reports its allowed actions
+    folder: str = ""  # the run folder
+    weight_channel: WeightChannel | None = None  # set by a backend that has one, if `swaps_weights`
 
     def enter_process(self) -> None:
         """Make user code importable in a new process."""
@@ -102,13 +91,7 @@ class Plan:
     def build_learner(
         self, shards: Shards | None = None, phases: Phases | None = None, replay_shards: Sequence[ShardHandle] = ()
     ) -> Any:
-        """Build a fresh learner.
-
-        Args:
-            shards: Logical shards of a data-parallel group.
-            phases: The timers of this process, if it has some already.
-            replay_shards: Replay shards in other processes.
-        """
+        """Build a fresh learner, in a data-parallel group with `shards`."""
         raise NotImplementedError
 
     def build_sampler(self, index: int, *, reuse_buffers: bool, phases: Phases | None = None) -> Any:
@@ -129,11 +112,7 @@ def search_path() -> list[str]:
 
 
 def pick_device(name: str) -> str:
-    """Resolve `auto` to a GPU if there is one.
-
-    Raises:
-        ConfigError: A GPU is requested and none is found.
-    """
+    """Resolve `auto` to a GPU if there is one."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():

@@ -99,9 +99,6 @@ def make_control_plan(config: RunConfig) -> ControlPlan:
 
     Args:
         config: With every key of the algorithm filled in.
-
-    Raises:
-        ConfigError, EnvError: With the fix.
     """
     env = make_env(config.environment)
     try:

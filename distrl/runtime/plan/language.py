@@ -164,11 +164,7 @@ class TextPlan(Plan):
 
 
 def make_text_plan(config: RunConfig) -> TextPlan:
-    """Check everything that needs the task and its tokenizer.
-
-    Raises:
-        ConfigError, EnvError: With the fix.
-    """
+    """Check everything that needs the task and its tokenizer."""
     found = algorithm_class(config)
     if not issubclass(found, LanguageAlgorithm):
         raise ConfigError(
@@ -202,11 +198,7 @@ def make_text_plan(config: RunConfig) -> TextPlan:
 
 
 def _check_demonstrations(config: RunConfig, task: Task) -> None:
-    """Check what a supervised run needs.
-
-    Raises:
-        ConfigError: The first item has no demonstration, or a curriculum needs success rates.
-    """
+    """Check what a supervised run needs."""
     assert config.language is not None
     name = config.algorithm["name"]
     if config.language.curriculum is not None:
@@ -218,11 +210,7 @@ def _check_demonstrations(config: RunConfig, task: Task) -> None:
 
 
 def check_prompts(task: Task, tokenizer: TextTokenizer, settings: LanguageConfig) -> None:
-    """Encode the prompts of the first items, for at most `PROMPT_SECONDS` per split.
-
-    Raises:
-        ConfigError: A prompt that the model cannot take.
-    """
+    """Encode the prompts of the first items, for at most `PROMPT_SECONDS` per split."""
     context, until = model_context(settings), time.monotonic() + PROMPT_SECONDS
     for split, size in (("train", task.size), ("eval", task.eval_size)):
         for index in range(FEW_ITEMS if size is None else min(size, MANY_ITEMS)):
@@ -232,11 +220,7 @@ def check_prompts(task: Task, tokenizer: TextTokenizer, settings: LanguageConfig
 
 
 def check_in_flight(settings: LanguageConfig, deterministic: bool) -> None:
-    """Refuse weight swaps in deterministic mode, and with engines that cannot interrupt a batch.
-
-    Raises:
-        ConfigError: With the fix.
-    """
+    """Refuse weight swaps in deterministic mode, and with engines that cannot interrupt a batch."""
     if settings.in_flight == "drain":
         return
     if deterministic:

@@ -25,9 +25,6 @@ def build_replay(plan: Plan, handles: Sequence[ShardHandle] = ()) -> Replay | Sh
 
     Args:
         handles: Shards in other processes; without them the shards live in this one.
-
-    Raises:
-        ConfigError, ResourceError: Invalid sizes, or too large for the memory.
     """
     count = plan.config.store.shards
     if count == 1:
@@ -103,11 +100,7 @@ def transition_bytes(plan: Plan) -> int | None:
 
 
 def require_memory_for_replay(plan: Plan) -> None:
-    """Refuse a replay that exceeds this machine's memory, before any process starts.
-
-    Raises:
-        ResourceError: With the numbers.
-    """
+    """Refuse a replay that exceeds this machine's memory, before any process starts."""
     store, each = plan.config.store, transition_bytes(plan)
     if each is not None and not store.memory_map and plan.config.ray.address is None:
         require_memory(each * store.capacity, psutil.virtual_memory().available, store.capacity, each)
@@ -117,9 +110,6 @@ def build_hindsight(plan: Plan) -> Hindsight | None:
     """Build the hindsight relabeling of this run's batches; None if it is not configured.
 
     The environment that computes the rewards of new goals lives in this process, with the learner.
-
-    Raises:
-        ConfigError: An environment without goals or without `compute_reward`, or a replay that cannot be relabeled.
     """
     wanted = plan.algorithm_config.hindsight
     if wanted is None:
@@ -143,12 +133,7 @@ def build_hindsight(plan: Plan) -> Hindsight | None:
 
 
 def probe(plan: Plan) -> bool:
-    """Return True if the environment masks actions; check that it provides the columns of the algorithm.
-
-    Raises:
-        ConfigError: The algorithm needs reward channels that the environment lacks, or first observations that the
-            environment backend delivers one step late.
-    """
+    """Return True if the environment masks actions; check that it provides the columns of the algorithm."""
     config = plan.config
     if _algorithm(plan).goes_on_after_ends and config.environment.backend != "gymnasium":
         raise ConfigError(

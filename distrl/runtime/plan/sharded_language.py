@@ -29,11 +29,7 @@ class ShardedPlan(TextPlan):
 
 
 def sharded_plan(plan: TextPlan) -> ShardedPlan:
-    """Return the same run with a sharded learner.
-
-    Raises:
-        ConfigError: Its algorithm needs whole gradients.
-    """
+    """Return the same run with a sharded learner."""
     found = ShardedPlan(**{field.name: getattr(plan, field.name) for field in fields(plan)})
     assert found.algorithm_class
     return found

@@ -85,8 +85,7 @@ class Backend(Protocol):
     def rebuild_learner(self, base: RecoveryPoint, updates: Sequence[UpdateOrder]) -> dict[int, Handle]:
         """Start a new learner from `base` that repeats `updates`; answered by `LearnerReady`.
 
-        Returns:
-            Version -> handle of the weights that it will publish again.
+        Return version -> handle of the weights that it will publish again.
         """
 
     # ---- data and machines -----------------------------------------------------------------------------------------

@@ -32,37 +32,23 @@ class UpdateOrder:
 
 @dataclass(frozen=True)
 class RecoveryPoint:
-    """A learner state that a rebuilt learner starts from.
-
-    Attributes:
-        version: Number of updates in it.
-        state: The packed state; None if it is in `folder`.
-        folder: A checkpoint with state and replay; None without a replay, or if it is empty.
-    """
+    """A learner state after `version` updates, from which a rebuilt learner starts."""
 
     version: int
-    state: object = None
-    folder: Path | None = None
+    state: object = None  # packed; None if it is in `folder`
+    folder: Path | None = None  # a checkpoint with state and replay
 
 
 @dataclass(frozen=True)
 class Wait:
-    """An unanswered order.
+    """An unanswered order."""
 
-    Attributes:
-        process: `sampler 3`, `learner`, `evaluator` ...
-        kind: `start`, `fragments`, `update` or `evaluation`.
-        what: The order in words.
-        seconds, limit: Time since the order, and its deadline.
-        cause: The known reason for a long wait, or an empty string.
-    """
-
-    process: str
-    kind: str
-    what: str
-    seconds: float
+    process: str  # `sampler 3`, `learner`, `evaluator` ...
+    kind: str  # `start`, `fragments`, `update` or `evaluation`
+    what: str  # the order in words
+    seconds: float  # since the order
     limit: float
-    cause: str = ""
+    cause: str = ""  # the known reason for a long wait
 
     def __str__(self) -> str:
         why = f" ({self.cause})" if self.cause else ""
@@ -71,17 +57,11 @@ class Wait:
 
 @dataclass(frozen=True)
 class LearnerCall:
-    """A call of a learner's method between updates.
+    """A call of a learner's method between updates."""
 
-    Attributes:
-        purpose: For messages: `could not PURPOSE`.
-        seconds: Deadline; 0 where the answer is not awaited.
-        everywhere: Called in all processes of the learner instead of the first one.
-    """
-
-    purpose: str
-    seconds: float
-    everywhere: bool = False
+    purpose: str  # for messages: `could not PURPOSE`
+    seconds: float  # deadline; 0 if the answer is not awaited
+    everywhere: bool = False  # in all processes of the learner instead of the first one
 
 
 START_SECONDS = 180.0  # importing torch takes seconds, not minutes: an actor that is not up by then has failed

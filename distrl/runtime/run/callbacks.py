@@ -27,39 +27,9 @@ class Callback:
         """Run once, at the end of the run."""
 
 
-class Callbacks(Callback):
-    """Several callbacks as one."""
-
-    def __init__(self, callbacks: Sequence[Callback]):
-        self.callbacks = list(callbacks)
-
-    def __bool__(self) -> bool:
-        return bool(self.callbacks)
-
-    def on_update(self, loop: object, metrics: dict[str, float]) -> None:
-        for callback in self.callbacks:
-            callback.on_update(loop, metrics)
-
-    def on_episode(self, loop: object, episode: EpisodeReport) -> None:
-        for callback in self.callbacks:
-            callback.on_episode(loop, episode)
-
-    def on_checkpoint(self, loop: object, path: Path) -> None:
-        for callback in self.callbacks:
-            callback.on_checkpoint(loop, path)
-
-    def on_end(self, loop: object, summary: dict[str, object]) -> None:
-        for callback in self.callbacks:
-            callback.on_end(loop, summary)
-
-
-def load_callbacks(names: Sequence[str]) -> Callbacks:
-    """Make the configured callbacks from classes (called without arguments) or objects.
-
-    Raises:
-        ConfigError: Not a callback.
-    """
-    callbacks = []
+def load_callbacks(names: Sequence[str]) -> list[Callback]:
+    """Make the configured callbacks from classes (called without arguments) or objects."""
+    callbacks: list[Callback] = []
     for name in names:
         found = register.get("callback", name)
         callback = found() if isinstance(found, type) else found
@@ -69,4 +39,4 @@ def load_callbacks(names: Sequence[str]) -> Callbacks:
                 "Derive it from Callback.",
             )
         callbacks.append(callback)
-    return Callbacks(callbacks)
+    return callbacks

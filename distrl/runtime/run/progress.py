@@ -14,30 +14,19 @@ from distrl.experience.fragment import EpisodeReport
 
 @dataclass
 class RunProgress:
-    """Counters that change at update boundaries, from consumed data only.
-
-    Attributes:
-        version: Published updates.
-        env_steps: Consumed valid steps.
-        episodes: Finished episodes in consumed data.
-        returns, lengths: Of the last `window` episodes.
-        evaluated_at, checkpointed_at: `env_steps` at the newest evaluation and checkpoint.
-        best: Mean return of the best evaluation.
-        evals: Environment steps and mean return of every evaluation.
-        wall_before: Seconds of earlier attempts.
-    """
+    """Counters that change at update boundaries, from consumed data only."""
 
     window: int
-    version: int = 0
+    version: int = 0  # published updates
     env_steps: int = 0
     episodes: int = 0
-    returns: deque[float] = field(default_factory=deque)
+    returns: deque[float] = field(default_factory=deque)  # of the last `window` episodes
     lengths: deque[int] = field(default_factory=deque)
-    evaluated_at: int = 0
+    evaluated_at: int = 0  # `env_steps` at the newest evaluation
     checkpointed_at: int = 0
-    best: float | None = None
-    evals: list[tuple[int, float]] = field(default_factory=list)
-    wall_before: float = 0.0
+    best: float | None = None  # mean return of the best evaluation
+    evals: list[tuple[int, float]] = field(default_factory=list)  # environment steps, mean return
+    wall_before: float = 0.0  # seconds of earlier attempts
     started: float = field(default_factory=time.monotonic)
 
     @property
