@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from distrl.base.columns import Columns
+from distrl.base.pack import State
 from distrl.experience.moments import Moments
 
 #: State of a stream for `base.pack`, from which it continues; None where streams cannot be restored.
-Snapshot: TypeAlias = dict[str, Any] | None
+Snapshot: TypeAlias = State | None
 
 
 class Unit(NamedTuple):
@@ -81,15 +82,15 @@ class CollectRequest:
     assign: bool = False  # the stream is new to this sampler, which has to build its environments
 
 
-def _moments_state(moments: Moments | None) -> dict[str, Any] | None:
+def _moments_state(moments: Moments | None) -> State | None:
     return None if moments is None else moments.to_state()
 
 
-def _moments(state: dict[str, Any] | None) -> Moments | None:
+def _moments(state: State | None) -> Moments | None:
     return None if state is None else Moments.from_state(state)
 
 
-def fragment_to_state(meta: FragmentMeta, data: FragmentData) -> dict[str, Any]:
+def fragment_to_state(meta: FragmentMeta, data: FragmentData) -> State:
     """Return a waiting fragment's state for a checkpoint; its snapshot is saved with its stream."""
     return {
         "unit": tuple(meta.unit),
@@ -104,7 +105,7 @@ def fragment_to_state(meta: FragmentMeta, data: FragmentData) -> dict[str, Any]:
     }
 
 
-def fragment_from_state(state: dict[str, Any]) -> tuple[FragmentMeta, FragmentData]:
+def fragment_from_state(state: State) -> tuple[FragmentMeta, FragmentData]:
     """Restore a fragment from `fragment_to_state`."""
     meta = FragmentMeta(
         unit=Unit(*state["unit"]),

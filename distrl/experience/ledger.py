@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from distrl.base.files import write_atomic
+from distrl.base.pack import State
 from distrl.experience.fragment import Unit
 
 COUNTS = ("started", "finished", "cut", "consumed", "evicted", "lost", "rolled_back")
@@ -121,7 +121,7 @@ class Ledger:
             "staleness_max": self.staleness_max,
         }
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> State:
         """Return the state for a checkpoint, in which running units count as cut."""
         return {
             "counts": {**self.counts, "cut": self.counts["cut"] + len(self.running)},
@@ -153,7 +153,7 @@ class Ledger:
             counts["started"], counts["finished"], counts["cut"] = started, finished, started - finished
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Ledger:
+    def from_state(cls, state: State) -> Ledger:
         ledger = cls()
         ledger.counts.update(state["counts"])
         ledger.env_steps = state["env_steps"]

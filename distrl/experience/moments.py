@@ -6,11 +6,11 @@ statistics do not depend on the order of arrival.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from distrl.base.pack import State
 
 #: Weight of the prior (mean 0, variance 1) that running moments start from.
 PRIOR_COUNT = 1e-4
@@ -69,12 +69,12 @@ class Moments:
         """(...) variance with denominator `count`; ones if nothing was counted."""
         return np.asarray(self.m2 / self.count) if self.count > 0 else np.ones_like(self.mean)
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> State:
         """Return a plain state for `base.pack`."""
         return {"count": self.count, "mean": self.mean.copy(), "m2": self.m2.copy()}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Moments:
+    def from_state(cls, state: State) -> Moments:
         """Restore the moments of `to_state`, bit-equal."""
         mean, m2 = (np.array(state[key], dtype=np.float64) for key in ("mean", "m2"))
         return cls(float(state["count"]), mean, m2)

@@ -85,7 +85,7 @@ def cat_episodes(parts: Sequence[Columns]) -> Columns:
     """Rows of several episodes, one behind the other."""
     if len(parts) == 1:
         return parts[0]
-    joined: dict[str, Any] = {
+    joined: dict[str, np.ndarray] = {
         name: np.concatenate([part[name] for part in parts]) for name in (*TOKEN_COLUMNS, *ROW_COLUMNS)
     }
     first_rows = np.cumsum([0, *(len(part.group) for part in parts[:-1])])
@@ -112,7 +112,7 @@ def pad_episodes(episodes: Columns) -> Columns:
     lengths = np.diff(episodes.offsets)
     rows, width = len(lengths), int(lengths.max())
     inside = np.arange(width) < lengths[:, None]
-    padded: dict[str, Any] = {}
+    padded: dict[str, np.ndarray] = {}
     for name, dtype in TOKEN_COLUMNS.items():
         padded[name] = np.full((rows, width), PADDING[name], dtype)
         padded[name][inside] = episodes[name]

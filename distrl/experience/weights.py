@@ -10,11 +10,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from distrl.base.errors import CheckpointError
+from distrl.base.pack import State
 
 ALIGNMENT = 64  # bytes: one cache line
 
@@ -88,7 +88,7 @@ class Weights:
         """Hash names, shapes and bytes, without the version."""
         return hashlib.sha256(_table_json(self.table).encode() + self.buffer.tobytes()).hexdigest()
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> State:
         """Return a plain state for `base.pack`, with the checksum."""
         return {
             "version": self.version,
@@ -98,7 +98,7 @@ class Weights:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Weights:
+    def from_state(cls, state: State) -> Weights:
         """Restore weights from `to_state`.
 
         Raises:

@@ -1,1 +1,1 @@
-"""The loop, its back ends, checkpoints and run folders. The only room that imports ray."""
+"""The loop, its backends, checkpoints and run folders; the only package that imports Ray."""

@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from distrl.base.errors import ResourceError
+from distrl.base.pack import State
 from distrl.experience.fragment import Unit
 from distrl.learning.learner_base import Progress
 from distrl.learning.process_group import free_address
@@ -92,7 +93,7 @@ class LearnerGroup:
     def keep_state(self) -> Handle:
         return self.learners[0].keep.options(num_returns=2).remote()
 
-    def kept_state(self, handle: Handle) -> tuple[float, object] | None:
+    def kept_state(self, handle: Handle) -> tuple[float, State] | None:
         here, _ = ray.wait(list(handle), num_returns=2, timeout=0)
         if len(here) < 2:
             return None

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from distrl.base.errors import CheckpointError, ResourceError
-from distrl.base.pack import load_state, pack, unpack
+from distrl.base.pack import State, load_state, pack, unpack
 from distrl.experience.fragment import FragmentData
 from distrl.experience.schema import SchemaCheck
-from distrl.learning.learner_base import Learner, Progress
+from distrl.experience.weights import Weights
+from distrl.learning.learner_base import Learner, Progress, Report
 from distrl.runtime.protocol.events import Failure
 from distrl.runtime.run.checkpoint import LEARNER_FILE, REPLAY_FOLDER, SHARED
 
@@ -24,7 +25,7 @@ class LearnerHost:
         self.version: int | None = None  # after a recovery: updates made, so that none is skipped
         self.failure: Failure | None = None  # of a recovery; the next update returns it
 
-    def update(self, progress: Progress, *fragments: FragmentData) -> tuple[Any, Any]:
+    def update(self, progress: Progress, *fragments: FragmentData) -> tuple[Report | Failure, Weights | None]:
         """Make an update; return report and weights, or a failure and None."""
         if self.failure is None and self.version not in (None, progress.update):
             # Ray skips a call whose arguments are lost.
@@ -41,7 +42,7 @@ class LearnerHost:
             self.version += 1
         return made
 
-    def keep(self) -> tuple[float, Any]:
+    def keep(self) -> tuple[float, State]:
         """Return the seconds that this costs, and the packed state."""
         began = time.perf_counter()
         with self.learner.phases("keep"):
@@ -49,7 +50,7 @@ class LearnerHost:
         # Returning the arrays copies them once more, which takes as long.
         return 2 * (time.perf_counter() - began), packed
 
-    def recover(self, version: int, packed: Any, folder: Path | None) -> None:
+    def recover(self, version: int, packed: State, folder: Path | None) -> None:
         """Load the state of a dead learner after `version` updates: the result of `keep`, or a checkpoint."""
         self.version = version
         try:
@@ -61,17 +62,20 @@ class LearnerHost:
         except Exception as error:
             self.failure = Failure.of(error)
 
-    def repeat(self, progress: Progress, *fragments: FragmentData) -> Any:
+    def repeat(self, progress: Progress, *fragments: FragmentData) -> Weights | None:
         """Repeat an update of a predecessor; return its weights. The next new update returns a failure."""
         report, weights = self.update(progress, *fragments)
         if isinstance(report, Failure):
             self.failure = report
         return weights
 
-    def call(self, method: str, *args: Any) -> Any:
+    def call(self, method: str, *args: Any) -> object:
         """Call a method of `LEARNER_CALLS`; return its result or a failure."""
         try:
-            return self._load_files(*args) if method == "load_files" else getattr(self.learner, method)(*args)
+            if method == "load_files":
+                self._load_files(*args)
+                return None
+            return getattr(self.learner, method)(*args)
         except Exception as error:
             return Failure.of(error)
 

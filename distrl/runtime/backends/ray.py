@@ -10,8 +10,8 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from distrl.base.errors import UserError
-from distrl.base.pack import unpack
-from distrl.experience.fragment import CollectRequest, FragmentData, Unit
+from distrl.base.pack import State, unpack
+from distrl.experience.fragment import CollectRequest, FragmentData
 from distrl.experience.weights import Weights
 from distrl.learning.learner_base import Progress
 from distrl.runtime.backends.cluster import Actor, connect, disconnect, fits, scarcity
@@ -50,7 +50,9 @@ class RayBackend:
         self.cpus = 0.0 if self.local else 1.0
         self.on_wait: Callable[[], None] = lambda: None
         self.blocking = BlockingCalls(lambda: self.on_wait())
-        self.group = LearnerGroup(plan, self.local, self.cpus, self.blocking)
+        self.group = group = LearnerGroup(plan, self.local, self.cpus, self.blocking)
+        self.ask_learner, self.publish, self.stage = group.call, group.publish, group.stage
+        self.keep_state, self.kept_state = group.keep_state, group.kept_state
         self.samplers: dict[int, Actor] = {}
         self.evaluator: Actor = None
         self._store: int | None = None
@@ -116,9 +118,6 @@ class RayBackend:
         for rank, refs in enumerate(self.group.update(data, progress)):
             # All processes compute the same: the first one's answer is enough, but each may die.
             self._orders[refs[0]] = Order("peer" if rank else "update", deadline, refs=refs, update=progress.update)
-
-    def stage(self, units: Sequence[Unit], data: Sequence[Handle]) -> None:
-        self.group.stage(units, data)
 
     def evaluate(self, weights: Handle, env_steps: int, update: int) -> None:
         if self.evaluator is None:
@@ -268,19 +267,7 @@ class RayBackend:
 
     # ---- the learner between updates -------------------------------------------------------------------------------
 
-    def ask_learner(self, method: str, *args: object) -> Any:
-        return self.group.call(method, *args)
-
-    def publish(self, version: int) -> Handle:
-        return self.group.publish(version)
-
-    def keep_state(self) -> Handle:
-        return self.group.keep_state()
-
-    def kept_state(self, handle: Handle) -> tuple[float, object] | None:
-        return self.group.kept_state(handle)
-
-    def unpacked(self, state: Any) -> dict[str, object]:
+    def unpacked(self, state: State) -> State:
         return unpack(*state)
 
     def rebuild_learner(self, base: RecoveryPoint, updates: Sequence[UpdateOrder]) -> dict[int, Handle]:

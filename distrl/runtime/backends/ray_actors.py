@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import ray
 import torch
@@ -16,7 +15,7 @@ import torch
 from distrl.experience.activity import Activity
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
-from distrl.learning.learner_base import Progress
+from distrl.learning.learner_base import Progress, Report
 from distrl.learning.process_group import GroupShards, join_group
 from distrl.learning.shards import Shards
 from distrl.models.parameters.published import load_weights
@@ -46,7 +45,7 @@ class SamplerActor:
         """Return process id and node."""
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
-    def collect(self, requests: list[CollectRequest], weights: Weights) -> tuple[Any, ...]:
+    def collect(self, requests: list[CollectRequest], weights: Weights) -> tuple[object, ...]:
         """Collect fragments; return the metas, then one value per fragment, which the loop does not fetch."""
         try:
             with self.stacks.watch():
@@ -85,7 +84,7 @@ class LearnerActor(LearnerHost):
         """Return the process id."""
         return os.getpid()
 
-    def update(self, progress: Progress, *fragments: FragmentData) -> tuple[Any, Any]:
+    def update(self, progress: Progress, *fragments: FragmentData) -> tuple[Report | Failure, Weights | None]:
         with self.stacks.watch():
             return super().update(progress, *fragments)
 
@@ -106,7 +105,7 @@ class EvaluatorActor:
         self.evaluator = plan.build_evaluator()
         self.model = plan.build_acting_model().eval()
 
-    def evaluate(self, weights: Weights) -> Any:
+    def evaluate(self, weights: Weights) -> object:
         try:
             load_weights(self.model, weights)
             return self.evaluator.evaluate(self.model, self.settings.episodes, self.settings.deterministic)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from distrl.base.pack import State
 from distrl.base.phases import Phases
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
@@ -119,10 +120,10 @@ class SerialBackend:
     def keep_state(self) -> Handle:
         return None
 
-    def kept_state(self, handle: Handle) -> tuple[float, object] | None:
+    def kept_state(self, handle: Handle) -> tuple[float, State] | None:
         return None
 
-    def unpacked(self, state: dict[str, object]) -> dict[str, object]:
+    def unpacked(self, state: State) -> State:
         return state
 
     def rebuild_learner(self, base: RecoveryPoint, updates: Sequence[UpdateOrder]) -> dict[int, Handle]:

@@ -16,6 +16,8 @@ import ray
 from ray.exceptions import RayError
 
 from distrl.experience.weights import Weights
+from distrl.runtime.backends.cluster import Actor
+from distrl.runtime.protocol.orders import Handle
 
 POLL_SECONDS = 0.01  # between two polls: about the time of a token of a small model
 RETRY_SECONDS = 1.0  # after a failure
@@ -26,17 +28,17 @@ class WeightBoard:
 
     def __init__(self) -> None:
         self.version = -1
-        self.refs: list[Any] = []
+        self.refs: list[Handle] = []
         self._changed = asyncio.Event()
 
-    async def post(self, version: int, refs: list[Any]) -> None:
+    async def post(self, version: int, refs: list[Handle]) -> None:
         """Set the reference of this version; in a list, so that Ray does not fetch the object."""
         if version > self.version:
             self.version, self.refs = version, refs
             self._changed.set()
             self._changed = asyncio.Event()
 
-    async def newer(self, version: int) -> list[Any]:
+    async def newer(self, version: int) -> list[Handle]:
         """Return the newest reference as soon as it is newer than `version`."""
         while self.version <= version:
             await self._changed.wait()
@@ -65,8 +67,8 @@ class WeightSender:
 
     def __init__(self, name: str):
         self.name = name
-        self._board: Any = None
-        self._last: Any = None  # answer to the newest post
+        self._board: Actor = None
+        self._last: Handle = None  # answer to the newest post
 
     def __call__(self, weights: Weights) -> None:
         """Post a version."""
@@ -86,9 +88,9 @@ class WeightReceiver:
 
     def __init__(self, name: str):
         self.name = name
-        self._board: Any = None
-        self._answer: Any = None  # pending call of the board
-        self._reference: Any = None  # pending object that the board named
+        self._board: Actor = None
+        self._answer: Handle = None  # pending call of the board
+        self._reference: Handle = None  # pending object that the board named
         self._next = 0.0
 
     def __call__(self, version: int) -> Weights | None:
@@ -116,6 +118,6 @@ class WeightReceiver:
             self._answer = None
         if not ray.wait([self._reference], timeout=0)[0]:
             return None
-        weights: Weights = ray.get(self._reference)
+        weights: Any = ray.get(self._reference)
         self._reference = None
         return weights if weights.version > version else None

@@ -36,17 +36,10 @@ STATUS_BYTES = 16_384  # reserved, so that a growing status fits on a full disk
 class Mailbox(Protocol):
     """Receives commands, and publishes the status."""
 
-    def pop(self) -> list[Command]:
-        """Return the commands since the last call, without waiting."""
-
-    def answer(self, command: Command, answer: Answer) -> None:
-        """Send an answer to a command."""
-
-    def show(self, status: dict[str, object]) -> None:
-        """Publish the newest status; never waits, never raises."""
-
-    def close(self) -> None:
-        """Close the mailbox at the end of the run."""
+    def pop(self) -> list[Command]: ...  # the commands since the last call
+    def answer(self, command: Command, answer: Answer) -> None: ...
+    def show(self, status: dict[str, object]) -> None: ...  # never waits, never raises
+    def close(self) -> None: ...
 
 
 class Control:

@@ -10,16 +10,15 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, TypeAlias
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
 
 from distrl.base.errors import ConfigError, ResourceError
-from distrl.runtime.commands.files import ANSWER_SECONDS, Answer, Command
-
-#: Status, command or answer as JSON values.
-Json: TypeAlias = dict[str, Any]
+from distrl.runtime.backends.cluster import Actor
+from distrl.runtime.commands.files import ANSWER_SECONDS, Answer, Command, Json
+from distrl.runtime.protocol.orders import Handle
 
 NAMESPACE = "distrl"
 PREFIX = "distrl:"
@@ -64,10 +63,10 @@ class ActorMailbox:
         self.actor = self._create(run)
         self._answers: dict[str, Json] = {}
         self._sent: dict[str, Json] = {}
-        self._call: Any = None
+        self._call: Handle = None
 
     @staticmethod
-    def _create(run: str) -> Any:
+    def _create(run: str) -> Actor:
         make = ray.remote(num_cpus=0, max_restarts=-1)(RunActor).options(name=PREFIX + run, namespace=NAMESPACE)
         deadline = time.monotonic() + NAME_SECONDS
         while True:
@@ -150,7 +149,7 @@ class ActorRun:
             "when the present one ends."
         )
 
-    def _get(self, ref: Any) -> Any:
+    def _get(self, ref: Handle) -> Any:
         try:
             return ray.get(ref, timeout=START_SECONDS)
         except RayActorError:

@@ -10,13 +10,16 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.base.files import to_json
+
+#: Status, command or answer as JSON values.
+Json: TypeAlias = dict[str, Any]
 
 POLL_SECONDS = 1.0  # between two polls of a run's mailboxes
 ANSWER_SECONDS = 60.0  # deadline of an answer: a turn may wait for a long update
@@ -34,7 +37,7 @@ class Command:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
-    def parse(cls, value: Mapping[str, Any]) -> Command:
+    def parse(cls, value: Json) -> Command:
         """Parse a command of a mailbox; unknown verbs are refused later."""
         return cls(str(value.get("verb")), value.get("samplers"), str(value.get("id")))
 
@@ -85,7 +88,7 @@ class FolderRun:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def status(self) -> dict[str, Any] | None:
+    def status(self) -> Json | None:
         """Return the newest status, or None; a run whose process died is `dead`."""
         try:
             record = json.loads((self.folder / STATUS_FILE).read_text())
@@ -95,7 +98,7 @@ class FolderRun:
             record["state"] = "dead"
         return record
 
-    def watch(self) -> Iterator[dict[str, Any]]:
+    def watch(self) -> Iterator[Json]:
         """Yield the status every second until the run ends."""
         while True:
             record = self.status()
@@ -130,7 +133,7 @@ class FolderRun:
         )
 
     @staticmethod
-    def _alive(status: Mapping[str, Any]) -> bool:
+    def _alive(status: Json) -> bool:
         """Return False if the process is known to be dead."""
         import platform
 

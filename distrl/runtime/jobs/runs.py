@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from distrl.base.errors import ConfigError
-from distrl.runtime.commands.files import ANSWER_SECONDS, Command, FolderRun
+from distrl.runtime.commands.files import ANSWER_SECONDS, Command, FolderRun, Json
 
 if TYPE_CHECKING:
     from distrl.runtime.jobs.server import JobServer
@@ -17,14 +17,9 @@ if TYPE_CHECKING:
 class Run(Protocol):
     """A run, accessed from outside."""
 
-    def status(self) -> dict[str, Any] | None:
-        """Return the newest status record, or None."""
-
-    def watch(self) -> Iterator[dict[str, Any]]:
-        """Yield the status every second until the run ends."""
-
-    def send(self, command: Command, seconds: float = ANSWER_SECONDS) -> str:
-        """Send a command and wait for its answer."""
+    def status(self) -> Json | None: ...
+    def watch(self) -> Iterator[Json]: ...  # the status every second until the run ends
+    def send(self, command: Command, seconds: float = ANSWER_SECONDS) -> str: ...  # returns the answer
 
 
 @dataclass
@@ -34,10 +29,10 @@ class ServedRun:
     server: JobServer
     run: str
 
-    def status(self) -> dict[str, Any] | None:
+    def status(self) -> Json | None:
         return self.server.status(self.run)
 
-    def watch(self) -> Iterator[dict[str, Any]]:
+    def watch(self) -> Iterator[Json]:
         return self.server.watch(self.run)
 
     def send(self, command: Command, seconds: float = ANSWER_SECONDS) -> str:

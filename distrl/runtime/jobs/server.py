@@ -21,7 +21,7 @@ from distrl import __version__
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.config.schema import RunConfig
 from distrl.runtime.backends.cluster import RUN_KEY
-from distrl.runtime.commands.files import ANSWER_SECONDS, Command
+from distrl.runtime.commands.files import ANSWER_SECONDS, Command, Json
 from distrl.runtime.jobs.entry import MARK
 from distrl.runtime.jobs.shipment import CONFIG_FILE, fill
 
@@ -45,7 +45,7 @@ class RunJob:
     ended: float | None
     message: str
     runs_dir: str
-    runtime_env: dict[str, Any]
+    runtime_env: Json
 
     @property
     def active(self) -> bool:
@@ -130,7 +130,7 @@ class JobServer:
 
     # ---- active runs -----------------------------------------------------------------------------------------------
 
-    def status(self, run: str) -> dict[str, Any] | None:
+    def status(self, run: str) -> Json | None:
         """Return the status of an active run; None if there is none yet."""
         return self._ask(run, None, ANSWER_SECONDS).get("status") if self.find(run).active else None
 
@@ -151,7 +151,7 @@ class JobServer:
             f"distrl logs {run} --address {self.address}  shows its whole output.",
         )
 
-    def watch(self, run: str) -> Iterator[dict[str, Any]]:
+    def watch(self, run: str) -> Iterator[Json]:
         """Yield the status every second until the run ends."""
         helper = self._help(run, "watch")
         try:
@@ -165,7 +165,7 @@ class JobServer:
             with suppress(RuntimeError):
                 self.client.stop_job(helper)
 
-    def _ask(self, run: str, command: Command | None, seconds: float) -> dict[str, Any]:
+    def _ask(self, run: str, command: Command | None, seconds: float) -> Json:
         words = [] if command is None else ["--command", json.dumps(asdict(command))]
         helper = self._help(run, "ask", *words)
         deadline = time.monotonic() + seconds + HELPER_SECONDS
@@ -241,7 +241,7 @@ def _client(address: str) -> Any:
         ) from None
 
 
-def _answers(lines: list[str]) -> Iterator[dict[str, Any]]:
+def _answers(lines: list[str]) -> Iterator[Json]:
     for line in lines:
         if line.startswith(MARK):
             yield json.loads(line.removeprefix(MARK))

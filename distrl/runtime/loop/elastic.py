@@ -65,7 +65,7 @@ class Elastic:
         return f"samplers {before} -> {samplers}: {', '.join(counts)}."
 
     def observe(self) -> None:
-        """Update the autoscaler before each wait of the loop, and scale if it asks for it."""
+        """Update the autoscaler before each wait of the loop, and scale if it proposes a change."""
         if self.autoscaler is None:
             return
         slots, learner_idle = self.pool.slots, not self.state.queue.learning

@@ -49,11 +49,8 @@ DIAGNOSE_SECONDS = 0.5  # between two measurements of the policy's movement
 class CommandChannel(Protocol):
     """The receiver of commands and the display of the status."""
 
-    def poll(self, loop: Loop) -> None:
-        """Carry out commands."""
-
-    def show(self, loop: Loop) -> None:
-        """Publish the status."""
+    def poll(self, loop: Loop) -> None: ...
+    def show(self, loop: Loop) -> None: ...
 
 
 class Loop:

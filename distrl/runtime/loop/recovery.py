@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distrl.base.errors import ResourceError
+from distrl.base.pack import State
 from distrl.learning.learner_base import Progress
 from distrl.runtime.loop.state import RunState, Services
 from distrl.runtime.protocol.orders import Handle, RecoveryPoint, UpdateOrder
@@ -132,7 +133,7 @@ class Recovery:
             self._pending = None
             self._rebase(RecoveryPoint(self.state.progress.version, folder=folder))
 
-    def learner_state(self) -> dict[str, object]:
+    def learner_state(self) -> State:
         """Return the learner's state at this boundary, from the kept one if it is current."""
         self._receive_state()
         if self.base and self.base.state is not None and self.base.version == self.state.progress.version:

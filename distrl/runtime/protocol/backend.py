@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from distrl.base.pack import State
 from distrl.experience.fragment import CollectRequest, FragmentData, Unit
 from distrl.experience.weights import Weights
 from distrl.learning.learner_base import Progress
@@ -16,21 +17,14 @@ from distrl.runtime.protocol.orders import Handle, RecoveryPoint, UpdateOrder, W
 
 
 class Backend(Protocol):
-    """Executes the loop's orders.
+    """Executes the loop's orders; each order says which events answer it."""
 
-    Attributes:
-        concurrent: Samplers, learner and evaluator run at the same time.
-        prefetches: Moving the next batch to the learner's device during an update pays off.
-        recovers: The learner can die alone and be rebuilt.
-        on_wait: Called about once a second while a call of the backend blocks.
-    """
+    concurrent: bool  # samplers, learner and evaluator run at the same time
+    prefetches: bool  # moving the next batch to the learner's device during an update pays off
+    recovers: bool  # the learner can die alone and be rebuilt
+    on_wait: Callable[[], None]  # called about once a second while a call of the backend blocks
 
-    concurrent: bool
-    prefetches: bool
-    recovers: bool
-    on_wait: Callable[[], None]
-
-    # ---- orders, answered by events --------------------------------------------------------------------------------
+    # ---- orders ----------------------------------------------------------------------------------------------------
 
     def start(self, samplers: int) -> None:
         """Start the learner and the samplers; each sampler reports `SamplerReady`."""
@@ -50,12 +44,6 @@ class Backend(Protocol):
     def evaluate(self, weights: Handle, env_steps: int, update: int) -> None:
         """Order an evaluation; answered by `Evaluated`, `EvalFailed` or `EvaluatorLost`."""
 
-    def wait(self, timeout: float) -> list[Event]:
-        """Return the events since the last call; wait up to `timeout` seconds for the first one."""
-
-    def busy(self) -> bool:
-        """Return True while an order is unanswered."""
-
     def replace_sampler(self, sampler: int) -> None:
         """Start a sampler's process, replacing a lost one; answered by `SamplerReady`."""
 
@@ -65,58 +53,33 @@ class Backend(Protocol):
     def drop_streams(self, sampler: int, streams: Sequence[int]) -> None:
         """Let a sampler drop reassigned streams after its present orders; not answered."""
 
+    def wait(self, timeout: float) -> list[Event]:
+        """Return the events since the last call; wait up to `timeout` seconds for the first one."""
+
     # ---- the learner between updates -------------------------------------------------------------------------------
-
-    def ask_learner(self, method: str, *args: object) -> Any:
-        """Call a method of `LEARNER_CALLS` and return its result."""
-
-    def publish(self, version: int) -> Handle:
-        """Return a handle of the learner's present weights as `version`."""
 
     def keep_state(self) -> Handle:
         """Request the learner's state after the updates ordered so far; return a handle at once."""
 
-    def kept_state(self, handle: Handle) -> tuple[float, object] | None:
+    def kept_state(self, handle: Handle) -> tuple[float, State] | None:
         """Return the learner's seconds for it and the packed state; None until it has arrived."""
 
-    def unpacked(self, state: Any) -> dict[str, object]:
-        """Unpack a kept state."""
-
     def rebuild_learner(self, base: RecoveryPoint, updates: Sequence[UpdateOrder]) -> dict[int, Handle]:
-        """Start a new learner from `base` that repeats `updates`; answered by `LearnerReady`.
+        """Start a learner from `base` that repeats `updates`, answered by `LearnerReady`; return its weights."""
 
-        Return version -> handle of the weights that it will publish again.
-        """
+    def unpacked(self, state: State) -> State: ...  # of `kept_state`
+    def ask_learner(self, method: str, *args: object) -> Any: ...  # a method of `LEARNER_CALLS`
+    def publish(self, version: int) -> Handle: ...  # of the learner's present weights
 
     # ---- data and machines -----------------------------------------------------------------------------------------
 
-    def put(self, value: Weights | FragmentData) -> Handle:
-        """Return a handle of weights or data from a checkpoint."""
-
-    def fetch(self, handle: Handle) -> Any:
-        """Return the object of a handle.
-
-        Raises:
-            DataLost: It was lost with a node.
-        """
-
-    def intact(self, handle: Handle) -> bool:
-        """Return True if the object of a handle still exists."""
-
-    def gone(self, data: Sequence[Handle]) -> list[bool]:
-        """Return for each handle of data whether it was lost with a node."""
-
-    def waits(self) -> list[Wait]:
-        """Return the unanswered orders."""
-
-    def nodes(self) -> dict[str, str]:
-        """Return the living nodes: id -> address."""
-
-    def head(self) -> str | None:
-        """Return the address of a remote cluster's head, or None."""
-
-    def store_bytes(self) -> int | None:
-        """Return the size of the object store; None without one."""
-
-    def close(self) -> None:
-        """End every process that this backend started."""
+    def put(self, value: Weights | FragmentData) -> Handle: ...
+    def fetch(self, handle: Handle) -> Any: ...  # raises `DataLost`
+    def intact(self, handle: Handle) -> bool: ...
+    def gone(self, data: Sequence[Handle]) -> list[bool]: ...  # True for data lost with a node
+    def busy(self) -> bool: ...  # an order is unanswered
+    def waits(self) -> list[Wait]: ...  # unanswered orders
+    def nodes(self) -> dict[str, str]: ...  # living ones: id -> address
+    def head(self) -> str | None: ...  # address of a remote cluster's head
+    def store_bytes(self) -> int | None: ...  # size of the object store
+    def close(self) -> None: ...  # end every process that this backend started

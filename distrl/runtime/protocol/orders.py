@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from distrl.base.pack import State
+
 if TYPE_CHECKING:
     from distrl.learning.learner_base import Progress
 
@@ -35,7 +37,7 @@ class RecoveryPoint:
     """A learner state after `version` updates, from which a rebuilt learner starts."""
 
     version: int
-    state: object = None  # packed; None if it is in `folder`
+    state: State = None  # packed; None if it is in `folder`
     folder: Path | None = None  # a checkpoint with state and replay
 
 

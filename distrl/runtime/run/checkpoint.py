@@ -18,11 +18,11 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from distrl.base.errors import CheckpointError
 from distrl.base.files import fsync_dir, raise_if_full, read_json, sha256, to_json, write_atomic
-from distrl.base.pack import load_state, save_state
+from distrl.base.pack import State, load_state, save_state
 
 FORMAT = "distrl-checkpoint-1"
 STATES = ("learner", "streams", "progress")
@@ -35,9 +35,9 @@ SHARED = "Put --runs-dir on a file system that every machine of the cluster sees
 class CheckpointStates(TypedDict):
     """A checkpoint that was read: its states, and the folder with its other files."""
 
-    learner: dict[str, object]
-    streams: dict[str, Any]
-    progress: dict[str, Any]
+    learner: State
+    streams: State
+    progress: State
     manifest: dict[str, object]
     folder: Path
 

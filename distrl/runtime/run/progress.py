@@ -6,8 +6,8 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
+from distrl.base.pack import State
 from distrl.config.sections.run import StopConfig
 from distrl.experience.fragment import EpisodeReport
 
@@ -93,7 +93,7 @@ class RunProgress:
         }
 
     @classmethod
-    def from_state(cls, window: int, state: dict[str, Any]) -> RunProgress:
+    def from_state(cls, window: int, state: State) -> RunProgress:
         progress = cls(
             window,
             version=state["version"],
