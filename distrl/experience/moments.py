@@ -38,11 +38,7 @@ class Moments:
 
         Args:
             array: (T, B, ...), any real dtype; moments are kept per trailing feature.
-            mask: bool, with the shape of the leading axes; rows outside are ignored.
-            leading: Number of leading axes over samples.
-
-        Returns:
-            Moments of shape (...); count 0 and zeros for an empty batch.
+            mask: bool, with the shape of the `leading` axes over samples; rows outside are ignored.
         """
         array = np.asarray(array)
         if mask is None:

@@ -43,11 +43,7 @@ REQUIRED = (
 
 
 def check_rollout(rollout: Columns) -> Columns:
-    """Check column names and leading shapes; return the rollout.
-
-    Raises:
-        ValueError: A column is missing, unknown, or has other leading dimensions than the schema.
-    """
+    """Check column names and leading shapes, and return the rollout; raise a `ValueError` otherwise."""
     missing = [name for name in REQUIRED if name not in rollout]
     if missing:
         raise ValueError(f"rollout lacks {missing}")

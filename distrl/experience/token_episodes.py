@@ -55,11 +55,7 @@ PADDING = {"tokens": 0, "kind": PROMPT, "mask": False, "logp": 0.0, "version": -
 
 
 def check_episodes(episodes: Columns) -> Columns:
-    """The episodes themselves, if they keep to the schema.
-
-    Raises:
-        ValueError: A column is missing, or has another type or length.
-    """
+    """Check names, types and lengths of the columns, and return the episodes; raise a `ValueError` otherwise."""
     offsets = episodes.offsets
     rows, total = len(offsets) - 1, int(offsets[-1])
     if offsets[0] != 0 or (np.diff(offsets) < 1).any():
@@ -82,7 +78,7 @@ def check_episodes(episodes: Columns) -> Columns:
 
 
 def cat_episodes(parts: Sequence[Columns]) -> Columns:
-    """Rows of several episodes, one behind the other."""
+    """Concatenate the rows of several episodes."""
     if len(parts) == 1:
         return parts[0]
     joined: dict[str, np.ndarray] = {
@@ -127,12 +123,12 @@ def pad_episodes(episodes: Columns) -> Columns:
 
 
 def episodes_bytes(episodes: Columns) -> int:
-    """Size of all columns."""
+    """Return the size of all columns."""
     return sum(column.nbytes for _, column in episodes.items())
 
 
 def to_arrow(episodes: Columns, part_names: Sequence[str] = ()) -> Any:
-    """A pyarrow table, one row an episode, tokens as lists: for Parquet files. Needs the extra `llm`."""
+    """Convert to a pyarrow table for Parquet files, one row per episode; needs the extra `llm`."""
     import pyarrow as pa
 
     def lists(name: str) -> Any:

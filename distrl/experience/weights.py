@@ -99,11 +99,7 @@ class Weights:
 
     @classmethod
     def from_state(cls, state: State) -> Weights:
-        """Restore weights from `to_state`.
-
-        Raises:
-            CheckpointError: The bytes do not match their checksum.
-        """
+        """Restore weights from `to_state`; raise if the bytes do not match their checksum."""
         table = tuple(
             Entry(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in json.loads(state["table"])
         )

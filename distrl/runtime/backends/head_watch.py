@@ -13,11 +13,7 @@ SILENT_SECONDS = 6.0
 
 
 class HeadWatch:
-    """A thread that reports when the head's address stops and resumes answering.
-
-    Args:
-        address: `HOST:PORT` of the head; None disables the watch.
-    """
+    """A thread that reports when the head at `HOST:PORT` stops and resumes answering; without address, none."""
 
     def __init__(self, address: str | None, monitor: Monitor):
         self.address, self.monitor = address, monitor

@@ -69,12 +69,7 @@ class BlockingCalls:
         self.wait: Wait | None = None  # the present call, for the status
 
     def get(self, refs: Handle, purpose: str, seconds: float, cause: Callable[[], str] = str) -> Any:
-        """Return the objects of references.
-
-        Raises:
-            ResourceError: Not within `seconds`, or the process died.
-            DataLost: The object was lost with its node.
-        """
+        """Return the objects of references; raise `DataLost` if they were lost with a node."""
         try:
             return self._get(refs, purpose, seconds, cause)
         except GetTimeoutError:

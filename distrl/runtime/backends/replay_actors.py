@@ -60,12 +60,7 @@ class RemoteAnswer:
         self.reference, self.method = reference, method
 
     def result(self) -> tuple[ShardReport, Any]:
-        """Wait for report and value.
-
-        Raises:
-            ShardLost: The process died.
-            ResourceError: It does not answer.
-        """
+        """Wait for report and value; raise `ShardLost` if the process died."""
         try:
             answer: Any = ray.get(self.reference, timeout=ANSWER_SECONDS)
         except RayActorError as error:

@@ -28,13 +28,7 @@ def stacks_file(run_folder: str | Path, process: str) -> Path:
 
 
 class Stacks:
-    """Watches the calls of this process.
-
-    Args:
-        run_folder: If this machine does not see it, stacks go to the process's log.
-        process: Name of this process, such as `sampler 3`.
-        seconds: Duration of a suspicious call.
-    """
+    """Watches the calls of this process; on machines that do not see the run folder, stacks go to the log."""
 
     def __init__(self, run_folder: str, process: str, seconds: float = SUSPICIOUS_SECONDS):
         self.folder, self.process, self.seconds = Path(run_folder), process, seconds

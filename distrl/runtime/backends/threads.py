@@ -10,10 +10,9 @@ from threadpoolctl import ThreadpoolController
 
 
 def set_threads(threads: int) -> None:
-    """Set the threads of torch and of numpy's BLAS in this process.
+    """Set the threads of torch and of numpy's BLAS in this process, on which results can depend.
 
-    Results can depend on the number. By default numpy's BLAS takes every core and spins while it waits, which slows
-    processes on shared cores down tenfold.
+    By default numpy's BLAS takes every core and spins while it waits: tenfold work on shared cores.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)

@@ -46,11 +46,7 @@ class WeightBoard:
 
 
 class BoardChannel:
-    """The `WeightChannel` of a run over its board.
-
-    Args:
-        name: Name of the board's actor.
-    """
+    """The `WeightChannel` of a run over the board of this name."""
 
     def __init__(self, name: str):
         self.name = name

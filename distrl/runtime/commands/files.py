@@ -58,11 +58,7 @@ class Answer:
 
 
 def put(path: Path, value: object, pages: int = 0) -> None:
-    """Write JSON atomically, without flushing it to the disk.
-
-    Args:
-        pages: Pad with spaces to a multiple of this many bytes, so that `put_over` fits later.
-    """
+    """Write JSON atomically but unflushed, padded to a multiple of `pages` bytes so that `put_over` fits later."""
     text = to_json(value)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

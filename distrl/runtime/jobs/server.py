@@ -53,11 +53,7 @@ class RunJob:
 
 
 class JobServer:
-    """A cluster's job server.
-
-    Args:
-        address: `http://HOST:8265`, or what `ray.init` takes: `auto`, `HOST:PORT`, `ray://HOST:PORT`.
-    """
+    """A cluster's job server at `http://HOST:8265`, or at an address that `ray.init` takes."""
 
     def __init__(self, address: str):
         self.address = address
@@ -66,12 +62,7 @@ class JobServer:
     # ---- runs ------------------------------------------------------------------------------------------------------
 
     def submit(self, config: RunConfig, here: Path, runs_dir: str = RUNS_DIR, resume: bool = False) -> RunJob:
-        """Submit a run to the cluster.
-
-        Args:
-            here: Folder of the user's modules and relative paths.
-            runs_dir: Parent of the run folder on the cluster; `~` is the home there.
-        """
+        """Submit a run, with the user's files in `here`; `~` in `runs_dir` is the home directory on the cluster."""
         if config.backend != "ray":
             raise ConfigError(f"backend is {config.backend}; a job runs on Ray.", "Set backend=ray.")
         until = time.monotonic() + (ENDING_SECONDS if resume else 0.0)

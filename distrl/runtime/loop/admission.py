@@ -13,11 +13,7 @@ STORED = 100 * 2**10  # smaller values stay in the memory of the loop's process
 
 
 class Admission:
-    """Estimates the space of fragments in the object store; admits only the next batch when it is scarce.
-
-    Args:
-        capacity: Bytes of the store; None without one.
-    """
+    """Estimates the space of fragments in the object store; admits only the next batch when it is scarce."""
 
     def __init__(self, state: RunState, recovery: Recovery, capacity: int | None):
         self.state, self.recovery, self.capacity = state, recovery, capacity

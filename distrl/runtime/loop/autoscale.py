@@ -16,10 +16,6 @@ class Autoscaler:
 
     The bands are disjoint, and a step of a quarter lands between them, so the number settles.
 
-    Args:
-        least, most: Bounds of the number of samplers.
-        window: Seconds per window.
-
     >>> scaler = Autoscaler(1, 4, window=1.0)
     >>> for second in range(5):
     ...     scaler.observe(float(second), learner_idle=0.9, samplers_idle=0.0)

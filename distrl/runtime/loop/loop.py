@@ -54,12 +54,7 @@ class CommandChannel(Protocol):
 
 
 class Loop:
-    """One attempt of one run.
-
-    Args:
-        plan: The checked run.
-        folder: The run folder.
-    """
+    """One attempt of one run."""
 
     def __init__(
         self,
@@ -124,12 +119,7 @@ class Loop:
         self.recovery.begin(restored["folder"] if restored else None)
 
     def run(self) -> str:
-        """Run until the stop rule holds; return the reason.
-
-        Raises:
-            UserError: The run failed; the state of the last boundary is saved.
-            KeyboardInterrupt: Interrupted; the state is saved as well.
-        """
+        """Run until the stop rule holds; return the reason. Failures and interrupts save the last boundary first."""
         state = self.state
         reason = state.progress.stop_reason(self.config.stop)
         try:
@@ -206,11 +196,7 @@ class Loop:
                 self.control.show(self)
 
     def boundary_reason(self) -> str | None:
-        """Return the reason to stop at this boundary, or None.
-
-        Raises:
-            KeyboardInterrupt: The run was interrupted; a checkpoint is saved.
-        """
+        """Return the reason to stop at this boundary, or None; an interrupt saves and raises."""
         if self.state.interrupted:
             self.saver.save()
             raise KeyboardInterrupt

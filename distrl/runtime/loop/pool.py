@@ -310,12 +310,7 @@ class Pool:
     def lost(self, slot: SamplerSlot, requests: list[CollectRequest], reason: str, hopeless: bool = False) -> bool:
         """Record the loss of a sampler: its unfinished units are cut, its streams rebuilt from their snapshots.
 
-        Returns:
-            True if a new process should replace it; not if it was draining, or never became ready.
-
-        Raises:
-            Quarantined: Lost repeatedly with one stream.
-            ResourceError: Lost too often in a row, or no node is large enough.
+        Return True if a new process should replace it; raise after too many losses of the sampler or with one stream.
         """
         if slot.ready:
             slot.away_since = time.monotonic()

@@ -63,11 +63,7 @@ class Credit:
 
 
 class Recovery:
-    """Keeps what a new learner starts from, and rebuilds it.
-
-    Args:
-        save: Writes a checkpoint; returns None if that failed.
-    """
+    """Keeps the state that a new learner starts from, and rebuilds it; `save` writes a checkpoint."""
 
     def __init__(self, state: RunState, services: Services, save: Callable[[], Path | None]):
         self.state, self.backend, self.monitor, self.save = state, services.backend, services.monitor, save
@@ -174,11 +170,7 @@ class Recovery:
     # ---- rebuilding ------------------------------------------------------------------------------------------------
 
     def learner_lost(self, reason: str, process: str = "learner") -> None:
-        """Schedule the restart of a learner that died or hung, or that lost a process.
-
-        Raises:
-            ResourceError: It cannot be rebuilt, or died too often in a row.
-        """
+        """Schedule the restart of a learner that died, hung, or lost a process; raise if it cannot be rebuilt."""
         self._receive_state()
         self._pending = None
         self.deaths += 1

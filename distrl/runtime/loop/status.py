@@ -12,22 +12,14 @@ from distrl.runtime.loop.pool import SamplerSlot
 
 
 class StatusWriter:
-    """Makes status records; keeps the previous counts for rates.
-
-    Args:
-        attempt: Number of this attempt, from 1.
-    """
+    """Makes status records; keeps the previous counts for rates."""
 
     def __init__(self, attempt: int):
         self.attempt = attempt
         self._made: dict[int, tuple[float, int]] = {}  # sampler -> time and env_steps when its rate was last read
 
     def record(self, loop: Loop, state: str = "running") -> dict[str, object]:
-        """Return the present status as JSON values.
-
-        Args:
-            state: `running`, or how it ended.
-        """
+        """Return the present status as JSON values; `state` is `running`, or how the run ended."""
         run, config, saver = loop.state, loop.config, loop.saver
         progress, stop, view = run.progress, config.stop, loop.monitor.view()
         return {

@@ -8,11 +8,7 @@ from distrl.base.phases import Phases
 
 
 class TimeShares:
-    """Phase times of all processes, as totals and as shares since the last reading.
-
-    Args:
-        phases: The timers of the loop's process.
-    """
+    """Phase times of all processes, as totals and as shares since the last reading."""
 
     def __init__(self, phases: Phases):
         self.phases = phases

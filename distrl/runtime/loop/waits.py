@@ -19,11 +19,7 @@ LOW_DISK = 2**28
 
 
 class Waits:
-    """Watches the pending orders and the machines of a run.
-
-    Args:
-        problems: Functions that describe a problem of the object store and of slow streams, or return "".
-    """
+    """Watches the pending orders and the machines; `problems` describe the object store and slow streams."""
 
     def __init__(
         self,

@@ -43,11 +43,7 @@ def first_steps(env_id: str, seconds: float) -> Iterator[None]:
 
 
 class Watchdog:
-    """Ends the process if a turn of the loop takes too long.
-
-    Args:
-        seconds: Longest turn (`samplers.timeout`).
-    """
+    """Ends the process if a turn of the loop takes longer than `samplers.timeout`."""
 
     def __init__(self, loop: Loop, seconds: float):
         self.loop, self.seconds = loop, seconds

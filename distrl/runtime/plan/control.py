@@ -95,11 +95,7 @@ class ControlPlan(Plan):
 
 
 def make_control_plan(config: RunConfig) -> ControlPlan:
-    """Check everything that needs an environment.
-
-    Args:
-        config: With every key of the algorithm filled in.
-    """
+    """Check everything that needs an environment; the config has every key of the algorithm."""
     env = make_env(config.environment)
     try:
         require_supported(env.observation_space, env.action_space, str(config.environment.id))

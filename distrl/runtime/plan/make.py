@@ -18,11 +18,7 @@ def check_config(config: RunConfig) -> RunConfig:
 
 
 def make_plan(config: RunConfig) -> Plan:
-    """Check everything that needs an environment, or a task and its tokenizer.
-
-    Raises:
-        ConfigError, EnvError: With the fix.
-    """
+    """Check everything that needs an environment, or a task and its tokenizer."""
     config = check_config(config)
     if config.language is None:
         return make_control_plan(config)

@@ -21,11 +21,7 @@ from distrl.store.replay.sharded import LocalShard, ReplayShard, ShardedReplay, 
 
 
 def build_replay(plan: Plan, handles: Sequence[ShardHandle] = ()) -> Replay | ShardedReplay:
-    """Build an empty replay, sharded if `store.shards` > 1.
-
-    Args:
-        handles: Shards in other processes; without them the shards live in this one.
-    """
+    """Build an empty replay, with `store.shards` > 1 of shards behind `handles` or in this process."""
     count = plan.config.store.shards
     if count == 1:
         return empty_replay(plan, plan.config.store.capacity, "replay")

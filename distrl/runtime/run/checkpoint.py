@@ -52,13 +52,8 @@ def write_checkpoint(
 ) -> Path:
     """Write `folder/update_NNN`, and keep the newest `keep` checkpoints.
 
-    Args:
-        states: Name -> state for `base.pack`.
-        extra_files: Name -> function that writes a file or a folder.
-        facts: Further entries of the manifest.
-
-    Raises:
-        ResourceError: The disk is full; older checkpoints are untouched.
+    `extra_files` are functions that write a file or a folder, `facts` further entries of the manifest. A full disk
+    raises a `ResourceError` and leaves older checkpoints untouched.
     """
     final = folder / f"update_{update:08d}"
     temporary = folder / f".update_{update:08d}.tmp"
@@ -112,11 +107,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_checkpoint(path: Path) -> CheckpointStates:
-    """Verify and read a checkpoint.
-
-    Raises:
-        CheckpointError: Truncated, corrupted, foreign, or of another format.
-    """
+    """Verify and read a checkpoint; raise a `CheckpointError` if it is damaged or of another format."""
     manifest = path / "manifest.json"
     if not manifest.is_file():
         raise CheckpointError(f"{path} has no manifest.json: not a checkpoint, or not finished.")
@@ -138,11 +129,7 @@ def read_checkpoint(path: Path) -> CheckpointStates:
 
 
 def newest_valid(folder: Path) -> tuple[Path, CheckpointStates, list[str]]:
-    """Read the newest valid checkpoint; return its path, states, and the problems of newer ones.
-
-    Raises:
-        CheckpointError: None is valid; every reason is given.
-    """
+    """Read the newest valid checkpoint; return its path, states, and the problems of newer ones."""
     problems: list[str] = []
     for path in list_checkpoints(folder):
         try:
