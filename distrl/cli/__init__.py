@@ -8,7 +8,7 @@ import sys
 import typer
 
 from distrl.base.errors import ConfigError, UserError
-from distrl.cli import doctor, evaluate, export, jobs, methods, status, train
+from distrl.cli import doctor, evaluate, export, jobs, methods, serve, status, train
 from distrl.cli import init as starter
 from distrl.cli import tensorboard as board
 from distrl.cli.user_code import import_fault
@@ -33,6 +33,7 @@ app.command("scale")(jobs.scale)
 app.command("stop")(jobs.stop)
 app.command("eval")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("serve")(serve.serve)
 app.command("init")(starter.init)
 app.command("doctor")(doctor.doctor)
 app.command("methods")(methods.methods)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distrl.cli.output import print_json, print_sections, say
+
+if TYPE_CHECKING:
+    from distrl.deploy.policy_file import SavedPolicy
 
 
 def evaluate(
@@ -17,12 +20,12 @@ def evaluate(
     seed: Annotated[int | None, typer.Option(min=0, help="Of the episodes; by default the run's.")] = None,
     video: Annotated[Path | None, typer.Option(help="Record the first episode to this .mp4 or .gif file.")] = None,
     env: Annotated[list[str] | None, typer.Option(help="A key of the env section to change: kwargs.x=1.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A key of the task section to change: kwargs.x=1.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A result for programs.")] = False,
 ) -> None:
     """Play whole episodes with a trained policy; a language model answers held-out items of its task."""
     from distrl.base.registry import import_user_code
     from distrl.config.load import load_config
-    from distrl.deploy.evaluate import Evaluator
     from distrl.deploy.policy_file import SavedPolicy, find_policy
     from distrl.deploy.video import check_video
 
@@ -30,20 +33,41 @@ def evaluate(
         check_video(video)
     file = find_policy(checkpoint)
     saved = SavedPolicy.read(file)
-    saved.config = config = load_config(saved.config, [f"env.{word}" for word in env or []])
-    import_user_code(config.imports)
-    if config.language is not None:
-        from distrl.cli.evaluate_language import evaluate_text
+    words = [f"env.{word}" for word in env or []] + [f"task.{word}" for word in task or []]
+    saved.config = load_config(saved.config, words)
+    import_user_code(saved.config.imports)
+    chosen = _evaluate_policy if saved.config.language is None else _evaluate_language
+    shown, lists = chosen(saved, episodes, stochastic, seed)
+    shown = {"policy": str(file), **shown}
+    if as_json:
+        print_json({**shown, **saved.facts, **lists})
+    else:
+        digits = 2 if saved.config.language is None else 3
+        print_sections(
+            {"evaluation": {name: f"{x:.{digits}f}" if isinstance(x, float) else x for name, x in shown.items()}}
+        )
+        for prompt, answer, success in lists.get("texts", []):
+            say(f"[{success:.2f}] {prompt!s} -> {answer}")
+    if video is not None:
+        from distrl.deploy.agent import Agent
+        from distrl.deploy.video import record
 
-        evaluate_text(saved, file, episodes, stochastic, seed, as_json)
-        return
-    count = episodes or config.eval.episodes
-    used = config.seed if seed is None else seed
+        used = saved.config.seed if seed is None else seed
+        total = record(Agent(saved, seed=used), video, seed=used, deterministic=not stochastic)
+        say(f"wrote {video}: one episode, return {total:.2f}")
+
+
+def _evaluate_policy(
+    saved: SavedPolicy, episodes: int | None, stochastic: bool, seed: int | None
+) -> tuple[dict[str, object], dict[str, list]]:
+    """Play episodes; return the figures and the lists behind them."""
+    from distrl.deploy.evaluate import Evaluator
+
+    config = saved.config
+    count, used = episodes or config.eval.episodes, config.seed if seed is None else seed
     check_spaces(saved)
-    evaluator = Evaluator(config.environment, min(count, 16), used)
-    result = evaluator.evaluate(saved.build(), count, deterministic=not stochastic)
-    shown: dict[str, Any] = {
-        "policy": str(file),
+    result = Evaluator(config.environment, min(count, 16), used).evaluate(saved.build(), count, not stochastic)
+    shown = {
         "env": config.environment.id,
         "episodes": count,
         "seed": used,
@@ -54,21 +78,33 @@ def evaluate(
         "return_max": max(result.returns),
         "length_mean": sum(result.lengths) / count,
     }
-    if as_json:
-        print_json({**shown, **saved.facts, "returns": result.returns, "lengths": result.lengths})
-    else:
-        rows = {name: f"{value:.2f}" if isinstance(value, float) else value for name, value in shown.items()}
-        print_sections({"evaluation": rows})
-    if video is not None:
-        from distrl.deploy.agent import Agent
-        from distrl.deploy.video import record
-
-        total = record(Agent(saved, seed=used), video, seed=used, deterministic=not stochastic)
-        say(f"wrote {video}: one episode, return {total:.2f}")
+    return shown, {"returns": result.returns, "lengths": result.lengths}
 
 
-def check_spaces(saved: Any) -> None:
-    """The environment, perhaps changed by `--env`, must still have the policy's spaces.
+def _evaluate_language(
+    saved: SavedPolicy, episodes: int | None, stochastic: bool, seed: int | None
+) -> tuple[dict[str, object], dict[str, list]]:
+    """Answer held-out items; return the figures and the lists behind them."""
+    from distrl.runtime.plan.language import make_text_plan
+
+    config = saved.config
+    if seed is not None:
+        config = config.model_copy(update={"eval": config.eval.model_copy(update={"seed": seed})})
+    evaluator = make_text_plan(config).build_evaluator()
+    result = evaluator.evaluate(saved.build(), episodes or config.eval.episodes, deterministic=not stochastic)
+    shown = {
+        "task": config.text_task.name,
+        "items": len(result.returns),
+        "success, greedy": result.success["greedy"],
+        "success, sampled": result.success["sampled"],
+        **{f"reward {name}": value for name, value in result.parts.items()},
+        "length_mean": sum(result.lengths) / len(result.lengths),
+    }
+    return shown, {"returns": result.returns, "lengths": result.lengths, "texts": result.texts}
+
+
+def check_spaces(saved: SavedPolicy) -> None:
+    """Check that the environment, perhaps changed by `--env`, still has the policy's spaces.
 
     Raises:
         CheckpointError: It has others.

@@ -1,109 +1,108 @@
-"""Evaluation of a language model: held-out items of a task."""
+"""Evaluation of a language model on held-out items of a task."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from distrl.base.seeds import generator
+from distrl.deploy.evaluate import EvalResult
+from distrl.language.engines.base import Engine, SamplingOptions
+from distrl.language.models.model import LanguageModel
 from distrl.language.models.tokenizers import encode_item
-from distrl.language.tasks.base import Item, verify_safely
+from distrl.language.tasks.base import Item, Task, verify_safely
+
+#: Reward components, number of tokens and text of one answer.
+Scored = tuple[dict[str, float], int, str]
 
 
 @dataclass
-class TextEvalResult:
-    """What became of the held-out items.
+class TextEvalResult(EvalResult):
+    """Success and reward components on held-out items; `returns` are the success of each item.
 
     Attributes:
-        returns: Success of each item, in order, as the run judges it (greedy or sampled).
-        lengths: Tokens of each answer.
-        success: Mean success, `greedy` and `sampled`.
-        parts: Mean of every reward part.
-        texts: The first prompts and answers, for people.
+        success: Mean success of `greedy` and `sampled` answers.
+        parts: Mean of every reward component.
+        texts: Prompt, answer and success of the first items.
     """
 
-    returns: list[float]
-    lengths: list[int]
-    success: dict[str, float]
+    success: dict[str, float] = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
     texts: list[tuple[str, str, float]] = field(default_factory=list)
 
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.returns))
-
-    @property
-    def std(self) -> float:
-        return float(np.std(self.returns))
-
     def metrics(self) -> dict[str, float]:
-        """The curves' tags."""
+        kept = ("eval/return_mean", "eval/return_std", "eval/length_mean")
         return {
-            "eval/return_mean": self.mean,
-            "eval/return_std": self.std,
-            "eval/length_mean": float(np.mean(self.lengths)),
+            **{tag: value for tag, value in super().metrics().items() if tag in kept},
             **{f"eval/success_{way}": value for way, value in self.success.items()},
             **{f"eval/reward_{name}": value for name, value in self.parts.items()},
         }
 
 
 class TextEvaluator:
-    """Asks held-out items, each once greedily and once sampled.
+    """Generates a greedy and a sampled answer to every held-out item.
 
     Args:
-        make_engine: An engine for a model, made at the first evaluation.
-        task: Gives items and judges answers.
-        options: Sampling options of the run; `greedy` is the same at temperature 0.
-        greedy: Those options.
-        seed: The same random numbers at every evaluation.
-        batch: Items that are asked at once.
+        make_engine: Makes an engine for a model, at every evaluation.
+        options: Sampling options of the run.
+        greedy: The same at temperature 0.
+        seed: Seed of the sampled tokens, the same at every evaluation.
+        batch: Items per call of the engine.
     """
 
     SHOWN = 8  # texts that a result keeps
 
-    def __init__(self, make_engine: Any, task: Any, options: Any, greedy: Any, seed: int, batch: int = 64):
+    def __init__(
+        self,
+        make_engine: Callable[[LanguageModel], Engine],
+        task: Task,
+        options: SamplingOptions,
+        greedy: SamplingOptions,
+        seed: int,
+        batch: int = 64,
+    ):
         self.make_engine, self.task, self.options, self.greedy = make_engine, task, options, greedy
         self.seed, self.batch = seed, batch
 
-    def evaluate(self, model: Any, episodes: int, deterministic: bool = True, on_step: Any = None) -> TextEvalResult:
-        """Ask `episodes` items.
+    def evaluate(
+        self, model: LanguageModel, episodes: int, deterministic: bool = True, on_step: object = None
+    ) -> TextEvalResult:
+        """Evaluate on at most `episodes` items.
 
         Args:
-            deterministic: `returns` are those of greedy answers; else of sampled ones.
+            deterministic: `returns` are those of greedy answers, otherwise of sampled ones.
         """
         engine = self.make_engine(model)
         count = episodes if self.task.eval_size is None else min(episodes, self.task.eval_size)
         items = [self.task.item(index, "eval") for index in range(count)]
         ways = {"greedy": self.greedy, "sampled": self.options}
-        found = {way: self._ask(engine, model, items, options) for way, options in ways.items()}
-        judged = found["greedy" if deterministic else "sampled"]
-        success = {
-            way: float(np.mean([parts[self.task.parts[0]] for parts, _, _ in rows])) for way, rows in found.items()
-        }
+        found = {way: self._answers(engine, model, items, options) for way, options in ways.items()}
+        chosen, first = found["greedy" if deterministic else "sampled"], self.task.parts[0]
         return TextEvalResult(
-            [parts[self.task.parts[0]] for parts, _, _ in judged],
-            [length for _, length, _ in judged],
-            success,
-            {name: float(np.mean([parts[name] for parts, _, _ in judged])) for name in self.task.parts},
+            [parts[first] for parts, _, _ in chosen],
+            [length for _, length, _ in chosen],
+            {way: float(np.mean([parts[first] for parts, _, _ in rows])) for way, rows in found.items()},
+            {name: float(np.mean([parts[name] for parts, _, _ in chosen])) for name in self.task.parts},
             [
-                (str(item.prompt), text, parts[self.task.parts[0]])
-                for item, (parts, _, text) in zip(items[: self.SHOWN], judged, strict=False)
+                (str(item.prompt), text, parts[first])
+                for item, (parts, _, text) in zip(items[: self.SHOWN], chosen, strict=False)
             ],
         )
 
-    def _ask(self, engine: Any, model: Any, items: list[Item], options: Any) -> list[tuple[dict[str, float], int, str]]:
-        """(reward parts, tokens, text) of each item's answer."""
+    def _answers(
+        self, engine: Engine, model: LanguageModel, items: Sequence[Item], options: SamplingOptions
+    ) -> list[Scored]:
         tokenizer = model.tokenizer
         uniforms = generator(self.seed, "eval-tokens").random((len(items), options.max_new_tokens))
         stop = set(tokenizer.stop_ids)
         rows = []
         for begin in range(0, len(items), self.batch):
-            asked = items[begin : begin + self.batch]
-            prompts = [encode_item(tokenizer, item, options.max_new_tokens, model.context) for item in asked]
-            said = engine.generate(prompts, 1, uniforms[begin : begin + len(asked)], options)
-            for item, answer in zip(asked, said, strict=True):
+            batch = items[begin : begin + self.batch]
+            prompts = [encode_item(tokenizer, item, options.max_new_tokens, model.context) for item in batch]
+            answers = engine.generate(prompts, 1, uniforms[begin : begin + len(batch)], options)
+            for item, answer in zip(batch, answers, strict=True):
                 text = tokenizer.decode([token for token in answer.tokens.tolist() if token not in stop])
                 rows.append((verify_safely(self.task, item, text)[0], len(answer.tokens), text))
         return rows
