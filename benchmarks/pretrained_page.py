@@ -32,7 +32,7 @@ def section(cell: PretrainedCell, records: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"## {cell.task} ({cell.method})\n\n`examples/{cell.example}.yaml`: GRPO's family on two cores, to a held-out "
         f"success of {cell.gate:g} within {cell.limit / 60:g} minutes, loading\nincluded. First batch: success of the "
-        f"answers that the untrained policy gave.\n\n![{cell.task}](pictures/{cell.name}.svg)\n\n"
+        f"answers that the untrained policy gave.\n\n![{cell.task}](plots/{cell.name}.svg)\n\n"
         + markdown_table(HEADER, rows)
     )
 

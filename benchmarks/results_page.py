@@ -27,22 +27,22 @@ Made by `python benchmarks/risk_results.py` and `python benchmarks/pretrained.py
 
 
 def write_results(path: Path, risk: Places = RISK, pretrained: Places = pretrained_cells.PLACES) -> None:
-    """Page and pictures of all that is there; a study without all its records is left out.
+    """Page and plots of all that is there; a study without all its records is left out.
 
     Args:
-        path: The page; pictures go into `pictures/` beside it.
+        path: The page; plots go into `plots/` beside it.
         risk, pretrained: Where the records are.
     """
-    pictures = path.parent / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
+    plots = path.parent / "plots"
+    plots.mkdir(parents=True, exist_ok=True)
     sections, records = list[str](), list[Mapping[str, Any]]()
     for study, found in complete_studies(risk):
-        risk_page.save(risk_page.draw(study, found), pictures / f"{study.name}.svg")
+        risk_page.save(risk_page.draw(study, found), plots / f"{study.name}.svg")
         sections.append(risk_page.section(study, found))
         records += [record for own in found.values() for record in own]
     for cell in pretrained_cells.CELLS:
         if own := records_of(pretrained, cell):
-            risk_page.save(pretrained_page.draw(cell, own), pictures / f"{cell.name}.svg")
+            risk_page.save(pretrained_page.draw(cell, own), plots / f"{cell.name}.svg")
             sections.append(pretrained_page.section(cell, own))
             records += own
     write_atomic(path, "\n\n".join([HEAD.rstrip("\n"), *sections, machines(records)]))

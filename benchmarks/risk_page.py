@@ -1,4 +1,4 @@
-"""The page of the studies of risk: numbers as tables, pictures as SVG files beside it."""
+"""The page of the studies of risk: numbers as tables, plots as SVG files beside it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def section(study: Study, found: Found) -> str:
     seeds = sorted({record["seed"] for records in found.values() for record in records})
     verdict = "yes" if holds(study, found) else "no"
     return (
-        f"## {study.title}\n\n{study.text}\n\n![{study.title}](pictures/{study.name}.svg)\n\n"
+        f"## {study.title}\n\n{study.text}\n\n![{study.title}](plots/{study.name}.svg)\n\n"
         + markdown_table(["", *names], rows)
         + f"\n\nSeeds {', '.join(map(str, seeds))}; {study.middle.__name__}s over them. Claim: {study.claim}. "
         f"Holds: **{verdict}**."
@@ -58,7 +58,7 @@ def readable(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.2f}"
 
 
-# ---- pictures ------------------------------------------------------------------------------------------------------
+# ---- plots ------------------------------------------------------------------------------------------------------
 
 
 def draw(study: Study, found: Found) -> Figure:

@@ -1,4 +1,4 @@
-"""What distributions and risk are good for, as numbers and pictures: makes docs/results.md.
+"""What distributions and risk are good for, as numbers and plots: makes docs/results.md.
 
     python benchmarks/risk_results.py                      # all studies, about half an hour on one core
     python benchmarks/risk_results.py --only risky-path    # one study; the page shows those that have their records

@@ -1,15 +1,16 @@
-"""What follows from a config: batch sizes, streams per sampler, updates, memory, CPUs. Shown by `train --dry-run`."""
+"""Values derived from a config for `train --dry-run`: batch sizes, streams, updates, memory, CPUs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from distrl.config.algorithm import AlgorithmConfig, check_batch, minibatch_rows
-from distrl.config.derived_language import text_learning
 from distrl.config.schema import RunConfig
 
-Sections = dict[str, dict[str, Any]]
+Values = dict[str, object]
+Sections = dict[str, Values]
 
 #: Bytes that the learner holds for one float32 parameter: itself, its gradient, and Adam's two moments.
 BYTES_PER_PARAMETER = 16
@@ -25,27 +26,23 @@ def derive(
     cluster_cpus: float | None = None,
     transition_bytes: int | None = None,
 ) -> Sections:
-    """Everything that follows from a config.
+    """Derive the values of a run: section -> name -> value; memory in bytes.
 
     Args:
-        config: The run.
-        algorithm: Its algorithm's checked keys, see `check_algorithm`.
-        obs_bytes: Bytes of one environment's observation, as the policy sees it; None leaves memory of experience out.
-        num_parameters: Numbers in policy and critic together; None leaves their memory out.
-        cluster_cpus: CPUs that the cluster has; None leaves the comparison out.
-        transition_bytes: Bytes of one transition in the replay; None where there is no replay.
-
-    Returns:
-        Section -> name -> value, in reading order; memory in bytes.
+        algorithm: Checked keys, see `check_algorithm`.
+        obs_bytes: Bytes of one environment's observation, as the policy sees it.
+        num_parameters: Parameters of policy and critic together.
+        cluster_cpus: CPUs of the cluster.
+        transition_bytes: Bytes of one transition in the replay.
 
     Raises:
-        ConfigError: The batch does not split as asked.
+        ConfigError: The batch does not split into minibatches and shards.
     """
     if config.language is None:
         check_batch(config, algorithm)
     sections = {
         "experience": _experience(config),
-        "learning": _learning(config, algorithm) if config.language is None else text_learning(config, algorithm),
+        "learning": _learning(config, algorithm) if config.language is None else _text_learning(config, algorithm),
         "replay": _replay(config, algorithm),
         "memory (bytes)": _memory(config, algorithm, obs_bytes, num_parameters)
         | _replay_memory(config, transition_bytes),
@@ -55,7 +52,7 @@ def derive(
 
 
 def streams_per_sampler(streams: int, samplers: int) -> list[int]:
-    """How many streams live on each sampler: as even as can be, larger shares first.
+    """Split streams evenly over samplers, larger shares first.
 
     >>> streams_per_sampler(8, 3)
     [3, 3, 2]
@@ -64,7 +61,7 @@ def streams_per_sampler(streams: int, samplers: int) -> list[int]:
     return [share + (i < rest) for i in range(samplers)]
 
 
-def _experience(config: RunConfig) -> dict[str, Any]:
+def _experience(config: RunConfig) -> Values:
     samplers = config.samplers.count if config.backend == "ray" else 1
     return {
         ("prompt lines" if config.language else "environments"): config.parallel,
@@ -76,10 +73,10 @@ def _experience(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _learning(config: RunConfig, algorithm: AlgorithmConfig) -> dict[str, Any]:
+def _learning(config: RunConfig, algorithm: AlgorithmConfig) -> Values:
     steps, envs = algorithm.rollout_steps, config.parallel
     batch = steps * envs
-    values: dict[str, Any] = {"batch (environment steps per update)": batch, "made of": f"{steps} steps x {envs} envs"}
+    values: Values = {"batch (environment steps per update)": batch, "made of": f"{steps} steps x {envs} envs"}
     updates = _updates(config, batch)
     if hasattr(algorithm, "replay_ratio"):
         values["minibatch (transitions)"] = algorithm.batch_size  # type: ignore[attr-defined]
@@ -98,8 +95,28 @@ def _learning(config: RunConfig, algorithm: AlgorithmConfig) -> dict[str, Any]:
     return values
 
 
-def _replay(config: RunConfig, algorithm: AlgorithmConfig) -> dict[str, Any]:
-    """How often transitions are drawn, and how long they stay."""
+def _text_learning(config: RunConfig, algorithm: AlgorithmConfig) -> Values:
+    assert config.language is not None
+    keys = algorithm.model_dump()
+    prompts = config.parallel * algorithm.rollout_steps
+    answers = prompts * keys["group_size"]
+    minibatches = min(keys["minibatches"], prompts)
+    values: Values = {
+        "prompts per update": prompts,
+        "answers per update": answers,
+        "made of": f"{prompts} prompts x {keys['group_size']} answers",
+        "tokens per update, at most": answers * config.language.max_new_tokens,
+        "answers per minibatch": answers // minibatches,
+        "rows at once in the learner": min(keys["micro_batch"], answers // minibatches),
+        "gradient steps per update": keys["epochs"] * minibatches,
+        "logical shards per minibatch": config.learner.shards,
+    }
+    if config.stop.updates is not None:
+        values["updates until the end"] = config.stop.updates
+    return values
+
+
+def _replay(config: RunConfig, algorithm: AlgorithmConfig) -> Values:
     ratio = getattr(algorithm, "replay_ratio", None)
     if ratio is None:
         return {}
@@ -140,29 +157,29 @@ def _memory(
     return values
 
 
-def _cpus(config: RunConfig, cluster_cpus: float | None) -> dict[str, Any]:
-    """Threads that will compute at once, CPUs reserved from Ray, and whether the cluster has them."""
+def _cpus(config: RunConfig, cluster_cpus: float | None) -> Values:
     samplers = config.samplers.count * config.samplers.threads
     learners = config.learner.processes * config.learner.threads
     if config.backend == "serial":
         return {"busy threads": max(config.samplers.threads, config.learner.threads)}
-    values: dict[str, Any] = {
-        "busy threads": samplers + learners,
+    busy, reserved = samplers + learners, reserved_cpus(config)
+    values: Values = {
+        "busy threads": busy,
         "made of": f"{config.samplers.count} samplers x {config.samplers.threads} + "
         f"{config.learner.processes} learners x {config.learner.threads}",
-        "reserved": reserved_cpus(config),
+        "reserved": reserved,
     }
     if cluster_cpus is not None:
         values["in the cluster"] = cluster_cpus
-        values["verdict"] = _verdict(values["busy threads"], values["reserved"], cluster_cpus)
+        values["verdict"] = _verdict(busy, reserved, cluster_cpus)
     return values
 
 
 def reserved_cpus(config: RunConfig) -> float:
-    """CPUs that the actors of a run ask from Ray.
+    """Return the CPUs that the actors of a run reserve from Ray.
 
-    Local clusters are asked for none, or two cores could never hold two samplers, a learner and the loop; remote ones
-    for 1 per actor. `samplers.cpus` decides for samplers where it is set.
+    None on local clusters, where two cores must hold two samplers, a learner and the loop; 1 per actor on remote ones.
+    `samplers.cpus` overrides the number for samplers.
     """
     each = 0.0 if config.ray.address is None else 1.0
     sampler = each if config.samplers.cpus is None else config.samplers.cpus
@@ -173,14 +190,14 @@ def reserved_cpus(config: RunConfig) -> float:
 
 def _verdict(busy: int, reserved: float, there: float) -> str:
     if reserved > there:
-        return f"does not fit: {reserved:g} CPUs reserved, {there:g} there; some processes would wait for ever"
+        return f"does not fit: {reserved:g} CPUs reserved, {there:g} available; some processes would wait forever"
     if busy > there:
         return f"fits, but {busy} busy threads share {there:g} CPUs"
     return "fits"
 
 
 def format_sections(sections: Sections) -> str:
-    """Derived values as aligned lines of text.
+    """Format derived values as aligned lines.
 
     >>> print(format_sections({"cpus": {"reserved": 2.0}}))
     cpus
@@ -189,14 +206,14 @@ def format_sections(sections: Sections) -> str:
     lines: list[str] = []
     width = max((len(name) for values in sections.values() for name in values), default=0)
     for title, values in sections.items():
-        shown = format_bytes if "(bytes)" in title else _text
+        shown: Callable[[Any], str] = format_bytes if "(bytes)" in title else _text
         lines.append(title.removesuffix(" (bytes)"))
         lines.extend(f"  {name:<{width}}  {shown(value)}" for name, value in values.items())
     return "\n".join(lines)
 
 
 def format_bytes(count: float) -> str:
-    """Bytes for people.
+    """Format a number of bytes.
 
     >>> format_bytes(1536)
     '1.5 KiB'
@@ -207,7 +224,7 @@ def format_bytes(count: float) -> str:
     return f"{count / 1024**power:.1f} {_UNITS[power - 1]}"
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""What a monitor is told once: what to write, and where the run goes on."""
+"""Options of the monitor."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import Protocol
 
 
 class Options(Protocol):
-    """The part of a run's config that this room reads.
-
-    tensorboard: Write `tb/`. console: `auto`, `rich`, `plain` or `quiet`. every_seconds: Between two flushes.
-    """
+    """Section `logging` of a run's config: event files, kind of console, seconds between flushes."""
 
     @property
     def tensorboard(self) -> bool: ...
@@ -21,23 +18,8 @@ class Options(Protocol):
 
 
 @dataclass(frozen=True)
-class MonitorOptions:
-    """Options for callers without a config."""
-
-    tensorboard: bool = True
-    console: str = "auto"
-    every_seconds: float = 5.0
-
-
-@dataclass(frozen=True)
 class ResumePoint:
-    """Where the checkpoint stands that this attempt goes on from.
-
-    Args:
-        env_steps: Consumed environment steps.
-        update: Updates made.
-        wall_s: Seconds of training up to the checkpoint.
-    """
+    """Counters of the checkpoint that an attempt resumes from: steps, updates, seconds of training."""
 
     env_steps: int
     update: int

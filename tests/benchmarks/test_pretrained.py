@@ -79,5 +79,5 @@ def test_curve_and_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     results_page.write_results(own.table, risk=own, pretrained=own)
     page = own.table.read_text()
     assert "| 0 | 0.25 | 0.96 | 1.00 | 5.0 | yes |" in page
-    assert (own.table.parent / "pictures" / f"{FIRST.name}.svg").is_file()
+    assert (own.table.parent / "plots" / f"{FIRST.name}.svg").is_file()
     assert "## PG-Rainbow" not in page

@@ -182,7 +182,7 @@ class FakeJob(risk_results.MeasuredJob):
         return True
 
 
-def test_the_command_makes_page_and_pictures_and_runs_nothing_twice(bench: records.Places) -> None:
+def test_the_command_makes_page_and_plots_and_runs_nothing_twice(bench: records.Places) -> None:
     assert risk_results.main(["--only", "risky-path"]) == 0
     assert len(FakeJob.started) == 6
     assert "## PG-Rainbow" not in bench.table.read_text(), "a study without its records is left out"
@@ -193,11 +193,11 @@ def test_the_command_makes_page_and_pictures_and_runs_nothing_twice(bench: recor
     assert "| CVaR-PPO | 1.00 (1.00 to 1.00) |" in page
     assert page.count("Holds: **yes**") == 3
     assert "| PG-Rainbow | 480.50 (480.50 to 480.50) | 5,000 (5,000 to 5,000) |" in page
-    pictures = {path.name: path.read_bytes() for path in (bench.table.parent / "pictures").iterdir()}
-    assert set(pictures) == {"pg-rainbow.svg", "risky-path.svg", "truncation.svg"}
+    plots = {path.name: path.read_bytes() for path in (bench.table.parent / "plots").iterdir()}
+    assert set(plots) == {"pg-rainbow.svg", "risky-path.svg", "truncation.svg"}
     assert risk_results.main([]) == 0
     assert len(FakeJob.started) == 6 + 6 + 16
-    assert all((bench.table.parent / "pictures" / name).read_bytes() == data for name, data in pictures.items())
+    assert all((bench.table.parent / "plots" / name).read_bytes() == data for name, data in plots.items())
 
 
 def test_a_claim_that_fails_ends_with_1(bench: records.Places, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A monitor that writes only when told to, for a run of its own."""
+"""A monitor that writes on request, for a fresh run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from distrl.config.sections.run import LoggingConfig
 from distrl.monitor.monitor import Monitor
-from distrl.monitor.options import MonitorOptions
 
 CONFIG = "seed: 0\nenv:\n  id: CartPole-v1\nalgorithm:\n  lr: 0.0003\n"
 
@@ -25,7 +25,7 @@ def make(run_dir: Path) -> Iterator[Callable[..., Monitor]]:
     made: list[Monitor] = []
 
     def build(attempt: int = 1, *, console: str = "quiet", tensorboard: bool = True, every: float = 60, **more):
-        options = MonitorOptions(tensorboard=tensorboard, console=console, every_seconds=every)
+        options = LoggingConfig.model_construct(tensorboard=tensorboard, console=console, every_seconds=every)
         made.append(Monitor(run_dir, CONFIG, options, attempt, **more))
         return made[-1]
 
