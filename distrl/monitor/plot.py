@@ -1,4 +1,4 @@
-"""A learning curve as a picture: return against environment steps, one line a method, a band over its seeds."""
+"""Plots of learning curves: one line per method, a band over its seeds."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def learning_curve(
 
     Args:
         runs: Run folders or metrics.jsonl files of the seeds of one method; or a mapping from a method's name to those.
-        out: The picture; its ending says the format (`.svg`, `.png`, `.pdf`).
+        out: The image file; its suffix selects the format (`.svg`, `.png`, `.pdf`).
         tag: What to draw.
-        title: Over the picture.
+        title: Title of the plot.
         threshold: A dashed line, such as the return at which the task counts as solved.
         window: See `band`.
 
     Returns:
-        The path of the picture.
+        The path of the image file.
 
     Raises:
         UserError: matplotlib is missing, or a run has no such points.
@@ -115,8 +115,8 @@ def _new_figure() -> tuple:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError("pictures need matplotlib.", "Type: pip install 'distrl[dev]'") from error
-    # The same data gives the same file, so that a picture in a repository changes only with its numbers.
+        raise UserError("plots need matplotlib.", "Type: pip install 'distrl[dev]'") from error
+    # The same data gives the same file, so that a plot in a repository changes only with its numbers.
     matplotlib.rcParams["svg.hashsalt"] = "distrl"
     figure = Figure(figsize=(6.4, 3.8))  # no pyplot: no display, no global state
     return figure, figure.add_subplot()

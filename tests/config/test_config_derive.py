@@ -61,7 +61,7 @@ def test_cpus() -> None:
     assert derived(cluster_cpus=2)["cpus"]["verdict"] == "fits, but 4 busy threads share 2 CPUs"
     remote = derived("ray.address=auto", "eval.every=5", cluster_cpus=4)["cpus"]
     assert remote["reserved"] == 5
-    assert remote["verdict"].startswith("does not fit: 5 CPUs reserved, 4 there")
+    assert remote["verdict"].startswith("does not fit: 5 CPUs reserved, 4 available")
     assert derived("samplers.cpus=0.5")["cpus"]["reserved"] == 1.5
 
 

@@ -47,7 +47,7 @@ def test_smoothing_does_not_look_ahead():
 
 
 @pytest.mark.parametrize(("ending", "magic"), [("svg", b"<?xml"), ("png", b"\x89PNG")])
-def test_a_picture_is_drawn(tmp_path: Path, ending: str, magic: bytes):
+def test_a_plot_is_drawn(tmp_path: Path, ending: str, magic: bytes):
     seeds = [write_run(tmp_path / name, [1.0 * shift, 5.0, 9.0]) for shift, name in enumerate("abc")]
     out = learning_curve({"PPO": seeds}, tmp_path / "new" / f"curve.{ending}", title="CartPole-v1", threshold=8.0)
     assert out.read_bytes().startswith(magic)
