@@ -1,4 +1,4 @@
-"""Named columns of arrays, and nested arrays (`Tree`) as Gymnasium's dict and tuple spaces give them."""
+"""Named columns of arrays, and nested arrays (`Tree`)."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Columns:
         return Columns(**{name: leaf for name, leaf in self._data.items() if name not in names})
 
     def only(self, *names: str) -> Columns:
-        """Copy with only these columns, as far as they exist."""
+        """Copy with only these columns, if present."""
         return Columns(**{name: self._data[name] for name in names if name in self._data})
 
     def map(self, fn: Callable[[Tree], Tree]) -> Columns:

@@ -69,7 +69,7 @@ HOMES: dict[str, list[str]] = {
 
 @dataclass(frozen=True)
 class Method:
-    """A registered method; `entries` are its numbers in the index of methods."""
+    """Registered method; `entries` are its numbers in the index of methods."""
 
     name: str
     plug_point: str
@@ -134,7 +134,7 @@ class Registry:
         return [method for point in points for _, method in sorted(self._methods.get(point, {}).items())]
 
     def load(self, plug_point: str, name: str | None = None) -> None:
-        """Import the modules of a plug point: of packages the file called `name`, without a name all files."""
+        """Import the modules of a plug point, of packages only the file called `name` if given."""
         for home in HOMES.get(plug_point, []):
             spec = importlib.util.find_spec(home)
             if spec is not None and spec.submodule_search_locations is None:

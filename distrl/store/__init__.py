@@ -1,1 +1,1 @@
-"""What lies between samplers and learner."""
+"""Stores between samplers and learner: queue and replay."""

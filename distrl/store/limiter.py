@@ -9,7 +9,7 @@ from distrl.base.errors import ConfigError
 
 
 class Limiter:
-    """Gradient steps = floor(replay_ratio * environment steps inserted since `learning_starts`), exactly.
+    """Limiter to floor(replay_ratio * steps inserted since `learning_starts`) gradient steps.
 
     Samples per insert, replay_ratio * batch size, hold in both directions: the learner cannot run ahead of the
     samplers, and an update takes every step that is due. Integers and fractions only, so nothing drifts over a run.

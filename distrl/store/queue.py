@@ -19,7 +19,7 @@ from distrl.experience.ledger import Ledger
 
 @dataclass
 class Waiting:
-    """A finished fragment: its metadata, and its data in-process or a reference to it on Ray."""
+    """Finished fragment with its data, or a reference to it on Ray."""
 
     meta: FragmentMeta
     data: object
@@ -96,7 +96,7 @@ class Queue:
         return self.learning
 
     def peek(self, updates_started: int) -> list[Waiting]:
-        """Return the batch that `pop` would give, without removing it; empty while it is not complete."""
+        """Return the next batch without removing it; empty while it is not complete."""
         return [self._waiting[unit] for unit in self._next_units(updates_started) or []]
 
     def _next_units(self, updates_started: int) -> list[Unit] | None:
@@ -114,7 +114,7 @@ class Queue:
         return batch
 
     def drop(self, unit: Unit, fate: str, *, again: bool = False) -> None:
-        """Drop a waiting fragment (`evict`, `lose` or `roll_back`); with `again` its stream regenerates it."""
+        """Drop a waiting fragment (`evict`, `lose`, `roll_back`), to be regenerated with `again`."""
         del self._waiting[unit]
         self._ahead[unit.stream] -= 1
         getattr(self.ledger, fate)(unit)

@@ -188,3 +188,16 @@ def path_return(env: RiskyPath, path: str, gamma: float = 1.0) -> ExactReturn:
     slip = ExactReturn(env.step_reward + env.losses, env.loss_probs)
     goal = ExactReturn(np.full(1, env.step_reward + env.goal_reward), np.ones(1))
     return independent_sum([slip] * on_ice + [step] * (dry - 1) + [goal], gamma)
+
+
+def transition(mdp: TabularMDP) -> np.ndarray:
+    """Transition probabilities (S, A, S), without those of the episode's end."""
+    table = np.zeros((mdp.num_states, mdp.num_actions, mdp.num_states))
+    s, a, _ = np.indices(mdp.probs.shape)
+    np.add.at(table, (s, a, mdp.next_state), np.where(mdp.terminal[mdp.next_state], 0.0, mdp.probs))
+    return table
+
+
+def mean_reward(mdp: TabularMDP) -> np.ndarray:
+    """Mean rewards (S, A) of an MDP with one reward channel."""
+    return (mdp.probs * mdp.reward).sum(-1)

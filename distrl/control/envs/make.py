@@ -42,7 +42,7 @@ def env_name(env_config: EnvConfig) -> str:
 
 
 def make_env(env_config: EnvConfig, **extra: object) -> gymnasium.Env:
-    """Make one environment with its wrappers; `extra` are further arguments such as `render_mode`.
+    """Make one environment with its wrappers and `extra` arguments such as `render_mode`.
 
     Raises:
         ConfigError: Unknown id, wrapper or keyword, with the nearest known one or the package to install.

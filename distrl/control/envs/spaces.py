@@ -86,7 +86,7 @@ def _bound(values: np.ndarray, pick: Callable[[float, float], float]) -> str:
 
 
 def unsupported(space: object, role: str) -> str | None:
-    """Return the reason why a space is not supported, or None. `role` is "observation" or "action"."""
+    """Return the reason why a space of a role ("observation", "action") is unsupported, or None."""
     if not isinstance(space, Space):
         return f"the {role} space is {space!r}, not a gymnasium.Space."
     if isinstance(space, Dict | Tuple):
@@ -122,7 +122,7 @@ def require_supported(observation_space: object, action_space: object, name: str
 
 
 def difference(ours: Space, theirs: Space) -> str | None:
-    """Describe a difference of two spaces that matters to a policy (bounds do not), or return None."""
+    """Describe a difference of two spaces, bounds aside, or return None."""
     if type(ours) is not type(theirs):
         return f"{describe(ours)} against {describe(theirs)}"
     if isinstance(ours, Dict):

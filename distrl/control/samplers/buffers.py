@@ -161,7 +161,7 @@ class RolloutBuffer:
         return tree_map(lambda leaf: leaf.numpy(), policy.normalize(tree_map(torch.from_numpy, raw)))
 
     def obs_moments(self, span: slice, valid: np.ndarray | None, policy: Policy) -> Moments:
-        """Compute moments of the raw observations of some environments, in the order of the policy's normalizer."""
+        """Compute moments of some environments' raw observations for the policy's normalizer."""
         rows = policy.normalizer.rows(tree_map(lambda leaf: leaf[:, span], self.raw))
         return Moments.of(rows if valid is None else rows[valid.reshape(-1)], leading=1)
 

@@ -1,4 +1,4 @@
-"""Clock of the steps of each stream, which another thread may read while environments are stepped."""
+"""Clock of the steps of each stream, readable from another thread."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import numpy as np
 def running_returns(
     reward: np.ndarray, done: np.ndarray, before: np.ndarray, ended: np.ndarray, gamma: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute R_t = gamma * R_{t-1} * (1 - done_{t-1}) + r_t, reset after the last reward of an episode.
+    """Compute R_t = gamma * R_{t-1} * (1 - done_{t-1}) + r_t.
 
     Args:
         reward: (T, B).

@@ -29,7 +29,7 @@ from distrl.models.parameters.published import load_weights
 
 @dataclass
 class HostedStream:
-    """A stream hosted by this sampler.
+    """Stream hosted by this sampler.
 
     Attributes:
         env: Its environments.
@@ -248,7 +248,7 @@ class EnvSampler:
         return tree_cat([stream.state for stream in hosted]) if self.policy.recurrent else None
 
     def _buffer(self, requests: list[CollectRequest], env: VectorEnv, width: int) -> RolloutBuffer:
-        """Return the buffer of a group of streams; groups share none, as their fragments are still in use."""
+        """Return the buffer of a group of streams; groups share none."""
         key = tuple(request.unit.stream for request in requests)
         buffer = self._buffers.get(key) if self.reuse_buffers else None
         if buffer is None:

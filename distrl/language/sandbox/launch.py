@@ -60,7 +60,7 @@ def restrict_writes(folder: str) -> bool:
 
 
 def set_limits(job: dict[str, Any], counted: bool) -> None:
-    """Limit the program and its children. Processes are counted per sandbox only within namespaces."""
+    """Limit the program and its children, their number only within namespaces."""
     limits = {
         resource.RLIMIT_CPU: job["cpu_seconds"],
         resource.RLIMIT_AS: job["memory"],

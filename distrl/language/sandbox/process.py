@@ -1,4 +1,4 @@
-"""Sandbox of generated programs: a process with limits and, if the kernel permits, namespaces.
+"""Sandbox of generated programs: a process with limits and namespaces.
 
 A program gets a fresh folder, an empty environment and limits of CPU seconds, memory, file sizes, processes and wall
 time; then it and its children are killed. On Linux with user namespaces and Landlock it has no network, sees no other
@@ -77,11 +77,6 @@ class Outcome:
     seconds: float
     open_to: tuple[str, ...]
 
-    @property
-    def timed_out(self) -> bool:
-        """True if the program was killed at its time limit."""
-        return self.code is None
-
 
 def run_program(program: str, stdin: str = "", limits: Limits = Limits()) -> Outcome:
     """Run the text of a Python program and wait until it and its children have ended.
@@ -96,11 +91,6 @@ def run_program(program: str, stdin: str = "", limits: Limits = Limits()) -> Out
             return _run_in(Path(name), program, stdin, limits)
     except OSError as error:
         raise ResourceError(f"no sandbox for a program: {error}.", "Free disk space or processes.") from error
-
-
-def missing_isolation() -> tuple[str, ...]:
-    """Try a small program and list the isolation that this machine's kernel does not permit."""
-    return run_program("pass", limits=Limits(seconds=20.0)).open_to
 
 
 def _run_in(base: Path, program: str, stdin: str, limits: Limits) -> Outcome:

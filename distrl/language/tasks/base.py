@@ -32,7 +32,7 @@ SPLITS = ("train", "eval")
 
 @dataclass(frozen=True)
 class Item:
-    """A prompt with the facts that its verification needs; `split` is "train" or "eval" (held out)."""
+    """Prompt with the facts for its verification; `split` is "train" or "eval" (held out)."""
 
     index: int
     split: str
@@ -58,7 +58,7 @@ class Task:
     verify_seconds: float = 5.0
 
     def item(self, index: int, split: str = "train") -> Item:
-        """Make item `index` of a split, a pure function of the arguments; raise IndexError beyond its size."""
+        """Make item `index` of a split, a pure function; raise IndexError beyond its size."""
         raise NotImplementedError
 
     def verify(self, item: Item, answer: str) -> dict[str, float]:
@@ -107,7 +107,7 @@ def make_task(name: str, kwargs: Mapping[str, object] | None = None) -> Task:
 def verify_safely(
     task: Task, item: Item, answer: str, timeout: float | None = None
 ) -> tuple[dict[str, float], str | None]:
-    """Verify an answer within `timeout` seconds (None: `task.verify_seconds`), catching every failure.
+    """Verify an answer within `timeout` (None: `task.verify_seconds`), catching failures.
 
     Returns:
         Numbers by part in the order of `task.parts`, and None; after a failure zeros, and a sentence with the problem.

@@ -30,7 +30,7 @@ EXAMPLES = 2
 
 
 class ChatTask(GeneratedTask):
-    """Base class with two examples before the question; subclasses define `draw`, `question` and `answer`.
+    """Base class; subclasses define `draw`, `question` and `answer`.
 
     Parts: success, and the share of words in their places.
     """

@@ -138,7 +138,7 @@ class FileTask(Task):
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the rows of a JSONL or Parquet file with their places ("data.jsonl:3"), skipping blank lines.
+    """Yield the rows of a JSONL or Parquet file with their places ("data.jsonl:3").
 
     Raises:
         ConfigError: The file is missing, of another type, or a line is no JSON object.

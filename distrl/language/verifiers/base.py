@@ -1,4 +1,4 @@
-"""Verifiers of answers against an item's expected value, for tasks that read prompts from files.
+"""Verifiers of answers against an item's expected value.
 
     verifier = make_verifier("numeric", {"tolerance": 0.01})
     verifier.check("3.14")                 # once, when the file is read
@@ -30,7 +30,7 @@ class Verifier:
     checks_quickly: bool = True
 
     def check(self, expected: object) -> None:
-        """Check an item's expected value before the run; raise ValueError if no answer could match it."""
+        """Raise ValueError for an expected value that no answer could match."""
 
     def score(self, answer: str, expected: object) -> dict[str, float]:
         """Compute a finite number for each of `parts`. May raise or hang: callers guard."""
@@ -38,7 +38,7 @@ class Verifier:
 
 
 def make_verifier(name: str, options: Mapping[str, object] | None = None) -> Verifier:
-    """Make a verifier by registered name or `module:Class`, with constructor arguments `options`.
+    """Make a verifier by registered name or `module:Class`, with its options.
 
     Raises:
         ConfigError: Unknown verifier or option.

@@ -76,7 +76,7 @@ def number_in(text: str, which: str) -> Fraction | None:
 
 @register.verifier("math")
 class Math(Verifier):
-    r"""A last mathematical expression equal to the expected one in any form: \frac{1}{2}, 0.5, 50%.
+    r"""Last expression equal to the expected one in any form: \frac{1}{2}, 0.5, 50%.
 
     Needs the package math-verify (`pip install 'distrl[llm]'`).
 

@@ -150,7 +150,7 @@ class Replay:
     def sample_sequences(
         self, batch_size: int, steps: int, rng: np.random.Generator, beta: float | None = None
     ) -> Columns:
-        """Draw sequences of up to `steps` steps of one episode; each begins at a transition drawn like in `sample`.
+        """Draw sequences of up to `steps` steps of one episode, begun as drawn by `sample`.
 
         Returns:
             Columns (T, N, ...) of `sequences_at`, with weight, index and generation (N,) of the first steps.
@@ -160,7 +160,7 @@ class Replay:
         return sequences_at(self.rows, slots, steps).with_(**weights, index=slots, generation=generation)
 
     def draw(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw row numbers (count,) of transitions with replacement, by mass where prioritized, else uniformly."""
+        """Draw row numbers (count,) with replacement, by mass where prioritized, else uniformly."""
         if self.mass == 0:
             raise ResourceError("replay: there is no transition to sample yet.", "Raise learning_starts above 0.")
         rows = self.rows
@@ -227,7 +227,7 @@ class Replay:
         save_replay(self.rows, folder)
 
     def saved_at(self, folder: str | Path) -> None:
-        """Record that the files of the last `save` now lie in `folder`; later saves hard-link to them."""
+        """Record that the files of the last `save` now lie in `folder`, for later hard links."""
         files = self.rows.ring.files
         for segment, (path, checksum) in list(files.items()):
             moved = Path(folder) / path.name

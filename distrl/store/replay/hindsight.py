@@ -74,7 +74,7 @@ class Hindsight:
     def sample(
         self, replay: Replay, batch_size: int, rng: np.random.Generator, gamma: float, beta: float | None = None
     ) -> Columns:
-        """Sample a batch as `Replay.sample`, with `relabeled` (N,) bool marking the rows with a new goal.
+        """Sample as `Replay.sample`, with `relabeled` (N,) bool marking rows with a new goal.
 
         A new goal is the one achieved after a step drawn uniformly from the rest of the episode, this step included.
         Rewards of n-step sums are recomputed for every step; a sum stops after a step that ends under the new goal,

@@ -1,4 +1,4 @@
-"""Insertion of fragments into the rows of a replay: successors, final observations, gaps, stacked frames."""
+"""Insertion of fragments: successors, final observations, gaps, stacked frames."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def insert_fragment(replay: ReplayRows, rollout: Columns, stream: int, sequence:
 
 
 def _append_step(replay: ReplayRows, state: StreamState, data: dict[str, np.ndarray], width: int) -> bool:
-    """Append one step of environments in mid-episode, the common case; False, unchanged, where it does not apply."""
+    """Append one step in mid-episode, the common case; False, unchanged, in other cases."""
     start, last, rows = replay.head, state.last, replay.ring.rows
     head, slot, before = start + width, start % rows, last % rows
     end, tail = slot + width, head - replay.capacity
@@ -219,7 +219,7 @@ def _add_history(replay: ReplayRows, state: StreamState, which: np.ndarray, roll
 
 
 def _check_stacks(replay: ReplayRows, first: np.ndarray, rollout: Columns) -> None:
-    """Check once that an episode's first stack repeats one frame, so that the axis of the stack is right."""
+    """Check once that an episode's first stack repeats one frame."""
     if not first.any():
         return
 

@@ -1,4 +1,4 @@
-"""Layout of a replay row: columns from the leaves of spaces, single frames of stacks, memory estimates."""
+"""Layout of a replay row: columns of the spaces' leaves, single frames of stacks, sizes."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _observation_leaf(name: str, space: Space, frames: int) -> Leaf:
 
 
 def _joined_along(shape: tuple[int, ...], frames: int) -> int | None:
-    """Find the frame stack wrapper's axis: last of color images, first of channel-first ones, else a new one."""
+    """Find the frame stack wrapper's axis: 2 for color images, 0 for channels first, else new."""
     if len(shape) != 3 or shape[0] == frames:
         return None
     if shape[2] % frames == 0 and shape[2] // frames in (1, 3, 4):
@@ -195,7 +195,7 @@ def bytes_per_transition(
 
 
 def index_bytes(frame_stack: int, prioritized: bool) -> int:
-    """Compute the bytes per row outside segments: successor and slot number (8 each), mass and its sums."""
+    """Compute the bytes per row outside segments: successor, slot number, mass and sums."""
     return 16 + (9 if frame_stack > 1 else 0) + (17 if prioritized else 0)
 
 

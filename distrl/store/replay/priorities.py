@@ -42,7 +42,7 @@ class PrioritySettings:
 
 
 def checked_priorities(priority: np.ndarray) -> np.ndarray:
-    """Return priorities (N,) as float64; raise PriorityError for one that is negative or not finite."""
+    """Return priorities as float64; raise PriorityError for a negative or non-finite one."""
     priority = np.asarray(priority, np.float64)
     if len(priority) and not (priority.min() >= 0 and priority.max() < np.inf):
         bad = np.flatnonzero(~((priority >= 0) & (priority < np.inf)))
@@ -55,6 +55,6 @@ def checked_priorities(priority: np.ndarray) -> np.ndarray:
 
 
 def importance_weights(probability: np.ndarray, transitions: int, beta: float) -> np.ndarray:
-    """Compute (N P)^-beta over its maximum in the batch, (B,) float32. Source: Schaul et al. 2016, section 3.4."""
+    """Compute (N P)^-beta over its maximum, (B,) float32. Schaul et al. 2016, section 3.4."""
     weight = (transitions * probability) ** -beta
     return (weight / weight.max()).astype(np.float32)

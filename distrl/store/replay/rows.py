@@ -1,4 +1,4 @@
-"""Rows of a replay: columns, resident range, eviction, and writing into slots. See `store.replay.buffer`."""
+"""Rows of a replay: columns, resident range, eviction, writing into slots."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class ReplayRows:
         return state
 
     def stream_state(self, width: int, begin: int) -> StreamState:
-        """Make the state of a stream of `width` environments whose newest observations begin at slot `begin`."""
+        """Make the state of a stream whose newest observations begin at slot `begin`."""
         state = StreamState(width, np.arange(begin, begin + width), bytes(width), ended=bytes([1]) * width)
         if self.obs_array is not None:
             state.last_obs = self.obs_array[begin : begin + width]

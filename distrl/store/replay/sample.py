@@ -36,7 +36,7 @@ def action_at(replay: ReplayRows, slots: np.ndarray) -> Tree:
 
 
 def transitions_at(replay: ReplayRows, slots: np.ndarray, n_step: int, gamma: float) -> dict[str, Tree]:
-    """Gather n-step transitions that begin at slots (N,): obs, action, reward, discount, next_obs, extra columns.
+    """Gather the columns of n-step transitions that begin at slots (N,).
 
     `reward` is the sum of gamma^i r_i over k <= n steps; a sum stops at the end of an episode and at the newest step.
     `discount` is gamma^k (1 - terminated). Source: Sutton 1988.
@@ -88,7 +88,7 @@ def walk(replay: ReplayRows, slots: np.ndarray, steps: int) -> tuple[np.ndarray,
 def n_step_sums(
     replay: ReplayRows, path: np.ndarray, length: np.ndarray, gamma: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute discounted sums (N,), discounts (N,) and slots (N,) of next observations along paths (K, N)."""
+    """Compute discounted sums, discounts and next slots (N,) along paths (K, N)."""
     steps = np.arange(len(path))
     powers = gamma ** np.arange(len(path) + 1, dtype=np.float64)
     counted = steps[:, None] < length

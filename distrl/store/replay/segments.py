@@ -30,7 +30,7 @@ TYPES = {"f": "F", "i": "I", "u": "U"}
 
 
 class SegmentRing:
-    """A ring of segments.
+    """Ring of segments.
 
     Args:
         leaves: Columns of a row.
@@ -72,7 +72,7 @@ class SegmentRing:
         self.arrays = {leaf.name: self._reserve(leaf) for leaf in leaves}
 
     def _reserve(self, leaf: Leaf) -> np.ndarray:
-        """Reserve the addresses of a column, onto which files are mapped later; extra rows are memory."""
+        """Reserve the addresses of a column, onto which files are mapped later."""
         count = self.rows + self.extra_rows
         memory = mmap.mmap(-1, max(1, count * leaf.nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._reserved.append(memory)
@@ -81,7 +81,7 @@ class SegmentRing:
         )
 
     def begin(self, end: int) -> None:
-        """Begin every segment of rows below `end`, discarding its slots; raise ResourceError if the disk is full."""
+        """Begin the segments of rows below `end`; raise ResourceError if the disk is full."""
         while self.ready < end:
             segment = self.ready // self.segment_rows
             self.files.pop(segment - self.segments, None)
@@ -149,7 +149,7 @@ class SegmentRing:
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def save(self, segment: int, rows: int, folder: Path) -> tuple[str, str]:
-        """Save the first `rows` rows of a segment, by hard link where it is complete; returns file name and checksum.
+        """Save the first rows of a segment, linked if complete; returns file name and checksum.
 
         Raises:
             ResourceError: The disk is full.

@@ -1,4 +1,4 @@
-"""Replay over K shards: multinomial counts over the shards' masses, then draws within each shard.
+"""Replay over K shards.
 
 A shard is called through a `ShardHandle`, possibly in another process. Every reply reports the shard's mass and counts;
 a batch is divided over shards by the masses reported last. With q_k a shard's share of those and m_i / M_k an item's
@@ -59,7 +59,7 @@ class ShardHandle(Protocol):
     """Handle of a shard, local or remote."""
 
     def call(self, method: str, *args: Any) -> ShardReply:
-        """Call a method of `ReplayShard` without waiting."""
+        """Call a method of `ReplayShard` or `Replay` without waiting."""
 
 
 class ReplayShard:
@@ -69,16 +69,12 @@ class ReplayShard:
         self.replay = replay
 
     def execute(self, method: str, *args: Any) -> tuple[ShardReport, Any]:
-        """Execute a call of a handle."""
-        value = getattr(self, method)(*args)
+        """Execute a call of a handle: a method of this class, or else of its replay."""
+        value = getattr(self if hasattr(self, method) else self.replay, method)(*args)
         return ShardReport(self.replay.mass, self.replay.ledger()), value
 
     def report(self) -> None:
         """Do nothing; the reply includes the report."""
-
-    def insert(self, rollout: Columns, stream: int, sequence: int | None) -> int:
-        """Call `Replay.insert`."""
-        return self.replay.insert(rollout, stream, sequence)
 
     def sample(self, count: int, seed: int, gamma: float) -> Columns:
         """Sample a batch with `probability` (N,) within this shard."""
@@ -93,21 +89,13 @@ class ReplayShard:
             return batch
         return batch.with_(probability=np.full(len(batch.index), 1 / self.replay.mass))
 
-    def update_priorities(self, index: np.ndarray, generation: np.ndarray, priority: np.ndarray) -> int:
-        """Call `Replay.update_priorities`."""
-        return self.replay.update_priorities(index, generation, priority)
-
-    def save(self, folder: str) -> None:
-        """Call `Replay.save`."""
-        self.replay.save(folder)
-
     def load(self, folder: str) -> None:
         """Call `Replay.load`."""
         self.replay.load(folder)
 
 
 class LocalShard:
-    """A shard in this process."""
+    """Shard in this process."""
 
     def __init__(self, replay: Replay):
         self.shard = ReplayShard(replay)
@@ -119,7 +107,7 @@ class LocalShard:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A fragment in flight."""
+    """Fragment in flight."""
 
     shard: int
     reply: ShardReply
@@ -186,7 +174,7 @@ class ShardedReplay:
         return shard
 
     def insert(self, rollout: Columns, stream: int, sequence: int | None = None) -> None:
-        """Send a fragment; see `Replay.insert`. If the stream's shard is dead, it goes to the next one.
+        """Send a fragment to its stream's shard, or to the next one if that is dead.
 
         The caller must not change the columns before the next call of another method.
         """

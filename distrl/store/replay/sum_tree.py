@@ -114,7 +114,7 @@ class SumTree:
 
 
 def _find_loops(compiled: bool | None) -> ModuleType | None:
-    """Return the compiled module or None; raise ConfigError if it is required and numba is missing."""
+    """Return the compiled module, or None; raise ConfigError if required without numba."""
     if compiled is False:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Loops of `SumTree` compiled by numba (extra `fast`), bit for bit equal to the numpy implementation."""
+"""Loops of `SumTree` compiled by numba (extra `fast`), equal to numpy bit for bit."""
 
 from __future__ import annotations
 

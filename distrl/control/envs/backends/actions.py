@@ -29,7 +29,7 @@ def _box_clipper(space: Box) -> Callable[[Tree], Tree]:
 
 
 def splitter(space: Space) -> Callable[[Tree], list[Tree]]:
-    """Make a function that splits a clipped batch (N, ...) into N actions of single environments.
+    """Make a function that splits a clipped batch (N, ...) into N single actions.
 
     Discrete indices become numpy integers as from `space.sample()`, which gymnasium checks faster than Python integers;
     `start` is added.
@@ -63,7 +63,7 @@ def splitter(space: Space) -> Callable[[Tree], list[Tree]]:
 
 
 def joiner(space: Space) -> Callable[[Tree], Tree]:
-    """Make a function that converts a clipped batch for a native vector backend: starts added, dtypes cast."""
+    """Make a function that adds starts and casts dtypes for a native vector backend."""
     return per_leaf(space, _leaf_joiner)
 
 
@@ -90,7 +90,7 @@ def storage(space: Space, steps: int, num_envs: int) -> Tree:
 
 
 class ActionHistory:
-    """Actions of all running episodes; with the episodes' seeds they are the environments' snapshots.
+    """Actions of all running episodes: with the seeds, the environments' snapshots.
 
     One growing block (steps, B, ...); steps before the oldest running episode are dropped when it is full.
     """
@@ -151,7 +151,7 @@ class ActionHistory:
 
 
 def random_actions(space: Space, num: int, rng: np.random.Generator, mask: Tree | None = None) -> Tree:
-    """Draw uniform actions (num, ...) as a policy gives them: zero-based indices, floats within the bounds.
+    """Draw uniform actions (num, ...): zero-based indices, floats within the bounds.
 
     `mask` is a tree (num, A) as `VectorEnv.mask`.
     """

@@ -1,4 +1,4 @@
-"""Backend `envpool`: environments in C++, stepped by a thread pool (Weng et al. 2022). Needs `distrl[envs]`, on Linux.
+"""Backend `envpool` (Weng et al. 2022), which needs `distrl[envs]` and Linux.
 
 EnvPool reports `truncated` and not `terminated` for a step that reaches the time limit, even if the episode also
 terminated there.

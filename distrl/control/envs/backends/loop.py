@@ -239,7 +239,7 @@ class LoopVectorEnv:
         return Place(self.name, i, self._episodes[i], self._seeds[i], step, action)
 
     def snapshot(self) -> dict[str, Tree]:
-        """Return number, seed and actions of the running episodes; return and observation verify a restore."""
+        """Return number, seed and actions of the running episodes, and data to verify a restore."""
         return {
             "episode": np.array(self._episodes, np.int64),
             "seed": np.array(self._seeds, np.int64),

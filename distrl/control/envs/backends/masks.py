@@ -87,7 +87,7 @@ def write_mask(space: Space, block: Tree, i: int, given: Tree, may_be_empty: boo
 
 
 def mask_reader(env: gymnasium.Env, info: Info) -> MaskReader | None:
-    """Make the function of `info` that reads an environment's mask; None without masks. `info` is of a reset."""
+    """Make the function that reads masks from `info`; None without masks. `info` is of a reset."""
     if isinstance(info, dict) and "action_mask" in info:
         return _from_info
     if env.has_wrapper_attr("action_masks"):

@@ -207,7 +207,7 @@ _NO_SNAPSHOT = "Without snapshots a resumed run begins new episodes, and determi
 
 
 def probe_snapshot(env_config: EnvConfig, steps: int = 40) -> str | None:
-    """Test a snapshot in the middle of an episode; returns None if it restores exactly, else the reason.
+    """Test a snapshot in mid-episode; returns None if it restores exactly, else the reason.
 
     `steps` random steps precede the snapshot; as many, at most 20, are compared after it.
     """

@@ -41,7 +41,7 @@ MAX_FRAMES = 108_000
     "the arcade learning environment",
 )
 class AtariPreprocessing(gymnasium.Wrapper):
-    """Preprocessing of Atari frames: no-op starts, frame skip, maximum of the last two frames, gray 84 x 84 images.
+    """Atari preprocessing: no-op starts, frame skip, maximum of two frames, gray 84 x 84 images.
 
     Stack frames with `env.frame_stack: 4`. With `episodic_life` a lost life begins a new game (as in gymnasium; EnvPool
     and OpenAI's wrappers continue the game), so that an episode is a function of its seed and actions.
@@ -128,7 +128,7 @@ class AtariPreprocessing(gymnasium.Wrapper):
 
 
 def area_taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute indices and weights (K, new) of an area resize from `old` to `new` pixels along a line.
+    """Compute indices and weights (K, new) of an area resize from `old` to `new` pixels.
 
     new = sum_k weights[k] * old[indices[k]].
 
@@ -222,7 +222,7 @@ def make_envpool_atari(
 
 
 def register_envpool_game(env_id: str) -> None:
-    """Register an id of EnvPool's Atari games, such as `Breakout-v5`, with gymnasium; ignore other ids."""
+    """Register an EnvPool id such as `Breakout-v5` with gymnasium; ignore other ids."""
     from ale_py.roms import get_all_rom_ids
 
     game = env_id.removesuffix("-v5")

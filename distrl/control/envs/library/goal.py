@@ -70,7 +70,7 @@ class PointGoal(gymnasium.Env):
 
 
 class BitFlip(gymnasium.Env):
-    """Flipping single bits to match a goal; `distrl/BitFlip-v0` (50 steps). Andrychowicz et al. 2017, section 3.1.
+    """Flipping single bits to match a goal (Andrychowicz et al. 2017); `distrl/BitFlip-v0`.
 
     Without relabeling, rewards are practically never seen above about 12 bits.
     """

@@ -31,7 +31,7 @@ GAMES = {
 
 
 class MinAtar(gymnasium.Env):
-    """A MinAtar game. Observations (10, 10, C) bool, one plane for each kind of object; torso `minatar_cnn`.
+    """MinAtar game with observations (10, 10, C) bool, a plane for each kind of object.
 
     An episode is a function of its seed and actions: unlike in the package, its first step does not repeat the last
     action of the previous episode.

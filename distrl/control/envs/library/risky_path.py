@@ -14,7 +14,7 @@ MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 
 
 class RiskyPath(TabularEnv):
-    """Way from the bottom left to the bottom right corner: straight over ice, or around it along the top row.
+    """Way between the bottom corners: straight over ice, or around it along the top row.
 
     Every cell but the top row and the outer columns is ice. A step onto ice costs a loss with probability
     `loss_probability`: `loss_scale * 2^k` with probability proportional to `2^(-loss_shape k)`, a Pareto tail cut off

@@ -72,30 +72,9 @@ class TabularMDP:
         """K; 1 where `reward` has no channel axis."""
         return self.reward.shape[3] if self.reward.ndim == 4 else 1
 
-    def scalar(self) -> TabularMDP:
-        """Make the MDP with the weighted sum of the channels as its reward."""
-        if self.reward.ndim == 3:
-            return self
-        std = None if self.std is None else np.sqrt(self.std**2 @ self.weights**2)
-        return TabularMDP(
-            self.probs, self.reward @ self.weights, self.next_state, self.terminal, self.initial, self.gamma, std,
-            self.degrees,
-        )  # fmt: skip
-
-    def transition(self) -> np.ndarray:
-        """Compute the transition probabilities (S, A, S), without those of the episode's end."""
-        table = np.zeros((self.num_states, self.num_actions, self.num_states))
-        s, a, _ = np.indices(self.probs.shape)
-        np.add.at(table, (s, a, self.next_state), np.where(self.terminal[self.next_state], 0.0, self.probs))
-        return table
-
-    def mean_reward(self) -> np.ndarray:
-        """Compute the mean rewards (S, A) of the weighted sum of the channels."""
-        return (self.probs * self.scalar().reward).sum(-1)
-
 
 class TabularEnv(gymnasium.Env):
-    """Environment of a `TabularMDP`; `info["reward_channels"]` has the channels where there are several.
+    """Environment of a `TabularMDP`, with `info["reward_channels"]` if there are several.
 
     Observations are `one_hot` (S,) float32, or `index` Discrete(S). `render_mode` is not supported.
     """

@@ -1,4 +1,4 @@
-"""Small MDPs with return distributions in closed form. Registered as `distrl/Chain3-v0` and so on."""
+"""Small MDPs with known return distributions, registered as `distrl/Chain3-v0` etc."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distrl.control.envs.library.tabular import TabularEnv, TabularMDP
 
 
 def _chain(rewards: list[list[tuple[float, float]]], stds: list[float] | None, length: int, gamma: float) -> TabularMDP:
-    """Make `length` states passed in order; an action's reward is one of its (reward, probability)."""
+    """Make `length` states passed in order; actions have (reward, probability) outcomes."""
     actions, width = len(rewards), max(len(row) for row in rewards)
     shape = (length + 1, actions, width)
     probs, reward = np.zeros(shape), np.zeros(shape)
@@ -46,7 +46,7 @@ def gaussian_chain(gamma: float = 0.9) -> TabularMDP:
 
 
 def two_channels(gamma: float = 1.0) -> TabularMDP:
-    """Make two reward channels whose joint distribution, but not the marginals, depends on the action.
+    """Make two reward channels whose joint distribution alone depends on the action.
 
     The first action leads, without reward, to state 1 or 2. There a fair x in {-1, 1} is drawn, and the channels pay
     (x, -x) in state 1 and (x, x) in state 2.
@@ -92,7 +92,7 @@ def risky_choice() -> TabularMDP:
 
 
 def halving() -> TabularMDP:
-    """Make an endless state: action 0 pays 0 or 1 with equal probability, action 1 pays 0.25; discount 1/2.
+    """Make an endless state: action 0 pays 0 or 1 evenly, action 1 pays 0.25; discount 1/2.
 
     The return of always taking action 0 is sum 2^-t x_t with fair bits x_t: uniform on [0, 2].
     """

@@ -20,7 +20,7 @@ from distrl.control.envs.spaces import describe, leaf_spaces
 
 @register.wrapper("keep_obs")
 class KeepObs(gymnasium.ObservationWrapper):
-    """Selected entries of a vector observation, e.g. for memory tasks; [0, 2] hides CartPole's velocities."""
+    """Selected entries of a vector observation; [0, 2] hides CartPole's velocities."""
 
     def __init__(self, env: gymnasium.Env, indices: Sequence[int]):
         super().__init__(env)
@@ -82,7 +82,7 @@ class TimeAware(gymnasium.Wrapper):
 
 @register.wrapper("frame_stack")
 class FrameStack(gymnasium.Wrapper):
-    """The last `frames` observations as one, oldest first; an episode begins with copies of its first.
+    """Stack of the last observations, oldest first, begun with copies of the first.
 
     Every Box is stacked along `stack_axis`: color images along their channels, everything else along a new first axis,
     (84, 84) -> (4, 84, 84).

@@ -58,7 +58,7 @@ class GoalRewards:
             raise
 
     def reward(self, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
-        """Compute the rewards (N,) of steps that led to `achieved` (N, G) with the goal `desired` (N, G)."""
+        """Compute rewards (N,) of steps that led to `achieved` (N, G) for the goals `desired`."""
         rewards: np.ndarray = self._reward(achieved, desired, {})
         return rewards
 

@@ -1,4 +1,4 @@
-"""Observations with the stock or the target return, for objectives of the whole episode's return."""
+"""Observations with stock or target return, for objectives of the episode's return."""
 
 from __future__ import annotations
 
@@ -101,10 +101,10 @@ class _Context(gymnasium.Wrapper):
     entries=[15],
 )
 class Stock(_Context):
-    """Observation with the stock c, c_{t+1} = (c_t + r_{t+1}) / gamma, so that c_0 + G_0 = gamma^t (c_t + G_t).
+    """Observation with the stock c_{t+1} = (c_t + r_{t+1}) / gamma.
 
-    A vector observation gets one more entry; any other becomes a Dict with the entry `stock`. Wrappers that change
-    rewards belong inside this one. `info["stock"]` is exact.
+    So c_0 + G_0 = gamma^t (c_t + G_t). A vector observation gets one more entry; any other becomes a Dict with the
+    entry `stock`. Wrappers that change rewards belong inside this one. `info["stock"]` is exact.
 
     Args:
         env: Any environment.
@@ -123,7 +123,7 @@ class Stock(_Context):
 
 @register.wrapper("target_return", entries=[15])
 class TargetReturn(_Context):
-    """Observation with the target return, g_{t+1} = (g_t - r_{t+1}) / gamma: the negative of a stock.
+    """Observation with the target return g_{t+1} = (g_t - r_{t+1}) / gamma, a negative stock.
 
     For policies conditioned on a return, and with the objective -|g - G| for steering it. Arguments as for `Stock`.
     """

@@ -85,7 +85,9 @@ def test_both_channels_have_equal_marginals_and_opposite_correlations() -> None:
 def test_ring_values() -> None:
     mdp = examples.ring(10, gamma=0.9)
     policy = torch.ones(10, 1, dtype=torch.float64)
-    values = policy_evaluation(torch.tensor(mdp.transition()), torch.tensor(mdp.mean_reward()), policy, 0.9)
+    values = policy_evaluation(
+        torch.tensor(closed_forms.transition(mdp)), torch.tensor(closed_forms.mean_reward(mdp)), policy, 0.9
+    )
     assert closed_forms.ring_values(mdp) == pytest.approx(values.numpy())
 
 
