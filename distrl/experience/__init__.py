@@ -1,1 +1,1 @@
-"""What travels between rooms: rollouts, fragments, weights; and the ledger that accounts for every unit. No torch."""
+"""Data between processes: rollouts, fragments, weights; and the ledger. No torch."""

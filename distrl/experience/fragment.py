@@ -14,7 +14,7 @@ Snapshot: TypeAlias = State | None
 
 
 class Unit(NamedTuple):
-    """Identifies a fragment: its sequence number in its stream, and the stream. Units sort in this order."""
+    """Identifies a fragment: its sequence number, and its stream; units sort in this order."""
 
     seq: int
     stream: int
@@ -65,7 +65,7 @@ class FragmentMeta:
 
 @dataclass
 class FragmentData:
-    """Data of a fragment for the learner, with moments where observations or rewards are normalized."""
+    """Data of a fragment for the learner, with moments for normalizers."""
 
     rollout: Columns  # (T, B, ...) of `experience.rollout`, or rows of `experience.token_episodes`
     obs_moments: Moments | None = None  # of raw observations (D,), in the order of the policy's normalizer

@@ -133,7 +133,7 @@ class Ledger:
         }
 
     def mirror(self, path: Path) -> None:
-        """Keep `started` and `finished` in a memory-mapped file too, which survives a killed process."""
+        """Mirror `started` and `finished` in a memory-mapped file that survives a kill."""
         if not path.is_file():
             write_atomic(path, bytes(16))  # a mapped write to a hole of a full disk would kill the process
         self._live = np.memmap(path, np.int64, "r+", shape=(2,))

@@ -1,4 +1,4 @@
-"""Schema of rollouts: T steps of B environments as `Columns`; the docs describe every column."""
+"""Schema of rollouts: T steps of B environments as `Columns`; see docs/internals.md."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ REQUIRED = (
 
 
 def check_rollout(rollout: Columns) -> Columns:
-    """Check column names and leading shapes, and return the rollout; raise a `ValueError` otherwise."""
+    """Check column names and leading shapes; return the rollout or raise a `ValueError`."""
     missing = [name for name in REQUIRED if name not in rollout]
     if missing:
         raise ValueError(f"rollout lacks {missing}")
@@ -64,7 +64,7 @@ def check_rollout(rollout: Columns) -> Columns:
 
 
 def cat_rollouts(rollouts: Sequence[Columns]) -> Columns:
-    """Concatenate rollouts of equal length T along the environments; `final_index` is shifted accordingly."""
+    """Concatenate rollouts of equal length along the environments, shifting `final_index`."""
     if len(rollouts) == 1:
         return rollouts[0]
     first = rollouts[0]

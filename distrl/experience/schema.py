@@ -1,4 +1,4 @@
-"""`SchemaCheck`: the schema of the data that a learner consumes, checked at the start of a run or on every batch."""
+"""`SchemaCheck`: a check of the first batch of a learner, or of every batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from distrl.experience.fragment import FragmentData
 
 
 class SchemaCheck:
-    """Runs `check_rollout` or `check_episodes` on the first batch of a learner, or on every batch.
+    """Runs `check_rollout` or `check_episodes` on the first batch, or on every batch.
 
     >>> check = SchemaCheck(print)
     >>> check([FragmentData("rollout")]); check([FragmentData("not checked")])

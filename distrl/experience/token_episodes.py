@@ -1,4 +1,4 @@
-"""Schema of token episodes: rows of prompt and answer tokens of different lengths, from a text sampler.
+"""Schema of token episodes: rows of prompt and answer tokens of different lengths.
 
 A `Columns` in Arrow's list layout: concatenated values of all rows, and the offsets of the rows. Tokens are exactly the
 engine's input and output and are never tokenized again.
@@ -55,7 +55,7 @@ PADDING = {"tokens": 0, "kind": PROMPT, "mask": False, "logp": 0.0, "version": -
 
 
 def check_episodes(episodes: Columns) -> Columns:
-    """Check names, types and lengths of the columns, and return the episodes; raise a `ValueError` otherwise."""
+    """Check types and lengths of columns; return the episodes or raise a `ValueError`."""
     offsets = episodes.offsets
     rows, total = len(offsets) - 1, int(offsets[-1])
     if offsets[0] != 0 or (np.diff(offsets) < 1).any():
@@ -104,7 +104,7 @@ def _cat_offsets(offsets: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def pad_episodes(episodes: Columns) -> Columns:
-    """Token columns as (R, L), row columns as they are, `length` (R,) int64; kept ids as (R, L, most), -1 beyond."""
+    """Pad token columns to (R, L) and kept ids to (R, L, most) with -1; add `length` (R,)."""
     lengths = np.diff(episodes.offsets)
     rows, width = len(lengths), int(lengths.max())
     inside = np.arange(width) < lengths[:, None]

@@ -141,7 +141,7 @@ def make_backend(plan: Plan, phases: Phases) -> Backend:
 
 
 def open_mailboxes(plan: Plan, folder: RunFolder) -> list[Mailbox]:
-    """Open the channels for commands: the run folder, and on a shared cluster an actor of the run's name."""
+    """Open the channels for commands: the run folder, and on a shared cluster an actor."""
     boxes: list[Mailbox] = [FolderMailbox(folder.path)]
     if plan.config.backend == "ray" and plan.config.ray.address not in (None, "local"):
         from distrl.runtime.commands.control_actor import ActorMailbox
@@ -152,7 +152,7 @@ def open_mailboxes(plan: Plan, folder: RunFolder) -> list[Mailbox]:
 
 @contextmanager
 def interruptible(loop: Loop) -> Iterator[None]:
-    """End the run at the next boundary, with a checkpoint, on Ctrl-C or SIGTERM; at once on the second one."""
+    """End the run at the next boundary on Ctrl-C or SIGTERM; at once on the second one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""`HeadWatch`: reports a lost head node, without which Ray hangs and ends this process after about a minute."""
+"""`HeadWatch`: reports a lost head node, before Ray ends this process a minute later."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SILENT_SECONDS = 6.0
 
 
 class HeadWatch:
-    """A thread that reports when the head at `HOST:PORT` stops and resumes answering; without address, none."""
+    """A thread that reports when the head at `HOST:PORT` stops and resumes answering."""
 
     def __init__(self, address: str | None, monitor: Monitor):
         self.address, self.monitor = address, monitor

@@ -122,7 +122,7 @@ class LearnerGroup:
         return ready[0], published
 
     def dead_process(self) -> int | None:
-        """Return the rank of a dead process, if there is one; processes that wait for it do not answer."""
+        """Return the rank of a dead process; processes that wait for it do not answer."""
         for rank, learner in enumerate(self.learners):
             try:
                 ray.get(learner.ready.remote(), timeout=PEER_SECONDS)

@@ -51,7 +51,7 @@ class LearnerHost:
         return 2 * (time.perf_counter() - began), packed
 
     def recover(self, version: int, packed: State, folder: Path | None) -> None:
-        """Load the state of a dead learner after `version` updates: the result of `keep`, or a checkpoint."""
+        """Load a dead learner's state after `version` updates, from `keep` or a checkpoint."""
         self.version = version
         try:
             if folder is None:
@@ -63,7 +63,7 @@ class LearnerHost:
             self.failure = Failure.of(error)
 
     def repeat(self, progress: Progress, *fragments: FragmentData) -> Weights | None:
-        """Repeat an update of a predecessor; return its weights. The next new update returns a failure."""
+        """Repeat an update of a predecessor; a failure is returned by the next new update."""
         report, weights = self.update(progress, *fragments)
         if isinstance(report, Failure):
             self.failure = report

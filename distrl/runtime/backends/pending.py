@@ -21,7 +21,7 @@ SCARCE_SECONDS = 12.0  # after which the resources for an actor that has not sta
 
 @dataclass
 class Order:
-    """A pending call of an actor, with the facts for its event; times are those of `time.monotonic()`."""
+    """A pending call of an actor, with the facts for its event; times are monotonic."""
 
     kind: str  # `ready`, `collect`, `probe`, `update`, `peer`, `learner` or `eval`
     deadline: float

@@ -1,4 +1,4 @@
-"""Ray backend: samplers, learner and evaluator are actors; the loop holds references and waits for events."""
+"""Ray backend: samplers, learner and evaluator are actors, handles are object references."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class RayBackend:
         return ev.Probed(sampler, activity)
 
     def _update_failed(self, failure: Failure) -> Event:
-        """Return the event of an update that raised, perhaps because another process of its group died."""
+        """Return the event of an update that raised, perhaps as a process of its group died."""
         if isinstance(failure.error, ShardLost):
             return self._learner_lost(str(failure.error), "replay")
         processes = len(self.group.learners)
@@ -250,7 +250,7 @@ class RayBackend:
         return self.group.reserved() if order.kind == "learner" else {"CPU": self._sampler_cpus()}
 
     def _hopeless(self, order: Order, now: float) -> bool:
-        """Return True if a sampler can never start, as this machine is too small; a cluster may still grow."""
+        """Return True if a sampler can never start on this machine; a cluster may still grow."""
         return self.local and now - order.began > SCARCE_SECONDS and not fits(self._reserved(order))
 
     def nodes(self) -> dict[str, str]:

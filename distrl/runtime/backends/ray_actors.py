@@ -46,7 +46,7 @@ class SamplerActor:
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
     def collect(self, requests: list[CollectRequest], weights: Weights) -> tuple[object, ...]:
-        """Collect fragments; return the metas, then one value per fragment, which the loop does not fetch."""
+        """Collect fragments; return the metas, then one value per fragment for its reference."""
         try:
             with self.stacks.watch():
                 fragments = self.sampler.collect(requests, weights)

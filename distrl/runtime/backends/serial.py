@@ -1,4 +1,4 @@
-"""Serial backend: everything in this process, one order at a time, without Ray; breakpoints work."""
+"""Serial backend: one process, one order at a time, without Ray; breakpoints work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from distrl.runtime.protocol.orders import LEARNER_CALLS, Handle, RecoveryPoint,
 
 
 class SerialBackend:
-    """One sampler for all streams, one learner and one evaluator, in turn; `samplers.count` is ignored."""
+    """One sampler (`samplers.count` is ignored), one learner and one evaluator, in turn."""
 
     concurrent = False
     prefetches = False

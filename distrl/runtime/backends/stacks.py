@@ -1,4 +1,4 @@
-"""`Stacks`: a process writes its own stacks into the run folder when a call takes suspiciously long.
+"""`Stacks`: a process writes its stacks into the run folder when a call takes very long.
 
 A thread checks once a second, so calls cost nothing. It needs the interpreter's lock: a deadlock inside a C extension
 that holds the lock leaves no stacks.
@@ -28,7 +28,7 @@ def stacks_file(run_folder: str | Path, process: str) -> Path:
 
 
 class Stacks:
-    """Watches the calls of this process; on machines that do not see the run folder, stacks go to the log."""
+    """Watches the calls of this process; without the run folder, stacks go to its log."""
 
     def __init__(self, run_folder: str, process: str, seconds: float = SUSPICIOUS_SECONDS):
         self.folder, self.process, self.seconds = Path(run_folder), process, seconds

@@ -95,7 +95,7 @@ def execute(loop: Loop, command: Command) -> Answer:
 
 
 class FolderMailbox:
-    """Commands in files of the run folder: `control/ID.command.json` is answered by `control/ID.answer.json`.
+    """Commands as files: `control/ID.command.json` is answered by `control/ID.answer.json`.
 
     Unread commands to an earlier attempt are deleted.
     """

@@ -1,4 +1,4 @@
-"""Command channel of a run on a shared Ray cluster: a named actor with its status and mailbox.
+"""Command channel on a shared Ray cluster: a named actor with a run's status and mailbox.
 
 The actor `distrl:RUN` is in the namespace `distrl`, so any machine that reaches the cluster finds it by the run's name,
 and two active runs on a cluster cannot share a name. It ends with the run's process.

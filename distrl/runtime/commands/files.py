@@ -1,4 +1,4 @@
-"""Commands to a running run and its status, through the run folder. Imports no torch, so it loads fast.
+"""Commands to a run and its status, through the run folder. Imports no torch.
 
 `control.py` is the receiving end, inside the run.
 """
@@ -58,7 +58,7 @@ class Answer:
 
 
 def put(path: Path, value: object, pages: int = 0) -> None:
-    """Write JSON atomically but unflushed, padded to a multiple of `pages` bytes so that `put_over` fits later."""
+    """Write JSON atomically but unflushed, padded to `pages` bytes for a later `put_over`."""
     text = to_json(value)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -70,7 +70,7 @@ def put(path: Path, value: object, pages: int = 0) -> None:
 
 
 def put_over(path: Path, value: object) -> None:
-    """Overwrite JSON in place, which needs no space on a full disk; a reader may briefly see a partial file."""
+    """Overwrite JSON in place, for full disks; a reader may briefly see a partial file."""
     with open(path, "r+b", buffering=0) as file:
         text, size = to_json(value).encode(), os.fstat(file.fileno()).st_size
         if len(text) > size:

@@ -25,7 +25,7 @@ START_SECONDS = 90.0  # a submitted run imports torch first
 
 
 def check() -> None:
-    """Compare this node's packages with the run's requirements, and with the submitting machine's."""
+    """Compare this node's packages with the requirements and the submitting machine."""
     require_node()
     found = differences(json.loads(Path(SUBMITTER_FILE).read_text()))
     print("versions: " + ("; ".join(found) if found else "as on the submitting machine"), flush=True)

@@ -1,4 +1,4 @@
-"""Runs as Ray jobs: submitted over HTTP, found by the job's metadata, controlled through small helper jobs.
+"""Runs as Ray jobs: submitted over HTTP, found by metadata, controlled by helper jobs.
 
 A machine needs only the address of the cluster's job server (`http://HEAD:8265`).
 """
@@ -62,7 +62,7 @@ class JobServer:
     # ---- runs ------------------------------------------------------------------------------------------------------
 
     def submit(self, config: RunConfig, here: Path, runs_dir: str = RUNS_DIR, resume: bool = False) -> RunJob:
-        """Submit a run, with the user's files in `here`; `~` in `runs_dir` is the home directory on the cluster."""
+        """Submit a run, with the user's files in `here`; `runs_dir` is a path on the cluster."""
         if config.backend != "ray":
             raise ConfigError(f"backend is {config.backend}; a job runs on Ray.", "Set backend=ray.")
         until = time.monotonic() + (ENDING_SECONDS if resume else 0.0)

@@ -30,7 +30,7 @@ _REFERENCE = re.compile(r"([A-Za-z_]\w*)(?:\.\w+)*:[A-Za-z_]\w*")  # module:Clas
 
 
 def fill(folder: Path, config: RunConfig, here: Path) -> RunConfig:
-    """Fill a folder with everything that the job needs, with the user's files in `here`; return the adapted config."""
+    """Fill a folder with the job's files, the user's from `here`; return the adapted config."""
     ship_package(folder)
     imports = [ship_import(folder, entry, here) for entry in config.imports]
     for module in sorted(set(own_modules(config.model_dump(mode="json"), here))):

@@ -13,7 +13,7 @@ STORED = 100 * 2**10  # smaller values stay in the memory of the loop's process
 
 
 class Admission:
-    """Estimates the space of fragments in the object store; admits only the next batch when it is scarce."""
+    """Admits only fragments of the next batch when the object store is nearly full."""
 
     def __init__(self, state: RunState, recovery: Recovery, capacity: int | None):
         self.state, self.recovery, self.capacity = state, recovery, capacity

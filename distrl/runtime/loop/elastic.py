@@ -1,4 +1,4 @@
-"""Starts, ends and restarts samplers: by command, automatically (`samplers.min`, `max`), and after losses."""
+"""Starts, ends and restarts samplers: by command, automatically, and after losses."""
 
 from __future__ import annotations
 

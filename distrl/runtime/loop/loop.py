@@ -1,4 +1,4 @@
-"""The training loop: dispatches work, reacts to events, and moves references instead of data.
+"""The training loop: dispatches work and reacts to events; moves handles, not data.
 
     while the run continues:
         hand a complete batch to the learner
@@ -119,7 +119,7 @@ class Loop:
         self.recovery.begin(restored["folder"] if restored else None)
 
     def run(self) -> str:
-        """Run until the stop rule holds; return the reason. Failures and interrupts save the last boundary first."""
+        """Run until the stop rule holds, and return the reason; exceptions save the state first."""
         state = self.state
         reason = state.progress.stop_reason(self.config.stop)
         try:
@@ -205,7 +205,7 @@ class Loop:
     # ---- orders ----------------------------------------------------------------------------------------------------
 
     def feed_learner(self) -> None:
-        """Order an update if a batch is complete and the learner is free; let a GPU prefetch the next batch."""
+        """Order an update if a batch is complete and the learner free; else prefetch for a GPU."""
         state = self.state
         if state.interrupted:
             return
@@ -278,7 +278,7 @@ class Loop:
                 self.evaluations.evaluator_lost(event)
 
     def on_collected(self, event: ev.Collected) -> None:
-        """Put finished fragments into the queue, except those of streams that were reassigned meanwhile."""
+        """Put finished fragments into the queue, except those of reassigned streams."""
         state = self.state
         wanted = state.pool.finished(state.pool.slots[event.sampler], event.metas)
         units = {meta.unit for meta in wanted}

@@ -1,4 +1,4 @@
-"""Handles fragments whose data was lost with a node: report, count, and regenerate those an ordered batch requires.
+"""Handles fragments lost with a node: reports, counts and, in order, regenerates them.
 
 Without order, a lost fragment is gone and its stream continues. Where batch n is fragment n of every stream, a lost
 fragment is regenerated bit-identically from the snapshot before it, with the same weights; later fragments of its
@@ -51,13 +51,13 @@ class LostData:
             self.monitor.warn("an update found data of its batch missing that is available again")
 
     def arrived(self, meta: FragmentMeta) -> None:
-        """Roll back a fragment that has just finished, if an earlier one of its stream was lost meanwhile."""
+        """Roll back a finished fragment if an earlier one of its stream was lost meanwhile."""
         if meta.unit in self.state.pool.rolled_back:
             self.state.pool.rolled_back.remove(meta.unit)
             self.state.queue.drop(meta.unit, "roll_back", again=True)
 
     def _rewind(self, unit: Unit) -> list[Unit]:
-        """Rewind a stream to before `unit`; return the later waiting fragments, which are rolled back."""
+        """Rewind a stream to before `unit`; roll back and return later waiting fragments."""
         queue, pool = self.state.queue, self.state.pool
         waiting = [item.meta.unit for item in queue.waiting()]
         later = [other for other in waiting if other.stream == unit.stream and other.seq > unit.seq]

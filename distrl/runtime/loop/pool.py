@@ -1,4 +1,4 @@
-"""Assignment of streams to samplers: what each sampler may collect next, and the snapshot of every stream.
+"""Assignment of streams to samplers, their next units, and the streams' snapshots.
 
 Samplers join and leave during the run. A new one gets streams once it is ready; a leaving one loses its streams at once
 and ends after its running fragments. Streams move between two fragments, with their snapshots, so moving affects speed
@@ -166,7 +166,7 @@ class Pool:
         return tuple(start)
 
     def _leaving(self, count: int) -> list[SamplerSlot]:
-        """Select the samplers to end: starting ones first, then restarting ones, then the highest indices."""
+        """Select samplers to end: starting ones first, then restarting, then the highest indices."""
         there = self._staying()
         there.sort(key=lambda slot: (slot.state == "joining", not slot.ready, slot.index))
         return there[len(there) - count :] if count > 0 else []
@@ -193,7 +193,7 @@ class Pool:
         return self.balance()
 
     def balance(self) -> dict[int, tuple[int, int]]:
-        """Spread the streams evenly over hosting samplers with the fewest moves; return stream -> (old, new) sampler.
+        """Spread the streams evenly with the fewest moves; return stream -> (old, new) sampler.
 
         A sampler reserved for a slow stream hosts only that one, once another can take its siblings.
         """
@@ -223,7 +223,7 @@ class Pool:
         return moved
 
     def _leave(self, old: SamplerSlot, stream: int) -> None:
-        """Remove a moved stream from a sampler; its fragment is cut if an isolated stream delays the call."""
+        """Remove a moved stream from a sampler; cut its fragment if an isolated stream delays it."""
         old.hosts.discard(stream)
         if old.isolated < 0:
             return
@@ -235,7 +235,7 @@ class Pool:
     # ---- work ------------------------------------------------------------------------------------------------------
 
     def orders(self, slot: SamplerSlot, version: int) -> list[CollectRequest]:
-        """Return the requests for an idle sampler: units of one weight version, at most one per stream.
+        """Return requests for an idle sampler: units of one version, at most one per stream.
 
         A stream that its old sampler still collects is left out. `version` is the newest published one.
         """
@@ -308,7 +308,7 @@ class Pool:
             self.rolled_back.discard(unit)
 
     def lost(self, slot: SamplerSlot, requests: list[CollectRequest], reason: str, hopeless: bool = False) -> bool:
-        """Record the loss of a sampler: its unfinished units are cut, its streams rebuilt from their snapshots.
+        """Record the loss of a sampler: cut its units, and rebuild its streams from snapshots.
 
         Return True if a new process should replace it; raise after too many losses of the sampler or with one stream.
         """
@@ -335,7 +335,7 @@ class Pool:
         return True
 
     def _blame(self, requests: Sequence[CollectRequest], reason: str) -> None:
-        """Suspect the streams of a failed call; count the loss against a stream that was alone in it."""
+        """Suspect the streams of a failed call; count the loss against a stream alone in it."""
         for request in requests:
             self.suspects.setdefault(request.unit.stream, 0)
         if len(requests) != 1:
@@ -352,7 +352,7 @@ class Pool:
             )
 
     def _ended(self, slot: SamplerSlot, units: Sequence[Unit]) -> None:
-        """Record that units no longer run; streams that moved away meanwhile are no longer hosted here."""
+        """Record that units no longer run; forget streams that moved away meanwhile."""
         for unit in units:
             self.running.pop(unit.stream, None)
             if unit.stream not in slot.streams:

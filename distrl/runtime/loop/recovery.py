@@ -63,7 +63,7 @@ class Credit:
 
 
 class Recovery:
-    """Keeps the state that a new learner starts from, and rebuilds it; `save` writes a checkpoint."""
+    """Keeps the state for a new learner, and rebuilds it; `save` writes a checkpoint."""
 
     def __init__(self, state: RunState, services: Services, save: Callable[[], Path | None]):
         self.state, self.backend, self.monitor, self.save = state, services.backend, services.monitor, save
@@ -97,7 +97,7 @@ class Recovery:
         self.current = UpdateOrder(data, progress)
 
     def record_update(self, nbytes: int) -> None:
-        """Record that the running update is done, with the size of its batch; renew the state if due."""
+        """Record the finished update and the size of its batch; renew the state if due."""
         self.deaths = 0
         if not self.enabled or self.current is None:
             return
@@ -170,7 +170,7 @@ class Recovery:
     # ---- rebuilding ------------------------------------------------------------------------------------------------
 
     def learner_lost(self, reason: str, process: str = "learner") -> None:
-        """Schedule the restart of a learner that died, hung, or lost a process; raise if it cannot be rebuilt."""
+        """Schedule the restart of a dead or hung learner; raise if it cannot be rebuilt."""
         self._receive_state()
         self._pending = None
         self.deaths += 1

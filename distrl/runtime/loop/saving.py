@@ -49,7 +49,7 @@ class Saver:
         return bool(by_steps or (settings.every_seconds and self.seconds_since_save() >= settings.every_seconds))
 
     def save(self) -> Path | None:
-        """Write a checkpoint of this boundary; return None if the disk is full, which does not end the run."""
+        """Write a checkpoint of this boundary; a full disk returns None and ends nothing."""
         services, progress = self.services, self.state.progress
         with services.phases("checkpoint"):
             self.saved_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""Detects streams that are far slower than the others, and isolates them so that they delay no other stream.
+"""Detects streams that are far slower than the others, and isolates them.
 
 A sampler steps its streams together, so a slow one takes its siblings' time. Detection uses the samplers' step times,
 also in the middle of a fragment. Single long steps do not count: a reset, or a hung environment, which

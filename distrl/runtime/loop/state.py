@@ -58,7 +58,7 @@ class RunState:
 
 @dataclass
 class Services:
-    """Objects with effects outside the loop: processes, curves and events, user code, timers, files."""
+    """Objects with effects outside the loop: processes, curves, user code, timers, files."""
 
     backend: Backend
     monitor: Monitor

@@ -1,4 +1,4 @@
-"""Tracks pending orders, nodes and disk space; reports waits that exceed the usual time, and problems."""
+"""Tracks pending orders, nodes and disk space; reports unusual waits and problems."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOW_DISK = 2**28
 
 
 class Waits:
-    """Watches the pending orders and the machines; `problems` describe the object store and slow streams."""
+    """Watches orders and machines; `problems` describe the object store and slow streams."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""`Plan`: a checked config from which every process of a run builds its sampler, learner or evaluator."""
+"""`Plan`: a checked config that builds the sampler, learner or evaluator of a process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from distrl.store.replay.sharded import ShardHandle
 
 
 class WeightChannel(Protocol):
-    """A direct way for new weights from the learner to samplers that are in the middle of a batch."""
+    """A direct channel for new weights from the learner to samplers in the middle of a batch."""
 
     def sender(self) -> Callable[[Weights], None]:
         """The learner's end: call it with every version."""
@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def ordered(self) -> bool:
-        """True where batch n is fragment n of every stream: deterministic mode, and without staleness."""
+        """True where batch n is fragment n of every stream: deterministic, or no staleness."""
         return self.config.deterministic or self.config.store.max_staleness == 0
 
     @property

@@ -81,7 +81,7 @@ class TextPlan(Plan):
         )
 
     def build_acting_model(self) -> LanguageModel:
-        """Build the model that published weights are loaded into; with `dtype: auto` they bring their precision."""
+        """Build the model for published weights, which bring their precision with `dtype: auto`."""
         config = self.config
         if self.settings.dtype == "auto":
             settings = self.settings.model_copy(update={"dtype": "fp32"})

@@ -21,7 +21,7 @@ from distrl.store.replay.sharded import LocalShard, ReplayShard, ShardedReplay, 
 
 
 def build_replay(plan: Plan, handles: Sequence[ShardHandle] = ()) -> Replay | ShardedReplay:
-    """Build an empty replay, with `store.shards` > 1 of shards behind `handles` or in this process."""
+    """Build an empty replay; shards are those of `handles`, or live in this process."""
     count = plan.config.store.shards
     if count == 1:
         return empty_replay(plan, plan.config.store.capacity, "replay")
@@ -52,7 +52,7 @@ def build_shard(plan: Plan, index: int) -> Shard:
 
 
 def empty_replay(plan: Plan, capacity: int, folder: str) -> Replay:
-    """Build a replay in this process; a memory-mapped one has its files in `folder` below the run folder."""
+    """Build a replay in this process; a memory-mapped one lies in `folder` of the run folder."""
     config, algorithm = plan.config, plan.algorithm_config
     return Replay(
         plan.observation_space,
@@ -129,7 +129,7 @@ def build_hindsight(plan: Plan) -> Hindsight | None:
 
 
 def probe(plan: Plan) -> bool:
-    """Return True if the environment masks actions; check that it provides the columns of the algorithm."""
+    """Return True if the environment masks actions; check the columns of the algorithm."""
     config = plan.config
     if _algorithm(plan).goes_on_after_ends and config.environment.backend != "gymnasium":
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Plan of a language-model run whose learner processes share one model (`learner.sharding: fsdp`)."""
+"""Plan of a text run whose learner processes share one model (`learner.sharding: fsdp`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distrl.store.replay.sharded import ShardHandle
 
 
 class ShardedPlan(TextPlan):
-    """A `TextPlan` whose learner is built by all processes of the default process group together."""
+    """A `TextPlan` whose learner is built by all processes of the default group together."""
 
     @property
     def algorithm_class(self) -> type[LanguageAlgorithm]:

@@ -65,7 +65,7 @@ class Backend(Protocol):
         """Return the learner's seconds for it and the packed state; None until it has arrived."""
 
     def rebuild_learner(self, base: RecoveryPoint, updates: Sequence[UpdateOrder]) -> dict[int, Handle]:
-        """Start a learner from `base` that repeats `updates`, answered by `LearnerReady`; return its weights."""
+        """Start a learner that repeats `updates`, answered by `LearnerReady`; return its weights."""
 
     def unpacked(self, state: State) -> State: ...  # of `kept_state`
     def ask_learner(self, method: str, *args: object) -> Any: ...  # a method of `LEARNER_CALLS`

@@ -68,7 +68,7 @@ class Probed:
 
 @dataclass
 class SamplerLost:
-    """A sampler that died or hung, with its unfinished requests; `hopeless`: a new one would fail as well."""
+    """A sampler that died or hung; `hopeless`: a new one would fail as well."""
 
     sampler: int
     requests: list[CollectRequest]

@@ -1,4 +1,4 @@
-"""Values that the loop and its backends exchange with orders: updates, recovery points, pending orders.
+"""Values of orders: updates, recovery points, pending orders, calls of the learner.
 
 Imports no torch: the command line reads these names too.
 """

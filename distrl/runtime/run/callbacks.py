@@ -12,7 +12,7 @@ from distrl.experience.fragment import EpisodeReport
 
 
 class Callback:
-    """Base of callbacks; `loop` is the running `Loop`, with counters in `loop.progress`, the rest in `loop.state`."""
+    """Base of callbacks; `loop` has counters in `loop.progress`, the rest in `loop.state`."""
 
     def on_update(self, loop: Any, metrics: dict[str, float]) -> None:
         """Run after every update."""

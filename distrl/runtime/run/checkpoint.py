@@ -107,7 +107,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_checkpoint(path: Path) -> CheckpointStates:
-    """Verify and read a checkpoint; raise a `CheckpointError` if it is damaged or of another format."""
+    """Verify and read a checkpoint; raise if it is damaged or of another format."""
     manifest = path / "manifest.json"
     if not manifest.is_file():
         raise CheckpointError(f"{path} has no manifest.json: not a checkpoint, or not finished.")
