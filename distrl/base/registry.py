@@ -66,6 +66,9 @@ HOMES: dict[str, list[str]] = {
     "curriculum": ["distrl.language.curricula.base"],
 }
 
+#: old name of a method -> its present name, for the message
+RENAMED = {"iqn_iterated": "iterated_q"}
+
 
 @dataclass(frozen=True)
 class Method:
@@ -122,6 +125,8 @@ class Registry:
         if name not in methods:
             self.load(plug_point)
             methods = self._methods.get(plug_point, {})
+        if name in RENAMED:
+            raise ConfigError(f"{plug_point} {name!r} is called {RENAMED[name]!r} now.")
         if name not in methods:
             raise ConfigError(unknown(plug_point, name, methods))
         return methods[name].target

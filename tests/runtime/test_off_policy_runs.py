@@ -69,7 +69,7 @@ def test_serial_repeats(case: str, shared_runs: Path) -> None:
     assert parameter_hash(case_config(f"{case}-again", case), shared_runs) == serial_hash(shared_runs, case)
 
 
-NAMES = ("c51", "qr_dqn", "iqn", "fqf", "rainbow", "md3qn", "iqn_iterated", "orchestrated_mapping")
+NAMES = ("c51", "qr_dqn", "iqn", "fqf", "rainbow", "md3qn", "iterated_q", "orchestrated_mapping")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""bfloat16 where it saves most and costs least: in hidden layers. Last layers, laws and losses stay in float32.
+"""bfloat16 in hidden layers; last layers, distributions and losses stay in float32.
 
 A number in bfloat16 has three decimal digits, too few for action values and log-densities, which are differences of
 large numbers; for features they are enough.

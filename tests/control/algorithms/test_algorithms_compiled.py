@@ -21,7 +21,7 @@ VALUE_BASED: dict[str, dict[str, Any]] = {
     "dqn soft": {"next_action": "soft", "munchausen": 0.9},
     "rainbow": {"learning_rate": 1e-3, "head": {"size": 11}},
     "iqn": {"next_action": "double", "epsilon": {"from": 1.0, "to": 0.1, "over": 100}},
-    "iqn_iterated": {"iterations": 2},
+    "iterated_q": {"iterations": 2},
 }
 CONTINUOUS: dict[str, dict[str, Any]] = continuous_cases.LEARNERS
 

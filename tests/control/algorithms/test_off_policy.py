@@ -20,7 +20,7 @@ KINDS: list[dict[str, Any]] = [
     {"next_action": "double"},
     {"dueling": True, "noisy": True},
     {"name": "iqn", "prioritized": True},
-    {"name": "iqn_iterated", "iterations": 2, "sync_interval": 2},
+    {"name": "iterated_q", "iterations": 2, "sync_interval": 2},
 ]
 
 
@@ -118,7 +118,7 @@ def test_what_off_policy_learners_refuse():
 
 
 def test_only_the_policy_is_published():
-    algorithm = make_q("iqn_iterated", iterations=2)
+    algorithm = make_q("iterated_q", iterations=2)
     published = algorithm.acting_model(algorithm.model).state_dict()
     assert all(name.startswith("policy.") for name in published)
     assert len(published) < len(algorithm.model.state_dict())

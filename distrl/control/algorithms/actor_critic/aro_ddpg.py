@@ -28,7 +28,7 @@ class ARODDPGConfig(TD3Config):
     average_learning_rate: float | None = Field(None, ge=0)
     """Step size of the average reward; null is `learning_rate`. Usual: 3e-4 to 1e-3."""
     reset_reward: float = 0.0
-    """Added to the reward of a step that truly ends an episode: what being set back costs. Usual: 0, or below."""
+    """Added to the reward of a step that truly ends an episode: the cost of a reset. Usual: 0, or below."""
 
 
 @register.algorithm(
@@ -39,8 +39,8 @@ class ARODDPGConfig(TD3Config):
 class ARODDPG(TD3):
     """Average-reward off-policy DDPG. Saxena et al. 2023, algorithm 1.
 
-    Learns differential values Q(s, a) = r - rho + Q(s', pi(s')) and the average reward rho. The task goes on forever:
-    after a true end comes the reset as an ordinary step, so nothing is ever bootstrapped with zero.
+    Learns differential values Q(s, a) = r - rho + Q(s', pi(s')) and the average reward rho. The task is continuing: the
+    reset after a true end is an ordinary step, so no target is bootstrapped with zero.
     """
 
     Config = ARODDPGConfig
@@ -52,19 +52,21 @@ class ARODDPG(TD3):
         self.average, self.target_average = self.model.number.value, modules["number"].target.value
         return modules
 
-    def target_law(self, batch: Columns, rng: np.random.Generator) -> Atoms:
-        """r - rho' + Z'(s', pi'(s')): (N, M). Replays give the first observation after the reset as `next_obs` of a
-        step that ended truly, and the true final one of a step that was cut off."""
-        law = self.next_law(batch.next_obs, self.next_action(batch.next_obs, rng), rng)
+    def td_target(self, batch: Columns, rng: np.random.Generator) -> Atoms:
+        """r - rho' + Z'(s', pi'(s')): (N, M).
+
+        `next_obs` is the first observation after the reset for a true end, the final one for a truncation.
+        """
+        next_return = self.next_return(batch.next_obs, self.next_action(batch.next_obs, rng), rng)
         reward = batch.reward
         if self.config.reset_reward:
             reward = reward + self.config.reset_reward * (batch.discount == 0)
-        values = reward.unsqueeze(-1) + law.values
-        self.learn_average(batch, (values * law.probs).sum(-1))
-        return Atoms(values - self.target_average, law.probs)
+        values = reward.unsqueeze(-1) + next_return.values
+        self.learn_average(batch, (values * next_return.probs).sum(-1))
+        return Atoms(values - self.target_average, next_return.probs)
 
     def learn_average(self, batch: Columns, next_values: Tensor) -> None:
-        """One step on (r + min Q'(s', pi'(s')) - min Q'(s, a) - rho)^2 / 2."""
+        """Take one step on (r + min Q'(s', pi'(s')) - min Q'(s, a) - rho)^2 / 2."""
         values = self.distribution.mean(self.target_critics(batch.obs, self.scale.to_unit(batch.action))).amin(0)
         assert self.average.grad is not None
         self.average.grad.copy_((self.average - (next_values - values).mean()).detach())

@@ -1,4 +1,4 @@
-"""What off-policy learners of continuous control share: an ensemble of critics of any kind, and how it is learned."""
+"""Base of the actor-critics for continuous actions: an ensemble of critics with any return distribution."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ class ContinuousConfig(OffPolicyConfig):
     tau: float = Field(0.005, gt=0, le=1)
     """How far target networks move at each of their updates. Usual: 0.005-0.02."""
     critics: int = Field(2, ge=1, le=100)
-    """Networks in the ensemble. More judge more carefully, and cost as much each. Usual: 1-10."""
+    """Networks in the ensemble. More are more cautious; each costs as much. Usual: 1-10."""
     critic_head: ReturnHeadConfig = Field(default_factory=ReturnHeadConfig)
-    """What a critic says about the return: `scalar`, `quantile`, `gaussian`, ... or `{name: quantile, size: 25}`."""
+    """Return distribution of the critics: `scalar`, `quantile`, `gaussian`, ... or `{name: quantile, size: 25}`."""
     critic_hidden: list[int] | None = None
     """Layer sizes of the critics in place of `model.hidden`. Usual: null."""
     layer_norm: bool = False
     """Normalize the critics' hidden layers: keeps values in bounds at high replay ratios."""
     ensemble: Literal["min", "mean", "truncate", "quantile_min", "subset"] = "min"
-    """How the critics' laws make one target: `min` takes that of the lowest mean, `mean` mixes all, `truncate` pools
-    the atoms and drops the largest, `quantile_min` takes the lowest quantile by quantile, `subset` the minimum over a
-    few drawn at random."""
+    """Rule that makes one target of the critics: `min` takes the distribution with the lowest mean, `mean` mixes all,
+    `truncate` pools the atoms and drops the largest, `quantile_min` takes the lowest quantile by quantile, `subset` the
+    minimum over a few drawn at random."""
     drop: int = Field(2, ge=0)
-    """truncate: atoms dropped per critic. More judge more pessimistically. Usual: 0-5 of 25."""
+    """truncate: atoms dropped per critic. More are more pessimistic. Usual: 0-5 of 25."""
     subset: int = Field(2, ge=1)
     """subset: how many critics are drawn. Usual: 2."""
     policy_interval: int = Field(1, ge=1)
     """Gradient steps of the critics between two of the policy. Usual: 1-2, or 20 at high replay ratios."""
     risk: RiskConfig = Field(default_factory=RiskConfig)
-    """What the policy maximizes: the `mean` of the return from here on, or a risk measure of its law."""
+    """Objective of the policy: the `mean` of the return, or a risk measure of its distribution."""
     reset_every: int | None = Field(None, ge=1)
-    """Gradient steps after which all networks begin anew, with the replay kept: lets high replay ratios go on learning.
+    """Gradient steps after which all networks are reset, with the replay kept: sustains learning at high replay ratios.
     Usual: null, or 100000-200000."""
 
     @model_validator(mode="after")
@@ -76,11 +76,11 @@ class ContinuousConfig(OffPolicyConfig):
 
 
 class ContinuousLearner(OffPolicy):
-    """Base: critics and their targets. A file of an algorithm writes the target's next action and the actor's loss.
+    """Base: critics and their targets. An algorithm's file writes the target's next action and the actor's loss.
 
     Attributes:
         critics, target_critics: See `CriticEnsemble`.
-        distribution: How their outputs are read.
+        distribution: Return distribution of their outputs.
     """
 
     Config: ClassVar[type[AlgorithmConfig]] = ContinuousConfig
@@ -115,12 +115,12 @@ class ContinuousLearner(OffPolicy):
 
     @classmethod
     def policy_options(cls, config: Any) -> dict[str, Any]:
-        """Options of the policy's class."""
+        """Return options of the policy's class."""
         return {}
 
     @classmethod
     def first_number(cls, config: Any) -> float:
-        """First value of the number that the algorithm learns along with its networks, if any."""
+        """Return the initial value of the scalar that is learned beside the networks, if any."""
         return 0.0
 
     def make_modules(self) -> dict[str, TrainedModule]:
@@ -139,13 +139,13 @@ class ContinuousLearner(OffPolicy):
         self.risk = None if isinstance(risk, Mean) else risk
         if self.risk is not None and isinstance(self.distribution, Scalar):
             raise ConfigError(
-                f"algorithm.risk is {config.risk.name}, but a scalar critic knows the mean of the return only.",
+                f"algorithm.risk is {config.risk.name}, but a scalar critic learns the mean of the return only.",
                 "Use another algorithm.critic_head, for example quantile.",
             )
         return modules
 
     def _compile_networks(self, target_policy: Any) -> None:
-        """`learner.compile`: networks with what follows them, and losses; draws and rules stay as they are."""
+        """Compile networks and losses under `learner.compile`; random draws and ensemble rules stay eager."""
         if not self.compile:
             return
         self.critics.compile(dynamic=False)
@@ -159,8 +159,8 @@ class ContinuousLearner(OffPolicy):
 
     # ---- steps of an update ----------------------------------------------------------------------------------------
 
-    def next_law(self, obs: Any, action: Tensor, rng: np.random.Generator) -> Atoms:
-        """The law of the return after a next action: (N, M), from the target critics by the rule of the ensemble."""
+    def next_return(self, obs: Any, action: Tensor, rng: np.random.Generator) -> Atoms:
+        """Return distribution (N, M) after a next action, from the target critics by the ensemble's rule."""
         members = None
         if self.config.ensemble == "subset":
             members = rng.choice(self.config.critics, self.config.subset, replace=False).tolist()
@@ -173,7 +173,7 @@ class ContinuousLearner(OffPolicy):
     def learn_critics(
         self, batch: Columns, values: Tensor, probs: Tensor, rng: np.random.Generator
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """One step of all critics towards target laws with atoms (N, M); returns metrics and priorities (N,)."""
+        """Take one step of all critics towards target atoms (N, M); returns metrics and priorities (N,)."""
         if self.support.watching:
             self.support.observe((values * probs).sum(-1))
         noise = self.critics.draw_noise(rng, len(values))
@@ -188,21 +188,20 @@ class ContinuousLearner(OffPolicy):
         return metrics, self.priorities(params, rows, values, probs) if self.config.prioritized else None
 
     def critic_losses(self, params: Tensor, values: Tensor, probs: Tensor) -> Tensor:
-        """Loss (E, N) of each critic's law against the target's."""
+        """Loss (E, N) of each critic's return distribution against the target."""
         return self.distribution.loss(params, values, probs)
 
     @torch.no_grad()
     def priorities(self, params: Tensor, losses: Tensor, values: Tensor, probs: Tensor) -> Tensor:
-        """Losses of laws (N,) (Common base CB8), but absolute errors of means where critics are scalar or have a
-        density, whose losses may be negative; averaged over the critics."""
+        """New priorities (N,), averaged over critics: losses, or absolute errors of means (scalar, densities)."""
         if isinstance(self.distribution, Scalar | Gaussian | Mixture):
             return (self.distribution.mean(params) - (values * probs).sum(-1)).abs().mean(0)
         return losses.detach() / self.config.critics
 
     def action_value(self, obs: Any, action: Tensor, members: Any = None) -> Tensor:
-        """What the policy maximizes (N,): the critics' opinion of its actions, without gradients into the critics.
+        """Critic values (N,) for the policy's loss, without gradients into the critics.
 
-        The lowest of the critics where targets are the lowest, else their mean.
+        The minimum over the critics where targets are a minimum, else their mean.
         """
         params = self.critics(obs, action, frozen=True, members=members)
         if self.risk is None:
@@ -214,23 +213,23 @@ class ContinuousLearner(OffPolicy):
         return values.amin(0) if self.config.ensemble in ("min", "quantile_min") else values.mean(0)
 
     def improve_policy(self, loss: Tensor) -> None:
-        """One step of the policy."""
+        """Take one optimizer step of the policy."""
         self.minimize("policy", loss, self.config.actor_learning_rate)
 
     @property
     def policy_due(self) -> bool:
-        """Whether this gradient step moves the policy, too."""
+        """True if this gradient step also updates the policy."""
         return (self.gradient_steps + 1) % int(self.config.policy_interval) == 0
 
     def finish_step(self, rng: np.random.Generator) -> None:
-        """Targets move; networks begin anew when it is time."""
+        """Update targets; reset all networks when it is due."""
         self.move_targets()
         every = self.config.reset_every
         if every is not None and self.gradient_steps % every == 0:
             self.reset_networks(int(rng.integers(2**31)))
 
     def reset_networks(self, seed: int) -> None:
-        """New first weights everywhere, targets and optimizers included. Nikishin et al. 2022."""
+        """Reset all weights, targets and optimizers. Nikishin et al. 2022."""
         fresh = self.model.remake(seed=seed).to(self.device)
         for name, trained in self.modules.items():
             trained.reset(getattr(fresh, name))

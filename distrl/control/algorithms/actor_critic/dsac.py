@@ -23,7 +23,7 @@ class DSACConfig(SACConfig):
     `scale_gradients: false` and `critic_head: {name: gaussian, sigma_min: 1, clip: 10}`."""
 
     critic_head: ReturnHeadConfig = Field(default_factory=lambda: ReturnHeadConfig(name="gaussian"))
-    """What a critic says about the return: always `gaussian`; its keys may be set."""
+    """Return distribution of the critics: always `gaussian`; its keys may be set."""
     clip_sigmas: float | None = Field(3.0, gt=0)
     """Bound on target errors in the gradient of sigma, in running means of sigma; null takes the head's `clip`.
     Usual: 3."""
@@ -49,9 +49,8 @@ class DSACConfig(SACConfig):
 class DSAC(SAC):
     """Distributional soft actor-critic. Duan et al. 2021 and 2023 (DSAC-T).
 
-    The target law is that of the critic with the lower mean. Where the papers draw one return from it, this takes the
-    expectation over it: the same gradients on average, with less noise; DSAC-T's expected value in the mean's gradient
-    follows.
+    The target is the distribution of the critic with the lower mean. Where the papers draw one return from it, this
+    takes the expectation: the same gradients on average, with less noise.
     """
 
     Config = DSACConfig
@@ -77,7 +76,7 @@ class DSAC(SAC):
         return gaussian_loss(mean, sigma, values, probs, clip=clip, scale=scale, eps=EPSILON)
 
     def _track_sigma(self, newest: Tensor) -> None:
-        """Running mean (E, 1) of each critic's sigma; begins with the first batch's."""
+        """Update the running mean (E, 1) of each critic's sigma; the first batch initializes it."""
         moved = torch.lerp(self.sigma, newest, self.config.tau)
         self.sigma.copy_(torch.where(self.sigma > 0, moved, newest))
 

@@ -1,4 +1,4 @@
-"""Soft actor-critic, with critics of any kind."""
+"""Soft actor-critic."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class SACConfig(ContinuousConfig):
     temperature: float | None = Field(None, gt=0)
     """Weight of the entropy, fixed; null learns it. In units of reward. Usual: null, or 0.05-0.2."""
     first_temperature: float = Field(1.0, gt=0)
-    """Where a learned temperature begins. Usual: 0.1-1."""
+    """Initial value of a learned temperature. Usual: 0.1-1."""
     target_entropy: float | None = None
     """Entropy that a learned temperature aims at, in nats, of actions scaled to (-1, 1). Default: minus the number of
     actions. Lower acts more decidedly."""
     temperature_learning_rate: float | None = Field(None, ge=0)
     """Step size of the temperature; null is `learning_rate`."""
     state_dependent: bool = False
-    """Explore with a matrix over the policy's features, drawn anew at each update, instead of independent noise:
+    """Explore with a matrix over the policy's features, redrawn at each update, instead of independent noise:
     smooth motion, for robots (gSDE)."""
     log_std_init: float = Field(-3.0, ge=-20, le=2)
     """state_dependent: first log standard deviation of that matrix. Usual: -3."""
@@ -75,10 +75,10 @@ class SAC(ContinuousLearner):
         temperature = self.log_temperature.detach().exp()
         with torch.no_grad():
             next_action, next_logp = self.policy.sample(batch.next_obs, noise[0])
-            law = self.next_law(batch.next_obs, next_action, rng)
-            soft = law.values - (temperature * next_logp).unsqueeze(-1)
+            next_return = self.next_return(batch.next_obs, next_action, rng)
+            soft = next_return.values - (temperature * next_logp).unsqueeze(-1)
             values = bellman(batch.reward, batch.discount, soft)  # eq. 5 with a sampled action
-        metrics, priorities = self.learn_critics(batch, values, law.probs, rng)
+        metrics, priorities = self.learn_critics(batch, values, next_return.probs, rng)
         if self.policy_due:
             action, logp = self.policy.sample(batch.obs, noise[1])
             actor = (temperature * logp - self.action_value(batch.obs, action)).mean()  # eq. 9
@@ -90,11 +90,11 @@ class SAC(ContinuousLearner):
         return Update(metrics, priorities)  # type: ignore[arg-type]
 
     def action_noise(self, rng: np.random.Generator, rows: int) -> Tensor:
-        """(2, rows, size) standard normal: for next actions and for the actor's own."""
+        """Standard normal noise (2, rows, size): for next actions and for the actor's loss."""
         return self.draw(rng.standard_normal((2, rows, self.policy.actions.size), dtype=np.float32))
 
     def learn_temperature(self, entropy: Tensor) -> None:
-        """One step on J = log alpha (entropy - wanted), eq. 18 with log alpha in place of alpha."""
+        """Take one step on J = log alpha (entropy - target), eq. 18 with log alpha in place of alpha."""
         trained = self.modules.get("number")
         if trained is None:
             return

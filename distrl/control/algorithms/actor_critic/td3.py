@@ -54,8 +54,8 @@ class TD3(ContinuousLearner):
 
     def update(self, batch: Columns, rng: np.random.Generator) -> Update:
         with torch.no_grad():
-            law = self.target_law(batch, rng)
-        metrics, priorities = self.learn_critics(batch, law.values, law.probs, rng)
+            target = self.td_target(batch, rng)
+        metrics, priorities = self.learn_critics(batch, target.values, target.probs, rng)
         if self.policy_due:
             # The gradient of the first critic alone (section 5.2).
             actor = -self.action_value(batch.obs, self.policy.action(batch.obs), members=slice(1)).mean()
@@ -64,10 +64,10 @@ class TD3(ContinuousLearner):
         self.finish_step(rng)
         return Update(metrics, priorities)  # type: ignore[arg-type]
 
-    def target_law(self, batch: Columns, rng: np.random.Generator) -> Atoms:
+    def td_target(self, batch: Columns, rng: np.random.Generator) -> Atoms:
         """r + discount * Z'(s', smoothed pi'(s')): (N, M)."""
-        law = self.next_law(batch.next_obs, self.next_action(batch.next_obs, rng), rng)
-        return Atoms(bellman(batch.reward, batch.discount, law.values), law.probs)
+        next_return = self.next_return(batch.next_obs, self.next_action(batch.next_obs, rng), rng)
+        return Atoms(bellman(batch.reward, batch.discount, next_return.values), next_return.probs)
 
     def next_action(self, obs: Any, rng: np.random.Generator) -> Tensor:
         """clip(pi'(s') + clip(noise, -c, c)) in unit actions (N, size): eq. 14."""

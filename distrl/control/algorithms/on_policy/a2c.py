@@ -13,12 +13,12 @@ from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.control.algorithms.on_policy.base import Minibatch, OnPolicy
-from distrl.control.algorithms.on_policy.distributional_baseline import LawConfig, with_gae
+from distrl.control.algorithms.on_policy.distributional_baseline import BaselineConfig, with_gae
 from distrl.functional.policy.objectives import policy_gradient
 from distrl.models.parameters.flat import FlatParameters
 
 
-class A2CConfig(LawConfig):
+class A2CConfig(BaselineConfig):
     """One optimizer step a batch, on data of the present policy."""
 
     learning_rate: Scheduled[float] = Field(7e-4, ge=0)

@@ -38,7 +38,7 @@ class CesorConfig(AlgorithmConfig):
     gamma: Scheduled[float] = Field(1.0, ge=0, le=1)
     """Discount of an episode's return. Usual: 1, or 0.99-0.999."""
     rollout_steps: int = Field(64, ge=1)
-    """Time steps of each environment between two looks for whole episodes. Usual: as long as an episode."""
+    """Time steps of each environment between two collections of whole episodes. Usual: an episode's length."""
     max_grad_norm: float | None = Field(10.0, gt=0)
     """Gradients longer than this are scaled down to it; null turns that off. Usual: 1-40."""
     episodes: int = Field(100, ge=2)
@@ -46,13 +46,13 @@ class CesorConfig(AlgorithmConfig):
     level: float = Field(0.05, gt=0, le=1)
     """Share of the worst episodes whose mean return is maximized; 1 is all of them. Usual: 0.01-0.1."""
     soft_share: float = Field(0.8, ge=0, le=1)
-    """Share of the run over which the level comes down from 1: early on, success is learned from. 0 turns it off."""
+    """Share of the run over which the level falls from 1, so that early updates learn from success. 0 turns it off."""
     cross_entropy: bool = True
     """Sample the contexts of the worst episodes more often, and weight them back."""
     source: float = Field(0.5, gt=0, lt=1)
-    """Mean of the environment's own law of contexts, Beta(2 m, 2 - 2 m) each. 0.5 is uniform."""
+    """Mean of the environment's context distribution, Beta(2 m, 2 - 2 m) each. 0.5 is uniform."""
     source_share: float = Field(0.2, ge=0, le=1)
-    """Share of episodes with contexts of the environment's own law, from which quantiles are taken. Usual: 0.2-0.5."""
+    """Share of episodes with contexts of the environment's distribution, which give the quantiles. Usual: 0.2-0.5."""
     tail: float = Field(0.2, gt=0, lt=1)
     """Share of the worst episodes that move the sampler. Usual: 0.1-0.3."""
     weight_clip: float = Field(5.0, ge=1)
@@ -63,7 +63,9 @@ class CesorConfig(AlgorithmConfig):
     @model_validator(mode="after")
     def _some_source(self) -> CesorConfig:
         if self.cross_entropy and self.source_share == 0:
-            raise ConfigError("source_share is 0: nothing tells the quantile of the environment as it is.", "Use 0.2.")
+            raise ConfigError(
+                "source_share is 0: no episode estimates quantiles under the environment's distribution.", "Use 0.2."
+            )
         return self
 
 
@@ -103,10 +105,10 @@ class Cesor(OnPolicy):
         self._moment = env_steps, total
 
     def level(self) -> float:
-        """The level in force: soft risk.
+        """Return the present level: soft risk.
 
         Raises:
-            ConfigError: It should come down over a run that has no length.
+            ConfigError: The run has no length to schedule the level over.
         """
         steps, total = self._moment
         if not self.config.soft_share:
@@ -118,10 +120,10 @@ class Cesor(OnPolicy):
         return soft_risk_level(steps, total, self.config.level, self.config.soft_share)
 
     def update(self, rollout: Columns, rng: np.random.Generator) -> Update:
-        """Collect episodes, and with enough of them take one step.
+        """Collect episodes; take one step once there are enough.
 
         Raises:
-            NonFiniteError: The gradient is NaN or infinite; everything is as before the update.
+            NonFiniteError: The gradient is NaN or infinite; all state is as before the update.
         """
         self.trained.remember()
         kept, level = self.memory.copy(), self.level()
@@ -144,9 +146,9 @@ class Cesor(OnPolicy):
 
     @torch.no_grad()
     def episode_batch(self, episodes: list[Columns], level: float) -> tuple[Columns, dict[str, float], Tensor]:
-        """All steps of N episodes with their coefficients, numbers for the curves, and the sampler's next means (C,).
+        """All steps of N episodes with their coefficients, metrics, and the sampler's next means (C,).
 
-        The first step of an episode only chose its context: it is left out.
+        The first step of an episode only chooses its context and is left out.
         """
         config, size = self.config, self.policy.actions.size
         chosen = torch.stack([episode.action["context"][0] for episode in episodes])

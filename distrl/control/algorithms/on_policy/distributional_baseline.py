@@ -1,7 +1,7 @@
-"""Return distributions as the baselines of policy gradients: any head for A2C, PPO, APPO and IMPALA.
+"""Distributional baselines of policy gradients: any critic head for A2C, PPO, APPO and IMPALA.
 
-The critic gives a law for each state. Advantages use its value (its mean, or its risk: entry 10), and it learns from
-lambda-targets that are laws themselves (`functional.returns.lambda_targets`).
+The critic outputs a return distribution for each state. Advantages use its value (mean or risk measure), and it learns
+from lambda-targets that are distributions (`functional.returns.lambda_targets`).
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from distrl.functional.returns.lambda_targets import lambda_atoms, replacement_s
 from distrl.functional.returns.state_values import gae, vtrace
 
 
-class LawConfig(AlgorithmConfig):
+class BaselineConfig(AlgorithmConfig):
     """Keys of algorithms whose baseline may be a return distribution."""
 
     critic_head: ReturnHeadConfig = ReturnHeadConfig()
-    """What the critic says about the return: `scalar` (its mean), or a distribution: `quantile`, `categorical`, `iqn`,
-    `gaussian`, ... A word, or `{name: quantile, size: 64}`."""
+    """Return distribution of the critic: `scalar` (the mean), `quantile`, `categorical`, `iqn`, `gaussian`, ... A word,
+    or `{name: quantile, size: 64}`."""
     risk: RiskConfig = RiskConfig()
-    """What a state is worth under the critic's law: `mean`, or for example `{name: cvar, level: 0.5}`. Advantages are
-    made with it. Only with a `critic_head` other than scalar."""
+    """Value of a state under the critic's distribution, for advantages: `mean`, or for example
+    `{name: cvar, level: 0.5}`. Only with a `critic_head` other than scalar."""
 
     @model_validator(mode="after")
-    def _laws_have_limits(self) -> LawConfig:
+    def _distributions_have_limits(self) -> BaselineConfig:
         if self.critic_head.name == "scalar":
             if self.risk.name != "mean":
                 raise ConfigError(
@@ -43,27 +43,27 @@ class LawConfig(AlgorithmConfig):
         for key in ("rho_bar", "c_bar"):
             if getattr(self, key, 1.0) != 1.0:
                 raise ConfigError(
-                    f"{key} {getattr(self, key):g} with critic_head {self.critic_head.name}: laws are mixed with "
-                    "weights clipped at 1.",
+                    f"{key} {getattr(self, key):g} with critic_head {self.critic_head.name}: distributions are "
+                    "mixed with weights clipped at 1.",
                     f"Use {key}=1, or critic_head=scalar.",
                 )
         return self
 
 
 def with_gae(algorithm: Any, rollout: Columns) -> Columns:
-    """Add advantage, returns and value (T, B) by generalized advantage estimation, and the critic's law_targets.
+    """Add advantage, returns and value (T, B) by GAE, and the critic's distribution targets.
 
     Args:
         algorithm: Its config has gamma and lam.
         rollout: (T, B).
     """
     critic, gamma, lam = algorithm.model.critic, algorithm.config.gamma, algorithm.config.lam
-    now, following = algorithm.critic_forward(rollout)
-    value, next_value = critic.value(now), critic.value(following)
+    output, next_output = algorithm.critic_forward(rollout)
+    value, next_value = critic.value(output), critic.value(next_output)
     advantage, returns = gae(rollout.reward, value, next_value, rollout.terminated, rollout.truncated, gamma, lam)
-    laws = law_targets(critic, rollout, now, following, algorithm.rng, gamma, lam)
+    targets = distribution_targets(critic, rollout, output, next_output, algorithm.rng, gamma, lam)
     algorithm.support.observe(returns)
-    return rollout.with_(advantage=advantage, returns=returns, value=value, **laws)
+    return rollout.with_(advantage=advantage, returns=returns, value=value, **targets)
 
 
 def with_vtrace(algorithm: Any, rollout: Columns, log_ratio: Tensor) -> Columns:
@@ -75,12 +75,12 @@ def with_vtrace(algorithm: Any, rollout: Columns, log_ratio: Tensor) -> Columns:
         log_ratio: (T, B) log pi - log mu of the actions taken.
     """
     critic, config = algorithm.model.critic, algorithm.config
-    now, following = algorithm.critic_forward(rollout)
-    value = critic.value(now)
+    output, next_output = algorithm.critic_forward(rollout)
+    value = critic.value(output)
     trace = vtrace(
         rollout.reward,
         value,
-        critic.value(following),
+        critic.value(next_output),
         rollout.terminated,
         rollout.truncated,
         log_ratio,
@@ -89,29 +89,31 @@ def with_vtrace(algorithm: Any, rollout: Columns, log_ratio: Tensor) -> Columns:
         rho_bar=config.rho_bar,
         c_bar=config.c_bar,
     )
-    laws = law_targets(critic, rollout, now, following, algorithm.rng, config.gamma, config.lam, log_ratio)
+    targets = distribution_targets(
+        critic, rollout, output, next_output, algorithm.rng, config.gamma, config.lam, log_ratio
+    )
     algorithm.support.observe(trace.vs)
-    return rollout.with_(advantage=trace.advantage, returns=trace.vs, value=value, **laws)
+    return rollout.with_(advantage=trace.advantage, returns=trace.vs, value=value, **targets)
 
 
-def law_targets(
+def distribution_targets(
     critic: Any,
     rollout: Columns,
-    now: Tensor,
-    following: Tensor,
+    output: Tensor,
+    next_output: Tensor,
     rng: np.random.Generator,
     gamma: float,
     lam: float,
     log_ratio: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """What a critic's laws learn from, as columns; nothing for a scalar critic.
+    """Lambda-targets of a distributional critic, as columns; nothing for a scalar critic.
 
     Args:
         critic: The model's critic.
         rollout: (T, B).
-        now: Parameters (T, B, P) of each step's law.
-        following: Parameters (T, B, P) of the law that each step bootstraps from.
-        rng: Draws which particles follow their successors.
+        output: Parameters (T, B, P) of each step's distribution.
+        next_output: Parameters (T, B, P) of the distribution that each step bootstraps from.
+        rng: Draws the particles that follow their successors.
         gamma, lam: Discount and trace decay.
         log_ratio: (T, B) log pi - log mu of the actions taken, to correct for data of another policy (V-trace).
 
@@ -121,11 +123,11 @@ def law_targets(
     if not isinstance(critic, LawCritic):
         return {}
     size = replacement_size(critic.law)
-    uniform = torch.from_numpy(rng.random((*rollout.reward.shape, size), dtype=np.float32)).to(now.device)
+    uniform = torch.from_numpy(rng.random((*rollout.reward.shape, size), dtype=np.float32)).to(output.device)
     targets = lambda_atoms(
         critic.law,
-        now,
-        following,
+        output,
+        next_output,
         rollout.reward,
         rollout.terminated,
         rollout.truncated,

@@ -12,12 +12,12 @@ from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
 from distrl.control.algorithms.on_policy.a2c import A2C
 from distrl.control.algorithms.on_policy.base import Minibatch, OnPolicy
-from distrl.control.algorithms.on_policy.distributional_baseline import LawConfig, with_vtrace
+from distrl.control.algorithms.on_policy.distributional_baseline import BaselineConfig, with_vtrace
 from distrl.functional.statistics import effective_sample_size
 from distrl.models.parameters.flat import FlatParameters
 
 
-class ImpalaConfig(LawConfig):
+class ImpalaConfig(BaselineConfig):
     """One optimizer step a batch, on data that may be some updates old (`store.max_staleness`)."""
 
     learning_rate: Scheduled[float] = Field(6e-4, ge=0)

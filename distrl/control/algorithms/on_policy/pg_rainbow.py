@@ -17,7 +17,7 @@ from distrl.config.schedule import Scheduled
 from distrl.config.sections.heads import ReturnHeadConfig
 from distrl.control.algorithms.off_policy import ActingModel
 from distrl.control.algorithms.on_policy.ppo import PPO, PPOConfig
-from distrl.control.algorithms.on_policy.transition_ring import SideReplay
+from distrl.control.algorithms.on_policy.transition_ring import TransitionRing
 from distrl.control.algorithms.value_based.dqn import DQNConfig
 from distrl.control.algorithms.value_based.presets import IQN
 from distrl.control.models.distilled_critic import DistilledActorCritic
@@ -90,7 +90,7 @@ class PGRainbow(PPO):
     def __init__(self, config: PGRainbowConfig, model: DistilledActorCritic, **options: Any):
         super().__init__(config, model, **options)
         self.side = IQN(config.side(), QModel(model.side), device=self.device)
-        self.replay = SideReplay(config.side_capacity)
+        self.replay = TransitionRing(config.side_capacity)
         self.limiter = Limiter(config.side_ratio, config.side_batch)
 
     @classmethod

@@ -12,11 +12,11 @@ from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
 from distrl.control.algorithms.on_policy.base import Minibatch, OnPolicy
-from distrl.control.algorithms.on_policy.distributional_baseline import LawConfig, with_gae
+from distrl.control.algorithms.on_policy.distributional_baseline import BaselineConfig, with_gae
 from distrl.functional.policy.objectives import clipped_surrogate, clipped_value_loss
 
 
-class PPOConfig(LawConfig):
+class PPOConfig(BaselineConfig):
     """Every detail of PPO that matters, each with its own switch."""
 
     clip: Scheduled[float] = Field(0.2, ge=0)

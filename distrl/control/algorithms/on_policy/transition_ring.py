@@ -16,7 +16,7 @@ from torch import Tensor
 from distrl.base.columns import Columns, tree_map
 
 
-class SideReplay:
+class TransitionRing:
     """One-step transitions, the newest `capacity`.
 
     Args:

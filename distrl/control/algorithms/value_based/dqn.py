@@ -1,4 +1,4 @@
-"""Deep Q-networks, with everything that Rainbow adds as switches of its own."""
+"""Deep Q-networks, with the additions of Rainbow as switches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DQNConfig(OffPolicyConfig):
     """Each addition to DQN has its own switch; all of them on are Rainbow."""
 
     learning_rate: Scheduled[float] = Field(5e-4, ge=0)
-    """Step size of Adam. Usual: 6e-5 (pictures) to 2e-3 (small tasks)."""
+    """Step size of Adam. Usual: 6e-5 (images) to 2e-3 (small tasks)."""
     max_grad_norm: float | None = Field(10.0, gt=0)
     """Gradients longer than this are scaled down to it; null turns that off. Usual: 10."""
     batch_size: int = Field(64, ge=1)
@@ -35,13 +35,13 @@ class DQNConfig(OffPolicyConfig):
     target_interval: int = Field(250, ge=1)
     """Gradient steps between two copies to the target network. Usual: 10 (tiny tasks) to 10000."""
     next_action: Literal["greedy", "double", "soft"] = "greedy"
-    """How the next action is chosen in the target: by the target network, by the online network (double DQN), or all
+    """Rule for the next action in the target: chosen by the target network, by the online network (double DQN), or all
     actions by softmax(Q / temperature) with an entropy bonus."""
     head: ReturnHeadConfig = ReturnHeadConfig(name="scalar", kappa=1.0)
-    """What the network says about the return of each action: `scalar`, `quantile`, `{name: quantile, size: 32}`, ...
-    Keys without a name change the default head."""
+    """Return distribution of each action: `scalar`, `quantile`, `{name: quantile, size: 32}`, ... Keys without a name
+    change the default head."""
     risk: RiskConfig | None = None
-    """What acting maximizes instead of the mean: `{name: cvar, level: 0.1}`. Not for scalar heads."""
+    """Risk measure that acting maximizes instead of the mean: `{name: cvar, level: 0.1}`. Not for scalar heads."""
     dueling: bool = False
     """Separate streams for the value of the state and the advantages of the actions."""
     noisy: bool = False
@@ -63,7 +63,7 @@ class DQNConfig(OffPolicyConfig):
         return value
 
     @model_validator(mode="after")
-    def _joint_laws(self) -> DQNConfig:
+    def _joint_distributions(self) -> DQNConfig:
         if self.head.name == "joint" and (self.n_step > 1 or self.munchausen or self.next_action == "soft"):
             raise ConfigError(
                 "head joint learns several reward channels, step by step and without entropy.",

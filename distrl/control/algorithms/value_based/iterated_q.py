@@ -23,17 +23,17 @@ class IteratedConfig(DQNConfig):
     """Keys of `dqn`; `target_interval` is the period T of the shift."""
 
     iterations: int = Field(5, ge=1)
-    """Networks in the chain, K: Bellman backups learned at once. More cost as much each. Usual: 2-5."""
+    """Networks in the chain, K: Bellman backups learned at once. Usual: 2-5."""
     sync_interval: int = Field(30, ge=1)
     """Gradient steps D between two refreshes inside the chain. Usual: 1-30, far below target_interval."""
     target_interval: int = Field(1000, ge=1)
     """Gradient steps T between two shifts of the chain. Usual: 500-8000."""
     acting: Literal["uniform", "last"] = "uniform"
-    """Which network acts: any one, drawn anew for each published version, or the one furthest ahead."""
+    """The acting network: any one, redrawn for each published version, or the one furthest ahead."""
 
 
 class IteratedModel(nn.Module):
-    """The chain, and the network that acts: a copy of one of the chain.
+    """A chain of networks, and the acting network: a copy of one of the chain.
 
     Args:
         policy: Acts.
@@ -47,12 +47,12 @@ class IteratedModel(nn.Module):
 
 
 @register.algorithm(
-    "iqn_iterated",
+    "iterated_q",
     paper="Iterated Q-Network, Vincent et al. 2025",
     entries=[34],
 )
 class IteratedQN(DQN):
-    """Chain of K networks, each learning a backup of the one before it (not IQN). Vincent et al. 2025.
+    """Chain of K networks, each learning a backup of the one before it. Vincent et al. 2025.
 
     Loss: sum_k (r + discount * max Q'_{k-1}(s', .) - Q_k(s, a))^2, with any head. Adam's moments stay where they are
     when the chain shifts.
@@ -111,7 +111,7 @@ class IteratedQN(DQN):
             sync_chain(self.online_rows, self.target_rows)
 
     def sync_targets(self) -> None:
-        """Every network begins as the policy that was loaded."""
+        """Copy the loaded policy to every network."""
         with torch.no_grad():
             for network in self.chain:
                 for theirs, mine in zip(network.parameters(), self.policy.parameters(), strict=True):

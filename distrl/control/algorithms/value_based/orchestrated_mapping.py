@@ -62,9 +62,9 @@ class OrchestratedMapping(DQN):
     @classmethod
     def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> QModel:
         with seeded(options.pop("seed")):
-            law = make_law(config)
+            distribution = make_distribution(config)
             switches = {"dueling": config.dueling, "noisy": config.noisy}
-            return QModel(QPolicy(observation_space, action_space, model, law, **switches, **options))
+            return QModel(QPolicy(observation_space, action_space, model, distribution, **switches, **options))
 
     @classmethod
     def replay_columns(cls, config: Any) -> dict[str, int]:
@@ -74,8 +74,8 @@ class OrchestratedMapping(DQN):
         return banded_channels(batch.reward, self.config.edges)[0]
 
 
-def make_law(config: OrchestratedConfig) -> MappedChannels:
-    """The family that the config describes: gains first, then losses."""
+def make_distribution(config: OrchestratedConfig) -> MappedChannels:
+    """Build the mapped channels of a config: gains first, then losses."""
     bands = len(config.edges) + 1
     gamma = float(config.at(0, 1).gamma)
 

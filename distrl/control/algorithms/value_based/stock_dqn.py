@@ -1,4 +1,4 @@
-"""DQN that optimizes a functional of the whole episode's return: it also sees its stock, what was earned so far."""
+"""Stock-augmented DQN: maximizes a utility of the whole episode's return."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StockConfig(DQNConfig):
     """Keys of `dqn`, for an environment with the wrapper `stock`."""
 
     head: ReturnHeadConfig = ReturnHeadConfig(name="quantile", size=32)
-    """What the network says about the return of each action; a law, so not scalar or two_hot."""
+    """Return distribution of each action; not scalar or two_hot."""
     utility: Literal["shortfall", "homeostasis", "mean"] = "shortfall"
     """f of the objective E f(c_0 + G): `shortfall` min(x, 0), which makes CVaR; `homeostasis` -|x|, which brings c + G
     to 0; `mean` x, to compare."""
@@ -54,7 +54,7 @@ class StockConfig(DQNConfig):
 
 
 class StockPolicy(QPolicy):
-    """A `QPolicy` that ranks actions by E f(c + Z(s, c, a)). Distributional DP with stock, entry 15.
+    """A `QPolicy` that ranks actions by E f(c + Z(s, c, a)). Pires et al. 2025.
 
     Args:
         observation_space: With the stock as last entry of a vector, or under `stock` in a Dict.
@@ -85,7 +85,7 @@ class StockPolicy(QPolicy):
         return {**obs, "stock": shown} if isinstance(obs, dict) else torch.cat((obs[..., :-1], shown), -1)
 
     def rank(self, params: Tensor, obs: Any) -> Tensor:
-        """E f(c + Z) of every action's law: (N, A) from params (N, A, P)."""
+        """E f(c + Z) of every action: (N, A) from params (N, A, P)."""
         return stock_utility(*self.distribution.atoms(params), self.stock(obs).unsqueeze(-1), self.utility)
 
     def values(self, obs: Any) -> Tensor:
@@ -93,7 +93,7 @@ class StockPolicy(QPolicy):
 
 
 def stock_bound(space: Any) -> float:
-    """The largest stock that the observation can show.
+    """Return the largest stock that the observation can show.
 
     Raises:
         ConfigError: There is no stock in it.
@@ -109,7 +109,7 @@ def stock_bound(space: Any) -> float:
 
 @torch.no_grad()
 def first_stock(policy: StockPolicy, obs: Any, grid: Tensor, level: float) -> tuple[float, float]:
-    """The stock to begin with for the best CVaR, c_0* = argmax -c_0 + E min(c_0 + G, 0) / level, by the network's laws.
+    """Initial stock for the best CVaR, c_0* = argmax -c_0 + E min(c_0 + G, 0) / level, as the network predicts it.
 
     Args:
         policy: A trained one with utility shortfall.
@@ -118,12 +118,12 @@ def first_stock(policy: StockPolicy, obs: Any, grid: Tensor, level: float) -> tu
         level: In (0, 1].
 
     Returns:
-        c_0*, and the CVaR that the network expects.
+        c_0*, and its predicted CVaR.
     """
     rows = policy.with_stock(tree_map(lambda leaf: leaf.expand(len(grid), *leaf.shape), obs), grid)
     params = policy.returns(rows)
-    law = policy.distribution.atoms(take_action(params, policy.rank(params, rows).argmax(-1)))
-    stock, value = best_stock(*law, grid, level)
+    return_dist = policy.distribution.atoms(take_action(params, policy.rank(params, rows).argmax(-1)))
+    stock, value = best_stock(*return_dist, grid, level)
     return float(stock), float(value)
 
 
@@ -158,14 +158,14 @@ class StockDQN(DQN):
         scores = target.rank(params, batch.next_obs) if noise is None else target.values(batch.next_obs)
         own = online.values(batch.next_obs) if self.config.next_action == "double" else scores
         choice = self.next_action(scores, own, batch.get("next_mask"), self.config.temperature)
-        law = next_law(choice, *self.distribution.target_atoms(params))
-        return Atoms(bellman(batch.reward, batch.discount, law.values), law.probs)
+        next_return = next_law(choice, *self.distribution.target_atoms(params))
+        return Atoms(bellman(batch.reward, batch.discount, next_return.values), next_return.probs)
 
     def _check_stock(self, batch: Columns) -> None:
-        """The stock must move by c' = (c + r) / gamma, in the learner's gamma and rewards.
+        """Check that the stock moves by c' = (c + r) / gamma, in the learner's gamma and rewards.
 
         Raises:
-            ConfigError: It moves otherwise.
+            ConfigError: It does not.
         """
         before, after = self.policy.stock(batch.obs), self.policy.stock(batch.next_obs)
         inside = (batch.discount > 0) & (torch.maximum(before.abs(), after.abs()) < self.policy.limit)
@@ -177,7 +177,7 @@ class StockDQN(DQN):
         if float(error[worst]) > TOLERANCE * max(1.0, self.policy.scale, float(expected[worst].abs())):
             raise ConfigError(
                 f"the stock moved to {float(after[inside][worst]):g} where (c + r) / gamma is "
-                f"{float(expected[worst]):g}: wrapper and learner do not agree.",
+                f"{float(expected[worst]):g}: wrapper and learner differ.",
                 "Give the wrapper `stock` the gamma of the algorithm, set algorithm.stock_scale to its scale, put it "
                 "outside of wrappers that change rewards, and set env.normalize_reward=false.",
             )

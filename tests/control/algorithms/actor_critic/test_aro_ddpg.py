@@ -46,7 +46,7 @@ def test_any_constant_is_a_fixed_point():
             learner.critics.dense.head_bias.fill_(7.0)
             part.track(1.0)
         learner.target_average.fill_(2.0)
-        law = learner.target_law(make_batch(reward=torch.full((32,), 2.0)), np.random.default_rng(0))
+        law = learner.td_target(make_batch(reward=torch.full((32,), 2.0)), np.random.default_rng(0))
     torch.testing.assert_close(law.values, torch.full((32, 1), 7.0))  # true ends included: nothing is cut off
 
 
@@ -64,7 +64,7 @@ def test_being_set_back_costs():
     batch = make_batch()
     ended = batch.discount == 0
     with torch.no_grad():
-        costly = learner.target_law(batch, np.random.default_rng(0)).values
+        costly = learner.td_target(batch, np.random.default_rng(0)).values
         learner.config = learner.config.model_copy(update={"reset_reward": 0.0})
-        free = learner.target_law(batch, np.random.default_rng(0)).values
+        free = learner.td_target(batch, np.random.default_rng(0)).values
     torch.testing.assert_close((costly - free).squeeze(-1), -3.0 * ended.float(), rtol=1e-4, atol=1e-5)

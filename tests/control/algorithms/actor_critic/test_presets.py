@@ -49,7 +49,7 @@ def test_one_critic_with_one_atom_is_sac():
         noise = torch.randn(32, 2)
         action, logp = sac.policy.sample(batch.next_obs, noise)
         rng = np.random.default_rng(0)
-        laws = [learner.next_law(batch.next_obs, action, rng) for learner in (sac, tqc)]
+        laws = [learner.next_return(batch.next_obs, action, rng) for learner in (sac, tqc)]
     torch.testing.assert_close(laws[0].values, laws[1].values)
     target = torch.randn(32, 1)
     losses = tqc.critic_losses(q, target, torch.ones(32, 1)).squeeze(0)
@@ -67,7 +67,7 @@ def test_the_actor_sees_all_atoms_and_targets_only_the_lower_ones():
     atoms = learner.critics(batch.obs, action)
     torch.testing.assert_close(learner.action_value(batch.obs, action), atoms.mean((0, 2)))
     with torch.no_grad():
-        law = learner.next_law(batch.obs, action, rng)
+        law = learner.next_return(batch.obs, action, rng)
     assert law.values.shape == (32, 2 * 23)
     pooled = torch.cat(tuple(atoms), -1).sort(-1).values[:, :46]
     torch.testing.assert_close(law.values, pooled.detach())
@@ -87,7 +87,7 @@ def test_targets_come_from_a_random_pair():
         everyone = learner.target_critics(batch.obs, action).squeeze(-1)
         pairs = set()
         for seed in range(60):
-            law = learner.next_law(batch.obs, action, np.random.default_rng(seed))
+            law = learner.next_return(batch.obs, action, np.random.default_rng(seed))
             chosen = np.random.default_rng(seed).choice(5, 2, replace=False)
             torch.testing.assert_close(law.values.squeeze(-1), everyone[chosen].amin(0))
             pairs.add(tuple(sorted(chosen.tolist())))

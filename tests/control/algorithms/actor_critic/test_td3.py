@@ -12,7 +12,7 @@ def test_target_smooths_and_takes_the_lower_critic():
     learner = make_learner("td3", target_noise=0.4, target_noise_clip=0.3)
     batch = make_batch()
     with torch.no_grad():
-        law = learner.target_law(batch, np.random.default_rng(5))
+        law = learner.td_target(batch, np.random.default_rng(5))
     noise = np.random.default_rng(5).standard_normal((32, 2), dtype=np.float32) * 0.4
     noise = torch.from_numpy(noise.clip(-0.3, 0.3))
     action = (learner.policy.action(batch.next_obs) + noise).clamp(-1, 1)
@@ -52,7 +52,7 @@ def test_ddpg_is_td3_without_its_additions():
         assert torch.equal(ddpg.modules[name].flat.data, td3.modules[name].flat.data)
     batch = make_batch()
     with torch.no_grad():
-        law = ddpg.target_law(batch, np.random.default_rng(0))
+        law = ddpg.td_target(batch, np.random.default_rng(0))
         value = ddpg.target_critics(batch.next_obs, ddpg.target_policy.action(batch.next_obs))[0, :, 0]
     torch.testing.assert_close(law.values[:, 0], batch.reward + batch.discount * value)
 

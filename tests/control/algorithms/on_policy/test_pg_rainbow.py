@@ -15,7 +15,7 @@ from distrl.base.errors import ConfigError, NonFiniteError
 from distrl.base.pack import load_state, save_state
 from distrl.base.registry import register
 from distrl.config.sections.model import ModelConfig
-from distrl.control.algorithms.on_policy.transition_ring import SideReplay, transitions
+from distrl.control.algorithms.on_policy.transition_ring import TransitionRing, transitions
 from tests.learning.rollouts import ACTIONS, OBSERVATIONS, VECTOR, make_algorithm, make_rollout, update
 
 #: learns from the second update on, and is read from the third on
@@ -144,7 +144,7 @@ def test_transitions_have_the_true_next_observation():
 
 
 def test_the_ring_keeps_the_newest():
-    replay, rng = SideReplay(10), np.random.default_rng(0)
+    replay, rng = TransitionRing(10), np.random.default_rng(0)
     zeros = torch.zeros(4, 1, dtype=torch.bool)
     for start in (0, 4, 8, 12):
         reward = torch.arange(start, start + 4.0)[:, None]

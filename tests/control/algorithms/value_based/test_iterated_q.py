@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from distrl.base.errors import ConfigError
+from distrl.base.registry import register
 from distrl.control.algorithms.value_based.iterated_q import shift_chain, sync_chain
 from tests.support.q_learners import make_batch, make_q, parameters
 
@@ -38,7 +40,7 @@ def test_one_window_learns_as_many_backups_as_networks():
 
 
 def test_a_chain_of_one_is_dqn():
-    one = make_q("iqn_iterated", iterations=1, target_interval=3, sync_interval=1)
+    one = make_q("iterated_q", iterations=1, target_interval=3, sync_interval=1)
     dqn = make_q("dqn", target_interval=3)
     dqn.numpy_gradient = None
     for name in ("flat", "target_flat"):
@@ -52,7 +54,7 @@ def test_a_chain_of_one_is_dqn():
 
 @pytest.mark.parametrize("acting", ["uniform", "last"])
 def test_one_of_the_chain_acts(acting: str):
-    algorithm = make_q("iqn_iterated", iterations=3, acting=acting)
+    algorithm = make_q("iterated_q", iterations=3, acting=acting)
     obs = make_batch().obs
     chosen = set()
     for seed in range(12):
@@ -62,3 +64,8 @@ def test_one_of_the_chain_acts(acting: str):
         assert sum(same) == 1
         chosen.add(same.index(True))
     assert chosen == ({0, 1, 2} if acting == "uniform" else {2})
+
+
+def test_the_old_name_is_refused_with_the_new_one() -> None:
+    with pytest.raises(ConfigError, match="algorithm 'iqn_iterated' is called 'iterated_q' now"):
+        register.get("algorithm", "iqn_iterated")

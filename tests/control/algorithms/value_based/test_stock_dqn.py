@@ -126,7 +126,7 @@ def test_the_target_takes_the_action_that_is_best_at_the_next_stock(rule: str):
 def test_a_stock_that_does_not_fit_the_learner_is_refused():
     rng = np.random.default_rng(0)
     make_q("stock_dqn", stock_scale=SCALE, **LEARNING).update(transitions(rng), rng)
-    with pytest.raises(ConfigError, match="wrapper and learner do not agree"):
+    with pytest.raises(ConfigError, match="wrapper and learner differ"):
         make_q("stock_dqn", stock_scale=1.0, **LEARNING).update(transitions(rng), rng)
     wrong = transitions(rng)
     with pytest.raises(ConfigError, match="normalize_reward=false"):
