@@ -13,8 +13,8 @@ Shared arguments:
 Where both flags hold, termination wins. A one-step error uses (1 - terminated), a trace is cut at
 done = terminated | truncated.
 
-Steps that a vector back end burns on a reset (`valid` False) need no care here: a burnt step always follows a done, so
-no trace crosses into it from the episode before, and what it computes for itself is masked out of every mean.
+Reset steps of vector backends (`valid` False) need no special case: each follows a done, so no trace of the previous
+episode crosses it, and its own result is masked out of every mean.
 """
 
 from __future__ import annotations

@@ -100,16 +100,13 @@ class Replay:
         return {"inserted": rows.inserted, "resident": rows.transitions, "evicted": rows.evicted}
 
     def insert(self, rollout: Columns, stream: int, sequence: int | None = None) -> int:
-        """Append a fragment (T, B), any T >= 1, evicting the oldest rows.
+        """Append a fragment (T, B), evicting the oldest rows; returns the number of transitions.
 
         Args:
             rollout: Columns as in docs/architecture.md; observations raw.
             stream: Its stream; a stream's fragments are inserted in order.
-            sequence: Its number within the stream. A jump means that steps were lost in between; they are not bridged.
-                Without it, a gap is noticed only at an unexpected `first`.
-
-        Returns:
-            Number of transitions inserted; reset steps are none.
+            sequence: Its number within the stream. After a jump, the missing steps are not bridged. Without it, a gap
+                is noticed only at an unexpected `first`.
 
         Raises:
             ConfigError: More rows than the capacity, more environments than `num_envs`, a stream of another width, or
@@ -122,11 +119,7 @@ class Replay:
     def sample(self, batch_size: int, rng: np.random.Generator, gamma: float, beta: float | None = None) -> Columns:
         """Draw transitions with replacement.
 
-        Args:
-            batch_size: N.
-            rng: The same replay and generator give the same batch.
-            gamma: Discount of the n-step sums.
-            beta: Exponent of the importance weights; None takes that of the settings.
+        `beta` overrides the exponent of the importance weights.
 
         Returns:
             obs tree (N, ...), action, reward (N,) float32: n-step sums, discount (N,) float32: gamma^k (1 - terminated)
@@ -190,17 +183,9 @@ class Replay:
         return {"weight": importance_weights(probability, rows.transitions, beta), "probability": probability}
 
     def update_priorities(self, index: np.ndarray, generation: np.ndarray, priority: np.ndarray) -> int:
-        """Set priorities of sampled transitions; those evicted since are ignored.
+        """Set priorities (N,) of sampled transitions; returns how many were still resident.
 
-        Args:
-            index, generation: As sampled (N,).
-            priority: (N,), at least 0, e.g. absolute temporal-difference errors; of duplicates the last counts.
-
-        Returns:
-            Number of transitions that were still resident.
-
-        Raises:
-            PriorityError: A priority is negative, infinite or not a number; nothing was changed.
+        Of duplicates the last counts. Raises PriorityError for a negative or non-finite priority.
         """
         priority = checked_priorities(priority)
         rows = self.rows
@@ -219,11 +204,7 @@ class Replay:
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Write a checkpoint; complete segments that were written before become hard links.
-
-        Raises:
-            ResourceError: The disk is full.
-        """
+        """Write a checkpoint, with hard links to complete segments that were written before."""
         save_replay(self.rows, folder)
 
     def saved_at(self, folder: str | Path) -> None:

@@ -22,11 +22,7 @@ FORMAT = 2
 
 
 def save_replay(replay: ReplayRows, folder: str | Path) -> None:
-    """Write a replay into a folder.
-
-    Raises:
-        ResourceError: The disk is full.
-    """
+    """Write a replay into a folder; raise ResourceError if the disk is full."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     ring = replay.ring

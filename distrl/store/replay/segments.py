@@ -149,11 +149,7 @@ class SegmentRing:
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def save(self, segment: int, rows: int, folder: Path) -> tuple[str, str]:
-        """Save the first rows of a segment, linked if complete; returns file name and checksum.
-
-        Raises:
-            ResourceError: The disk is full.
-        """
+        """Save the first rows of a segment, linked if complete; returns file name and checksum."""
         target = folder / segment_name(segment)
         if rows == self.segment_rows and self.folder is not None and segment not in self.files:
             path = self._path(segment)

@@ -29,7 +29,7 @@ class EpisodeMemory:
         return len(self._done)
 
     def add(self, rollout: Columns) -> None:
-        """Take the steps of a rollout (T, B); burnt ones are left out."""
+        """Append the steps of a rollout (T, B), without reset steps."""
         steps = rollout.only(*KEPT)
         lines = rollout.reward.shape[1]
         if len(self._open) != lines:
