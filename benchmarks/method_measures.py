@@ -37,7 +37,7 @@ def measured(run: Path) -> dict[str, Any]:
     Returns:
         `success`, `form`: means; `pass_8`, `pass_64`: at least one right of so many; `majority_8`: the most frequent
         of eight is right; `distinct_8`, `distinct_64`: different right answers among so many, mean over questions;
-        `entropy`: of a token's law, in nats; `by_question`: success of each.
+        `entropy`: of a token's distribution, in nats; `by_question`: success of each.
     """
     saved = SavedPolicy.read(run)
     config = saved.config

@@ -93,7 +93,7 @@ def page() -> str:
         f"Written by `make methods` from `results/methods/*.json`. {TASK}, 0.4 M parameters, {TOKENS:,} tokens of"
         " answers each after the same supervised start; means over the seeds. Measured on"
         f" {ANSWERS} answers of the last weights to every question: success, at least one right of 8, entropy of a"
-        " token's law in nats, different right answers among 8; and over the whole run the share of answers with"
+        " token's distribution in nats, different right answers among 8; over the whole run the share of answers with"
         " advantage 0."
         "\n\n*Direction* compares means of these cells as the claim says, and is computed from the records"
         f" (`benchmarks/method_effects.py`; success within {NOISE:g} counts as equal). *Not tried*: this bed cannot"

@@ -130,8 +130,8 @@ STUDIES = [
         "way around is long\nand safe. Without a detour the short way returns 3.3 on average, -2 at its 10 % quantile "
         "and -12.5 in its worst tenth, the long way\nalways 2. Both learners have the settings of "
         "`examples/riskypath_ppo.yaml` and the same quantile critic, and differ in one word:\nadvantages under the "
-        "mean of its law, or under the mean of its worst tenth (CVaR). 1,000 greedy episodes from the start with the "
-        "last\npolicy of each seed.",
+        "mean of its distribution, or under the mean of its worst tenth (CVaR). 1,000 greedy episodes with "
+        "the last\npolicy of each seed.",
         {
             "PPO": path_run("riskypath-ppo", "PPO", "algorithm.risk=mean"),
             "CVaR-PPO": path_run("riskypath-cvar-ppo", "CVaR-PPO", "algorithm.risk={name: cvar, level: 0.1}"),

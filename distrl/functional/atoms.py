@@ -1,6 +1,6 @@
-"""Discrete return laws as atoms: the common tongue of all return distributions.
+"""Discrete return distributions as atoms: the common tongue of all return distributions.
 
-A law is `values (..., M)` with `probs (..., M)` that sum to 1. Every head can be read as atoms, and every head learns
+A distribution is `values (..., M)` with `probs (..., M)` that sum to 1. Every head converts to atoms and learns
 from atoms, so a Bellman target is `bellman(reward, discount, values)` with unchanged probabilities.
 """
 
@@ -16,10 +16,10 @@ LEVEL_TOLERANCE = 1e-6
 
 
 class Atoms(NamedTuple):
-    """A discrete law.
+    """A discrete distribution.
 
     Attributes:
-        values: (..., M), in any order; (..., M, K) for a joint law over K reward channels.
+        values: (..., M), in any order; (..., M, K) for a joint distribution over K reward channels.
         probs: (..., M), not negative, summing to 1.
     """
 
@@ -60,18 +60,18 @@ def bellman(reward: Tensor, discount: Tensor, values: Tensor) -> Tensor:
 
 
 def atoms_mean(values: Tensor, probs: Tensor) -> Tensor:
-    """Expectation (...) of a law."""
+    """Expectation (...) of a distribution."""
     return (values * probs).sum(-1)
 
 
 def atoms_variance(values: Tensor, probs: Tensor) -> Tensor:
-    """Variance (...) of a law."""
+    """Variance (...) of a distribution."""
     centered = values - atoms_mean(values, probs).unsqueeze(-1)
     return (probs * centered.square()).sum(-1)
 
 
 def sorted_atoms(values: Tensor, probs: Tensor) -> Atoms:
-    """The same law with ascending values."""
+    """The same distribution with ascending values."""
     ascending, order = values.sort(-1)
     if is_one_number(probs):
         return Atoms(ascending, probs.expand(values.shape))
@@ -117,7 +117,7 @@ def atoms_cdf(values: Tensor, probs: Tensor, x: Tensor | float) -> Tensor:
 
 
 def wasserstein1(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
-    """The exact Wasserstein-1 distance of two discrete laws: the integral of |F - G|. Vallender 1974.
+    """The exact Wasserstein-1 distance of two discrete distributions: the integral of |F - G|. Vallender 1974.
 
     Args:
         first: values (..., M) and probs (..., M).
@@ -126,8 +126,8 @@ def wasserstein1(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) ->
     Returns:
         (...), in units of the values.
 
-    >>> law = (torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5]))
-    >>> wasserstein1(law, (torch.tensor([0.5]), torch.tensor([1.0])))
+    >>> distribution = (torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5]))
+    >>> wasserstein1(distribution, (torch.tensor([0.5]), torch.tensor([1.0])))
     tensor(0.5000)
     """
     values, order = torch.cat((first[0], second[0]), -1).sort(-1)

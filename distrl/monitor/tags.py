@@ -32,7 +32,7 @@ TAGS: dict[str, str] = {
     "eval/length_mean": "mean over the evaluation's episodes",
     "loss/policy": "the surrogate objective, negated",
     "loss/value": "the critic's loss",
-    "loss/critic": "off-policy: the loss of the action values, or of the return's law",
+    "loss/critic": "off-policy: the loss of the action values, or of the return's distribution",
     "loss/actor": "off-policy: what the policy minimizes, minus the value of its actions (and entropy)",
     "loss/total": "what is differentiated",
     "loss/grad_norm": "norm of the gradient before clipping",

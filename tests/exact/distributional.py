@@ -1,6 +1,6 @@
 """Exact return distributions of small known MDPs: the references that distributional heads are compared with.
 
-A law is a pair of atoms: (values (..., M), probs (..., M)). An MDP is given by its `Outcomes`. All in float64.
+A distribution is a pair of atoms: (values (..., M), probs (..., M)). An MDP is given by its `Outcomes`. All in float64.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Law = tuple[Tensor, Tensor]
+Distribution = tuple[Tensor, Tensor]
 
 #: Values closer than this are one atom.
 SAME = 1e-9
@@ -20,7 +20,7 @@ SAME = 1e-9
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Everything that can follow each (state, action): the joint law of reward and next state.
+    """Everything that can follow each (state, action): the joint distribution of reward and next state.
 
     Args:
         probs: (S, A, M), summing to 1 over M; 0 pads.
@@ -53,8 +53,8 @@ class Outcomes:
         return transition, (self.probs * self.reward).sum(-1)
 
 
-def merge(values: Tensor, probs: Tensor) -> Law:
-    """One law (M,) with its atoms sorted, equal ones joined, and impossible ones left out.
+def merge(values: Tensor, probs: Tensor) -> Distribution:
+    """One distribution (M,) with its atoms sorted, equal ones joined, and impossible ones left out.
 
     >>> merge(torch.tensor([2.0, 1.0, 2.0]), torch.tensor([0.25, 0.5, 0.25]))
     (tensor([1., 2.]), tensor([0.5000, 0.5000]))
@@ -68,28 +68,30 @@ def merge(values: Tensor, probs: Tensor) -> Law:
     return values[new], torch.zeros(int(new.sum()), dtype=probs.dtype).scatter_add_(0, group, probs[order])
 
 
-def bellman(outcomes: Outcomes, state: int, action: int, gamma: float, laws: list[Law]) -> Law:
-    """The law of r + gamma Z(s'), merged: Bellemare et al. 2017, equation 3.
+def bellman(
+    outcomes: Outcomes, state: int, action: int, gamma: float, distributions: list[Distribution]
+) -> Distribution:
+    """The distribution of r + gamma Z(s'), merged: Bellemare et al. 2017, equation 3.
 
     Args:
         outcomes: The MDP.
         state: s.
         action: a.
         gamma: Discount.
-        laws: Z of every state.
+        distributions: Z of every state.
     """
     values, probs = [], []
     for m in (outcomes.probs[state, action] > 0).nonzero().flatten().tolist():
-        next_values, next_probs = laws[int(outcomes.next_state[state, action, m])]
+        next_values, next_probs = distributions[int(outcomes.next_state[state, action, m])]
         values.append(outcomes.reward[state, action, m] + gamma * next_values)
         probs.append(outcomes.probs[state, action, m] * next_probs)
     return merge(torch.cat(values), torch.cat(probs))
 
 
-def exact_return_laws(
+def exact_return_distributions(
     outcomes: Outcomes, policy: Tensor, gamma: float, horizon: int, max_atoms: int = 1 << 20
-) -> list[Law]:
-    """The law of the return from every state, by enumerating everything that can happen in `horizon` steps.
+) -> list[Distribution]:
+    """The distribution of the return from every state, by enumerating everything that can happen in `horizon` steps.
 
     Exact where every episode ends within `horizon`; otherwise the return after that counts as 0, an error of at most
     gamma^horizon times the largest return.
@@ -109,12 +111,12 @@ def exact_return_laws(
     """
     states, actions = policy.shape
     nothing = (torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
-    laws: list[Law] = [nothing] * states
+    distributions: list[Distribution] = [nothing] * states
     for _ in range(horizon):
-        previous, laws = laws, []
+        previous, distributions = distributions, []
         for s in range(states):
             if outcomes.terminal[s]:
-                laws.append(nothing)
+                distributions.append(nothing)
                 continue
             parts = [
                 (values, policy[s, a] * probs)
@@ -122,11 +124,11 @@ def exact_return_laws(
                 if policy[s, a] > 0
                 for values, probs in [bellman(outcomes, s, a, gamma, previous)]
             ]
-            law = merge(torch.cat([v for v, _ in parts]), torch.cat([p for _, p in parts]))
-            if len(law[0]) > max_atoms:
+            distribution = merge(torch.cat([v for v, _ in parts]), torch.cat([p for _, p in parts]))
+            if len(distribution[0]) > max_atoms:
                 raise ValueError(f"the return from state {s} has more than {max_atoms} atoms; take a shorter horizon.")
-            laws.append(law)
-    return laws
+            distributions.append(distribution)
+    return distributions
 
 
 def project_categorical(values: Tensor, probs: Tensor, support: Tensor) -> Tensor:
@@ -145,7 +147,7 @@ def project_categorical(values: Tensor, probs: Tensor, support: Tensor) -> Tenso
 
 
 def project_quantile(values: Tensor, probs: Tensor, size: int) -> Tensor:
-    """The quantiles (..., size) at the midpoints (2i - 1) / (2 size): the closest law of `size` equal atoms in W1.
+    """The quantiles (..., size) at the midpoints (2i - 1) / (2 size): the closest `size` equal atoms in W1.
 
     Dabney et al. 2018, lemma 2.
 
@@ -159,8 +161,8 @@ def project_quantile(values: Tensor, probs: Tensor, size: int) -> Tensor:
     return values.gather(-1, index)
 
 
-def wasserstein(one: Law, other: Law) -> float:
-    """W1 between two laws (M,), (N,): the area between their distribution functions.
+def wasserstein(one: Distribution, other: Distribution) -> float:
+    """W1 between two distributions (M,), (N,): the area between their distribution functions.
 
     >>> wasserstein((torch.tensor([0.0]), torch.tensor([1.0])), (torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.5])))
     2.0
@@ -178,7 +180,7 @@ def distributional_evaluation(
     size: int = 32,
     tolerance: float = 1e-10,
     iterations: int = 10_000,
-) -> Law:
+) -> Distribution:
     """Distributional dynamic programming: the fixed point of a projected Bellman operator for one policy.
 
     Args:
@@ -208,7 +210,7 @@ def distributional_control(
     size: int = 32,
     tolerance: float = 1e-10,
     iterations: int = 10_000,
-) -> Law:
+) -> Distribution:
     """Distributional value iteration: the same with, in every backup, the action that scores best.
 
     What C51 or QR-DQN would learn without errors of sampling and function approximation.
@@ -224,7 +226,7 @@ def distributional_control(
         iterations: At most so many backups.
 
     Returns:
-        Laws of action values: values and probs, both (S, A, K) or (S, A, size).
+        Distributions of action values: values and probs, both (S, A, K) or (S, A, size).
 
     Raises:
         ValueError: It does not settle; with ties or risk measures the greedy actions may alternate for ever.
@@ -239,15 +241,15 @@ def distributional_control(
     return _project(*_action_targets(outcomes, gamma, values, probs), support, size)
 
 
-def _action_targets(outcomes: Outcomes, gamma: float, values: Tensor, probs: Tensor) -> Law:
-    """Atoms of r + gamma Z(s') for every action, (S, A, M * K), from the laws of states (S, K)."""
+def _action_targets(outcomes: Outcomes, gamma: float, values: Tensor, probs: Tensor) -> Distribution:
+    """Atoms of r + gamma Z(s') for every action, (S, A, M * K), from the distributions of states (S, K)."""
     ended = outcomes.terminal[outcomes.next_state][..., None]
     next_values = torch.where(ended, 0.0, values[outcomes.next_state])
     target = outcomes.reward[..., None] + gamma * next_values
     return target.flatten(2), (outcomes.probs[..., None] * probs[outcomes.next_state]).flatten(2)
 
 
-def _project(values: Tensor, probs: Tensor, support: Tensor | None, size: int) -> Law:
+def _project(values: Tensor, probs: Tensor, support: Tensor | None, size: int) -> Distribution:
     if support is None:
         quantiles = project_quantile(values, probs, size)
         return quantiles, torch.full_like(quantiles, 1.0 / size)
@@ -263,7 +265,7 @@ def _fixed_point(
     size: int,
     tolerance: float,
     iterations: int,
-) -> Law:
+) -> Distribution:
     states = outcomes.probs.shape[0]
     zero = torch.zeros(states, 1, dtype=torch.float64)
     support = None if support is None else support.double()
@@ -280,4 +282,4 @@ def _fixed_point(
         values, probs = new_values, new_probs
         if change <= tolerance:
             return values, probs
-    raise ValueError(f"the laws still change by {change:g} after {iterations} backups.")
+    raise ValueError(f"the distributions still change by {change:g} after {iterations} backups.")

@@ -1,7 +1,7 @@
 """Optimizing a functional of the whole episode's return, exactly: dynamic programming over (state, stock).
 
 The stock c_{t+1} = (c_t + r_{t+1}) / gamma says what has been earned so far: c_0 + G_0 = gamma^t (c_t + G_t) always.
-Acting greedily by E f(c + Z) with the law Z of what is still to come then maximizes E f(c_0 + G_0), where acting by a
+Acting greedily by E f(c + Z) with distribution Z of the remaining return maximizes E f(c_0 + G_0), where acting by a
 risk measure of Z alone maximizes no property of the episode's return. Pires et al. 2025, Optimizing return
 distributions with distributional dynamic programming (entry 15).
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tests.exact.distributional import Law, Outcomes, exact_return_laws, merge
+from tests.exact.distributional import Distribution, Outcomes, exact_return_distributions, merge
 
 #: f of the objective E f(c_0 + G): elementwise.
 Utility = Callable[[Tensor], Tensor]
@@ -30,12 +30,12 @@ class StockPlan:
     """An optimal policy over (state, stock), and what it brings.
 
     Attributes:
-        law: Law of the return G from the first state.
+        distribution: Distribution of the return G from the first state.
         score: E f(c_0 + G).
         actions: (time, state, stock rounded to 9 digits) -> action, where a decision may have to be taken.
     """
 
-    law: Law
+    distribution: Distribution
     score: float
     actions: dict[tuple[int, int, float], int] = field(repr=False)
 
@@ -54,11 +54,11 @@ def stock_plan(outcomes: Outcomes, gamma: float, utility: Utility, state: int, s
         stock: c_0.
         horizon: Steps after which the return counts as complete; exact where every episode ends by then.
     """
-    known: dict[tuple[int, int, float], Law] = {}
+    known: dict[tuple[int, int, float], Distribution] = {}
     actions: dict[tuple[int, int, float], int] = {}
     nothing = (torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
 
-    def alternative(t: int, s: int, a: int, c: float) -> Law:
+    def alternative(t: int, s: int, a: int, c: float) -> Distribution:
         values, probs = [], []
         for m in (outcomes.probs[s, a] > 0).nonzero().flatten().tolist():
             reward = float(outcomes.reward[s, a, m])
@@ -67,34 +67,34 @@ def stock_plan(outcomes: Outcomes, gamma: float, utility: Utility, state: int, s
             probs.append(outcomes.probs[s, a, m] * weights)
         return merge(torch.cat(values), torch.cat(probs))
 
-    def best(t: int, s: int, c: float) -> Law:
+    def best(t: int, s: int, c: float) -> Distribution:
         if outcomes.terminal[s] or t == horizon:
             return nothing
         key = (t, s, round(c, 9))
         if key not in known:
-            laws = [alternative(t, s, a, c) for a in range(outcomes.probs.shape[1])]
-            scores = [float((probs * utility(gamma**t * (c + values))).sum()) for values, probs in laws]
+            distributions = [alternative(t, s, a, c) for a in range(outcomes.probs.shape[1])]
+            scores = [float((probs * utility(gamma**t * (c + values))).sum()) for values, probs in distributions]
             actions[key] = max(range(len(scores)), key=scores.__getitem__)
-            known[key] = laws[actions[key]]
+            known[key] = distributions[actions[key]]
         return known[key]
 
-    values, probs = law = best(0, state, stock)
-    return StockPlan(law, float((probs * utility(stock + values)).sum()), actions)
+    values, probs = distribution = best(0, state, stock)
+    return StockPlan(distribution, float((probs * utility(stock + values)).sum()), actions)
 
 
-def cvar_of(law: Law, tau: float) -> float:
+def cvar_of(distribution: Distribution, tau: float) -> float:
     """CVaR_tau = max_b { b + E min(G - b, 0) / tau }, attained at a possible return b. Rockafellar and Uryasev 2000.
 
     >>> cvar_of((torch.tensor([0.0, 10.0]), torch.tensor([0.1, 0.9])), 0.2)
     5.0
     """
-    values, probs = law
-    return max(cvar_objective(law, float(-b), tau) for b in values[probs > 0])
+    values, probs = distribution
+    return max(cvar_objective(distribution, float(-b), tau) for b in values[probs > 0])
 
 
-def cvar_objective(law: Law, stock: float, tau: float) -> float:
+def cvar_objective(distribution: Distribution, stock: float, tau: float) -> float:
     """-c_0 + E min(c_0 + G, 0) / tau, whose largest value over c_0 is CVaR_tau."""
-    values, probs = law
+    values, probs = distribution
     return -stock + float((probs * shortfall(stock + values)).sum()) / tau
 
 
@@ -116,6 +116,6 @@ def cvar_plan(
     """
     if stocks is None:
         policy = torch.full(outcomes.probs.shape[:2], 1.0 / outcomes.probs.shape[1], dtype=torch.float64)
-        stocks = (-exact_return_laws(outcomes, policy, gamma, horizon)[state][0]).tolist()
+        stocks = (-exact_return_distributions(outcomes, policy, gamma, horizon)[state][0]).tolist()
     plans = [(stock, stock_plan(outcomes, gamma, shortfall, state, stock, horizon)) for stock in stocks]
-    return max(plans, key=lambda pair: cvar_objective(pair[1].law, pair[0], tau))
+    return max(plans, key=lambda pair: cvar_objective(pair[1].distribution, pair[0], tau))

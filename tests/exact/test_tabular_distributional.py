@@ -15,7 +15,7 @@ from tests.exact.distributional import (
     Outcomes,
     distributional_control,
     distributional_evaluation,
-    exact_return_laws,
+    exact_return_distributions,
     merge,
     project_categorical,
     project_quantile,
@@ -71,7 +71,7 @@ def test_means_of_every_solution_agree(seed: int) -> None:
     support = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)
     values, probs = distributional_evaluation(outcomes, policy, 0.5, support)
     assert torch.allclose((values * probs).sum(-1), exact, atol=1e-8)  # the projection keeps means
-    laws = exact_return_laws(outcomes, policy, 0.5, 7)
+    laws = exact_return_distributions(outcomes, policy, 0.5, 7)
     means = torch.stack([(v * p).sum() for v, p in laws])
     assert (means - exact).abs().max() <= 0.5**7 * 4.0
 
@@ -79,7 +79,7 @@ def test_means_of_every_solution_agree(seed: int) -> None:
 @pytest.mark.parametrize("head", ["categorical", "quantile"])
 def test_dynamic_programming_approaches_the_exact_law(head: str) -> None:
     outcomes, policy = random_outcomes(5), torch.full((4, 2), 0.5, dtype=torch.float64)
-    exact = exact_return_laws(outcomes, policy, 0.4, 7)
+    exact = exact_return_distributions(outcomes, policy, 0.4, 7)
     errors = []
     for size in (16, 64, 256):
         support = torch.linspace(-4.0, 4.0, size, dtype=torch.float64) if head == "categorical" else None
@@ -106,7 +106,7 @@ def test_control_finds_the_optimal_mean_and_its_law() -> None:
 def test_too_many_atoms() -> None:
     outcomes = random_outcomes(0)
     with pytest.raises(ValueError, match="more than 100 atoms"):
-        exact_return_laws(outcomes, torch.full((4, 2), 0.5, dtype=torch.float64), 0.5, 20, max_atoms=100)
+        exact_return_distributions(outcomes, torch.full((4, 2), 0.5, dtype=torch.float64), 0.5, 20, max_atoms=100)
     assert merge(tensor(1.0, 1.0 + 1e-12, 0.0), tensor(0.5, 0.5, 0.0))[0].tolist() == [1.0]
 
 

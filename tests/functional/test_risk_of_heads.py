@@ -1,4 +1,4 @@
-"""Every risk measure on every family of laws, against the closed forms of a standard normal return: within 1 %."""
+"""Every risk measure on every family, against the closed forms of a standard normal return: within 1 %."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CLOSED_FORMS = {
 }
 
 
-def normal_law(family: str) -> tuple[dict[str, Any], torch.Tensor]:
+def normal_distribution(family: str) -> tuple[dict[str, Any], torch.Tensor]:
     """Options of a fine head, and its parameters (P,) for N(0, 1)."""
     level = midpoints(COUNT, torch.zeros((), dtype=torch.float64))
     values = torch.special.ndtri(level)
@@ -69,7 +69,7 @@ def normal_law(family: str) -> tuple[dict[str, Any], torch.Tensor]:
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"scalar"}))
 @pytest.mark.parametrize("risk", RISKS)
 def test_risk_of_every_head_within_one_percent(risk: str, family: str):
-    options, params = normal_law(family)
+    options, params = normal_distribution(family)
     found = make_return_distribution(family, **options).risk(params, make_risk(risk, **RISKS[risk]))
     assert found.item() == pytest.approx(CLOSED_FORMS[risk], rel=0.01, abs=1e-6)
 

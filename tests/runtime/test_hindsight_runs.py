@@ -155,7 +155,7 @@ def test_what_cannot_be_relabeled_is_refused_before_the_start(case: str, tmp_run
     assert not (tmp_runs / "run").exists()
 
 
-def test_laws_of_several_rewards_are_refused() -> None:
+def test_distributions_of_several_rewards_are_refused() -> None:
     run = goal_config(algorithm={"name": "md3qn"}, env={"id": f"{HERE}:Channels", "kwargs": {}})
     with pytest.raises(ConfigError, match="stores reward_channels of every step"):
         make_plan(load_config(run))

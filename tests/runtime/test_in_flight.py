@@ -93,7 +93,7 @@ def test_the_gate_books_the_difference_as_stale_cache(recompute: bool) -> None:
     gate = world.learner.gate
     scores = gate._scores(batch).detach()
     new, old = batch.mask & (batch.version == 1), batch.mask & (batch.version == 0)
-    assert float((scores - batch.logp).abs()[old].mean()) > 1e-2, "the update must move the law"
+    assert float((scores - batch.logp).abs()[old].mean()) > 1e-2, "the update must move the distribution"
     found = gate.look_at_cache(batch, 1)
     assert found is not None
     assert found.mean == pytest.approx(float((scores - batch.logp).abs()[new].mean()), rel=1e-4, abs=1e-6)

@@ -40,7 +40,7 @@ RISKS: dict[str, dict[str, Any]] = {
     "mixed_var": {"low": 0.2, "high": 0.8, "weight": 1.5},
 }
 
-#: Keys that the network of a head reads; the others describe the law.
+#: Keys that the network of a head reads; the others describe the distribution.
 NETWORK_KEYS = ("embedding", "fraction_rate")
 
 
@@ -70,7 +70,7 @@ class ReturnHeadConfig(Section):
     fraction_rate: float | None = Field(None, gt=0)
     """fqf: learning rate of the fractions over the critic's. The paper's is 5e-5 (2.5e-9 over 5e-5)."""
     sigma_min: float | None = Field(None, ge=0)
-    """gaussian, mixture: floor of the standard deviation. DSAC: 1. Lower: sharper laws, larger gradients."""
+    """gaussian, mixture: floor of the standard deviation. DSAC: 1. Lower: sharper distributions, larger gradients."""
     clip: float | None = Field(None, gt=0)
     """gaussian: bound on errors in the gradient of the standard deviation. DSAC: 10-20; null is none."""
     atoms_each: int | None = Field(None, ge=2)
@@ -119,7 +119,7 @@ class ReturnHeadConfig(Section):
 
 
 class RiskConfig(Section):
-    """How laws of returns are ranked. A word alone takes the measure's defaults."""
+    """How distributions of returns are ranked. A word alone takes the measure's defaults."""
 
     name: str = "mean"
     """mean, cvar, wang, cpw, power, norm, mean_variance, entropic, var, mixed_var, or `module:Class`."""

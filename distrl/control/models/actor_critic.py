@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from distrl.base.columns import tree_map
 from distrl.config.sections.heads import ReturnHeadConfig, RiskConfig
-from distrl.control.models.critic import Critic, LawCritic
+from distrl.control.models.critic import Critic, DistributionalCritic
 from distrl.control.models.policy import Policy
 from distrl.functional.returns.lambda_targets import replacement_size
 from distrl.functional.risk.measures import make_risk
-from distrl.models.heads.base import make_return_head
+from distrl.models.heads.make import make_return_head
 from distrl.models.layers.torsos import build_torso
 
 
@@ -24,8 +24,8 @@ class ActorCritic(nn.Module):
     With memory, policy and critic always share torso and memory, whatever `model_config.shared` says: so one recurrent
     state serves both, and the state that the sampler records at the start of a fragment is enough to value it.
 
-    The critic's output is a value (...), or with a `critic_head` other than scalar the parameters of a law (..., P);
-    `critic.value` makes values of either. All methods take normalized observations (see `Policy`).
+    The critic's output is a value (...), or the parameters of a distribution (..., P) with another `critic_head`;
+    `critic.value` maps either to values. All methods take normalized observations (see `Policy`).
     """
 
     def __init__(
@@ -109,9 +109,9 @@ def build_critic(torso: Any, feature_size: int, head: ReturnHeadConfig | None, r
     risk = risk or RiskConfig()
     if head is None or (head.name == "scalar" and head.kappa is None and risk.name == "mean"):
         return Critic(torso, width)
-    law = make_return_head(head, width)
-    replacement_size(law.distribution)  # refuses laws of several reward channels
-    return LawCritic(torso, law, make_risk(risk.name, **risk.options()))
+    return_head = make_return_head(head, width)
+    replacement_size(return_head.distribution)  # refuses distributions of several reward channels
+    return DistributionalCritic(torso, return_head, make_risk(risk.name, **risk.options()))
 
 
 def build_actor_critic(

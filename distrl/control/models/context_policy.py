@@ -41,7 +41,7 @@ def beta_sample(mean: Tensor, uniform: Tensor) -> Tensor:
 
 
 def beta_log_density(x: Tensor, mean: Tensor) -> Tensor:
-    """log density of Beta(2 m, 2 - 2 m) at x, (...); for m = 1/2 the uniform law's 0."""
+    """log density of Beta(2 m, 2 - 2 m) at x, (...); for m = 1/2 the uniform distribution's 0."""
     a, b = 2.0 * mean, 2.0 - 2.0 * mean
     return (a - 1.0) * x.log() + (b - 1.0) * torch.log1p(-x) - torch.lgamma(a) - torch.lgamma(b)  # Gamma(a + b) = 1
 
@@ -50,13 +50,13 @@ class WithContext(ActionDistribution):
     """An action distribution, and a context (C,) that is drawn anew with each action (the environment reads the first).
 
     Params are those of the action ++ the sampler's means (C,). With probability `source_share` the context comes from
-    the source law instead. Actions are a Dict of `action` and `context` (C + 1,), whose last entry is 1 where it came
+    the source instead. Actions are a Dict of `action` and `context` (C + 1,), whose last entry is 1 where it came
     from the source. The context counts for no log-probability: it is no decision of the policy. The mode leaves it to
     the environment (-1), so that evaluations see the environment as it is.
 
     Args:
         base: Distribution of the environment's own actions.
-        source: Means of the source law, (C,).
+        source: Means of the source distribution, (C,).
         source_share: In [0, 1].
     """
 
@@ -110,7 +110,7 @@ class ContextPolicy(Policy):
 
     Args:
         observation_space, action_space, model_config, options: See `Policy`.
-        source: Mean of the law that the environment draws contexts from: Beta(2 m, 2 - 2 m) each; 0.5 is uniform.
+        source: Mean of the environment's context distribution: Beta(2 m, 2 - 2 m) each; 0.5 is uniform.
         source_share: Share of contexts drawn from it.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Critics: observations to values, or to whole laws of the return."""
+"""Critics: observations to values, or to whole distributions of the return."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ class Critic(nn.Module):
         return output
 
 
-class LawCritic(nn.Module):
-    """A critic that gives the parameters of a return distribution; its value is the law's mean, or its risk.
+class DistributionalCritic(nn.Module):
+    """A critic that gives the parameters of a return distribution; its value is the distribution's mean, or its risk.
 
     Args:
         torso: Its own torso, or None where policy and critic share theirs.
-        head: From features to one law.
-        risk: What the value of a law is.
+        head: From features to one distribution.
+        risk: What the value of a distribution is.
     """
 
     def __init__(self, torso: Any, head: ReturnHead, risk: RiskMeasure):
         super().__init__()
         self.torso = torso
         self.head = head
-        self.law = head.distribution
+        self.distribution = head.distribution
         self.risk = risk
 
     def forward(self, obs: Any, levels: Tensor | None = None) -> Tensor:
@@ -71,5 +71,5 @@ class LawCritic(nn.Module):
         return self.head(features, levels).squeeze(-2)
 
     def value(self, output: Tensor) -> Tensor:
-        """The risk-adjusted value (...) of laws (..., P)."""
-        return self.law.risk(output, self.risk)
+        """The risk-adjusted value (...) of distributions (..., P)."""
+        return self.distribution.risk(output, self.risk)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distrl.base.errors import ConfigError
 from distrl.config.sections.heads import ReturnHeadConfig
 from distrl.control.models.observation_vector import ObservationVector
-from distrl.models.heads.base import make_return_head
+from distrl.models.heads.make import make_return_head
 from distrl.models.layers.dense_ensemble import DenseEnsemble
 
 

@@ -20,7 +20,8 @@ from distrl.control.models.actions.epsilon_greedy import EpsilonGreedy
 from distrl.functional.distributions.base import ReturnDistribution, Scalar
 from distrl.functional.distributions.categorical import TwoHot
 from distrl.functional.risk.measures import make_risk
-from distrl.models.heads.base import LinearHead, ReturnHead, make_return_head
+from distrl.models.heads.base import LinearHead, ReturnHead
+from distrl.models.heads.make import make_return_head
 from distrl.models.layers.noisy import NoisyLinear, redraw_noise
 from distrl.models.layers.normalizer import Normalizer
 from distrl.models.layers.torsos import MLP, build_torso
@@ -71,7 +72,7 @@ class QPolicy(nn.Module, HiddenPrecision):
         self.distribution: ReturnDistribution = self.head.distribution
         self.score = self.distribution.mean
         if risk is not None and risk.name != "mean":
-            require_law(self.distribution)
+            require_distribution(self.distribution)
             self.score = partial(self.distribution.risk, measure=make_risk(risk.name, **risk.options()))
         self.noisy = noisy
         self.register_buffer("epsilon", torch.ones(()))
@@ -138,15 +139,15 @@ def discrete_actions(space: spaces.Space) -> int:
     )
 
 
-def require_law(law: ReturnDistribution) -> None:
+def require_distribution(distribution: ReturnDistribution) -> None:
     """Risk measures need more than a mean.
 
     Raises:
         ConfigError: The head gives only that.
     """
-    if isinstance(law, Scalar | TwoHot):
+    if isinstance(distribution, Scalar | TwoHot):
         raise ConfigError(
-            f"a risk measure needs the law of the return, and the head {type(law).__name__} gives its mean only.",
+            f"a risk measure needs a return distribution, and the head {type(distribution).__name__} has only a mean.",
             "Use algorithm.head=quantile (or iqn, fqf, categorical, gaussian, mixture), or leave out algorithm.risk.",
         )
 

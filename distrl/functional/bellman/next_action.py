@@ -1,10 +1,10 @@
 """Critic targets as three plug-ins: next-action rule x ensemble aggregation x reward transform.
 
-    target = reward_transform(reward) + discount * next law,
-    next law = what the next-action rule makes of the (aggregated) laws of all next actions.
+    target = reward_transform(reward) + discount * next distribution,
+    next distribution = what the next-action rule makes of the (aggregated) distributions of all next actions.
 
 A next-action rule sees action values and says how the next actions are weighted; with entropy, also what each one's
-value gains. It works on any return distribution: weights mix laws, gains shift them.
+value gains. It works on any return distribution: weights mix distributions, gains shift them.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ def take_action(params: Tensor, index: Tensor) -> Tensor:
     return params[torch.arange(len(index), device=params.device), index]
 
 
-def next_law(choice: NextAction, values: Tensor, probs: Tensor) -> Atoms:
-    """The law of the return after the next action.
+def next_distribution(choice: NextAction, values: Tensor, probs: Tensor) -> Atoms:
+    """The distribution of the return after the next action.
 
     Args:
         choice: Of a next-action rule.
-        values, probs: Atoms of every action, (N, A, M); values (N, A, M, K) for laws of K reward channels.
+        values, probs: Atoms of every action, (N, A, M); values (N, A, M, K) for distributions of K reward channels.
 
     Returns:
         Atoms (N, M), or for weighted actions their mixture (N, A * M).

@@ -4,7 +4,7 @@ An object holds sizes and options only; numbers come as `params (..., P)` from a
 gradients flow into them. Every family can be read as atoms and learns from atoms, so any head can learn from any
 other's target, and risk measures and ensembles work on all.
 
-Shapes: params (..., P); laws and losses (...); levels, points and noise (S,) or (..., S), results (..., S).
+Shapes: params (..., P); distributions and losses (...); levels, points and noise (S,) or (..., S), results (..., S).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from distrl.functional.risk.measures import RiskMeasure, ValueAtRisk
 
 
 class ReturnDistribution(ABC):
-    """A family of laws of the return.
+    """A family of distributions of the return.
 
     Attributes:
         param_size: P.
-        channels: K, reward channels of the law; 1 except for joint laws.
+        channels: K, reward channels of the distribution; 1 except for joint distributions.
         ordered: `atoms` gives ascending values.
         head: Which network computes the parameters: linear, implicit or fractions.
         head_gain: Gain of that network's last layer at the start.
@@ -53,18 +53,18 @@ class ReturnDistribution(ABC):
 
     @abstractmethod
     def atoms(self, params: Tensor) -> Atoms:
-        """values and probs (..., M): the law itself for discrete families, a fine discretization for densities."""
+        """Return values and probs (..., M): exact for discrete families, a fine discretization of densities."""
 
     @abstractmethod
     def loss(self, params: Tensor, target_values: Tensor, target_probs: Tensor) -> Tensor:
-        """How badly the law fits a target law (..., M), one number a row: (...). Targets get no gradient."""
+        """Return the loss (...) against a target distribution (..., M). Targets get no gradient."""
 
     def target_atoms(self, params: Tensor) -> Atoms:
-        """The law as another one's target: `atoms`, except that joint laws keep their channels, (..., M, K)."""
+        """Return atoms as a target: `atoms`, or (..., M, K) for joint distributions."""
         return self.atoms(params)
 
     def initial_bias(self) -> Tensor:
-        """(P,) parameters of the law that an untrained head should give."""
+        """(P,) parameters of the distribution that an untrained head should give."""
         return torch.zeros(self.param_size)
 
     def mean(self, params: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class ReturnDistribution(ABC):
         return rng.random(tuple(shape), dtype=np.float32)
 
     def particles(self, params: Tensor, count: int) -> Tensor:
-        """The law as `count` equally likely values (..., count): its quantiles at the midpoints."""
+        """The distribution as `count` equally likely values (..., count): its quantiles at the midpoints."""
         return self.quantile(params, midpoints(count, params))
 
     @torch.no_grad()
@@ -107,7 +107,7 @@ class ReturnDistribution(ABC):
 
 @register.return_distribution("scalar", paper="the expectation only")
 class Scalar(ReturnDistribution):
-    """No law, only its mean: params (..., 1). Squared or Huber loss against the target's mean.
+    """No distribution, only its mean: params (..., 1). Squared or Huber loss against the target's mean.
 
     Args:
         kappa: Huber threshold; null for 0.5 u^2, 0 for |u|.

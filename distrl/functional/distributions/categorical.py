@@ -1,4 +1,4 @@
-"""Laws on a fixed grid of values: categorical (C51) and two-hot."""
+"""Distributions on a fixed grid of values: categorical (C51) and two-hot."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Categorical(ReturnDistribution):
 
     @torch.no_grad()
     def project(self, values: Tensor, probs: Tensor) -> Tensor:
-        """Probabilities (..., size) of a law (..., M) on the grid."""
+        """Probabilities (..., size) of a distribution (..., M) on the grid."""
         if self.spacing == "linear":
             return project_categorical(values, probs, self.v_min, self.v_max, self.size)
         return project_to_grid(values, probs, self.grid(values))

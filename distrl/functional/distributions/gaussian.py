@@ -1,6 +1,6 @@
-"""Laws with a density: a Gaussian (DSAC), and a mixture of Gaussians.
+"""Distributions with a density: a Gaussian (DSAC), and a mixture of Gaussians.
 
-As atoms, a normal law is cut into bins of equal width in standard deviations, each at its conditional mean, with
+As atoms, a normal distribution is cut into bins of equal width, each at its conditional mean, with
 values scaled to the exact variance. For the same number of atoms that holds tails, and so risk measures, far better
 than midpoint quantiles, whose outermost bins are wide.
 """
@@ -65,7 +65,7 @@ def gaussian_loss(
     scale: float | Tensor = 1.0,
     eps: float = 0.0,
 ) -> Tensor:
-    """Negative log-likelihood of a target law under N(mean, sigma^2), with DSAC's gradients. Entry 100.
+    """Negative log-likelihood of a target distribution under N(mean, sigma^2), with DSAC's gradients. Entry 100.
 
     d mean = -scale E (y - mean) / (sigma^2 + eps), d sigma = -scale E ((yc - mean)^2 - sigma^2) / (sigma^3 + eps),
     where yc is y clipped to mean +- clip. Without options these are the exact gradients. Duan et al. 2021 (DSAC) and
@@ -112,7 +112,7 @@ class Density(ReturnDistribution):
 
 @register.return_distribution("gaussian", paper="DSAC, Duan et al. 2021", entries=[100])
 class Gaussian(Density):
-    """One normal law: params are mean ++ raw, with sigma = softplus(raw) + sigma_min. Negative log-likelihood.
+    """One normal distribution: params are mean ++ raw, with sigma = softplus(raw) + sigma_min. Negative log-likelihood.
 
     Args:
         size: Atoms that it is read as.

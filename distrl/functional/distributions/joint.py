@@ -1,4 +1,4 @@
-"""A joint law over several reward channels, as particles (MD3QN)."""
+"""A joint distribution over several reward channels, as particles (MD3QN)."""
 
 from __future__ import annotations
 

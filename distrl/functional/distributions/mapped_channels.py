@@ -16,8 +16,8 @@ from distrl.functional.distributions.value_maps import ValueMap, compose
 class MappedChannels(ReturnDistribution):
     """Q~_j = f_j(Q_j) for reward channels r_j with r = sum_j w_j r_j: params (..., L). Fatemi and Tavakoli 2022.
 
-    A law of one atom with L channels, so targets r_j + discount * f_j^-1(Q~_j) are formed as for joint laws; the loss
-    compares in the mapped space.
+    A distribution of one atom with L channels, so targets r_j + discount * f_j^-1(Q~_j) are formed as for joint
+    distributions; the loss compares in the mapped space.
 
     Args:
         maps: f_j, one for each channel.

@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy between joint return laws: the loss of MD3QN and, with one channel, of MMD-DQN."""
+"""Maximum mean discrepancy between joint return distributions: the loss of MD3QN and, with one channel, of MMD-DQN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projections of discrete laws onto a fixed grid of atoms: C51 and two-hot. Common base CB9.
+"""Projections of discrete distributions onto a fixed grid of atoms: C51 and two-hot. Common base CB9.
 
 A projection gives each atom's mass to its two neighbors on the grid, in proportion to closeness. That keeps the mean,
 unless the atom lies beyond the ends of the grid.
@@ -39,7 +39,7 @@ def make_grid(v_min: float, v_max: float, size: int, spacing: str = "linear") ->
 
 
 def project_categorical(values: Tensor, probs: Tensor, v_min: float, v_max: float, size: int) -> Tensor:
-    """A law projected onto `size` even atoms from v_min to v_max. Bellemare et al. 2017, eq. 7.
+    """A distribution projected onto `size` even atoms from v_min to v_max. Bellemare et al. 2017, eq. 7.
 
     Args:
         values: (..., M), beyond the ends allowed: then the end atom gets the mass.
@@ -57,7 +57,7 @@ def project_categorical(values: Tensor, probs: Tensor, v_min: float, v_max: floa
 
 
 def project_to_grid(values: Tensor, probs: Tensor, grid: Tensor) -> Tensor:
-    """A law projected onto any ascending grid (G,); see `project_categorical`."""
+    """A distribution projected onto any ascending grid (G,); see `project_categorical`."""
     size = len(grid)
     values = values.clamp(grid[0], grid[-1])
     lower = (torch.searchsorted(grid, values.detach().contiguous(), right=True) - 1).clamp(0, size - 2)

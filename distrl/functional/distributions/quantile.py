@@ -1,4 +1,4 @@
-"""Laws as quantiles: at fixed levels (QR), at given ones (IQN), at learned ones (FQF)."""
+"""Distributions as quantiles: at fixed levels (QR), at given ones (IQN), at learned ones (FQF)."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def huber(error: Tensor, kappa: float | None) -> Tensor:
 def quantile_huber(
     values: Tensor, taus: Tensor, target_values: Tensor, target_probs: Tensor, kappa: float = 1.0
 ) -> Tensor:
-    """Quantile Huber loss against a discrete law. Dabney et al. 2018 (QR-DQN), eq. 10.
+    """Quantile Huber loss against a discrete distribution. Dabney et al. 2018 (QR-DQN), eq. 10.
 
     sum_i E_{y ~ target} |tau_i - 1{u_ij < 0}| H_kappa(u_ij) / kappa with u_ij = y_j - theta_i. kappa = 0 is the pinball
     loss, whose minimum are the target's quantiles; kappa > 0 smooths it and biases quantiles by at most kappa.

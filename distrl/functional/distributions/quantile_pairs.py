@@ -1,6 +1,6 @@
 """The N x M errors of quantile regression on a CPU, with kept memory.
 
-A batch of 256 laws with 25 quantiles, two critics and 46 target atoms has 600,000 errors. Written as one expression,
+A batch of 256 distributions with 25 quantiles, two critics and 46 target atoms has 600,000 errors. As one expression,
 each of a dozen intermediate results is fresh memory, and the operating system hands out pages for longer than the
 arithmetic takes. Here all of it happens in three buffers that stay. Tests compare with the plain expression.
 """

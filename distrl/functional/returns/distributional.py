@@ -1,9 +1,9 @@
-"""Lambda-targets that are whole laws: the critics of policy gradients with a return distribution. No gradients.
+"""Lambda-targets of distributional critics of policy gradients. No gradients.
 
-Rollouts are (T, B), with `terminated` and `truncated` as in `returns.py`; laws of the next state are atoms (T, B, M),
-at truncations those of the true final observation. The lambda-return of laws is a mixture, not a sum:
+Rollouts are (T, B); distributions of the next state are atoms (T, B, M), at truncations those of the true final
+observation. The lambda-return of distributions is a mixture, not a sum:
 
-    eta_t = law of r_t + gamma Z', where Z' follows eta_{t+1} with probability lam, else Z(s_{t+1}).
+    eta_t = distribution of r_t + gamma Z', where Z' follows eta_{t+1} with probability lam, else Z(s_{t+1}).
 
 Blending atoms linearly, or adding an advantage to the present atoms, would shrink or blow up the spread instead.
 With V-trace's clipped weights the mixture has a third part: with probability 1 - rho, Z(s_t) stays as it is.
@@ -65,7 +65,7 @@ def vtrace_particles(
 ) -> Atoms:
     """V-trace targets as particles: their mean over draws is `vs` of `returns.vtrace` on the mean critic.
 
-    vs_t = (1 - rho) V_t + rho r + gamma ((rho - c) V_{t+1} + c vs_{t+1}) is a mixture of laws where c <= rho <= 1.
+    vs_t = (1 - rho) V_t + rho r + gamma ((rho - c) V_{t+1} + c vs_{t+1}) is a mixture where c <= rho <= 1.
 
     Args:
         values: theta_j(s_t), (T, B, M).

@@ -31,7 +31,7 @@ def replacement_size(distribution: ReturnDistribution) -> int:
     """Uniform numbers per step that `lambda_atoms` needs; 0 where the target takes no sampling.
 
     Raises:
-        ConfigError: A joint law: a policy gradient has one reward.
+        ConfigError: A joint distribution: a policy gradient has one reward.
     """
     if distribution.channels > 1:
         raise ConfigError(

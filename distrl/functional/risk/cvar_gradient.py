@@ -32,7 +32,7 @@ def effective_sample_size(weight: Tensor) -> Tensor:
 
 
 def clipped_weight(log_ratio: Tensor, from_source: Tensor, bound: float = 5.0) -> Tensor:
-    """Importance weights of conditions: 1 where drawn from the source law, else the ratio clipped to [1/bound, bound].
+    """Compute importance weights of conditions: 1 for the source, else the ratio clipped to [1/bound, bound].
 
     Args:
         log_ratio: log source density - log sampling density of each episode's condition, (N,).

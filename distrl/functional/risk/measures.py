@@ -1,4 +1,4 @@
-"""Risk measures: functionals of a discrete return law, for any head. Common base CB10.
+"""Risk measures: functionals of a discrete return distribution, for any head. Common base CB10.
 
 A measure is called with atoms, `measure(values (..., M), probs (..., M)) -> (...)`. Higher is better, returns are
 gains, and the averse settings look at the lower tail. Results are differentiable by values and by probabilities.
@@ -6,7 +6,7 @@ gains, and the averse settings look at the lower tail. Results are differentiabl
 baselines and advantages can be computed as expectations under them.
 
 Three places use risk, and they are different problems: acting greedily by the risk of the return from here on (a
-nested objective), the baseline of a policy gradient, and the law of the whole episode's return (`stock.py`).
+nested objective), the baseline of a policy gradient, and the distribution of the whole episode's return (`stock.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from distrl.functional.atoms import LEVEL_TOLERANCE, atoms_mean, atoms_variance,
 
 
 class RiskMeasure(ABC):
-    """A functional of return laws.
+    """A functional of return distributions.
 
     Attributes:
         is_distortion: It is an expectation under re-weighted quantiles, so `distort` and `weigh` exist.
@@ -35,7 +35,7 @@ class RiskMeasure(ABC):
 
     @abstractmethod
     def __call__(self, values: Tensor, probs: Tensor, ordered: bool = False) -> Tensor:
-        """The risk-adjusted value (...) of laws with atoms (..., M).
+        """The risk-adjusted value (...) of distributions with atoms (..., M).
 
         Args:
             ordered: The values ascend already, which saves a sort.

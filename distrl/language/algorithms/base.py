@@ -73,7 +73,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
     movement_curves: tuple[str, ...] = MOVEMENT
     #: Keyword-only parameters of advantages whose values `numbers` gives, where the advantage has them.
     supplied: ClassVar[tuple[str, ...]] = ()
-    #: Measure the entropy of the policy's laws at every update, also without a bonus.
+    #: Measure the entropy of the policy's distributions at every update, also without a bonus.
     measures_entropy: ClassVar[bool] = False
 
     def __init__(self, config: Any, model: Any, **options: Any):
@@ -177,18 +177,18 @@ class LanguageAlgorithm(SingleModelAlgorithm):
 
     def score(self, batch: Columns) -> Tensor:
         """log pi of every token under the present weights, with gradient, (N, L); 0 where the mask does not hold."""
-        return self.laws(batch)[0]
+        return self.token_logp_and_entropy(batch)[0]
 
-    def laws(
+    def token_logp_and_entropy(
         self, batch: Columns, temperature: float | Tensor = 1.0, entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """log pi of every token under the present weights, and the entropy of the law it was drawn from, if asked for.
+        """Compute log pi of every token under the present weights, and the entropy of its distribution on request.
 
         With gradient, (N, L) both; 0 where the mask does not hold.
 
         Args:
             batch: `tokens`, `mask`, and `kept` where sampling truncates.
-            temperature: Of the law, times the run's own; a tensor (N,) has one for each row.
+            temperature: Of the distribution, times the run's own; a tensor (N,) has one for each row.
             entropy: Also give entropies.
         """
         settings = self.settings
@@ -206,10 +206,12 @@ class LanguageAlgorithm(SingleModelAlgorithm):
 
     @torch.no_grad()
     def scored(self, batch: Columns, temperature: float | Tensor = 1.0) -> Tensor:
-        """log pi of a whole batch without gradient, part by part. (N, L). Arguments as for `laws`."""
+        """log pi of a whole batch without gradient, part by part. (N, L). Arguments as for `token_logp_and_entropy`."""
         parts = torch.arange(len(batch.tokens), device=self.device).split(self.config.micro_batch)
         heats = [temperature[rows] if isinstance(temperature, Tensor) else temperature for rows in parts]
-        return torch.cat([self.laws(batch[rows], heat)[0] for rows, heat in zip(parts, heats, strict=True)])
+        return torch.cat(
+            [self.token_logp_and_entropy(batch[rows], heat)[0] for rows, heat in zip(parts, heats, strict=True)]
+        )
 
     def reference_logp(self, batch: Columns) -> Tensor:
         """log-probabilities under the first weights, (N, L)."""
@@ -315,7 +317,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
 
         `logp` (N, L) of the answers, and `entropy` (N, L) where it is wanted.
         """
-        logp, entropy = self.laws(part, entropy=self.entropies)
+        logp, entropy = self.token_logp_and_entropy(part, entropy=self.entropies)
         return part.with_(logp=logp) if entropy is None else part.with_(logp=logp, entropy=entropy)
 
     def part_loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:

@@ -74,7 +74,7 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
             mine = begin + rank < len(parts)
             rows = parts[begin + rank if mine else begin]
             heat = temperature[rows] if isinstance(temperature, Tensor) else temperature
-            found = self.laws(batch[rows], heat)[0]
+            found = self.token_logp_and_entropy(batch[rows], heat)[0]
             if mine:
                 logp[rows] = found
         dist.all_reduce(logp)

@@ -23,7 +23,7 @@ class SamplingOptions:
         top_p: Draw from the smallest set of tokens that holds this probability; 1 draws from all.
         top_k: Draw from the k likeliest tokens, before top-p; 0 draws from all.
         stop_ids: Tokens that end an answer.
-        entropy: Also give the entropy of the law that each token was drawn from.
+        entropy: Also give the entropy of the distribution that each token was drawn from.
     """
 
     max_new_tokens: int = 64
@@ -44,7 +44,7 @@ class SamplingOptions:
 
     @property
     def truncates(self) -> bool:
-        """Tokens are left out of the law that is drawn from."""
+        """Tokens are left out of the distribution that is drawn from."""
         return self.temperature > 0 and (self.top_p < 1.0 or self.top_k > 0)
 
 
@@ -54,8 +54,8 @@ class Completion:
 
     Attributes:
         tokens: int32 (n,), with the stop token where there is one.
-        logp: float32 (n,), of the law really drawn from: after temperature, top-k and top-p. 0 at temperature 0.
-        stopped: It ended by itself; False where it was cut at `max_new_tokens`, or aborted.
+        logp: float32 (n,), of the sampling distribution: after temperature, top-k and top-p. 0 at temperature 0.
+        stopped: The answer has ended; False where it was cut at `max_new_tokens`, or aborted.
         versions: int64 (n,), version of the weights that each token was drawn with.
         kept: For each token the ids that truncation left, ascending; None where nothing is truncated.
         entropy: float32 (n,), where asked for.

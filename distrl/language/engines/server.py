@@ -97,7 +97,7 @@ class ServerEngine:
 
         Raises:
             ConfigError: Also: truncation or entropy is asked for, which servers do not tell enough of; or the server's
-                log-probabilities are not those of the law that it draws from.
+                log-probabilities are not those of the distribution that it draws from.
             ResourceError: The server failed.
         """
         check_request(prompts, repeats, uniforms, options, self.context)

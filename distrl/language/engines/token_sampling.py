@@ -26,7 +26,7 @@ class Draw:
 
     Attributes:
         tokens: (n,) int64.
-        logp: (n,) float32, under the law drawn from.
+        logp: (n,) float32, under the distribution drawn from.
         kept: n arrays of ids in ascending order, or None without truncation.
         entropy: (n,) float32, or None where not asked for.
     """

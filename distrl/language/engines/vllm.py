@@ -115,7 +115,7 @@ class VllmEngine:
             while calls.rows:
                 for row, output in calls.step():
                     said = zip(sequences[row], output.prompt_logprobs, strict=True)
-                    scores = [law[token].logprob if law else 0.0 for token, law in said]
+                    scores = [distribution[token].logprob if distribution else 0.0 for token, distribution in said]
                     results[row] = np.array(scores[prompt_lengths[row] :], np.float32)
         return results
 

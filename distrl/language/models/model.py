@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from distrl.base.errors import ConfigError
 from distrl.config.sections.heads import ReturnHeadConfig
 from distrl.language.models.tokenizers import TextTokenizer
-from distrl.models.heads.base import ReturnHead, make_return_head
+from distrl.models.heads.base import ReturnHead
+from distrl.models.heads.make import make_return_head
 
 
 class LanguageModel(nn.Module):
@@ -31,7 +32,7 @@ class LanguageModel(nn.Module):
         network: The model of transformers; dropout is switched off.
         tokenizer: Its tokenizer.
         context: Longest sequence in tokens.
-        dtype: What layers compute in. Parameters stay in float32; so do the residual stream, norms and laws.
+        dtype: What layers compute in. Parameters stay in float32; so do the residual stream, norms and distributions.
         critic_head: A return distribution for every token, computed from the trunk.
 
     Attributes:
@@ -184,7 +185,7 @@ def _count(tokens: Tensor) -> Tensor:
 
 
 def _no_dropout(network: Any) -> None:
-    """Sampler and learner must compute one law, so nothing random may happen in between."""
+    """Sampler and learner must compute one distribution, so nothing random may happen in between."""
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

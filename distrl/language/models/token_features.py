@@ -1,8 +1,8 @@
 """What lies under the log-probabilities: the states that tokens are predicted from, and functions of their logits.
 
     features = token_features(model, tokens, mask)                        # (K, D), one row for each masked token
-    logp, total = each_chunk(model, features, tokens[mask], law)          # law(logits (C, V), targets (C,), begin)
-    spread(logp, mask)                                                    # (N, L)
+    logp, total = each_chunk(model, features, tokens[mask], function)  # function(logits (C, V), targets (C,), begin)
+    spread(logp, mask)                                                 # (N, L)
 
 Everything masked is in row-major order.
 """
@@ -22,7 +22,7 @@ from distrl.language.models.packing import packed_features
 from distrl.language.models.token_logp import CHUNK_NUMBERS
 
 #: From logits (C, V), tokens (C,) and the number of the first of them to columns (C,).
-Law = Callable[[Tensor, Tensor, int], tuple[Tensor, ...]]
+TokenFunction = Callable[[Tensor, Tensor, int], tuple[Tensor, ...]]
 
 
 def token_features(model: LanguageModel, tokens: Tensor, mask: Tensor, packing: bool = False) -> Tensor:
@@ -42,7 +42,7 @@ def token_features(model: LanguageModel, tokens: Tensor, mask: Tensor, packing: 
 
 
 def each_chunk(
-    model: LanguageModel, features: Tensor, targets: Tensor, law: Law, chunk: int | None = None
+    model: LanguageModel, features: Tensor, targets: Tensor, function: TokenFunction, chunk: int | None = None
 ) -> tuple[Tensor, ...]:
     """Apply a function of the logits, some hundred positions at a time: all logits of a batch never exist at once.
 
@@ -50,16 +50,16 @@ def each_chunk(
         model: Has the output layer.
         features: (K, D).
         targets: (K,) int64.
-        law: A pure function: with gradient it is computed again in the backward pass.
+        function: A pure function: with gradient it is computed again in the backward pass.
         chunk: Positions whose logits exist at once. Default: 64 MiB of logits.
 
     Returns:
-        The law's columns, (K,) each.
+        Columns of the function, (K,) each.
     """
     size = chunk or max(1, CHUNK_NUMBERS // model.head_weight.shape[0])
 
     def compute(features: Tensor, targets: Tensor, begin: int) -> tuple[Tensor, ...]:
-        return law(model.logits(features), targets, begin)
+        return function(model.logits(features), targets, begin)
 
     parts = []
     for begin in range(0, max(len(targets), 1), size):

@@ -80,11 +80,11 @@ def token_logp(
         positions, segments: As for `LanguageModel.hidden`.
         temperature: Logits are divided by it. 0 (the likeliest token was taken) counts as 1. A tensor (N,) has one for
             each row, which may be infinite: then all tokens are equally likely.
-        top_p, top_k: Truncate as sampling does, with this model's own law; a scored token always stays. For tokens
+        top_p, top_k: Truncate as sampling does, with this model's distribution; a scored token always stays. For tokens
             that were drawn with truncation give `kept`: other weights leave other tokens.
         kept: What truncation left when the tokens were drawn; `top_p` and `top_k` are ignored then.
         chunk: Positions whose logits exist at once. Default: 64 MiB of logits.
-        entropy: Also the entropy of each token's law, over the support that it is scored on.
+        entropy: Also the entropy of each token's distribution, over the support that it is scored on.
         packing: Compute rows packed, and what rows begin with once (`packing.py`); for rows without positions
             and segments of their own.
 
@@ -94,13 +94,13 @@ def token_logp(
     Raises:
         ValueError: The mask holds for a first token, which nothing comes before.
     """
-    law = _Law(model, top_p, top_k, entropy)
+    distribution = _TokenDistribution(model, top_p, top_k, entropy)
     _check_mask(mask)
     if packing:
         features = packed_features(model, tokens, mask)
     else:
         features = _before(model.hidden(tokens, positions, segments), mask)
-    return _score(law, features, tokens, mask, _temperatures(temperature, mask), kept, chunk)
+    return _score(distribution, features, tokens, mask, _temperatures(temperature, mask), kept, chunk)
 
 
 def score_hidden(
@@ -122,8 +122,8 @@ def score_hidden(
         ValueError: The mask holds for a first token, which nothing comes before.
     """
     _check_mask(mask)
-    law = _Law(model, top_p, top_k, entropy)
-    return _score(law, _before(hidden, mask), tokens, mask, _temperatures(temperature, mask), kept, chunk)
+    distribution = _TokenDistribution(model, top_p, top_k, entropy)
+    return _score(distribution, _before(hidden, mask), tokens, mask, _temperatures(temperature, mask), kept, chunk)
 
 
 def score_features(
@@ -140,8 +140,8 @@ def score_features(
     entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """`token_logp` on the states (K, D) that masked tokens are predicted from: `token_features.token_features`."""
-    law = _Law(model, top_p, top_k, entropy)
-    return _score(law, features, tokens, mask, _temperatures(temperature, mask), kept, chunk)
+    distribution = _TokenDistribution(model, top_p, top_k, entropy)
+    return _score(distribution, features, tokens, mask, _temperatures(temperature, mask), kept, chunk)
 
 
 def _check_mask(mask: Tensor) -> None:
@@ -163,7 +163,7 @@ def _temperatures(temperature: float | Tensor, mask: Tensor) -> Tensor | None:
 
 
 def _score(
-    law: _Law,
+    distribution: _TokenDistribution,
     features: Tensor,
     tokens: Tensor,
     mask: Tensor,
@@ -171,9 +171,9 @@ def _score(
     kept: Support | None,
     chunk: int | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The laws of the features (K, D), some at a time, at the masked tokens."""
+    """The distributions of the features (K, D), some at a time, at the masked tokens."""
     targets = tokens[mask]
-    vocabulary = law.model.head_weight.shape[0]
+    vocabulary = distribution.model.head_weight.shape[0]
     size = chunk or max(1, CHUNK_NUMBERS // vocabulary)
     logps, entropies = [], []
     for begin in range(0, len(targets), size):
@@ -182,16 +182,16 @@ def _score(
         heat = temperature[begin:end, None] if temperature is not None and temperature.dim() else temperature
         arguments = (features[begin:end], targets[begin:end], heat, allowed)
         if torch.is_grad_enabled() and len(targets) > size:
-            one, two = checkpoint(law, *arguments, use_reentrant=False, preserve_rng_state=False)
+            one, two = checkpoint(distribution, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
-            one, two = law(*arguments)
+            one, two = distribution(*arguments)
         logps.append(one)
         entropies.append(two)
-    return _spread(logps, mask), _spread(entropies, mask) if law.entropy else None
+    return _spread(logps, mask), _spread(entropies, mask) if distribution.entropy else None
 
 
 @dataclass(frozen=True)
-class _Law:
+class _TokenDistribution:
     """From hidden states (C, D) and tokens (C,) to log-probabilities and entropies (C,)."""
 
     model: LanguageModel

@@ -1,4 +1,4 @@
-"""Return heads: from features to the parameters of a return distribution, one law for each action.
+"""Return heads: modules from features to the parameters of a return distribution for each action.
 
     head = make_return_head(config.critic_head, feature_size, actions=4, dueling=True)
     params = head(features)                        # (N, F) -> (N, A, P)
@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distrl.config.sections.heads import ReturnHeadConfig
-from distrl.functional.distributions.base import ReturnDistribution, make_return_distribution
+from distrl.functional.distributions.base import ReturnDistribution
 from distrl.models.layers.dense import orthogonal
 
 #: (inputs, outputs) -> a linear layer; noisy nets pass their own.
@@ -81,7 +79,7 @@ class LinearHead(ReturnHead):
         self.layer, self.value_layer = last_layers(
             make_linear, feature_size, actions, size, distribution.head_gain, dueling
         )
-        # the law of an untrained head: part of the bias, or of a constant where a layer starts in its own way
+        # the untrained distribution: in the bias, or a constant where a layer has an initialization that differs
         first = self.layer if self.value_layer is None else self.value_layer
         self.offset: Tensor | None
         if isinstance(first, nn.Linear):
@@ -101,39 +99,10 @@ class LinearHead(ReturnHead):
 
 def last_layers(
     make_linear: MakeLinear, feature_size: int, actions: int, size: int, gain: float, dueling: bool
-) -> tuple[Any, Any]:
-    """The layer that gives `size` numbers for each action, and with dueling one that gives them for the state."""
+) -> tuple[nn.Module, nn.Module | None]:
+    """Return the layer of `size` numbers for each action, and with dueling one for the state."""
     layers = [make_linear(feature_size, actions * size)] + [make_linear(feature_size, size)] * dueling
     for layer in layers:
         if isinstance(layer, nn.Linear):
             orthogonal(layer, gain)
     return layers[0], layers[1] if dueling else None
-
-
-def make_return_head(
-    config: ReturnHeadConfig | str,
-    feature_size: int,
-    actions: int = 1,
-    dueling: bool = False,
-    make_linear: MakeLinear = nn.Linear,
-) -> ReturnHead:
-    """The head that a config, or a bare family name, describes.
-
-    Args:
-        feature_size: F.
-        actions: A; 1 for state values and state-action critics.
-        dueling: V + A - mean_a A. With one action it changes nothing and is left out.
-        make_linear: Makes the last layers (noisy nets).
-
-    Raises:
-        ConfigError: A family that does not exist, or numbers outside its range.
-    """
-    from distrl.models.heads.implicit import FractionHead, ImplicitHead
-
-    if isinstance(config, str):
-        config = ReturnHeadConfig.model_validate(config)
-    distribution = make_return_distribution(config.name, **config.options())
-    kinds: dict[str, Any] = {"linear": LinearHead, "implicit": ImplicitHead, "fractions": FractionHead}
-    head_class = kinds[distribution.head]
-    options = config.network_options()
-    return head_class(distribution, feature_size, actions, dueling and actions > 1, make_linear, **options)

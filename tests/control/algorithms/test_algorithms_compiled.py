@@ -87,7 +87,7 @@ def test_bf16_is_another_arithmetic_and_the_same_learning(case: str) -> None:
     torch.testing.assert_close(learned(rough), learned(plain), rtol=0.1, atol=0.02)
 
 
-def test_last_layers_and_laws_stay_in_float32() -> None:
+def test_last_layers_and_distributions_stay_in_float32() -> None:
     """An output near 1000 keeps its decimals: in bfloat16 it would be a multiple of 4."""
     learner = make("dqn", bf16=True)
     with torch.no_grad():

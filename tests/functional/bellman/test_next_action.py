@@ -10,23 +10,23 @@ import torch
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.functional.atoms import atoms_mean
-from distrl.functional.bellman.next_action import check_temperature, munchausen, next_law, soft
+from distrl.functional.bellman.next_action import check_temperature, munchausen, next_distribution, soft
 
 TARGET = torch.tensor([[1.0, 2.0, 0.0], [0.0, -1.0, 5.0]], dtype=torch.float64)
 ONLINE = torch.tensor([[3.0, 2.0, 9.0], [0.0, 1.0, -5.0]], dtype=torch.float64)
 MASK = torch.tensor([[True, False, True], [True, True, False]])
 
 
-def law(rule: str, mask: torch.Tensor | None = None, temperature: float = 0.5) -> torch.Tensor:
+def distribution(rule: str, mask: torch.Tensor | None = None, temperature: float = 0.5) -> torch.Tensor:
     choice = register.get("next_action", rule)(TARGET, ONLINE, mask, temperature)
-    return atoms_mean(*next_law(choice, TARGET.unsqueeze(-1), torch.ones(2, 3, 1, dtype=torch.float64)))
+    return atoms_mean(*next_distribution(choice, TARGET.unsqueeze(-1), torch.ones(2, 3, 1, dtype=torch.float64)))
 
 
 def test_greedy_and_double():
-    assert law("greedy").tolist() == [2.0, 5.0]
-    assert law("double").tolist() == [0.0, -1.0]
-    assert law("greedy", MASK).tolist() == [1.0, 0.0]
-    assert law("double", MASK).tolist() == [0.0, -1.0]
+    assert distribution("greedy").tolist() == [2.0, 5.0]
+    assert distribution("double").tolist() == [0.0, -1.0]
+    assert distribution("greedy", MASK).tolist() == [1.0, 0.0]
+    assert distribution("double", MASK).tolist() == [0.0, -1.0]
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -34,18 +34,18 @@ def test_soft_is_the_log_sum_of_exponentials(masked: bool):
     """E_pi[Q - T log pi] = T logsumexp(Q / T) for pi = softmax(Q / T)."""
     values = TARGET.masked_fill(~MASK, -math.inf) if masked else TARGET
     expected = 0.5 * torch.logsumexp(values / 0.5, -1)
-    torch.testing.assert_close(law("soft", MASK if masked else None), expected)
+    torch.testing.assert_close(distribution("soft", MASK if masked else None), expected)
     choice = soft(TARGET, ONLINE, MASK, 0.5)
     assert choice.weight is not None
     assert torch.equal(choice.weight[~MASK], torch.zeros(2, dtype=torch.float64))
 
 
-def test_laws_of_weighted_actions_are_mixtures():
+def test_distributions_of_weighted_actions_are_mixtures():
     values = torch.randn(2, 3, 4, dtype=torch.float64)
     probs = torch.rand(2, 3, 4, dtype=torch.float64)
     probs = probs / probs.sum(-1, keepdim=True)
     choice = soft(TARGET, ONLINE, None, 1.0)
-    mixed = next_law(choice, values, probs)
+    mixed = next_distribution(choice, values, probs)
     assert mixed.values.shape == (2, 12)
     torch.testing.assert_close(mixed.probs.sum(-1), torch.ones(2, dtype=torch.float64))
     assert choice.weight is not None
@@ -54,10 +54,10 @@ def test_laws_of_weighted_actions_are_mixtures():
     torch.testing.assert_close(atoms_mean(*mixed), expected)
 
 
-def test_one_action_of_a_joint_law_keeps_its_channels():
+def test_one_action_of_a_joint_distribution_keeps_its_channels():
     values = torch.arange(2 * 3 * 4 * 2).view(2, 3, 4, 2).double()
     choice = register.get("next_action", "greedy")(TARGET, ONLINE)
-    chosen = next_law(choice, values, torch.full((2, 3, 4), 0.25))
+    chosen = next_distribution(choice, values, torch.full((2, 3, 4), 0.25))
     assert torch.equal(chosen.values, torch.stack((values[0, 1], values[1, 2])))
     assert chosen.probs.shape == (2, 4)
 

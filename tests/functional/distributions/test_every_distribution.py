@@ -92,7 +92,7 @@ def test_shapes(family):
 
 @settings(max_examples=15)
 @given(st.sampled_from(list(SMALL)), st.integers(0, 10_000))
-def test_mean_variance_quantile_cdf_and_samples_are_of_one_law(family, seed):
+def test_mean_variance_quantile_cdf_and_samples_are_of_one_distribution(family, seed):
     distribution = small(family)
     params = random_params(family, (2,), seed)
     levels = midpoints(4000, params)
@@ -170,8 +170,8 @@ def test_any_family_learns_from_any_other(family):
 
 
 @pytest.mark.parametrize("family", ["categorical", "quantile", "gaussian", "mixture"])
-def test_learns_a_law_it_can_represent(family):
-    """Fitted to its own kind of law by gradient steps, it ends near in Wasserstein-1."""
+def test_learns_a_distribution_it_can_represent(family):
+    """Fitted to its own kind of distribution by gradient steps, it ends near in Wasserstein-1."""
     options = {"quantile": {"size": 8, "kappa": 0.0}, "mixture": {"size": 2}, "categorical": SMALL["categorical"]}
     distribution = make_return_distribution(family, **options.get(family, {}))
     generator = torch.Generator().manual_seed(1)
@@ -203,13 +203,13 @@ NORMAL_CLOSED_FORMS = [
 
 @pytest.mark.parametrize(("name", "options", "expected"), NORMAL_CLOSED_FORMS)
 def test_risk_of_densities_within_one_percent(name, options, expected):
-    """A standard normal law, as one Gaussian and as two equal components."""
+    """A standard normal distribution, as one Gaussian and as two equal components."""
     measure = make_risk(name, **options)
     raw = torch.log(torch.expm1(torch.tensor(1.0 - 0.01, dtype=torch.float64)))
     gaussian = make_return_distribution("gaussian")
     params = torch.stack((torch.tensor(0.0).double(), raw))
     assert gaussian.risk(params, measure).item() == pytest.approx(expected, rel=0.01, abs=1e-9)
-    mixture = make_return_distribution("mixture", size=2)  # two equal components: the same law
+    mixture = make_return_distribution("mixture", size=2)  # two equal components: the same distribution
     params = torch.stack((torch.zeros(2), torch.zeros(2), raw.repeat(2)), 0).flatten().double()
     assert mixture.risk(params, measure).item() == pytest.approx(expected, rel=0.01, abs=1e-9)
 
@@ -311,7 +311,7 @@ def test_fqf_fractions_move_by_gradient_only():
     assert gradient[..., 12:].abs().sum() == 0  # boundary values
 
 
-def test_joint_law_reads_as_the_weighted_sum_of_channels():
+def test_joint_distribution_reads_as_the_weighted_sum_of_channels():
     distribution = make_return_distribution("joint", size=2, channels=2, weights=[1.0, -2.0])
     params = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
     assert distribution.atoms(params).values.tolist() == [[-3.0, -5.0]]

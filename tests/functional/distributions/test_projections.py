@@ -1,4 +1,4 @@
-"""Projection of laws onto grids."""
+"""Projection of distributions onto grids."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_exact_numbers():
     assert on_51[1, 27:29].tolist() == pytest.approx([0.5, 0.5], abs=1e-5)
 
 
-def test_mass_and_mean_are_kept_for_a_thousand_random_laws():
+def test_mass_and_mean_are_kept_for_a_thousand_random_distributions():
     generator = torch.Generator().manual_seed(0)
     grid = make_grid(-10, 10, 51)
     reward = 8 * torch.rand(1000, 1, generator=generator, dtype=torch.float64) - 4

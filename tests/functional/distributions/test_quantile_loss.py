@@ -75,7 +75,7 @@ def test_cosine_features():
     torch.testing.assert_close(found, torch.tensor([1.0, 0, -1, 0, 1], dtype=torch.float64))
 
 
-def test_crps_of_a_point_is_the_distance_and_rewards_the_true_law():
+def test_crps_of_a_point_is_the_distance_and_rewards_the_true_distribution():
     assert crps(torch.full((8,), 2.0), torch.tensor(5.0)).item() == pytest.approx(3.0)
     outcomes = torch.randn(4000, generator=torch.Generator().manual_seed(0))
     right = torch.special.ndtri(midpoints(32, outcomes)).expand(4000, 32)

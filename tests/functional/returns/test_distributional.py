@@ -1,4 +1,4 @@
-"""Lambda-targets and V-trace targets that are laws."""
+"""Lambda-targets and V-trace targets that are distributions."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_mean_over_draws_is_the_lambda_return_and_vtrace():
     torch.testing.assert_close(atoms_mean(*found), expected, atol=0.05, rtol=0)
 
 
-def test_projected_means_are_exact_and_laws_agree_with_particles():
+def test_projected_means_are_exact_and_distributions_agree_with_particles():
     reward, terminated, truncated, log_ratio, generator = rollout(2)
     grid = make_grid(-20, 20, 401)
     own, following = consistent_values(terminated | truncated, generator)

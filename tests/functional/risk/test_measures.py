@@ -18,10 +18,10 @@ NAMES = [method.name for method in register.methods("risk")]
 DISTORTIONS = ["mean", "cvar", "wang", "cpw", "power", "norm", "mixed_var"]
 
 numbers = st.floats(-20, 20, allow_nan=False)
-laws = st.lists(st.tuples(numbers, st.floats(0.05, 1)), min_size=1, max_size=8)
+distributions = st.lists(st.tuples(numbers, st.floats(0.05, 1)), min_size=1, max_size=8)
 
 
-def law(pairs):
+def distribution(pairs):
     values, weights = (torch.tensor(column, dtype=torch.float64) for column in zip(*pairs, strict=True))
     return values, weights / weights.sum()
 
@@ -86,7 +86,7 @@ def test_mixed_var_is_the_weighted_mean_of_lower_tail_and_middle():
         ("norm", {"count": 3}, 3.0),
     ],
 )
-def test_closed_forms_of_a_normal_law(name, options, expected, dtype):
+def test_closed_forms_of_a_normal_distribution(name, options, expected, dtype):
     values = 3 + 2 * torch.special.ndtri(midpoints(20000, torch.zeros((), dtype=dtype)))
     assert make_risk(name, **options)(values, equal_probs(values)).item() == pytest.approx(expected, rel=2e-3)
 
@@ -109,9 +109,9 @@ def test_value_at_risk_reads_one_level():
     assert make_risk("var", level=0.3).distort(torch.rand(4)).tolist() == pytest.approx([0.3] * 4)
 
 
-@given(laws, st.sampled_from(NAMES), st.floats(-5, 5))
+@given(distributions, st.sampled_from(NAMES), st.floats(-5, 5))
 def test_translation_bounds_and_weights(pairs, name, shift):
-    values, probs = law(pairs)
+    values, probs = distribution(pairs)
     measure = make_risk(name)
     found = measure(values, probs)
     torch.testing.assert_close(measure(values + shift, probs), found + shift, rtol=1e-6, atol=1e-6)
@@ -124,9 +124,9 @@ def test_translation_bounds_and_weights(pairs, name, shift):
         assert values.min() - 1e-9 <= found <= values.max() + 1e-9
 
 
-@given(laws, st.floats(0.01, 1))
+@given(distributions, st.floats(0.01, 1))
 def test_cvar_is_rockafellar_and_uryasevs_maximum(pairs, level):
-    values, probs = law(pairs)
+    values, probs = distribution(pairs)
     best = max(float(b + (probs * (values - b).clamp(max=0)).sum() / level) for b in values)
     assert make_risk("cvar", level=level)(values, probs).item() == pytest.approx(best, abs=1e-9)
 
@@ -160,7 +160,7 @@ def test_equal_probabilities_as_a_view_and_written_out_give_the_same(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_constant_law_has_no_risk(name):
+def test_a_constant_distribution_has_no_risk(name):
     """Entry 10: equal quantiles give every distortion the same advantages."""
     values = torch.full((2, 8), 1.25)
     torch.testing.assert_close(make_risk(name)(values, equal_probs(values)), torch.full((2,), 1.25))

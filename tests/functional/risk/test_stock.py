@@ -33,12 +33,12 @@ def test_lottery():
 
 
 def test_mean_utility_ranks_actions_alike_for_every_stock():
-    laws = torch.randn(4, 16)
+    distributions = torch.randn(4, 16)
     choices = {
-        int(stock_utility(laws, equal_probs(laws), torch.full((4,), stock), "mean").argmax())
+        int(stock_utility(distributions, equal_probs(distributions), torch.full((4,), stock), "mean").argmax())
         for stock in (-9.0, 0, 9.0)
     }
-    assert choices == {int(laws.mean(-1).argmax())}
+    assert choices == {int(distributions.mean(-1).argmax())}
 
 
 def test_shortfall_and_homeostasis():

@@ -39,14 +39,16 @@ class ServerContract:
         others = engine.generate(prompts, 4, uniforms(16, 12, seed=9), options)
         assert [a.tokens.tolist() for a in others] != [a.tokens.tolist() for a in answers]
 
-    def test_first_tokens_follow_the_models_law(self, url, model):
+    def test_first_tokens_follow_the_models_distribution(self, url, model):
         """2,000 answers of one token: no token's share is further from its probability than chance makes it."""
         engine, count = ServerEngine(url), 2000
         answers = engine.generate([[3, 4]], count, uniforms(count, 1), SamplingOptions(max_new_tokens=1))
         found = np.bincount([int(answer.tokens[0]) for answer in answers], minlength=model.tokenizer.vocab_size) / count
         with torch.no_grad():
-            law = model.logits(model.hidden(torch.tensor([[3, 4]]))[0, -1]).softmax(0).numpy()
-        assert (np.abs(found - law) <= 4.5 * np.sqrt(law * (1 - law) / count) + 1 / count).all()
+            distribution = model.logits(model.hidden(torch.tensor([[3, 4]]))[0, -1]).softmax(0).numpy()
+        assert (
+            np.abs(found - distribution) <= 4.5 * np.sqrt(distribution * (1 - distribution) / count) + 1 / count
+        ).all()
 
     def test_scores_are_the_models(self, url, model, prompts):
         sequences = [[*prompt, 3, 7, 4] for prompt in prompts]

@@ -45,7 +45,7 @@ def test_inverse_of_the_cumulative_distribution(vocabulary, case):
         assert drawn.kept is None
 
 
-def test_frequencies_are_the_law():
+def test_frequencies_are_the_distribution():
     logits = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log().expand(20_000, -1)
     uniforms = torch.from_numpy(np.random.default_rng(0).random(20_000))
     share = torch.bincount(draw(logits, uniforms, SamplingOptions()).tokens, minlength=4) / 20_000
@@ -63,7 +63,7 @@ def test_tokens_without_probability_are_never_drawn(vocabulary):
     assert drawn.entropy.abs().max() < 1e-6
 
 
-def test_a_flat_law_falls_back_to_sorting_everything():
+def test_a_flat_distribution_falls_back_to_sorting_everything():
     logits = torch.zeros(2, 4000)
     drawn = draw(logits, torch.tensor([0.0, 0.999], dtype=torch.float64), SamplingOptions(top_p=0.5))
     assert [len(ids) for ids in drawn.kept] == [2000, 2000]
@@ -76,7 +76,7 @@ def test_temperature_zero_takes_the_likeliest():
     assert (drawn.tokens.item(), drawn.logp.item(), drawn.kept) == (1, 0.0, None)
 
 
-def test_entropy_of_the_law_that_is_drawn_from():
+def test_entropy_of_the_distribution_that_is_drawn_from():
     logits = torch.randn(5, 300, generator=torch.Generator().manual_seed(0)) * 2
     uniforms = torch.full((5,), 0.3, dtype=torch.float64)
     for options in (SamplingOptions(temperature=0.7, entropy=True), SamplingOptions(top_k=9, entropy=True)):

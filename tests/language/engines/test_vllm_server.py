@@ -40,7 +40,7 @@ def prompts(model) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def server(model, tmp_path_factory) -> Iterator[str]:
-    """A served folder whose generation_config.json recommends a truncated law, as many on the hub do."""
+    """A served folder whose generation_config.json recommends a truncated distribution, as many on the hub do."""
     folder = export_pretrained(model, tmp_path_factory.mktemp("served") / "teacher", {"name": "teacher"})
     recommended = folder / "generation_config.json"
     told = json.loads(recommended.read_text()) if recommended.exists() else {}

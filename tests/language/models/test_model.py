@@ -103,17 +103,19 @@ def test_a_critic_on_the_trunk_learns(head, tokens):
     model = tiny(critic_head=head)
     hidden = model.hidden(tokens)
     params = model.value_params(hidden)
-    law = model.critic.distribution
-    assert params.shape == (*tokens.shape, law.param_size)
-    assert law.mean(params).shape == tokens.shape
+    distribution = model.critic.distribution
+    assert params.shape == (*tokens.shape, distribution.param_size)
+    assert distribution.mean(params).shape == tokens.shape
     target = torch.full((*tokens.shape, 1), 0.7)
     optimizer = torch.optim.Adam(model.critic.parameters(), 0.05)
     for _ in range(150):
         optimizer.zero_grad()
-        law.loss(model.value_params(hidden.detach()), target, torch.ones_like(target)).mean().backward()
+        distribution.loss(model.value_params(hidden.detach()), target, torch.ones_like(target)).mean().backward()
         optimizer.step()
-    torch.testing.assert_close(law.mean(model.value_params(hidden)), torch.full(tokens.shape, 0.7), atol=0.1, rtol=0)
-    law.loss(model.value_params(model.hidden(tokens)), target, torch.ones_like(target)).mean().backward()
+    torch.testing.assert_close(
+        distribution.mean(model.value_params(hidden)), torch.full(tokens.shape, 0.7), atol=0.1, rtol=0
+    )
+    distribution.loss(model.value_params(model.hidden(tokens)), target, torch.ones_like(target)).mean().backward()
     assert model.network.base_model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0  # it reaches the trunk
     with pytest.raises(ConfigError, match="no critic"):
         tiny().value_params(hidden)

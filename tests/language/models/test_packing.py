@@ -55,7 +55,7 @@ def gradients(model, tokens, mask, packing: bool, **options) -> tuple[torch.Tens
 def assert_packing_changes_nothing(model, tokens, mask, **options) -> None:
     plain_logp, plain = gradients(model, tokens, mask, False, **options)
     packed_logp, packed = gradients(model, tokens, mask, True, **options)
-    assert float(plain_logp[mask].std()) > 0.2  # laws that differ
+    assert float(plain_logp[mask].std()) > 0.2  # distributions that differ
     torch.testing.assert_close(packed_logp, plain_logp, rtol=1e-5, atol=1e-5)
     assert packed.keys() == plain.keys()
     whole = torch.cat([plain[name].flatten() for name in plain])

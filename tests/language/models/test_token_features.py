@@ -40,17 +40,17 @@ def test_chunks_change_neither_values_nor_gradients() -> None:
     made = TinyWorld({"name": "grpo"})
     batch, model = made.batch(), made.algorithm.language
 
-    def law(logits: torch.Tensor, targets: torch.Tensor, begin: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def distribution(logits: torch.Tensor, targets: torch.Tensor, begin: int) -> tuple[torch.Tensor, torch.Tensor]:
         return logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1), begin + torch.arange(len(targets))
 
     gradients = []
     for chunk in (None, 5):
         features = token_features(model, batch.tokens, batch.mask)
-        logp, place = each_chunk(model, features, batch.tokens[batch.mask], law, chunk)
+        logp, place = each_chunk(model, features, batch.tokens[batch.mask], distribution, chunk)
         assert place.tolist() == list(range(int(batch.mask.sum())))
         assert torch.allclose(spread(logp, batch.mask), token_logp(model, batch.tokens, batch.mask)[0], atol=1e-6)
         gradients.append(made.slow_gradient(logp.square().sum()))
     assert float(gradients[0].norm()) > 0
     assert torch.allclose(*gradients, atol=1e-5)
-    nothing = each_chunk(model, torch.zeros(0, 32), torch.zeros(0, dtype=torch.int64), law)
+    nothing = each_chunk(model, torch.zeros(0, 32), torch.zeros(0, dtype=torch.int64), distribution)
     assert [len(column) for column in nothing] == [0, 0]

@@ -62,7 +62,7 @@ def test_chunks_equal_full_logits_and_their_gradients(model, batch, chunk, tempe
     want_logp, want_entropy = plain(model, tokens, mask, temperature)
     torch.testing.assert_close(logp, want_logp, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(entropy, want_entropy, rtol=1e-5, atol=1e-5)
-    assert float(want_logp.detach().std()) > 0.5  # laws that differ: a test on uniform ones would prove little
+    assert float(want_logp.detach().std()) > 0.5  # distributions that differ: a test on uniform ones would prove little
     ours = gradients(model, (logp * weight).sum() + 0.3 * entropy.sum())
     assert_same_gradients(ours, gradients(model, (want_logp * weight).sum() + 0.3 * want_entropy.sum()))
 

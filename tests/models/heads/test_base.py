@@ -10,7 +10,7 @@ from torch import nn
 from distrl.config.sections.heads import FAMILIES, ReturnHeadConfig
 from distrl.functional.atoms import equal_probs, midpoints, wasserstein1
 from distrl.functional.risk.measures import make_risk
-from distrl.models.heads.base import make_return_head
+from distrl.models.heads.make import make_return_head
 
 
 class PlainLinear(nn.Module):
@@ -123,8 +123,8 @@ def test_fraction_rate_scales_the_step_whatever_the_optimizer():
 
 
 @pytest.mark.parametrize("family", ["categorical", "quantile", "iqn", "fqf", "gaussian", "mixture"])
-def test_every_head_learns_a_law(family):
-    """Returns of N(1, 0.5), one sample a row: the law, not only its mean, is found."""
+def test_every_head_learns_a_distribution(family):
+    """Returns of N(1, 0.5), one sample a row: the distribution, not only its mean, is found."""
     torch.manual_seed(0)
     sharp = {"kappa": 0.1}
     options = {"categorical": {"v_min": -3, "v_max": 5}, "quantile": sharp, "iqn": sharp, "fqf": sharp}
@@ -143,8 +143,8 @@ def test_every_head_learns_a_law(family):
         optimizer.step()
     with torch.no_grad():
         found = head.distribution.atoms(head(features[:1]).squeeze(1)[0])
-    law = 1 + 0.5 * torch.special.ndtri(midpoints(2000, features))
-    assert wasserstein1(found, (law, equal_probs(law))) < 0.12
+    distribution = 1 + 0.5 * torch.special.ndtri(midpoints(2000, features))
+    assert wasserstein1(found, (distribution, equal_probs(distribution))) < 0.12
 
 
 @pytest.mark.parametrize("family", ["quantile", "iqn", "fqf", "gaussian"])

@@ -83,7 +83,9 @@ class OnPolicy(SingleModelAlgorithm):
 
     def __init__(self, config: Any, model: Any, **options: Any):
         super().__init__(config, model, **options)
-        self.support = SupportWatch(getattr(getattr(model, "critic", None), "law", None), "algorithm.critic_head")
+        self.support = SupportWatch(
+            getattr(getattr(model, "critic", None), "distribution", None), "algorithm.critic_head"
+        )
         self._loss: Callable[[Minibatch], Losses] = self.loss
         if self.compile:
             self._loss = torch.compile(self.loss, dynamic=False)
@@ -111,7 +113,7 @@ class OnPolicy(SingleModelAlgorithm):
     def critic_loss(self, batch: Minibatch) -> partial[Tensor]:
         """Return the critic's loss of each row as a function of its output: by default half the squared error."""
         if "target_values" in batch:
-            distribution = self.model.critic.law
+            distribution = self.model.critic.distribution
             return partial(distribution.loss, target_values=batch.target_values, target_probs=batch.target_probs)
         return partial(value_loss, returns=batch.returns)
 

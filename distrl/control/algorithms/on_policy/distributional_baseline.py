@@ -17,7 +17,7 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.sections.heads import ReturnHeadConfig, RiskConfig
-from distrl.control.models.critic import LawCritic
+from distrl.control.models.critic import DistributionalCritic
 from distrl.functional.returns.lambda_targets import lambda_atoms, replacement_size
 from distrl.functional.returns.state_values import gae, vtrace
 
@@ -120,12 +120,12 @@ def distribution_targets(
     Returns:
         target_values and target_probs (T, B, M).
     """
-    if not isinstance(critic, LawCritic):
+    if not isinstance(critic, DistributionalCritic):
         return {}
-    size = replacement_size(critic.law)
+    size = replacement_size(critic.distribution)
     uniform = torch.from_numpy(rng.random((*rollout.reward.shape, size), dtype=np.float32)).to(output.device)
     targets = lambda_atoms(
-        critic.law,
+        critic.distribution,
         output,
         next_output,
         rollout.reward,

@@ -18,7 +18,7 @@ from distrl.control.algorithms.off_policy import OffPolicyConfig
 from distrl.control.algorithms.value_based.base import ValueBased
 from distrl.control.models.q_network import QModel, QPolicy
 from distrl.functional.atoms import Atoms, atoms_mean, bellman
-from distrl.functional.bellman.next_action import check_temperature, munchausen, next_law, take_action
+from distrl.functional.bellman.next_action import check_temperature, munchausen, next_distribution, take_action
 from distrl.functional.distributions.base import Scalar
 from distrl.models.parameters.seeded import seeded
 
@@ -118,7 +118,7 @@ class DQN(ValueBased):
         scores = target.score(params) if noise is None else target.values(batch.next_obs)
         own = online.values(batch.next_obs) if self.config.next_action == "double" else scores
         choice = self.next_action(scores, own, batch.get("next_mask"), self.config.temperature)
-        next_return = next_law(choice, *self.distribution.target_atoms(params))
+        next_return = next_distribution(choice, *self.distribution.target_atoms(params))
         return Atoms(bellman(self.rewards(batch), batch.discount, next_return.values), next_return.probs)
 
     def rewards(self, batch: Columns) -> Tensor:

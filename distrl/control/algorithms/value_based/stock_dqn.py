@@ -15,9 +15,9 @@ from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.sections.heads import ReturnHeadConfig
 from distrl.control.algorithms.value_based.dqn import DQN, DQNConfig
-from distrl.control.models.q_network import QModel, QPolicy, require_law
+from distrl.control.models.q_network import QModel, QPolicy, require_distribution
 from distrl.functional.atoms import Atoms, bellman
-from distrl.functional.bellman.next_action import next_law, take_action
+from distrl.functional.bellman.next_action import next_distribution, take_action
 from distrl.functional.risk.stock import best_stock, stock_utility
 from distrl.learning.algorithm import Update
 from distrl.models.parameters.seeded import seeded
@@ -70,7 +70,7 @@ class StockPolicy(QPolicy):
             )
         bound = stock_bound(observation_space)
         super().__init__(observation_space, *args, **options)
-        require_law(self.distribution)
+        require_distribution(self.distribution)
         self.utility, self.scale = utility, float(scale)
         self.limit = bound * self.scale
 
@@ -158,7 +158,7 @@ class StockDQN(DQN):
         scores = target.rank(params, batch.next_obs) if noise is None else target.values(batch.next_obs)
         own = online.values(batch.next_obs) if self.config.next_action == "double" else scores
         choice = self.next_action(scores, own, batch.get("next_mask"), self.config.temperature)
-        next_return = next_law(choice, *self.distribution.target_atoms(params))
+        next_return = next_distribution(choice, *self.distribution.target_atoms(params))
         return Atoms(bellman(batch.reward, batch.discount, next_return.values), next_return.probs)
 
     def _check_stock(self, batch: Columns) -> None:

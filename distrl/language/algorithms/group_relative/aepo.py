@@ -26,7 +26,7 @@ class AEPOConfig(LanguageAlgorithmConfig):
     """AEPO: entropy is held at a target by learning from right answers of a hotter or a colder self."""
 
     target_entropy: float = Field(0.5, ge=0)
-    """Mean entropy of a token's law that is held, in nats. Usual: 0.25 to 1."""
+    """Mean entropy of a token's distribution that is held, in nats. Usual: 0.25 to 1."""
     hot: float = Field(1.2, gt=1)
     """Temperature of the other answers while entropy is at or below the target, over the run's own."""
     cold: float = Field(0.8, gt=0, lt=1)

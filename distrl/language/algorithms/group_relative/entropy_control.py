@@ -1,4 +1,4 @@
-"""Exploration by the shape of the policy's law: a flattened reference (RAPO), and an entropy that is held (DCPO)."""
+"""Entropy control of the policy: a flattened reference (RAPO), and a target entropy (DCPO)."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ class RAPO(LanguageAlgorithm):
         if "tempered_ref_logp" not in self.reads:
             return batch
         trust = rapo_trust(batch.value.clamp(0.0, 1.0), self.config.least_trust)
-        with self.reference_weights():  # phi logits is the law at temperature 1 / phi
+        with self.reference_weights():  # phi logits is the distribution at temperature 1 / phi
             return batch.with_(tempered_ref_logp=self.scored(batch, (1.0 / trust).float()))
 
 
 class DCPOConfig(LanguageAlgorithmConfig):
-    """DCPO: right answers also teach the policy's own law at another temperature, so that its entropy is held."""
+    """DCPO: correct answers also train the policy at another temperature, which keeps its entropy."""
 
     advantage: Word = "dcpo_entropy"
     """GRPO's, mixed with how much likelier a right answer's token is at the other temperature."""
     target_entropy: float = Field(0.25, ge=0)
-    """Mean entropy of a token's law that is held, in nats. Usual: 0.25 to 1."""
+    """Mean entropy of a token's distribution that is held, in nats. Usual: 0.25 to 1."""
 
 
 @register.algorithm("dcpo", paper="Distribution-Centric Policy Optimization, 2025", entries=[209])
 class DCPO(LanguageAlgorithm):
     """Entropy control without an entropy term: a hotter self teaches while entropy is too low, else a colder one.
 
-    Sampling stays at the run's temperature; the other law enters by its ratio alone.
+    Sampling stays at the run's temperature; the other distribution enters by its ratio alone.
     """
 
     Config: ClassVar[type[AlgorithmConfig]] = DCPOConfig

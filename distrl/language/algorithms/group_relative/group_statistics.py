@@ -1,4 +1,4 @@
-"""Other statistics of a group of answers than mean and deviation: quantiles, medians, Beta laws, several rewards."""
+"""Group statistics beyond mean and deviation: quantiles, medians, Beta distributions, several rewards."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class SFT(LanguageAlgorithm):
     def prepare(self, batch: Columns) -> Columns:
         return batch.with_(number=torch.arange(len(batch.tokens), device=batch.tokens.device))
 
-    def laws(
+    def token_logp_and_entropy(
         self, batch: Columns, temperature: float | Tensor = 1.0, entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """At temperature 1 over the whole vocabulary, however answers are drawn at evaluations."""
@@ -77,7 +77,7 @@ class OneTokenRolloutConfig(SFTConfig):
     """Reward 1 for drawing the given token, `other` for any else. `{name: one_token_rollout_exact}` takes the
     expectation over all draws, for small vocabularies; then `temperature` is its own option."""
     entropy_coef: float = Field(0.0, ge=0, le=0)
-    """No bonus: the loss reads tokens that were drawn for it, and no entropy of laws."""
+    """No bonus: the loss reads tokens that were drawn for it, and no entropy of distributions."""
     draws: int = Field(256, ge=1)
     """K, tokens drawn at each position. Usual: 256."""
     draw_temperature: float = Field(1.3, gt=0)
@@ -113,7 +113,7 @@ class OneTokenRollout(SFT):
         link = self.objective.objective
         first_row = int(part.number[0]) if len(part.number) else 0
 
-        def law(logits: Tensor, targets: Tensor, begin: int) -> tuple[Tensor]:
+        def distribution(logits: Tensor, targets: Tensor, begin: int) -> tuple[Tensor]:
             given = [targets]
             if "drawn" in link.reads:
                 generator = torch.Generator(logits.device).manual_seed(
@@ -124,7 +124,7 @@ class OneTokenRollout(SFT):
             return (link.function(logits, *given, everything, **link.options),)
 
         features = token_features(self.language, part.tokens, part.mask, self.packing)
-        (loss,) = each_chunk(self.language, features, part.tokens[part.mask], law)
+        (loss,) = each_chunk(self.language, features, part.tokens[part.mask], distribution)
         return part.with_(token_loss=spread(loss, part.mask))
 
     def part_loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:

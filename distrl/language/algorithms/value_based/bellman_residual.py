@@ -33,13 +33,13 @@ class WholeVocabulary(LanguageAlgorithm):
         """logp of the tokens, logsumexp of the logits they were drawn from, mean logit less logsumexp; (N, L) each."""
         temperature = self.settings.temperature or 1.0
 
-        def law(logits: Tensor, targets: Tensor, begin: int) -> tuple[Tensor, Tensor, Tensor]:
+        def distribution(logits: Tensor, targets: Tensor, begin: int) -> tuple[Tensor, Tensor, Tensor]:
             logits = logits / temperature
             total = logits.logsumexp(-1)
             return logits.gather(-1, targets[:, None]).squeeze(-1) - total, total, logits.mean(-1) - total
 
         features = token_features(self.language, batch.tokens, batch.mask, self.packing)
-        found = each_chunk(self.language, features, batch.tokens[batch.mask], law)
+        found = each_chunk(self.language, features, batch.tokens[batch.mask], distribution)
         logp, total, mean = (spread(column, batch.mask) for column in found)
         return logp, total, mean
 

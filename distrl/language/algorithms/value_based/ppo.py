@@ -1,6 +1,6 @@
 """PPO for tokens: a critic on the language model's trunk says what every prefix is worth.
 
-A state is a prefix, an action the next token. The critic's law of the return is read before each token that the policy
+A state is a prefix, an action the next token. The critic is evaluated before each token that the policy
 chose; advantages are generalized ones from one such token to the next; the critic learns from lambda-targets. Both
 losses are one backward pass through the trunk.
 """
@@ -38,7 +38,7 @@ SMALL = 0.01
 
 
 class TokenPPOConfig(TokenHeadConfig):
-    """PPO with a critic. Its law is `language.critic_head`: `scalar` (default), `categorical`, `quantile` ..."""
+    """PPO with a critic. Its head is `language.critic_head`: `scalar` (default), `categorical`, `quantile` ..."""
 
     group_size: int = Field(1, ge=1)
     """Answers to each prompt. The critic is the baseline, so one is enough."""
@@ -91,17 +91,17 @@ class TokenPPO(TokenHeadAlgorithm):
                 f"{self.advantage.name}.",
                 "Set algorithm.advantage={name: token_gae, lam: 0.95}, or choose an algorithm without a critic: grpo.",
             )
-        replacement_size(self.law)  # refuses laws of several rewards
+        replacement_size(self.distribution)  # refuses distributions of several rewards
         if self.head.noise_size:
             raise ConfigError(
                 f"language.critic_head {settings.critic_head.name} learns at random levels, which tokens do not draw.",
                 "Use scalar, categorical, two_hot, quantile or gaussian.",
             )
-        self.support = SupportWatch(self.law, "language.critic_head")
-        if self.config.clip_value is not None and self.law.param_size != 1:
+        self.support = SupportWatch(self.distribution, "language.critic_head")
+        if self.config.clip_value is not None and self.distribution.param_size != 1:
             raise ConfigError(
-                f"algorithm.clip_value is {self.config.clip_value:g}, and the critic says a law: only values can be "
-                "clipped.",
+                f"algorithm.clip_value is {self.config.clip_value:g}, and the critic is distributional: only values "
+                "can be clipped.",
                 "Set algorithm.clip_value=null, or language.critic_head=scalar.",
             )
 
@@ -110,34 +110,36 @@ class TokenPPO(TokenHeadAlgorithm):
         return self.language.critic
 
     @property
-    def law(self) -> ReturnDistribution:
-        """The family of the critic's laws."""
+    def distribution(self) -> ReturnDistribution:
+        """The family of the critic's distributions."""
         return self.head.distribution
 
     # ---- once per batch ------------------------------------------------------------------------------------------
 
     def columns(self, batch: Columns) -> Columns:
-        """Add what the critic says of every prefix: laws (N, T + 1, P), value (N, L), bootstrap (N,).
+        """Add what the critic says of every prefix: distributions (N, T + 1, P), value (N, L), bootstrap (N,).
 
         T counts trainable tokens; one more place is the prefix after the last of them.
         """
         rows = torch.arange(len(batch.tokens), device=self.device).split(self.config.micro_batch)
-        laws = spread(torch.cat([self._judged(batch[index]) for index in rows]), compact_mask(_with_end(batch.mask)))
-        value = self.law.mean(laws)
+        distributions = spread(
+            torch.cat([self._judged(batch[index]) for index in rows]), compact_mask(_with_end(batch.mask))
+        )
+        value = self.distribution.mean(distributions)
         count = lengths(batch.mask)
         after = value.gather(1, count[:, None]).squeeze(1)
         goes_on = (
             batch.truncated & (count > 0) if self.config.bootstrap_truncated else torch.zeros_like(batch.truncated)
         )
         return batch.with_(
-            laws=laws,
+            distributions=distributions,
             value=spread(value[:, :-1][compact_mask(batch.mask)], batch.mask),
             bootstrap=after.masked_fill(~goes_on, 0.0),
             goes_on=goes_on,
         )
 
     def _judged(self, batch: Columns) -> Tensor:
-        """Parameters (K + N, P) of the law before each trainable token and after the last one of each row."""
+        """Parameters (K + N, P) of the distribution before each trainable token and after the last one of each row."""
         ended = _with_end(batch.mask)
         return self.language.value_params(token_features(self.language, batch.tokens, ended, self.packing))
 
@@ -147,13 +149,13 @@ class TokenPPO(TokenHeadAlgorithm):
         batch = batch.with_(returns=masked(batch.advantage + batch.value, batch.mask))
         if self.support.watching:
             self.support.observe(batch.returns[batch.mask])
-        batch = self._with_targets(batch).without("laws")
+        batch = self._with_targets(batch).without("distributions")
         if self.config.normalize_advantage:
             batch = batch.with_(advantage=masked_standardize(batch.advantage, batch.mask))
         return batch
 
     def _with_targets(self, batch: Columns) -> Columns:
-        """Add what the critic learns from: law_values and law_probs (N, T, M), lambda-targets of trainable tokens.
+        """Add target_values and target_probs (N, T, M): the critic's lambda-targets of trainable tokens.
 
         Trainable tokens are the time steps, (T, N); what stands after a row's last one is cut off by its end.
         """
@@ -161,13 +163,13 @@ class TokenPPO(TokenHeadAlgorithm):
         steps = torch.arange(inside.shape[1], device=inside.device)
         at_end = steps >= lengths(batch.mask)[:, None] - 1
         truncated = at_end & batch.goes_on[:, None]
-        size = replacement_size(self.law)
+        size = replacement_size(self.distribution)
         uniform = self.rng.random((*inside.T.shape, size), dtype="float32") if size else None
         numbers = {"gamma": 1.0, "lam": 0.95, **self.advantage.options}
         targets = lambda_atoms(
-            self.law,
-            batch.laws[:, :-1].transpose(0, 1).contiguous(),
-            batch.laws[:, 1:].transpose(0, 1).contiguous(),
+            self.distribution,
+            batch.distributions[:, :-1].transpose(0, 1).contiguous(),
+            batch.distributions[:, 1:].transpose(0, 1).contiguous(),
             spread(batch.token_reward[batch.mask].float(), inside).T.contiguous(),
             (at_end & ~truncated).T.contiguous(),
             truncated.T.contiguous(),
@@ -176,7 +178,7 @@ class TokenPPO(TokenHeadAlgorithm):
             None if uniform is None else torch.from_numpy(uniform).to(self.device),
         )
         values, probs = torch.broadcast_tensors(*targets)
-        return batch.with_(law_values=values.transpose(0, 1), law_probs=probs.transpose(0, 1))
+        return batch.with_(target_values=values.transpose(0, 1), target_probs=probs.transpose(0, 1))
 
     # ---- per minibatch -------------------------------------------------------------------------------------------
 
@@ -208,13 +210,13 @@ class TokenPPO(TokenHeadAlgorithm):
         return policy + self.config.value_coef * critic, [policy, critic]
 
     def value_losses(self, part: Columns) -> Tensor:
-        """How far the critic's laws are from their targets, (K,): squared error, cross-entropy, quantile loss ..."""
+        """Compute the critic's loss (K,): squared error, cross-entropy, quantile loss ..."""
         inside = compact_mask(part.mask)
-        width = part.law_values.shape[1] - inside.shape[1]
+        width = part.target_values.shape[1] - inside.shape[1]
         inside = F.pad(inside, (0, width))  # a part may have shorter rows than the batch that targets were made for
-        values, probs = part.law_values[inside], part.law_probs[inside]
+        values, probs = part.target_values[inside], part.target_probs[inside]
         if self.config.clip_value is None:
-            return self.law.loss(part.judged, values, probs)
+            return self.distribution.loss(part.judged, values, probs)
         return clipped_value_loss(
             part.judged.squeeze(-1), part.value[part.mask], values.squeeze(-1), self.config.clip_value
         )

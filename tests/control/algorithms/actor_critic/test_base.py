@@ -123,7 +123,7 @@ def test_any_head_learns_a_bandit(name, head):
 
 
 @pytest.mark.parametrize("head", HEADS, ids=head_name)
-def test_any_head_learns_a_law(head):
+def test_any_head_learns_a_distribution(head):
     """Two steps with rewards +-1, each as likely: the return is -1.5, -0.5, 0.5 or 1.5 with discount 0.5."""
     learner = make_learner("td3", hidden=(32,), critic_head=head, learning_rate=5e-3, tau=0.1)
     rng = np.random.default_rng(0)

@@ -53,14 +53,14 @@ def test_target_law_is_that_of_the_lower_critic():
     batch = make_batch()
     action = torch.zeros(32, 2)
     with torch.no_grad():
-        law = learner.next_return(batch.obs, action, np.random.default_rng(0))
+        distribution = learner.next_return(batch.obs, action, np.random.default_rng(0))
         params = learner.target_critics(batch.obs, action)
     mean, sigma = learner.distribution.split(params)
     lower = mean.argmin(0)
     rows = torch.arange(32)
-    found = (law.values * law.probs).sum(-1)
+    found = (distribution.values * distribution.probs).sum(-1)
     torch.testing.assert_close(found, mean[lower, rows], rtol=1e-4, atol=1e-5)
-    spread = (law.probs * (law.values - found.unsqueeze(-1)).square()).sum(-1).sqrt()
+    spread = (distribution.probs * (distribution.values - found.unsqueeze(-1)).square()).sum(-1).sqrt()
     torch.testing.assert_close(spread, sigma[lower, rows], rtol=1e-3, atol=1e-4)
 
 
@@ -84,5 +84,5 @@ def test_quantile_form():
     values = torch.stack([measure(*learner.distribution.atoms(one)) for one in params])
     torch.testing.assert_close(learner.action_value(batch.obs, action), values.amin(0))
     with torch.no_grad():
-        law = learner.next_return(batch.obs, action, np.random.default_rng(0))
-    torch.testing.assert_close(law.values, params.detach().sort(-1).values.amin(0))
+        distribution = learner.next_return(batch.obs, action, np.random.default_rng(0))
+    torch.testing.assert_close(distribution.values, params.detach().sort(-1).values.amin(0))

@@ -47,10 +47,10 @@ class PlainSAC:
 
     def sample(self, obs, noise):
         mean, log_std = self.run(self.actor, obs).chunk(2, -1)
-        law = Normal(mean, log_std.clamp(-20, 2).exp())
-        u = mean + law.stddev * noise
+        distribution = Normal(mean, log_std.clamp(-20, 2).exp())
+        u = mean + distribution.stddev * noise
         action = torch.tanh(u)
-        return action, (law.log_prob(u) - torch.log(1 - action**2)).sum(-1)
+        return action, (distribution.log_prob(u) - torch.log(1 - action**2)).sum(-1)
 
     def q(self, critics, obs, action):
         return torch.stack([self.run(critic, torch.cat((obs, action), -1)).squeeze(-1) for critic in critics])

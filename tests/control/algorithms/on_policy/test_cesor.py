@@ -82,7 +82,7 @@ def test_the_first_action_chooses_the_context():
     for seed in range(200):
         env.reset(seed=seed)
         free.append(env.step({"action": 1, "context": np.array([-1.0, -1.0], np.float32)})[4]["context"])
-    assert np.mean(free) == pytest.approx(0.5, abs=0.08)  # left open: the environment's own law
+    assert np.mean(free) == pytest.approx(0.5, abs=0.08)  # left open: the environment's own distribution
     assert np.mean(np.array(free) > 0.8) == pytest.approx(0.2, abs=0.08)
 
 
@@ -98,7 +98,7 @@ def test_the_two_ways_of_the_guarded_path():
 
 
 @pytest.mark.parametrize("mean", [0.05, 0.3, 0.5, 0.97])
-def test_contexts_have_the_law_of_their_density(mean: float):
+def test_contexts_have_the_distribution_of_their_density(mean: float):
     rng = np.random.default_rng(0)
     uniform = torch.from_numpy(rng.random((20_000, 2, TRIES), dtype=np.float32))
     drawn = beta_sample(torch.full((20_000,), mean), uniform).double()

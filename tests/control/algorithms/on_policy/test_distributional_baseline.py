@@ -26,7 +26,7 @@ def make(name: str, observation: Any = VECTOR, action: Any = ACTIONS["discrete"]
     return algorithm
 
 
-def test_a_constant_law_gives_the_same_advantages_under_every_risk():
+def test_a_constant_distribution_gives_the_same_advantages_under_every_risk():
     """Entry 10: with all quantiles equal no distortion matters."""
     advantages = []
     for risk in ("mean", {"name": "cvar", "level": 0.25}, {"name": "wang", "eta": -1.0}):
@@ -41,16 +41,16 @@ def test_a_constant_law_gives_the_same_advantages_under_every_risk():
         torch.testing.assert_close(advantage, advantages[0])
 
 
-def test_the_mean_of_a_law_is_used_as_a_value():
+def test_the_mean_of_a_distribution_is_used_as_a_value():
     """g(u) = u with weights 1/N is PPO with a mean critic: advantages are GAE's on the mean of the quantiles."""
     algorithm = make("ppo", VECTOR, critic_head={"name": "quantile", "size": 16})
     rollout = make_rollout(algorithm, VECTOR)
     with torch.no_grad():
-        laws = algorithm.model.critic(rollout.obs.flatten(0, 1))
-    torch.testing.assert_close(algorithm.prepare(rollout).value.flatten(), laws.mean(-1))
+        distributions = algorithm.model.critic(rollout.obs.flatten(0, 1))
+    torch.testing.assert_close(algorithm.prepare(rollout).value.flatten(), distributions.mean(-1))
 
 
-def test_risk_lowers_the_value_of_a_spread_law():
+def test_risk_lowers_the_value_of_a_spread_distribution():
     means, tails = (
         make("ppo", VECTOR, critic_head="quantile", risk=risk, seed=4) for risk in ("mean", {"name": "cvar"})
     )
@@ -107,6 +107,6 @@ def test_settings_that_do_not_fit_are_refused(name: str, config: dict[str, Any],
         make(name, **config)
 
 
-def test_a_joint_law_is_refused():
+def test_a_joint_distribution_is_refused():
     with pytest.raises(ConfigError, match="several reward channels"):
         make("ppo", critic_head="joint")

@@ -1,8 +1,8 @@
-"""Heads x learners: on 3-state chains with known return laws every learner finds the law with every head it accepts.
+"""Heads x learners: on 3-state chains every learner finds the known return distribution with every head it accepts.
 
 Errors are Wasserstein-1 distances in units of return, of the worst state (and action, and critic of an ensemble); the
-law from the first state has a standard deviation of 3.1 (`chain3`) or 2.4 (`gaussian_chain`). Scalar and two-hot heads
-mean no law: theirs are errors of the mean.
+distribution from the first state has standard deviation 3.1 (`chain3`) or 2.4 (`gaussian_chain`). Scalar and two-hot
+heads mean no distribution: theirs are errors of the mean.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gymnasium import spaces
 from distrl.base.errors import ConfigError
 from distrl.config.sections.heads import FAMILIES
 from tests.learning.rollouts import update
-from tests.support import law_cases as cases
+from tests.support import distribution_cases as cases
 from tests.support.continuous_cases import make_learner
 from tests.support.q_learners import make_q
 
@@ -63,7 +63,7 @@ Q_CELLS: dict[tuple[str, str], tuple[int, float, float]] = {
 
 @pytest.mark.parametrize(("name", "head"), Q_CELLS, ids=map("-".join, Q_CELLS))
 def test_value_based_learners(name: str, head: str):
-    """Laws of all states and actions, where the better action follows."""
+    """Distributions of all states and actions, where the better action follows."""
     steps, rate, bound = Q_CELLS[name, head]
     options = {"gamma": cases.GAMMA, "target_interval": 10, "learning_rate": falling(rate), "head": head_of(head)}
     learner = make_q(name, observation=cases.STATES, action=spaces.Discrete(2), hidden=(32,), **options)
@@ -78,7 +78,7 @@ def test_value_based_learners(name: str, head: str):
 
 # ---- continuous control --------------------------------------------------------------------------------------------
 
-#: learner -> its options: hardly any entropy bonus, no smoothing, nothing truncated, as these change the law
+#: learner -> its options: hardly any entropy bonus, no smoothing, nothing truncated, as these change the distribution
 CONTINUOUS: dict[str, dict[str, Any]] = {
     "sac": {"temperature": 1e-3},
     "td3": {"target_noise": 0.0},
@@ -105,7 +105,7 @@ CONTINUOUS_CELLS = [
 
 @pytest.mark.parametrize(("name", "head"), CONTINUOUS_CELLS, ids=map("-".join, CONTINUOUS_CELLS))
 def test_continuous_learners(name: str, head: str):
-    """Laws of the policy's own actions, while it learns that larger ones pay more."""
+    """Distributions of the policy's own actions, while it learns that larger ones pay more."""
     steps, rate, bound = CONTINUOUS_HEADS[head]
     options = {"gamma": cases.GAMMA, "tau": 0.1, "learning_rate": falling(rate), "critic_head": head_of(head)}
     box = spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -142,7 +142,7 @@ POLICY_GRADIENTS: dict[str, tuple[int, dict[str, Any]]] = {
 @pytest.mark.parametrize("head", POLICY_HEADS)
 @pytest.mark.parametrize("name", POLICY_GRADIENTS)
 def test_policy_gradients(name: str, head: str):
-    """Laws of the critic."""
+    """Distributions of the critic."""
     updates, options = POLICY_GRADIENTS[name]
     options = options | {"lam": 0.8, "learning_rate": falling(7e-3), "critic_head": head_of(head)}
     algorithm = cases.make_on_policy(name, value_coef=1.0, max_grad_norm=None, **options)

@@ -31,18 +31,18 @@ def test_values_of_gains_and_losses_are_learned(maps: dict[str, str]):
 
 
 def test_the_target_is_formed_in_the_space_of_returns():
-    law = MappedChannels([LogMap(0.9, k=20), Identity()], (1.0, -1.0), kappa=None)
+    distribution = MappedChannels([LogMap(0.9, k=20), Identity()], (1.0, -1.0), kappa=None)
     params = torch.tensor([[1.5, 0.5]])
-    values, probs = law.target_atoms(params)
+    values, probs = distribution.target_atoms(params)
     assert values.shape == (1, 1, 2)
     assert float(probs.sum()) == 1.0
-    unmapped = law.maps[0].inverse(torch.tensor(1.5))
+    unmapped = distribution.maps[0].inverse(torch.tensor(1.5))
     torch.testing.assert_close(values[0, 0], torch.stack((unmapped, torch.tensor(0.5))))
-    torch.testing.assert_close(law.mean(params)[0], unmapped - 0.5)
-    # the loss of a target that is the law itself is 0; one unit further it is half the squared mapped distance
-    torch.testing.assert_close(law.loss(params, values, probs), torch.zeros(1), atol=1e-9, rtol=0)
-    further = law.maps[0].forward(unmapped + 1.0) - 1.5
-    shifted = law.loss(params, values + torch.tensor([1.0, 0.0]), probs)
+    torch.testing.assert_close(distribution.mean(params)[0], unmapped - 0.5)
+    # the loss of a target that is the distribution itself is 0; one unit further it is half the squared mapped distance
+    torch.testing.assert_close(distribution.loss(params, values, probs), torch.zeros(1), atol=1e-9, rtol=0)
+    further = distribution.maps[0].forward(unmapped + 1.0) - 1.5
+    shifted = distribution.loss(params, values + torch.tensor([1.0, 0.0]), probs)
     torch.testing.assert_close(shifted[0], 0.5 * further.square())
 
 

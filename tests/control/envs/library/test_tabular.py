@@ -12,7 +12,7 @@ from distrl.control.envs.library.risky_path import RiskyPath
 from distrl.control.envs.library.tabular import REWARD_CHANNELS, TabularEnv, TabularMDP
 from tests.exact import closed_forms
 from tests.exact.closed_forms import ExactReturn
-from tests.exact.distributional import Law, Outcomes, exact_return_laws, wasserstein
+from tests.exact.distributional import Law, Outcomes, exact_return_distributions, wasserstein
 from tests.exact.mdp import policy_evaluation
 
 
@@ -30,7 +30,7 @@ def atoms(law: ExactReturn) -> Law:
 @pytest.mark.parametrize("actions", [(0, 0, 0), (1, 1, 1), (0, 1, 0), (1, 0, 1)])
 def test_chain3_closed_form_is_the_enumeration(actions: tuple[int, ...]) -> None:
     mdp = examples.chain3(0.9)
-    laws = exact_return_laws(Outcomes.of(mdp), follow(mdp, dict(enumerate(actions))), 0.9, 3)
+    laws = exact_return_distributions(Outcomes.of(mdp), follow(mdp, dict(enumerate(actions))), 0.9, 3)
     for s in range(3):
         assert wasserstein(laws[s], atoms(closed_forms.chain3_return(actions[s:], 0.9))) < 1e-12
     always = closed_forms.chain3_return((1, 1, 1), 1.0)
@@ -43,13 +43,13 @@ def test_risky_choice_is_the_lottery_of_entry_15() -> None:
     assert cvar == {(0, 1): pytest.approx(-10.0), (0, 0): pytest.approx(-11.0), (1, 1): pytest.approx(-14.8)}
     mdp = examples.risky_choice()
     for action in (0, 1):
-        law = exact_return_laws(Outcomes.of(mdp), follow(mdp, {1: action}), 1.0, 2)[0]
+        law = exact_return_distributions(Outcomes.of(mdp), follow(mdp, {1: action}), 1.0, 2)[0]
         assert wasserstein(law, atoms(closed_forms.risky_choice_return(action, action))) < 1e-12
 
 
 def test_halving_is_uniform() -> None:
     mdp = examples.halving()
-    law = exact_return_laws(Outcomes.of(mdp), follow(mdp, {}), 0.5, 12)[0]
+    law = exact_return_distributions(Outcomes.of(mdp), follow(mdp, {}), 0.5, 12)[0]
     # after 12 steps the law lacks at most 2^-11, on average half of that
     assert wasserstein(law, atoms(closed_forms.halving_return(0))) == pytest.approx(2.0**-12, rel=0.01)
     uniform = closed_forms.halving_return(1)
@@ -118,7 +118,7 @@ def test_risky_path() -> None:
     ways = {"short": dict.fromkeys(range(10, 14), right), "long": {10: up, 5: up, 4: down, 9: down}}
     ways["long"] |= dict.fromkeys(range(4), right)
     for path, actions in ways.items():
-        law = exact_return_laws(outcomes, follow(env.mdp, actions), 0.95, 10)[10]
+        law = exact_return_distributions(outcomes, follow(env.mdp, actions), 0.95, 10)[10]
         assert wasserstein(law, atoms(closed_forms.path_return(env, path, 0.95))) < 1e-9  # type: ignore[arg-type]
     short, long = closed_forms.path_return(env, "short"), closed_forms.path_return(env, "long")
     # what the documentation of the class says

@@ -1,4 +1,4 @@
-"""RAPO's flattened reference and DCPO's other temperature, against whole laws; their state."""
+"""RAPO's flattened reference and DCPO's other temperature, against whole distributions; their state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distrl.language.advantages.group import grpo
 from tests.support.text_worlds import TextWorld, same_next_update
 
 
-def laws(world: TextWorld, batch) -> tuple[torch.Tensor, torch.Tensor]:
+def token_logp_and_entropy(world: TextWorld, batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (K, V) that the masked tokens were drawn from, and those tokens (K,)."""
     model = world.algorithm.language
     rows, columns = batch.mask.nonzero(as_tuple=True)
@@ -23,7 +23,7 @@ def laws(world: TextWorld, batch) -> tuple[torch.Tensor, torch.Tensor]:
 def test_rapos_reference_is_flat_where_answers_failed(trust: float) -> None:
     world = TextWorld("rapo", least_trust=trust)
     batch = world.algorithm.prepare(world.batch(0))  # the policy is the reference still
-    logits, tokens = laws(world, batch)
+    logits, tokens = token_logp_and_entropy(world, batch)
     phi = (trust + (1 - trust) * batch.reward.float())[batch.mask.nonzero(as_tuple=True)[0]]
     expected = torch.log_softmax(phi[:, None] * logits, -1).gather(1, tokens[:, None]).squeeze(1)
     torch.testing.assert_close(batch.tempered_ref_logp[batch.mask], expected, atol=1e-4, rtol=1e-4)
@@ -46,7 +46,7 @@ def test_dcpo_begins_as_grpo_and_then_holds_the_entropy() -> None:
     assert world.turn(0).checksum() == other.turn(0).checksum()
     assert algorithm.last_entropy == world.metrics["policy/entropy"] > 0.3
     batch = algorithm.prepare(world.batch(1))  # more entropy than wanted: the colder self teaches
-    logits, tokens = laws(world, batch)
+    logits, tokens = token_logp_and_entropy(world, batch)
     change = torch.log_softmax(logits / 0.8, -1) - torch.log_softmax(logits, -1)
     rho = change.gather(1, tokens[:, None]).squeeze(1).exp()
     torch.testing.assert_close(batch.tempered_ratio[batch.mask], rho, atol=1e-4, rtol=1e-4)
@@ -64,10 +64,10 @@ def test_the_target_decides_the_temperature() -> None:
     for entropy, sign in ((0.01, -1), (5.0, 1)):
         world.algorithm.last_entropy = entropy
         batch = world.algorithm.prepare(world.batch(0))
-        logits, tokens = laws(world, batch)
+        logits, tokens = token_logp_and_entropy(world, batch)
         likeliest = logits.argmax(1) == tokens
         change = batch.tempered_ratio[batch.mask].log()[likeliest]
-        assert torch.all(sign * change >= 0)  # a colder law makes the likeliest token likelier
+        assert torch.all(sign * change >= 0)  # a colder distribution makes the likeliest token likelier
 
 
 @pytest.mark.parametrize("name", ["rapo", "dcpo"])

@@ -76,7 +76,7 @@ def test_tbrm_has_the_values_of_raw_logits(temperature: float) -> None:
     assert torch.allclose(found, gradient, atol=1e-4, rtol=1e-3)
 
 
-def test_tbrm_learns_a_bandits_law_and_value() -> None:
+def test_tbrm_learns_a_bandits_distribution_and_value() -> None:
     """One token, rewards known: pi goes to pi_ref exp(r / beta) / Z, and the logsumexp to log Z."""
     made = TinyWorld(
         {"name": "tbrm", "group_size": 16, "objective": {"name": "tbrm", "beta": 1.0}}, {"max_new_tokens": 1}

@@ -21,7 +21,7 @@ def test_at_the_reference_equal_rewards_teach_nothing() -> None:
     batch = made.prepared()
     assert torch.equal(batch.ref_logp, made.algorithm.scored(batch))
     rest = made.gradient(batch.with_(advantage=torch.zeros_like(batch.advantage)))
-    assert float(rest.norm()) < 1e-4  # the reference was computed packed, the present law is not
+    assert float(rest.norm()) < 1e-4  # the reference was computed packed, the present distribution is not
     found = made.gradient(batch)
     logp = made.algorithm.score(batch)
     mean = (logp * batch.mask).sum(1) / batch.mask.sum(1)

@@ -62,7 +62,7 @@ def test_values_are_the_prefixes_own_and_advantages_follow(bootstrap: bool) -> N
     expected = slow_advantages(batch, after, 0.95)
     assert torch.allclose(batch.advantage, expected, atol=1e-5)
     assert torch.allclose(batch.returns, (expected + batch.value) * batch.mask, atol=1e-5)
-    inside = batch.law_values.squeeze(-1)[batch.mask.sum(1)[:, None] > torch.arange(batch.law_values.shape[1])]
+    inside = batch.target_values.squeeze(-1)[batch.mask.sum(1)[:, None] > torch.arange(batch.target_values.shape[1])]
     assert torch.allclose(inside.double(), batch.returns[batch.mask], atol=1e-5)  # what the critic learns from
 
 
@@ -80,15 +80,17 @@ def test_the_value_losss_gradient_is_that_of_its_plain_form(head: str) -> None:
     made.move()
     batch = made.prepared()
     batch = batch.with_(advantage=torch.zeros_like(batch.advantage))  # no policy loss
-    law, model = made.algorithm.law, made.algorithm.language
+    distribution, model = made.algorithm.distribution, made.algorithm.language
     found = made.gradient(batch)
     _, states = prefix_states(made, batch)
     rewards = batch.reward.float()[batch.mask.nonzero()[:, 0]]
-    inside = torch.arange(batch.law_values.shape[1]) < batch.mask.sum(1)[:, None]
-    values, probs = batch.law_values[inside], batch.law_probs[inside]
+    inside = torch.arange(batch.target_values.shape[1]) < batch.mask.sum(1)[:, None]
+    values, probs = batch.target_values[inside], batch.target_probs[inside]
     assert torch.allclose((values * probs).sum(-1), rewards, atol=1e-4)  # with lam 1 every prefix learns the outcome
     params = model.value_params(states)
-    loss = 0.5 * (params.squeeze(-1) - rewards).square() if head == "scalar" else law.loss(params, values, probs)
+    loss = (
+        0.5 * (params.squeeze(-1) - rewards).square() if head == "scalar" else distribution.loss(params, values, probs)
+    )
     expected = made.slow_gradient(0.3 * loss.mean())
     assert float(expected.norm()) > 1e-4
     assert torch.allclose(found, expected, atol=1e-5, rtol=1e-3)
@@ -132,8 +134,8 @@ def test_clipped_values_and_the_entropy_bonus() -> None:
         float(0.5 * torch.maximum((value - returns) ** 2, (near - returns) ** 2).mean())
     )
     logits = made.algorithm.language.logits(prefix_states(made, batch)[1]).detach()
-    law = logits.softmax(-1)
-    assert float(entropy) == pytest.approx(float(-(law * law.log()).sum(-1).mean()), abs=1e-4)
+    distribution = logits.softmax(-1)
+    assert float(entropy) == pytest.approx(float(-(distribution * distribution.log()).sum(-1).mean()), abs=1e-4)
     assert float(total) == pytest.approx(float(policy + critic), abs=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""The 3-state chains as rollouts and replay batches, their return laws, and how far a learned law is from them."""
+"""The 3-state chains as rollouts and replay batches, their return distributions, and errors of learned ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def draw_rewards(chain: str, action: np.ndarray, rng: np.random.Generator) -> np
     return paid.astype(np.float32)
 
 
-def exact_law(chain: str, actions: Sequence[int]) -> ExactReturn:
+def exact_distribution(chain: str, actions: Sequence[int]) -> ExactReturn:
     """The return of these actions, one after the other, to the end of the chain."""
     return (
         closed_forms.chain3_return(actions, GAMMA)
@@ -51,7 +51,7 @@ def exact_law(chain: str, actions: Sequence[int]) -> ExactReturn:
 
 
 def error_of(distribution: Any, params: torch.Tensor, exact: ExactReturn) -> float:
-    """Wasserstein-1 distance of a learned law (P,); of its mean to the exact one where the family means no law."""
+    """Wasserstein-1 distance of a learned distribution (P,); of means for families without a distribution."""
     if isinstance(distribution, Scalar | TwoHot):
         return abs(float(distribution.mean(params)) - float(exact.mean))
     if isinstance(distribution, Gaussian | Mixture):  # the density itself, not the atoms that stand for it in targets
@@ -99,13 +99,13 @@ def chain_rollout(algorithm: Any, chain: str, rng: np.random.Generator, envs: in
 
 
 def critic_errors(algorithm: Any, chain: str) -> list[float]:
-    """Error of a critic's law of action 1 for ever, state by state."""
+    """Error of a critic's distribution of action 1 for ever, state by state."""
     critic = algorithm.model.critic
     with torch.no_grad():
         params = critic(torch.eye(3))
     if params.dim() == 1:  # a scalar critic gives values
-        return [abs(float(params[s]) - float(exact_law(chain, [1] * (3 - s)).mean)) for s in range(3)]
-    return [error_of(critic.law, params[s], exact_law(chain, [1] * (3 - s))) for s in range(3)]
+        return [abs(float(params[s]) - float(exact_distribution(chain, [1] * (3 - s)).mean)) for s in range(3)]
+    return [error_of(critic.distribution, params[s], exact_distribution(chain, [1] * (3 - s))) for s in range(3)]
 
 
 # ---- off-policy ----------------------------------------------------------------------------------------------------
@@ -136,26 +136,31 @@ def discrete_batch(chain: str, rows: int, rng: np.random.Generator) -> Columns:
 
 
 def q_errors(algorithm: Any, chain: str) -> list[float]:
-    """Error of every (state, action)'s law, where action 1 follows; of every linear reading of a joint law."""
+    """Error of each (state, action)'s distribution where action 1 follows; of each linear reading of a joint one."""
     algorithm.policy.eval()  # noisy layers: their means
     with torch.no_grad():
         params, found = algorithm.policy.returns(torch.eye(3)), algorithm.distribution
-    laws = [(params[s, a], [a] + [1] * (2 - s)) for s in range(3) for a in range(2)]
+    distributions = [(params[s, a], [a] + [1] * (2 - s)) for s in range(3) for a in range(2)]
     if found.channels == 1:
-        return [error_of(found, row, exact_law(chain, actions)) for row, actions in laws]
-    return [error for row, actions in laws for error in joint_errors(found.vectors(row), actions, chain)]
+        return [error_of(found, row, exact_distribution(chain, actions)) for row, actions in distributions]
+    return [error for row, actions in distributions for error in joint_errors(found.vectors(row), actions, chain)]
 
 
 def joint_errors(vectors: torch.Tensor, actions: Sequence[int], chain: str) -> list[float]:
     """W1 of both channels of equally likely vectors (M, 2), and of their sum, which is certain."""
-    first, total = exact_law(chain, actions), sum(GAMMA**t * (4.0 if a else 1.0) for t, a in enumerate(actions))
-    laws = (
+    first, total = (
+        exact_distribution(chain, actions),
+        sum(GAMMA**t * (4.0 if a else 1.0) for t, a in enumerate(actions)),
+    )
+    distributions = (
         first,
         ExactReturn(total - first.values, first.probs),
         ExactReturn(np.array([total]), np.ones(1)),
     )
     columns = (vectors[:, 0], vectors[:, 1], vectors.sum(1))
-    return [law.wasserstein(column.numpy()) for law, column in zip(laws, columns, strict=True)]
+    return [
+        distribution.wasserstein(column.numpy()) for distribution, column in zip(distributions, columns, strict=True)
+    ]
 
 
 def continuous_batch(chain: str, rows: int, rng: np.random.Generator) -> Columns:
@@ -172,14 +177,14 @@ def own_actions(algorithm: Any) -> torch.Tensor:
 
 
 def continuous_errors(algorithm: Any, chain: str) -> list[float]:
-    """Largest error over the ensemble of the law of the policy's own actions, state by state."""
+    """Largest error over the ensemble of the distribution of the policy's own actions, state by state."""
     action = own_actions(algorithm)
     with torch.no_grad():
         params = algorithm.critics(torch.eye(3), action)  # (E, 3, P)
     found = []
     for state in range(3):
-        law = exact_law(chain, [1] * (3 - state))
+        distribution = exact_distribution(chain, [1] * (3 - state))
         bonus = sum(GAMMA**t * SLOPE * float(a) for t, a in enumerate(action[state:, 0]))
-        law = ExactReturn(law.values + bonus, law.probs, law.std)
-        found.append(max(error_of(algorithm.distribution, each, law) for each in params[:, state]))
+        distribution = ExactReturn(distribution.values + bonus, distribution.probs, distribution.std)
+        found.append(max(error_of(algorithm.distribution, each, distribution) for each in params[:, state]))
     return found

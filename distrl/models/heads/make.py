@@ -1,0 +1,38 @@
+"""Factory of return heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from distrl.config.sections.heads import ReturnHeadConfig
+from distrl.functional.distributions.base import make_return_distribution
+from distrl.models.heads.base import LinearHead, MakeLinear, ReturnHead
+from distrl.models.heads.implicit import FractionHead, ImplicitHead
+
+
+def make_return_head(
+    config: ReturnHeadConfig | str,
+    feature_size: int,
+    actions: int = 1,
+    dueling: bool = False,
+    make_linear: MakeLinear = nn.Linear,
+) -> ReturnHead:
+    """Build the head of a config, or of a bare family name.
+
+    Args:
+        actions: 1 for state values and state-action critics.
+        dueling: V + A - mean_a A; without effect for one action.
+        make_linear: Makes the last layers (noisy nets).
+
+    Raises:
+        ConfigError: A family that does not exist, or numbers outside its range.
+    """
+    if isinstance(config, str):
+        config = ReturnHeadConfig.model_validate(config)
+    distribution = make_return_distribution(config.name, **config.options())
+    kinds: dict[str, Any] = {"linear": LinearHead, "implicit": ImplicitHead, "fractions": FractionHead}
+    head_class = kinds[distribution.head]
+    options = config.network_options()
+    return head_class(distribution, feature_size, actions, dueling and actions > 1, make_linear, **options)
