@@ -151,7 +151,7 @@ def test_stock_in_a_dict_observation():
     ("config", "message"),
     [
         ({"observation": spaces.Discrete(4)}, "needs the stock in the observation"),
-        ({"head": "scalar"}, "needs the law of the return"),
+        ({"head": "scalar"}, "needs a return distribution"),
         ({"risk": "cvar"}, "has no risk"),
         ({"munchausen": 0.9}, "has no risk, munchausen"),
         ({"head": "joint"}, "one stock"),
