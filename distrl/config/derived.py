@@ -40,7 +40,7 @@ def derive(
     """
     if config.language is None:
         check_batch(config, algorithm)
-    sections = {
+    sections: Sections = {
         "experience": _experience(config),
         "learning": _learning(config, algorithm) if config.language is None else _text_learning(config, algorithm),
         "replay": _replay(config, algorithm),
