@@ -2,11 +2,13 @@
 #   PYTHON=/path/to/python3.12   another interpreter for a new .venv
 #   PIP_ARGS=...                 more words for pip
 #   TEST_PROCESSES=N             processes of the quick tests
+#   PART=NAME                    one part of the drills: kills, cluster, processes or machines
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PIP_ARGS ?=
+PART ?=
 TEST_PROCESSES ?= 2
 BENCH_ARGS ?=
 CONFIG ?= examples/cartpole_ppo.yaml
@@ -35,8 +37,8 @@ check: .venv/.ready-dev  ## format, lint, types, import floors, quick tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow and not ray and not drill"
 
-drills: .venv/.ready-dev  ## long kill, resume and hang drills
-	$(BIN)/python -m pytest -m drill
+drills: .venv/.ready-dev  ## long kill, resume and hang drills; PART=... for a part of them
+	DRILL_PART=$(PART) $(BIN)/python -m pytest -m drill
 
 bench: .venv/.ready-dev  ## learning benchmarks, resumable; BENCH_ARGS=... selects cells
 	$(BIN)/python benchmarks/learning.py $(BENCH_ARGS)

@@ -1,4 +1,4 @@
-"""What all tests share: one torch thread, no clock on property tests, a place for run folders."""
+"""Fixtures and settings of all tests: one torch thread, no deadline on property tests, folders of runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.drills import select_part
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 #: Ray stops writing to a disk that is 95 % full; what tests write is little, whatever else the machine keeps there.
 os.environ.setdefault("RAY_local_fs_capacity_threshold", "0.999")
@@ -19,6 +21,11 @@ os.environ.setdefault("RAY_local_fs_capacity_threshold", "0.999")
 settings.register_profile("distrl", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", settings.get_profile("distrl"), derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "distrl"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Select a part of the drills."""
+    select_part(config, items)
 
 
 @pytest.fixture(scope="session", autouse=True)
