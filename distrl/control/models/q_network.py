@@ -147,7 +147,7 @@ def require_distribution(distribution: ReturnDistribution) -> None:
     """
     if isinstance(distribution, Scalar | TwoHot):
         raise ConfigError(
-            f"a risk measure needs a return distribution, and the head {type(distribution).__name__} has only a mean.",
+            f"a risk measure needs a return distribution; {type(distribution).__name__} gives its mean only.",
             "Use algorithm.head=quantile (or iqn, fqf, categorical, gaussian, mixture), or leave out algorithm.risk.",
         )
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from distrl.functional.atoms import is_one_number, midpoints
+from distrl.functional.atoms import is_one_number
 from distrl.functional.distributions.quantile_pairs import pairs, pays
 
 
@@ -106,22 +106,3 @@ def cosine_features(taus: Tensor, count: int) -> Tensor:
     """
     frequencies = math.pi * torch.arange(count, dtype=taus.dtype, device=taus.device)
     return torch.cos(taus.unsqueeze(-1) * frequencies)
-
-
-def crps(values: Tensor, outcome: Tensor) -> Tensor:
-    """Continuous ranked probability score of N midpoint quantiles against outcomes: 2/N sum_i rho_i(y - theta_i).
-
-    The quantile form of Gneiting and Raftery 2007. Without gradient.
-
-    Args:
-        values: (..., N) quantiles at the midpoints.
-        outcome: (...).
-
-    Returns:
-        (...), in units of the values; lower is better.
-    """
-    target = outcome.unsqueeze(-1)
-    loss = quantile_huber(
-        values.detach(), midpoints(values.shape[-1], values), target, torch.ones_like(target), kappa=0.0
-    )
-    return 2.0 * loss / values.shape[-1]

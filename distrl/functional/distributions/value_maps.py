@@ -140,37 +140,3 @@ def compose(mapped: Tensor, maps: Sequence[ValueMap], weights: Sequence[float]) 
     """sum_j w_j f_j^-1(Q~_j): mapped values (..., L) to values (...). Entry 11."""
     parts = [w * f.inverse(q) for w, f, q in zip(weights, maps, mapped.unbind(-1), strict=True)]
     return torch.stack(parts).sum(0)
-
-
-def mapped_target(channels: Tensor, discount: Tensor, next_mapped: Tensor, maps: Sequence[ValueMap]) -> Tensor:
-    """f_j(r_j + discount f_j^-1(Q~_j(s', a'))) for every channel: the deep target of entry 11, without gradient.
-
-    Args:
-        channels: r_j (..., L).
-        discount: gamma^n (1 - terminated), (...).
-        next_mapped: Q~_j(s', a') (..., L), a' the action that is best by `compose`.
-
-    Returns:
-        (..., L).
-    """
-    with torch.no_grad():
-        targets = [
-            f.forward(r + discount * f.inverse(q))
-            for f, r, q in zip(maps, channels.unbind(-1), next_mapped.unbind(-1), strict=True)
-        ]
-        return torch.stack(targets, -1)
-
-
-def two_rate_update(mapped: Tensor, target: Tensor, value_map: ValueMap, beta_reg: float, beta_f: float) -> Tensor:
-    """The tabular update of entry 11: averages in the space of returns, then moves in the mapped space.
-
-    Uhat = f^-1(Q~) + beta_reg (U - f^-1(Q~)), Q~ + beta_f (f(Uhat) - Q~). Averaging noise through f alone would be
-    biased, because f(E U) is not E f(U); with a small beta_reg the bias vanishes.
-
-    Args:
-        mapped: Q~ (...).
-        target: U (...), an unmapped one-step return.
-    """
-    value = value_map.inverse(mapped)
-    average = value + beta_reg * (target - value)
-    return mapped + beta_f * (value_map.forward(average) - mapped)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distrl.functional.atoms import atoms_quantile, equal_probs, midpoints
-from distrl.functional.distributions.quantile_loss import cosine_features, crps, fraction_term, huber, quantile_huber
+from distrl.functional.distributions.quantile_loss import cosine_features, fraction_term, huber, quantile_huber
 
 
 def test_exact_number_of_qr():
@@ -73,11 +73,3 @@ def test_fraction_gradient_is_that_of_the_wasserstein_distance():
 def test_cosine_features():
     found = cosine_features(torch.tensor(0.5, dtype=torch.float64), 5)
     torch.testing.assert_close(found, torch.tensor([1.0, 0, -1, 0, 1], dtype=torch.float64))
-
-
-def test_crps_of_a_point_is_the_distance_and_rewards_the_true_distribution():
-    assert crps(torch.full((8,), 2.0), torch.tensor(5.0)).item() == pytest.approx(3.0)
-    outcomes = torch.randn(4000, generator=torch.Generator().manual_seed(0))
-    right = torch.special.ndtri(midpoints(32, outcomes)).expand(4000, 32)
-    assert crps(right, outcomes).mean() < crps(2 * right, outcomes).mean()
-    assert crps(right, outcomes).mean() < crps(0 * right, outcomes).mean()
