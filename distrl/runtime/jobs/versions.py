@@ -9,8 +9,6 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from distrl.base.errors import ResourceError
 from distrl.runtime.run.folder import versions
 
-LEAST_PYTHON = (3, 11)
-
 
 def missing(requirements: Iterable[str], find: Callable[[str], str] = version) -> list[str]:
     """Describe the requirements that this interpreter does not meet.
