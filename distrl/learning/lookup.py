@@ -47,5 +47,5 @@ def build_model(config: RunConfig, observation_space: Any, action_space: Any, se
 
 
 def build_acting_model(config: RunConfig, observation_space: Any, action_space: Any, seed: int = 0) -> Any:
-    """What published weights fit into: the part of `build_model` that samplers, evaluation and policy files hold."""
+    """Build the networks that published weights fit into, for samplers, evaluation and policy files."""
     return algorithm_class(config).acting_model(build_model(config, observation_space, action_space, seed))

@@ -44,14 +44,14 @@ class OffPolicyConfig(AlgorithmConfig):
     prioritized: bool = False
     """Draw transitions with large errors more often (Schaul et al. 2016)."""
     priority_alpha: float = Field(0.6, ge=0, le=1)
-    """How strongly: 0 uniform, 1 in proportion to the error. Only with `prioritized`. Usual: 0.5-0.7."""
+    """Strength of prioritization: 0 uniform, 1 in proportion to the error. Only with `prioritized`. Usual: 0.5-0.7."""
     priority_beta: Scheduled[float] = Field(0.4, ge=0, le=1)
-    """How much of the resulting bias importance weights take back. Usual: 0.4, rising to 1."""
+    """Share of the resulting bias that importance weights correct. Usual: 0.4, rising to 1."""
     hindsight: HindsightConfig | None = None
     """Goal environments: relabel a share of every batch with goals that were reached later (Andrychowicz et al. 2017),
     for example `{relabeled: 0.8, horizon: 50}`. Not with replay shards or reward channels."""
     tau: float = Field(1.0, gt=0, le=1)
-    """How far a target network moves towards its network at each of its updates: 1 copies it. Usual: 0.005, or 1 with a
+    """Step of a target network towards its network at each of its updates: 1 copies it. Usual: 0.005, or 1 with a
     long interval."""
     target_interval: int = Field(1, ge=1)
     """Gradient steps between two updates of the target networks. Usual: 1 with a small tau, 250-10000 with tau 1."""

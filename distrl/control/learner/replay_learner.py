@@ -85,7 +85,7 @@ class ReplayLearner(ControlLearner):
         return super().weights(version)
 
     def warm_start(self, weights: Weights) -> None:
-        """Begin with another policy; critics that it does not hold begin anew."""
+        """Begin with another policy; critics that it does not hold start fresh."""
         super().warm_start(weights)
         self.algorithm.sync_targets()
 

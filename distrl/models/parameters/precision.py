@@ -24,7 +24,7 @@ class HiddenPrecision:
     bf16 = False
 
     def hidden_precision(self, device: torch.device) -> AbstractContextManager[object]:
-        """What hidden layers are evaluated in; outputs of theirs must be turned to float32 behind it."""
+        """Context in which hidden layers are evaluated; cast their outputs to float32 afterwards."""
         return torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
 

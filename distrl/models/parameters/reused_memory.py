@@ -1,4 +1,4 @@
-"""Memory of published weights, used again once nobody holds what lies in it.
+"""Reuses the buffers of published weights that nothing references any more.
 
 Fresh memory is given page by page when it is first written to, which costs several times what the copy of a large
 model's weights does.

@@ -34,7 +34,7 @@ class ContinuousConfig(OffPolicyConfig):
     actor_learning_rate: Scheduled[float] | None = Field(None, ge=0)
     """Another step size for the policy; null is `learning_rate`. Usual: null."""
     tau: float = Field(0.005, gt=0, le=1)
-    """How far target networks move at each of their updates. Usual: 0.005-0.02."""
+    """Step of the target networks at each of their updates. Usual: 0.005-0.02."""
     critics: int = Field(2, ge=1, le=100)
     """Networks in the ensemble. More are more cautious; each costs as much. Usual: 1-10."""
     critic_head: ReturnHeadConfig = Field(default_factory=ReturnHeadConfig)

@@ -33,7 +33,7 @@ class APPOConfig(PPOConfig):
     rollout_steps: int = Field(50, ge=1)
     """Time steps of each environment in one batch. Longer: less bias, fewer updates. Usual: 20-128."""
     clip: Scheduled[float] = Field(0.3, ge=0)
-    """How far the ratio to the behavior policy may move. Larger than PPO's, for stale data. Usual: 0.2-0.4."""
+    """Largest move of the ratio to the behavior policy. Larger than PPO's, for stale data. Usual: 0.2-0.4."""
     epochs: int = Field(1, ge=1)
     """Passes over each batch. More reuse, more drift from the behavior policy. Usual: 1-4."""
     lam: Scheduled[float] = Field(1.0, ge=0, le=1)

@@ -17,7 +17,7 @@ class EpisodeMemory:
     """Joins the fragments of each environment into episodes.
 
     Column b of one rollout must go on where column b of the rollout before ended (`store.max_staleness: 0`). Where a
-    column begins anew or an episode's beginning was not seen, the incomplete episode is dropped.
+    column restarts or an episode's beginning was not seen, the incomplete episode is dropped.
     """
 
     def __init__(self) -> None:

@@ -78,7 +78,7 @@ class Impala(A2C):
 
 
 def staleness(log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
-    """How far the data is from the policy that learns from it.
+    """Distance between the data and the policy that learns from it.
 
     Args:
         log_ratio: (T, B) log pi - log mu of the actions taken.

@@ -22,7 +22,7 @@ class SPOConfig(PPOConfig):
     epochs: int = Field(10, ge=1)
     """Passes over each batch. The pull keeps ratios near 1, so more passes are safe than with PPO. Usual: 4-20."""
     dual_clip: None = None
-    """Not used: the pull bounds the objective of bad actions by itself."""
+    """Not used: the pull already bounds the objective of bad actions."""
 
 
 @register.algorithm(

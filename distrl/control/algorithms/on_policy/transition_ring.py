@@ -56,7 +56,7 @@ class TransitionRing:
         return drawn.with_(weight=torch.ones_like(drawn.reward))
 
     def state(self) -> dict[str, Any]:
-        """What was inserted and is still there: a state for `base.pack`."""
+        """Return the stored transitions: a state for `base.pack`."""
         rows = None if self._rows is None else self._rows[: len(self)].map(Tensor.clone).to_dict()
         return {"inserted": self.inserted, "rows": rows}
 
