@@ -1,4 +1,4 @@
-"""The command line: words to calls. Every command imports what it needs when it runs, so `distrl --help` is quick."""
+"""The command line. Commands import lazily, so that `distrl --help` is quick."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def main(words: list[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
-        told = import_fault(error)
-        if told is None:
+        message = import_fault(error)
+        if message is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(ConfigError.exit_code)

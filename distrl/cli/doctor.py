@@ -42,7 +42,7 @@ def doctor(
 
 
 def look_at_env(env: str, overrides: list[str], steps: int) -> list[Row]:
-    """The environment checker's findings. `env`: an id, `module:Class`, or the path of a config."""
+    """Check an environment given as id, `module:Class`, or path of a config."""
     from distrl.base.registry import import_user_code
     from distrl.config.load import load_config
     from distrl.control.envs.checker.check import check_env

@@ -12,7 +12,7 @@ from distrl.cli.output import say
 
 
 class Format(StrEnum):
-    """What can be written."""
+    """Export formats."""
 
     onnx = "onnx"
     torch = "torch"

@@ -28,7 +28,7 @@ def submit(
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest valid checkpoint.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show what the run prints until it ends.")] = False,
 ) -> None:
-    """Send a run to a Ray cluster: this project's code, your own modules and the config; nothing is installed there."""
+    """Submit a run to a Ray cluster with this project's code, your modules and the config."""
     from distrl.config.load import load_config
     from distrl.runtime.jobs.server import JobServer
     from distrl.runtime.plan.make import check_config
@@ -129,7 +129,7 @@ def _print_until_end(run: str, address: str) -> None:
         for text in server.follow(run):
             print(text, end="", flush=True)
     except KeyboardInterrupt:
-        say(f"the run goes on; distrl logs {run} --address {address} --follow  shows it again.")
+        say(f"the run continues; distrl logs {run} --address {address} --follow  shows it again.")
         return
     if server.find(run).status == "FAILED":
         raise typer.Exit(1)
@@ -141,7 +141,7 @@ def scale(
     address: Address = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Change the number of samplers of a run that is at work; its batches and seeds stay as they are."""
+    """Change the number of samplers of a running run; batches and seeds stay the same."""
     from distrl.runtime.commands.files import Command
     from distrl.runtime.jobs.runs import open_run
 
@@ -154,7 +154,7 @@ def stop(
     address: Address = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """End a run with a checkpoint, from which --resume goes on."""
+    """Stop a run with a checkpoint, from which --resume continues."""
     from distrl.base.errors import ResourceError
     from distrl.runtime.commands.files import Command
     from distrl.runtime.jobs.runs import is_job_server, open_run

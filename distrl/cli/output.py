@@ -16,17 +16,17 @@ FILE_WIDTH = 160
 
 
 def say(text: str) -> None:
-    """One line for people, on stderr: stdout is for results."""
+    """Print a message to stderr; stdout is for results."""
     print(text, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
-    """A result for programs, on stdout."""
+    """Print a result as JSON."""
     print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table, on stdout."""
+    """Print a table."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -38,7 +38,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def print_sections(sections: Mapping[str, Mapping[str, Any]]) -> None:
-    """Names and values under titles, on stdout."""
+    """Print names and values under titles."""
     from rich.table import Table
     from rich.text import Text
 
@@ -51,7 +51,7 @@ def print_sections(sections: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def console() -> Console:
-    """Where tables go: stdout, at the terminal's width where there is one."""
+    """Return a console on stdout, at the terminal's width if there is one."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_WIDTH)

@@ -59,7 +59,7 @@ def _live(run: Any) -> None:
 
 
 def view(record: dict[str, Any]) -> RenderableType:
-    """A status record as tables."""
+    """Print a status record as tables."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -119,7 +119,7 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _streams(streams: list[dict[str, Any]]) -> str:
-    """The stream that is behind, where one is."""
+    """Return the slow stream, if any."""
     places = [stream["next_fragment"] for stream in streams]
     text = f"{len(streams)} streams, next fragments {min(places)} to {max(places)}"
     slowest = min(streams, key=lambda stream: stream["next_fragment"])

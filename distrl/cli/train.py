@@ -89,7 +89,7 @@ def _command(config: Path, overrides: list[str], name: str | None, runs_dir: Pat
 
 
 def show_plan(config: RunConfig) -> None:
-    """Everything that follows from a config, without a run folder and without Ray."""
+    """Print the values derived from a config, without a run folder or Ray."""
     from distrl.config.derived import derive
     from distrl.control.envs.spaces import describe, nbytes
     from distrl.runtime.plan.base import pick_device

@@ -1,4 +1,4 @@
-"""What to say of a user's file that does not import: a reward function, a task, an environment."""
+"""Error messages for user files that fail to import."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _IMPORTS = {"import_user_code": "entry", "resolve_module": "name", "resolve": "p
 
 
 def import_fault(error: BaseException) -> str | None:
-    """One line on a file of the user's that raised while it was imported; None for an error of another kind.
+    """Describe an error raised by the import of a user file; None for other errors.
 
     Args:
         error: As it was caught, with its traceback.
@@ -29,4 +29,4 @@ def import_fault(error: BaseException) -> str | None:
         last = traceback.extract_tb(error.__traceback__)[-1]
         file, line = last.filename, last.lineno
     reason = str(error).split("\n")[0]
-    return f"{entry} does not import: {type(error).__name__}: {reason} ({file}, line {line}). Mend the file."
+    return f"{entry} does not import: {type(error).__name__}: {reason} ({file}, line {line}). Fix the file."

@@ -1,1 +1,1 @@
-"""Floor 1: what a run is. Models, loading, overrides, derived numbers, messages. No torch, no gymnasium, no ray."""
+"""Config: models, loading, overrides, derived values, messages. No torch, gymnasium or ray."""

@@ -44,7 +44,7 @@ class AlgorithmConfig(Section):
         )
 
     def at(self, env_steps: int, total: int | None = None) -> Self:
-        """The config with every schedule replaced by its number at this moment; itself where there is none.
+        """Return the config with every schedule replaced by its present value.
 
         Args:
             env_steps: Environment steps consumed so far.
@@ -62,7 +62,7 @@ class AlgorithmConfig(Section):
 
     @property
     def schedules(self) -> dict[str, Schedule]:
-        """The fields that change over the run."""
+        """Scheduled fields."""
         return {name: schedule for name, schedule, _ in self._schedules}
 
 
@@ -90,7 +90,7 @@ def check_algorithm(config: RunConfig, algorithm: type[Config]) -> Config:
 
 
 def check_batch(config: RunConfig, algorithm: AlgorithmConfig) -> None:
-    """A batch must split into equal minibatches, each with a row for every shard.
+    """Check that a batch splits into equal minibatches with a row for every shard.
 
     Feed-forward policies split the batch by steps, recurrent ones by environments (whole sequences).
 
@@ -106,7 +106,7 @@ def check_batch(config: RunConfig, algorithm: AlgorithmConfig) -> None:
 
 
 def check_replay(config: RunConfig, algorithm: AlgorithmConfig) -> None:
-    """What the numbers of an off-policy run must be among themselves.
+    """Check the numbers of an off-policy run against each other.
 
     Raises:
         ConfigError: With the numbers that clash.
@@ -181,5 +181,5 @@ def _row_name(config: RunConfig) -> str:
 
 
 def fill_algorithm(config: RunConfig, algorithm: AlgorithmConfig) -> RunConfig:
-    """The config with every key of the algorithm written out: what a run folder keeps and a resume is compared with."""
+    """Return the config with all keys of the algorithm, as kept in the run folder."""
     return config.model_copy(update={"algorithm": algorithm.model_dump(mode="json")})

@@ -1,4 +1,4 @@
-"""From a file, a dict or a config, plus `key=value` words, to a checked `RunConfig`; and back to YAML."""
+"""Loading of run configs, overrides, and YAML output."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: S
 
 
 def read_source(source: str | Path | Mapping[str, Any] | RunConfig) -> dict[str, Any]:
-    """The raw nested dict of a config, unchecked; the caller may change it."""
+    """Read a config as an unchecked nested dict that the caller may change."""
     if isinstance(source, RunConfig):
         return source.model_dump(exclude_unset=True)
     if isinstance(source, Mapping):
@@ -111,7 +111,7 @@ def apply_override(raw: dict[str, Any], word: str) -> None:
 
 
 def dump_config(config: RunConfig) -> str:
-    """The whole config as YAML, defaults written out; loads back equal."""
+    """Write the config as YAML with defaults; it loads back equal."""
     return dump(config.model_dump(mode="json"))
 
 
@@ -132,7 +132,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
 
 
 def resume_allowed(old: RunConfig, new: RunConfig) -> list[str]:
-    """Check that a resumed run computes the same as the one before; returns the keys that did change.
+    """Check that a resumed run computes the same; return the changed keys.
 
     Raises:
         ConfigError: A key changed that `--resume` may not change; all such keys are named with both values.

@@ -72,7 +72,7 @@ EXPECTED = {
 
 
 def translate(error: ValidationError, keys: Sequence[str], prefix: tuple[str, ...] = ()) -> ConfigError:
-    """The most telling of pydantic's errors as a `ConfigError`.
+    """Convert the most specific of pydantic's errors to a `ConfigError`.
 
     Args:
         error: What pydantic raised.
@@ -94,7 +94,7 @@ def translate(error: ValidationError, keys: Sequence[str], prefix: tuple[str, ..
 
 
 def dotted(location: Sequence[str | int]) -> str:
-    """A place in the config as the user writes it.
+    """Format a location in the config as a dotted key.
 
     >>> dotted(("env", "wrappers", 0))
     'env.wrappers[0]'
@@ -103,7 +103,7 @@ def dotted(location: Sequence[str | int]) -> str:
 
 
 def unknown_key(where: str, keys: Sequence[str]) -> ConfigError:
-    """The message for a key that does not exist, with the nearest one that does, in any section."""
+    """Make the error for an unknown key, with its new name or the nearest known key."""
     section = where.rpartition(".")[0]
     if RENAMED_KEYS.get(where) in keys:
         return ConfigError(f"unknown key {where!r}: it is now {RENAMED_KEYS[where]}.")
@@ -116,7 +116,7 @@ def unknown_key(where: str, keys: Sequence[str]) -> ConfigError:
 
 
 def nearest_key(where: str, keys: Sequence[str]) -> str:
-    """The known dotted key closest to a wrong one, or an empty string.
+    """Return the known dotted key closest to a wrong one, or an empty string.
 
     An equal last word in another section wins over a similar one in the same section.
 

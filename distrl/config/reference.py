@@ -53,7 +53,7 @@ A schedule `over: run` follows a changed `stop.env_steps` or `stop.tokens`.
 
 
 def render(algorithms: Mapping[str, type[AlgorithmConfig]] = types.MappingProxyType({})) -> str:
-    """The reference page.
+    """Render the reference page.
 
     Args:
         algorithms: Name -> config model of each algorithm whose own keys get a table.
@@ -69,7 +69,7 @@ def render(algorithms: Mapping[str, type[AlgorithmConfig]] = types.MappingProxyT
 
 
 def _section(title: str, model: type[BaseModel], mark: str) -> list[str]:
-    """A section's table, and those of the sections in it."""
+    """Render a section's table and those of its subsections."""
     parts = [f"{mark} {title}\n\n{_first_line(model)}\n\n{table(model)}"]
     for name, info in model.model_fields.items():
         if (inside := section_model(info.annotation)) is not None:
@@ -78,7 +78,7 @@ def _section(title: str, model: type[BaseModel], mark: str) -> list[str]:
 
 
 def table(model: type[BaseModel], sections: bool = True, skip: Sequence[str] = ()) -> str:
-    """One model's keys as a Markdown table; `sections=False` leaves nested models out."""
+    """Render a model's keys as a Markdown table; `sections=False` omits nested models."""
     lines = ["| key | type | default | meaning |", "|--|--|--|--|"]
     for name, info in model.model_fields.items():
         nested = isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
@@ -91,7 +91,7 @@ def table(model: type[BaseModel], sections: bool = True, skip: Sequence[str] = (
 
 
 def type_text(info: FieldInfo) -> str:
-    """A field's type in words."""
+    """Describe a field's type."""
     scheduled = any(isinstance(mark, ScheduleOrNumber) for mark in info.metadata)
     return _words(info.annotation) + (", may be scheduled" if scheduled else "")
 
@@ -113,7 +113,7 @@ def _words(annotation: Any) -> str:
 
 
 def default_text(info: FieldInfo) -> str:
-    """A field's default as one would type it."""
+    """Format a field's default as YAML."""
     if info.is_required():
         return "required"
     if info.default is DERIVED and info.annotation is int:
@@ -135,7 +135,7 @@ def _yaml_text(value: Any) -> str:
 
 
 def _own_keys(title: str, algorithm: type[AlgorithmConfig]) -> str:
-    """An algorithm's keys: those it adds, and the common ones whose defaults it changes."""
+    """Render the keys that an algorithm adds, and the common ones with other defaults."""
     common = AlgorithmConfig.model_fields
     same = [
         name

@@ -49,7 +49,7 @@ class Schedule:
             )
 
     def at(self, env_steps: int, total: int | None = None) -> float:
-        """The value after `env_steps` environment steps of a run of `total`.
+        """Return the value after `env_steps` steps of a run of `total`.
 
         Raises:
             ConfigError: The schedule spans the run, and the run has no `total`.
@@ -92,7 +92,7 @@ class Schedule:
         return self.high < bound
 
     def to_dict(self) -> dict[str, Any]:
-        """The form that a config file has; `parse` reads it back."""
+        """Return the form of a config file; `parse` reads it back."""
         plain: dict[str, Any] = {"from": self.start, "to": self.end, "over": self.over or "run"}
         if self.shape != "linear":
             plain["shape"] = self.shape
@@ -166,7 +166,7 @@ def _steps(key: str, value: Any, least: int, expected: str) -> int:
 
 
 def looks_like_schedule(value: Any) -> bool:
-    """Whether a raw config value is meant as a schedule, right or wrong."""
+    """Return True if a raw value is meant as a schedule, valid or not."""
     return isinstance(value, Mapping) and ("from" in value or "to" in value)
 
 

@@ -20,7 +20,7 @@ from distrl.config.sections.task import TaskConfig
 
 
 class RunConfig(Section):
-    """A whole run. Built by `load_config`, which turns every mistake into a one-line `ConfigError`."""
+    """Config of a run, built by `load_config`; mistakes are one-line `ConfigError`s."""
 
     name: str
     """Name of the run, and of its folder below `runs/`: letters, digits, `.`, `_`, `-`."""
@@ -35,9 +35,9 @@ class RunConfig(Section):
     imports: list[str] = []
     """Modules or Python files with your own environments, wrappers, torsos, algorithms; imported in every process."""
     callbacks: list[str] = []
-    """Objects told about updates, episodes, checkpoints and the end: `module:Class` or a registered name."""
+    """Objects notified of updates, episodes, checkpoints and the end: `module:Class` or a registered name."""
     init_from: str | None = None
-    """Checkpoint whose weights and normalizers the run begins with; counters, optimizer and schedules begin anew."""
+    """Checkpoint with the initial weights and normalizers; counters, optimizer and schedules start from zero."""
     env: EnvConfig | None = None
     """The environments of a control run."""
     task: TaskConfig | None = None

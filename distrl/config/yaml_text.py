@@ -1,4 +1,4 @@
-"""YAML as users expect it: `1e-3` is a number, `off` is a word, a key given twice is an error.
+"""YAML 1.2 scalars: `1e-3` is a number, `off` is text; duplicate keys are errors.
 
 PyYAML follows YAML 1.1, where `1e-3` is text, `off` is false, `010` is 8 and `1:30` is 90. Here scalars follow the
 core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), and digits may be grouped as in 100_000.
@@ -65,7 +65,7 @@ Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
 
 
 def parse(text: str, source: str) -> Any:
-    """The value that a YAML text stands for.
+    """Parse a YAML text.
 
     Args:
         text: YAML.

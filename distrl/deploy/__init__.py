@@ -1,1 +1,1 @@
-"""Trained policies at work: evaluate, load, export."""
+"""Evaluation, loading, export and serving of trained policies."""

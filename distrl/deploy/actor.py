@@ -1,4 +1,4 @@
-"""`Actor`: a policy as one module from raw observations to distribution parameters. What agents and exports run."""
+"""`Actor`: a policy as one module, from raw observations to distribution parameters."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Actor(nn.Module):
             parameter.requires_grad_(False)
 
     def initial_state(self, batch: int) -> dict[str, Any]:
-        """The state before the first step. What it holds does not matter where the step is told `first`."""
+        """Return the state before the first step; steps with `first` ignore it."""
         state: dict[str, Any] = {}
         if self.stack > 1:
             state["frames"] = no_frames(self.space, self.stack, batch)
@@ -69,12 +69,12 @@ class Actor(nn.Module):
         return params, after
 
     def mode(self, params: Tensor, mask: Any = None) -> Any:
-        """The most likely actions, tree (B, ...), as the environment takes them: starts added, clipped to the space."""
+        """Return the most likely actions (B, ...) in the environment's form."""
         return env_action(self.action_space, self.policy.actions.mode(params, mask))
 
 
 def env_action(space: Space[Any], action: Any) -> Any:
-    """A policy's actions, tree (B, ...), as the environment takes them: starts added, clipped to the space.
+    """Convert a policy's actions (B, ...) to the environment's: starts added, clipped.
 
     The tensor form of `control.envs.backends.actions.clipper` and `joiner`.
     """

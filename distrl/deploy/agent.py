@@ -65,7 +65,7 @@ class Agent:
         self._batch = 0
 
     def act(self, obs: Any, deterministic: bool = True, *, mask: Any = None, first: Any = None) -> Any:
-        """What to do.
+        """Choose an action.
 
         Args:
             obs: One raw observation, or a batch of them with one more leading dimension, as the environment gives it:
@@ -95,13 +95,13 @@ class Agent:
         return self._split(clipped)[0] if single else self._join(clipped)
 
     def params(self, obs: Any, *, first: Any = None) -> np.ndarray:
-        """Parameters of the action distribution, (P,) or (B, P): logits, or mean and log std. Counts as a step."""
+        """Compute action-distribution parameters, (P,) or (B, P); counts as a step."""
         rows, single = self._rows(obs)
         params = self._step(rows, len(tree_leaves(rows)[0]), first).numpy()
         return params[0] if single else params
 
     def make_env(self, **kwargs: Any) -> Any:
-        """The environment that the policy was trained in, with its wrappers; `act` takes its observations.
+        """Make the training environment with its wrappers; `act` takes its observations.
 
         Args:
             kwargs: For the environment, such as `render_mode="human"`.
@@ -162,7 +162,7 @@ class Agent:
 
 
 def _cast(space: Any, obs: Any) -> Any:
-    """Observations as a tree of arrays in the dtypes of the space; anything that numpy reads is taken."""
+    """Convert observations to a tree of arrays in the dtypes of the space."""
     children = getattr(space, "spaces", None)
     if isinstance(children, dict):
         return {name: _cast(child, obs[name]) for name, child in children.items()}
@@ -174,7 +174,7 @@ def _cast(space: Any, obs: Any) -> Any:
 
 
 def _flat(shapes: Any, like: Any) -> list[tuple[int, ...]]:
-    """The leading shapes, which are tuples themselves, in the order of the leaves of `like`."""
+    """Return the leading shapes in the order of the leaves of `like`."""
     if isinstance(like, dict):
         return [shape for name in like for shape in _flat(shapes[name], like[name])]
     if isinstance(like, tuple):

@@ -31,7 +31,7 @@ class EvalResult:
         return float(np.std(self.returns))
 
     def metrics(self) -> dict[str, float]:
-        """The curves' tags."""
+        """Return the values of the `eval/` curves."""
         return {
             "eval/return_mean": self.mean,
             "eval/return_std": self.std,

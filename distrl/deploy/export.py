@@ -1,4 +1,4 @@
-"""`export`: a policy as an ONNX file or a torch.export program, verified against the policy it was made from."""
+"""Export of policies to ONNX or torch.export, verified against the policy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Program = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 def export(
     path: str | Path, out: str | Path, format: str = "onnx", *, masked: bool | None = None, observations: int = 1000
 ) -> Verification | None:
-    """Write a policy's acting part as one file: raw observations in, actions out. See `Signature` for its interface.
+    """Export a policy as one file from raw observations to actions; see `Signature`.
 
     Args:
         path: As for `distrl.load`.
@@ -68,7 +68,7 @@ def export(
 
 
 def describe_file(saved: SavedPolicy, signature: Signature) -> dict[str, Any]:
-    """What an exported file says about itself (ONNX metadata `distrl`; `distrl.json` in a torch.export file)."""
+    """Make the metadata of an exported file (`distrl` in ONNX, `distrl.json` in torch.export)."""
     return {
         **saved.facts,
         "env": saved.config.environment.id,
@@ -81,7 +81,7 @@ def describe_file(saved: SavedPolicy, signature: Signature) -> dict[str, Any]:
 
 
 def trace(signature: Signature) -> torch.export.ExportedProgram:
-    """The program of one step, for any batch size."""
+    """Trace the program of one step, for any batch size."""
     from distrl.base.columns import tree_leaves
 
     example = tuple(leaf.contiguous() for leaf in tree_leaves(signature.example(TRACED_BATCH)))
@@ -122,7 +122,7 @@ def _torch_bytes(program: torch.export.ExportedProgram, facts: str) -> bytes:
 
 
 def onnx_program(file: str | Path | bytes) -> Program:
-    """An exported ONNX file as a function of named arrays.
+    """Load an exported ONNX file as a function of named arrays.
 
     Raises:
         UserError: onnxruntime is missing.
@@ -146,7 +146,7 @@ def onnx_program(file: str | Path | bytes) -> Program:
 
 
 def torch_program(file: str | Path | bytes, signature: Signature) -> Program:
-    """An exported torch program as a function of named arrays."""
+    """Load an exported torch program as a function of named arrays."""
     program = torch.export.load(io.BytesIO(file) if isinstance(file, bytes) else str(file)).module()
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

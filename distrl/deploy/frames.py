@@ -14,12 +14,12 @@ from distrl.control.envs.wrappers.basic import stack_axis
 
 
 def no_frames(space: Space[Any], frames: int, batch: int) -> Any:
-    """An empty stack: tree (B, frames, ...) of zeros. `space`: of one frame."""
+    """Return an empty stack (B, frames, ...) of zeros for the space of one frame."""
     return tree_map(torch.from_numpy, zeros(space, batch, frames))
 
 
 def push(stack: Any, frame: Any, first: Tensor) -> Any:
-    """The stack after one more frame.
+    """Append a frame to the stack.
 
     Args:
         stack: Tree (B, K, ...), oldest frame first.
@@ -36,7 +36,7 @@ def push(stack: Any, frame: Any, first: Tensor) -> Any:
 
 
 def joined(space: Space[Any], stack: Any) -> Any:
-    """A stack, tree (B, K, ...), as the observation that `FrameStack` gives. `space`: of one frame."""
+    """Convert a stack (B, K, ...) to the observation of `FrameStack`."""
     if isinstance(space, spaces.Dict):
         return {name: joined(child, stack[name]) for name, child in space.spaces.items()}
     if isinstance(space, spaces.Tuple):

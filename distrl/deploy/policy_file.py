@@ -1,4 +1,4 @@
-"""The policy file: everything that acting needs, and nothing else. One safetensors file, never a pickle."""
+"""Policy files: the acting model with its config and spaces, as safetensors."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class SavedPolicy:
             )
 
     def build(self) -> Any:
-        """The acting model, a module with a `policy`, with its weights."""
+        """Build the acting model, a module with a `policy`, with its weights."""
         model = build_acting_model(self.config, self.observation_space, self.action_space)
         load_weights(model, self.weights)
         return model.eval()
@@ -104,7 +104,7 @@ class SavedPolicy:
 
 @lru_cache(maxsize=8)
 def _one_frame(env_json: str) -> Any:
-    """The observation space of an `env` section without its frame stack."""
+    """Return the observation space of an `env` section without frame stack."""
     env = make_env(EnvConfig.model_validate({**json.loads(env_json), "frame_stack": 1}))
     try:
         return env.observation_space
@@ -113,7 +113,7 @@ def _one_frame(env_json: str) -> Any:
 
 
 def find_policy(path: str | Path) -> Path:
-    """The policy file that a path means: itself, a checkpoint folder's, or a run folder's best or newest.
+    """Find a policy file: itself, a checkpoint's, or a run folder's best or newest.
 
     Raises:
         CheckpointError: There is none.

@@ -1,4 +1,4 @@
-"""`Signature`: an actor as a function of flat, named tensors. What an exported file takes and gives."""
+"""`Signature`: an actor as a function of flat, named tensors, as exported files have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distrl.deploy.actor import Actor, to_tensors
 
 
 class Signature(nn.Module):
-    """An actor's step with every leaf of its trees as a tensor of its own; the first dimension of each is the batch.
+    """An actor's step with a batched tensor for every leaf of its trees.
 
     Inputs: `obs` (raw, one frame), `mask` (bool, true is allowed), `first` (bool, an episode begins), `frames` and
     `memory` (the state). A tree's leaves are called `obs.NAME`, `memory.0`. Inputs that the policy does not need are
@@ -69,7 +69,7 @@ class Signature(nn.Module):
 
 
 def names_of(tree: Any, prefix: str = "") -> list[str]:
-    """A name for every leaf, in order.
+    """Name every leaf, in order.
 
     >>> names_of({"obs": {"x": 0, "y": 0}, "memory": (0, 0)})
     ['obs.x', 'obs.y', 'memory.0', 'memory.1']

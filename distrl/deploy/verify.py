@@ -1,4 +1,4 @@
-"""Does an exported program act as the policy does? Recorded observations, replayed through both."""
+"""Comparison of an exported program with its policy on recorded observations."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Verification:
 
 
 def gives_masks(env_config: Any) -> bool:
-    """Whether the environment tells which actions are allowed."""
+    """Return True if the environment provides action masks."""
     env = _vector(env_config, 1, 0)
     try:
         env.reset()
@@ -75,7 +75,7 @@ def verify(
     run: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
     observations: int = 1000,
 ) -> Verification:
-    """Play with the policy, drawing its actions, and give what it saw to the program as well.
+    """Play with sampled actions, and run the program on the same observations.
 
     The program carries its own state from step to step, as it will in use.
 
@@ -83,7 +83,7 @@ def verify(
         saved: The policy.
         signature: What was exported.
         run: The program: named arrays to named arrays.
-        observations: At least so many are replayed.
+        observations: Least number of replayed observations.
     """
     found = Verification()
     width = min(WIDTH, observations)
@@ -132,7 +132,7 @@ def _compare(
 
 
 def gaps(actions: ActionDistribution, params: torch.Tensor, mask: Any) -> list[torch.Tensor | None]:
-    """How far the best choice leads, for every leaf of the action in order: of its shape (B, ...); None for reals."""
+    """Compute the lead of the best choice (B, ...) of every action leaf; None for reals."""
     if isinstance(actions, Composite):
         parts = actions._deal(mask, actions._split(params))
         return [gap for part, part_mask, part_params in parts for gap in gaps(part, part_params, part_mask)]
@@ -148,7 +148,7 @@ def gaps(actions: ActionDistribution, params: torch.Tensor, mask: Any) -> list[t
 
 
 def _lead(logits: torch.Tensor) -> torch.Tensor:
-    """The best logit minus the second best (B,); infinite where there is one choice."""
+    """Compute the best minus the second best logit (B,); infinite for one choice."""
     if logits.shape[-1] == 1:
         return torch.full(logits.shape[:-1], torch.inf)
     best = logits.topk(2, -1).values

@@ -18,14 +18,14 @@ from rich.text import Text
 from distrl.monitor.view import View, clock
 
 Look = Callable[[], View]
-# Pictures per second of the live display. It shares the interpreter with the learner, so not many.
+# Refreshes per second of the live display, which shares the interpreter with the learner.
 REFRESH_PER_SECOND = 2
 # Seconds between two plain lines.
 PLAIN_SECONDS = 5.0
 
 
 class Console(Protocol):
-    """Where a person looks."""
+    """Display of a run."""
 
     seconds: float
 
@@ -43,11 +43,11 @@ class Console(Protocol):
 
 
 def make_console(kind: str, look: Look) -> Console:
-    """The console for a config's word.
+    """Make the console of a kind.
 
     Args:
         kind: `auto` (live in a terminal, else plain), `rich`, `plain` or `quiet`.
-        look: Makes the picture of this moment.
+        look: Makes the present view.
     """
     if kind == "auto":
         # Continuous integration and a dumb terminal may have a tty, but nobody to watch a bar move.
@@ -86,11 +86,11 @@ class PlainConsole:
         self._look = look
 
     def tick(self) -> None:
-        """Print where the run is."""
+        """Print the present state."""
         self.line(self._look().one_line())
 
     def line(self, text: str) -> None:
-        """Print a line at once, so that a pipe sees it now."""
+        """Print a line and flush."""
         print(text, flush=True)
 
     def table(self, title: str, rows: list[tuple[str, str]]) -> None:
@@ -99,7 +99,7 @@ class PlainConsole:
         self.line("\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)]))
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing."""
 
 
 class LiveConsole:
@@ -110,7 +110,7 @@ class LiveConsole:
     def __init__(self, look: Look, console: RichConsole | None = None):
         self._console = console or RichConsole()
         self._live = Live(
-            _Picture(look), console=self._console, refresh_per_second=REFRESH_PER_SECOND, vertical_overflow="crop"
+            _LiveView(look), console=self._console, refresh_per_second=REFRESH_PER_SECOND, vertical_overflow="crop"
         )
         self._live.start()
 
@@ -133,8 +133,8 @@ class LiveConsole:
         self._live.stop()
 
 
-class _Picture:
-    """Asks for a new view whenever it is drawn."""
+class _LiveView:
+    """Live view of the run, renewed at every refresh."""
 
     def __init__(self, look: Look):
         self._look = look

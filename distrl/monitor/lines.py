@@ -1,4 +1,4 @@
-"""Files of lines: appended and flushed at once, cut back on resume, silent after one warning while the disk is full."""
+"""Files of lines: flushed at once, cut on resume, one warning while the disk is full."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Sink:
         self._retry_at = 0.0  # time.monotonic(); 0 while all is well
 
     def attempt(self, action: Callable[[], Any], *, again: bool = True) -> None:
-        """Do `action`; where the disk fails, this one and those of the next half minute are left out.
+        """Run `action`; after a disk error, skip the actions of the next half minute.
 
         Args:
             again: False: what fails here closes this sink for the rest of the run.
@@ -47,7 +47,7 @@ class Sink:
             failed_before, self._retry_at = self._retry_at, time.monotonic() + RETRY_SECONDS
             self.alive = again
             if not failed_before:
-                self._report(f"{self.name} is no longer written: {_reason(error)}. Training goes on without it.")
+                self._report(f"{self.name} is no longer written: {_reason(error)}. Training continues without it.")
             return
         if self._retry_at:
             self._retry_at = 0.0
@@ -96,7 +96,7 @@ class LineFile(Sink):
 
 
 def write_all(handle: int, data: bytes) -> None:
-    """Append all of `data` or nothing: a disk that fills up takes a part first and refuses the rest."""
+    """Append all of `data` or nothing, even if the disk fills up in between."""
     written = 0
     try:
         while written < len(data):
@@ -108,7 +108,7 @@ def write_all(handle: int, data: bytes) -> None:
 
 
 def json_line(value: dict[str, Any]) -> str:
-    """One JSON object in one line; NaN and infinities become null, which JSON can carry.
+    """Format a JSON object as one line; NaN and infinities become null.
 
     >>> json_line({"loss/value": float("nan"), "update": 3})
     '{"loss/value": null, "update": 3}'
@@ -120,7 +120,7 @@ def json_line(value: dict[str, Any]) -> str:
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The objects of a metrics.jsonl or events.jsonl; a torn line is left out."""
+    """Read the objects of a metrics.jsonl or events.jsonl, without torn lines."""
     path = Path(path)
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""The one object the training loop talks to when it wants to be seen."""
+"""`Monitor`: curves, events and the display of a run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Monitor:
         options: What to write, where and how often.
         attempt: Number of this attempt, from 1.
         total_steps: Environment steps the run will take, or None.
-        resume_at: Where this attempt goes on; points of earlier attempts beyond it are removed.
+        resume_at: Counters to resume from; later points of earlier attempts are removed.
         total_updates: For a progress bar when there is no `total_steps`.
         target_return: For a progress bar when there is neither.
     """
@@ -68,7 +68,7 @@ class Monitor:
         total_updates: int | None = None,
         target_return: float | None = None,
     ):
-        # A second attempt without a checkpoint begins anew: nothing of the first one counts.
+        # A second attempt without a checkpoint starts from zero.
         resume_at = resume_at or (ResumePoint(0, 0) if attempt > 1 else None)
         begin = resume_at or ResumePoint(0, 0)
         self._name, self._attempt, self._config_text = run_dir.name, attempt, config_text
@@ -90,7 +90,7 @@ class Monitor:
         self._next_flush, self._next_log = now + self._every, now
 
         self._console = make_console(options.console, self.view)
-        # The first line comes after a second: a run that stands still is seen at once.
+        # The first line comes after a second: a stalled run is seen at once.
         self._next_tick = now + min(self._console.seconds, 1.0)
         self._next = min(self._next_flush, self._next_tick)
         atexit.register(self._console.close)  # a crash must not leave the terminal without a cursor
@@ -120,7 +120,7 @@ class Monitor:
             self._tick(now)
 
     def event(self, kind: str, **facts: Any) -> None:
-        """Write down that something happened: events.jsonl, log.txt, TensorBoard, and the terminal if it matters."""
+        """Record an event: events.jsonl, log.txt, TensorBoard; important ones in the terminal."""
         with self._lock:
             text = f"{kind} {facts_text(facts)}".strip()
             self._last_event = f"{datetime.now():%H:%M:%S} {text.splitlines()[0]}"
@@ -142,7 +142,7 @@ class Monitor:
                 self._console.line(text)
 
     def recent_events(self) -> list[str]:
-        """The newest events in one line each, the newest last."""
+        """Return the newest events, one line each, the newest last."""
         with self._lock:
             return list(self._recent)
 
@@ -151,7 +151,7 @@ class Monitor:
         self._facts = {**self._facts, **facts}
 
     def warn(self, text: str) -> None:
-        """Tell the user about something that is not an error."""
+        """Record a warning."""
         self.event("warning", text=text)
 
     def flush(self) -> None:
@@ -160,7 +160,7 @@ class Monitor:
             self._flush(monotonic())
 
     def view(self) -> View:
-        """The run at this moment; safe to call from another thread."""
+        """Return the present view of the run; safe to call from another thread."""
         now = monotonic()
         speed = self._speed.read(now)
         return View(

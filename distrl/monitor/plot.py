@@ -17,7 +17,7 @@ GRID = 400
 
 
 def read_curve(run: Run, tag: str) -> tuple[np.ndarray, np.ndarray]:
-    """One run's points of one tag, in the order of env_steps.
+    """Read the points of a tag of a run, in the order of env_steps.
 
     Args:
         run: A run folder or its metrics.jsonl.
@@ -43,7 +43,7 @@ def read_curve(run: Run, tag: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def band(curves: Iterable[tuple[np.ndarray, np.ndarray]], window: float) -> tuple[np.ndarray, ...]:
-    """Seeds on one x axis: as far as the shortest of them goes.
+    """Interpolate seeds to one x axis, up to the end of the shortest.
 
     Args:
         curves: env_steps (N,) and values (N,) of every seed.

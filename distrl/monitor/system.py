@@ -1,4 +1,4 @@
-"""What this process takes from its machine."""
+"""Resource use of this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class System:
         self._process.cpu_percent(None)  # the first reading is always zero; the next one counts from here
 
     def read(self) -> dict[str, float]:
-        """`system/*` values: resident memory and CPU of this process, memory the machine can still give."""
+        """Return the `system/*` values: memory and CPU of this process, available memory."""
         with self._process.oneshot():
             return {
                 "system/rss_mib": self._process.memory_info().rss / _MIB,

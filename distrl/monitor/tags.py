@@ -1,4 +1,4 @@
-"""The tags a run writes: their groups, their meaning, and how several values become one point.
+"""Tags of a run: groups, meanings, and reduction of several values to one point.
 
 `docs/monitoring.md` shows the same two tables; a test compares them.
 """
@@ -32,7 +32,7 @@ TAGS: dict[str, str] = {
     "eval/length_mean": "mean over the evaluation's episodes",
     "loss/policy": "the surrogate objective, negated",
     "loss/value": "the critic's loss",
-    "loss/critic": "off-policy: the loss of the action values, or of the return's distribution",
+    "loss/critic": "off-policy: the loss of the action values, or of the return distribution",
     "loss/actor": "off-policy: what the policy minimizes, minus the value of its actions (and entropy)",
     "loss/total": "what is differentiated",
     "loss/grad_norm": "norm of the gradient before clipping",
@@ -77,7 +77,7 @@ TAGS: dict[str, str] = {
     "text/surprise": "mean negative log-probability of a token when it was drawn, an estimate of the entropy",
     "text/distinct_solutions": "different right answers in a group, over groups that have one",
     "text/distinct_answers": "different answers in a group, right or wrong, over its answers",
-    "text/curriculum_share": "share of items that the curriculum asks now, its uniform draws apart",
+    "text/curriculum_share": "share of items that the curriculum uses now, uniform draws excluded",
     "policy/ratio_low": "share of tokens whose ratio to the old policy is below 0.8",
     "policy/ratio_high": "share of tokens whose ratio to the old policy is above 1.2",
     "policy/log_z": "FlowRL: mean of the learned log partition function over prompts",
@@ -127,7 +127,7 @@ Reduce = Callable[[Sequence[float]], float]
 
 
 def group(tag: str) -> str:
-    """The part before the first slash.
+    """Return the part before the first slash.
 
     >>> group("loss/value")
     'loss'
@@ -136,12 +136,12 @@ def group(tag: str) -> str:
 
 
 def is_documented(tag: str) -> bool:
-    """Whether the tag lies in one of the documented groups."""
+    """Return True if the tag is in one of the documented groups."""
     return "/" in tag and group(tag) in GROUPS
 
 
 def reducer(tag: str) -> Reduce:
-    """How the values of one tag between two flushes become one point.
+    """Return the function that reduces a tag's values between two flushes to one point.
 
     Names with the word `max` or `min` keep the extreme, schedules and totals the newest, all others the mean.
 

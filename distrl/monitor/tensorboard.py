@@ -49,12 +49,12 @@ class TensorBoard(Sink):
         self.flush()
 
     def scalars(self, values: Mapping[str, float], env_steps: int) -> None:
-        """One point per tag, all at the same x."""
+        """Write one point per tag at the same x."""
         entries = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         self._write(Event(step=env_steps, summary=Summary(value=entries)))
 
     def text(self, tag: str, markdown: str, env_steps: int) -> None:
-        """A text in Markdown."""
+        """Write a Markdown text."""
         plugin = SummaryMetadata.PluginData(plugin_name="text")
         value = Summary.Value(
             tag=tag,
@@ -68,7 +68,7 @@ class TensorBoard(Sink):
         self._write(Event(step=env_steps, summary=Summary(value=[value])))
 
     def hparams(self, config: Mapping[str, object], results: Mapping[str, float], name: str) -> None:
-        """The row of this run in the HPARAMS tab.
+        """Write the row of this run in the HPARAMS tab.
 
         Args:
             config: Flat config; values that are not bool, number or text are written as text.

@@ -1,4 +1,4 @@
-"""Answers of a language model for people: an HTML page whose tokens are colored, and a short text for TensorBoard.
+"""Pages of answers: HTML with colored tokens, and Markdown for TensorBoard.
 
 The page needs no scripts: every token carries its three colors, and three buttons on the page choose between them.
 """
@@ -43,7 +43,7 @@ class Answer:
         mask: Is learned from.
         logp: Log-probability when it was drawn.
         age: Versions that its weights are older than the newest; 0 for what the model did not say.
-        facts: What is told above it.
+        facts: The line above the answer.
     """
 
     pieces: Sequence[str]
@@ -55,7 +55,7 @@ class Answer:
 
     @property
     def prompt(self) -> str:
-        """What stands before the first token of the model."""
+        """The text before the first token of the model."""
         return "".join(self.pieces[: self._begin])
 
     @property
@@ -72,11 +72,11 @@ _CLASSES = {PROMPT: "prompt", MODEL: "model"}
 
 
 def html_page(title: str, answers: Sequence[Answer]) -> str:
-    """A whole HTML document."""
+    """Render an HTML document."""
     buttons = "".join(
         f'<input type="radio" name="color" id="{name}"{" checked" * (not place)}>'
-        f'<label for="{name}">{name}</label> <small>{told}</small><br>'
-        for place, (name, told) in enumerate(COLORS.items())
+        f'<label for="{name}">{name}</label> <small>{meaning}</small><br>'
+        for place, (name, meaning) in enumerate(COLORS.items())
     )
     chosen = "\n".join(f"body:has(#{name}:checked) .model {{ background: var(--{name}); }}" for name in COLORS)
     blocks = "\n".join(_block(answer) for answer in answers)
@@ -103,8 +103,8 @@ def _token(piece: str, kind: int, mask: bool, logp: float, age: int) -> str:
     if kind != MODEL:
         return f'<span class="{_CLASSES.get(kind, "other")}">{text}</span>'
     style = f"--logp:{surprise_color(logp)};--version:{age_color(age)};--mask:{'#b7e4c7' if mask else '#fff'}"
-    told = f"log-probability {logp:.3f}, {age} versions old, {'' if mask else 'not '}learned from"
-    return f'<span class="model" style="{style}" title="{told}">{text}</span>'
+    title = f"log-probability {logp:.3f}, {age} versions old, {'' if mask else 'not '}learned from"
+    return f'<span class="model" style="{style}" title="{title}">{text}</span>'
 
 
 def surprise_color(logp: float) -> str:
@@ -130,7 +130,7 @@ def age_color(age: int) -> str:
 
 
 def markdown(title: str, answers: Sequence[Answer]) -> str:
-    """The same for TensorBoard, which strips colors: prompts and answers as blocks of code."""
+    """Render prompts and answers as code blocks for TensorBoard."""
     parts = [f"### {title}"]
     for answer in answers:
         parts.append(f"{answer.facts}\n\n{_code(answer.prompt)}\n\n{_code(answer.said)}")

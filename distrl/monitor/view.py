@@ -1,4 +1,4 @@
-"""What a glance at a run shows: numbers, and their words in one line or in a few."""
+"""`View`: the state of a run for displays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPEED_WINDOW = 20.0
 
 @dataclass(frozen=True)
 class Goal:
-    """When the run ends, as far as a progress bar cares; the first one given is the bar."""
+    """End of the run for the progress bar; the first given value is used."""
 
     env_steps: int | None = None
     updates: int | None = None
@@ -35,7 +35,7 @@ class Speed:
             self._marks.popleft()
 
     def read(self, now: float) -> tuple[float, float]:
-        """Steps per second, updates per second; they sink while the run stands still."""
+        """Return steps and updates per second; they fall while the run is stalled."""
         (begin, steps, updates), (_, last_steps, last_updates) = self._marks[0], self._marks[-1]
         seconds = max(now - begin, 1e-9)
         return (last_steps - steps) / seconds, (last_updates - updates) / seconds
@@ -52,7 +52,7 @@ class View:
         steps_per_s: Recent speed.
         updates_per_s: Recent speed.
         latest: Newest value of every tag.
-        facts: What `Monitor.status` was told.
+        facts: Facts of `Monitor.status`.
         last_event: The newest event, or an empty string.
         goal: Where the run goes.
     """
@@ -69,7 +69,7 @@ class View:
 
     @property
     def return_mean(self) -> float | None:
-        """The training return to show: over the last episodes where the run writes that."""
+        """The newest training return, over the last episodes if available."""
         return _first(self.latest, ("return/mean_last_", "return/mean", "return/"))
 
     @property
@@ -78,7 +78,7 @@ class View:
         return _first(self.latest, ("eval/return_mean", "eval/return"))
 
     def progress(self) -> tuple[float, str] | None:
-        """Fraction of the goal in [0, 1] and its words; None when the goal is open or nothing is known yet."""
+        """Return the fraction of the goal in [0, 1] and its text; None if unknown."""
         if self.goal.env_steps:
             return _clamp(self.env_steps / self.goal.env_steps), f"{self.env_steps:,}/{self.goal.env_steps:,} steps"
         if self.goal.updates:
@@ -89,7 +89,7 @@ class View:
         return None
 
     def eta(self) -> float | None:
-        """Seconds to go at the recent speed; None where that cannot be known."""
+        """Return the remaining seconds at the recent speed; None if unknown."""
         if self.goal.env_steps and self.steps_per_s > 0:
             return max(self.goal.env_steps - self.env_steps, 0) / self.steps_per_s
         if not self.goal.env_steps and self.goal.updates and self.updates_per_s > 0:
@@ -97,7 +97,7 @@ class View:
         return None
 
     def one_line(self) -> str:
-        """For logs: steps, share, return, evaluation, speed, time to go."""
+        """Format steps, share, return, evaluation, speed and remaining time for logs."""
         progress, eta = self.progress(), self.eta()
         parts = [progress[1] if progress else f"{self.env_steps:,} steps"]
         if progress:
@@ -109,7 +109,7 @@ class View:
         return " | ".join(parts)
 
     def rows(self) -> list[str]:
-        """For the live display, under the bar: results, facts, where time goes, the last event."""
+        """Format results, facts, time shares and the last event for the live display."""
         results = [*self._results(), f"{self.steps_per_s:,.0f} steps/s", f"update {self.update:,}"]
         numbers = [f"{name} {_number(value)}" for name, value in self.facts.items() if not isinstance(value, Mapping)]
         shares = [
@@ -130,7 +130,7 @@ class View:
 
 
 def clock(seconds: float) -> str:
-    """Seconds for people.
+    """Format seconds.
 
     >>> clock(75), clock(7322)
     ('1:15', '2:02:02')

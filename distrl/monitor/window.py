@@ -1,4 +1,4 @@
-"""What happened since the last flush, and the few points it becomes."""
+"""Records since the last flush, and their reduction to points."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Window:
         self._records.append(Point(env_steps, update, wall_s, dict(record)))
 
     def take(self) -> list[Point]:
-        """The points since the last `take`, at most one per (env_steps, update); empties the window."""
+        """Return and clear the points since the last `take`, one per (env_steps, update)."""
         self._fold()
         points = self._evals + _thin(self._curves, CURVE_POINTS)
         if self._rest:
@@ -84,7 +84,7 @@ class Window:
 
 
 def _thin(points: Sequence[Point], limit: int) -> list[Point]:
-    """Merge neighbors until at most `limit` points are left; a merged point stands at its last env_steps."""
+    """Merge neighbors until at most `limit` points are left, each at its last env_steps."""
     if len(points) <= limit:
         return list(points)
     edges = [len(points) * i // limit for i in range(limit + 1)]

@@ -1,4 +1,4 @@
-"""What all config models share: unknown keys refused, frozen, finite numbers, described by attribute docstrings."""
+"""Base of config models: frozen, unknown keys refused, finite numbers, attribute docs."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Section(BaseModel):
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """The annotation and everything inside its brackets."""
+    """Return the annotation and all types inside its brackets."""
     return {annotation}.union(*(_kinds(inner) for inner in get_args(annotation) if isinstance(inner, type)))
 
 
 def plain(value: Any, where: str) -> Any:
-    """A copy of plain data (what YAML can say), so that a config can be written, compared and shipped.
+    """Copy plain data (as YAML can express), so that a config can be written and compared.
 
     Tuples become lists, numpy scalars become numbers.
 

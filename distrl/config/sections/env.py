@@ -14,7 +14,7 @@ DEFAULT_STREAMS = 8
 
 
 class EnvConfig(Section):
-    """Which environments the run learns from, and how observations reach the policy."""
+    """Environments, wrappers and normalization."""
 
     id: str = Field(min_length=1)
     """The environment: a Gymnasium id such as `CartPole-v1`, or `module:Class` of your own."""
@@ -119,7 +119,7 @@ def check_streams(streams_key: str, streams: int, total_key: str, total: int) ->
 
 
 def largest_divisor(number: int, limit: int) -> int:
-    """The largest divisor of `number` that is not above `limit`.
+    """Return the largest divisor of `number` up to `limit`.
 
     >>> largest_divisor(12, 8)
     6

@@ -1,4 +1,4 @@
-"""Config of return distributions and risk measures: `critic_head: quantile`, `risk: {name: cvar, level: 0.1}`.
+"""Return distributions and risk measures: `critic_head: quantile`, `risk: cvar`.
 
 A bare word is short for `{name: word}`. Only the keys that a family has may be set.
 """
@@ -45,7 +45,7 @@ NETWORK_KEYS = ("embedding", "fraction_rate")
 
 
 class ReturnHeadConfig(Section):
-    """What a critic says about the return. A word alone takes the family's defaults."""
+    """Return distribution of a critic. A name alone takes the family's defaults."""
 
     name: str = "scalar"
     """Family: scalar, categorical, two_hot, quantile, iqn, fqf, gaussian, mixture, joint, or `module:Class`."""
@@ -165,10 +165,10 @@ class RiskConfig(Section):
 def check_keys(
     kind: str, name: str, table: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options of `name` with defaults filled in; names with a colon are the user's own and pass unchecked.
+    """Fill in the defaults of `name`; user classes (names with a colon) pass unchecked.
 
     Raises:
-        ConfigError: Unknown name (the nearest is told), or a key that it does not have.
+        ConfigError: Unknown name (the nearest is suggested), or a key that it does not have.
     """
     if ":" in name:
         return dict(given)
@@ -182,7 +182,7 @@ def check_keys(
 
 
 def _given(section: Section) -> dict[str, Any]:
-    """What the user set; null is the same as not set."""
+    """Return the keys that are set; null counts as not set."""
     chosen = {key: getattr(section, key) for key in type(section).model_fields if key != "name"}
     return {key: value for key, value in chosen.items() if value is not None}
 

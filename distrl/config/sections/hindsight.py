@@ -8,9 +8,9 @@ from distrl.config.sections.base import Section
 
 
 class HindsightConfig(Section):
-    """A share of every batch is told that what it reached later was its goal; `{}` takes the defaults."""
+    """Hindsight relabeling of a part of each batch with goals reached later; `{}`: defaults."""
 
     relabeled: float = Field(0.8, ge=0, le=1)
     """Share of each batch that gets new goals: k / (k + 1) for k new goals per original one. Usual: 0.8."""
     horizon: int = Field(50, ge=1)
-    """Goals come from at most so many steps ahead. Set it to the length of an episode."""
+    """Largest distance of the new goal in steps. Usual: the length of an episode."""

@@ -1,4 +1,4 @@
-"""Config of a language-model run: which model, in which precision, who generates, and how tokens are drawn."""
+"""Section `language`: model, precision, generation engine and sampling."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LoraSettings(Section):
 
 
 class GateSettings(Section):
-    """Compares what sampler and learner say of the same tokens; ratios are wrong by their difference."""
+    """Comparison of the log-probabilities of sampler and learner."""
 
     every: int = Field(20, ge=0)
     """Updates between two looks, the first one included; 0 never looks. A look costs one forward pass over `rows`."""
@@ -53,7 +53,7 @@ class WarmStartSettings(Section):
 
 
 class TextsSettings(Section):
-    """What is kept of the answers in the run folder."""
+    """Answers kept in the run folder."""
 
     every: int = Field(20, ge=0)
     """Updates between two pages `texts/update-N.html` with answers and their tokens in color; 0 writes none."""
@@ -114,7 +114,7 @@ class LanguageConfig(Section):
     """Which items are asked next, given how earlier ones went: `uniform`, `success_band`, `dynamic`, or
     `{name: success_band, low: 0.2, high: 0.8}`; for a task without end with `size`. Default: passes over all items."""
     gate: GateSettings = GateSettings()
-    """Compares sampler and learner while the run goes on."""
+    """Comparison of sampler and learner during the run."""
     texts: TextsSettings = TextsSettings()
     """Pages of answers for people, and all answers for later use."""
     warm_start: WarmStartSettings | None = None

@@ -16,12 +16,12 @@ class SamplersConfig(Section):
 
     count: int = Field(1, ge=1)
     """Samplers at the start, at most `env.streams`. More are faster, on free cores; the batch stays; `distrl scale`
-    changes the number while the run goes on. Usual: 1 per core."""
+    changes the number during the run. Usual: 1 per core."""
     min: int | None = Field(None, ge=1)
     """With `max`: the run itself starts samplers while its learner waits for data and ends some while they wait for
     the learner, never below this number. Default: only `distrl scale` changes the number."""
     max: int | None = Field(None, ge=1)
-    """With `min`: the most samplers that the run starts by itself, at most `env.streams`."""
+    """With `min`: the most samplers that the run starts automatically, at most `env.streams`."""
     threads: int = Field(1, ge=1)
     """Threads of each sampler's forward pass. Small networks are fastest with 1."""
     cpus: float | None = Field(None, ge=0)
@@ -82,7 +82,7 @@ class LearnerConfig(Section):
 
 
 class StoreConfig(Section):
-    """What lies between samplers and learner."""
+    """Queue and replay between samplers and learner."""
 
     max_staleness: int = Field(0, ge=0)
     """How many updates older than the learner's weights consumed experience may be. 0: samplers wait for each update

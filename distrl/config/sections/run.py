@@ -11,7 +11,7 @@ from distrl.config.sections.base import DERIVED, Section
 
 
 class EvalConfig(Section):
-    """Evaluation while training, on environments and seeds of its own."""
+    """Evaluation during training, on separate environments and seeds."""
 
     every: int = Field(0, ge=0)
     """Environment steps between evaluations; 0 means never. Usual: 20-100 evaluations a run."""
@@ -56,7 +56,7 @@ class CheckpointConfig(Section):
 
 
 class StopConfig(Section):
-    """When the run ends: at the first of these, seen at update boundaries. At least one must be set."""
+    """Stop conditions, checked after every update; the first one met ends the run."""
 
     env_steps: int | None = Field(None, ge=1)
     """Environment steps consumed by the learner."""
@@ -93,7 +93,7 @@ class StopConfig(Section):
 
 
 class LoggingConfig(Section):
-    """What is shown and written while training."""
+    """Display and log files."""
 
     every_seconds: float = Field(1.0, gt=0)
     """Seconds between two points of the curves and lines of the display. Usual: 1-30."""

@@ -1,4 +1,4 @@
-"""A trained language model as a Hugging Face folder."""
+"""Export of trained language models to Hugging Face folders."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Serve an engine over HTTP, as OpenAI-compatible servers do: GET /v1/models, POST /v1/completions.
+"""OpenAI-compatible HTTP server of an engine: GET /v1/models, POST /v1/completions.
 
     with TextServer(TransformersEngine(model), model.tokenizer, name="teacher") as server:
         teacher = ServerEngine(server.url)
 
-Requests that wait together and draw alike become one batch of the engine. Bound to loopback unless told otherwise;
-whoever can reach the port can use the model.
+Waiting requests with equal options become one batch of the engine. Bound to loopback by default;
+any client that reaches the port can use the model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REFUSED = ("stream", "best_of", "logit_bias", "frequency_penalty", "presence_pen
 
 @dataclass
 class _Job:
-    """A request, and where its answers go."""
+    """A request with its result."""
 
     prompt: list[int]
     repeats: int
@@ -42,13 +42,13 @@ class _Job:
 
 
 class TextServer:
-    """An engine that answers over HTTP.
+    """HTTP server of an engine.
 
     Args:
         engine: One thread of the server uses it.
         tokenizer: Text to tokens and back, for prompts that are text.
         name: Of the model.
-        context: Longest prompt and answer together, told to clients.
+        context: Longest prompt and answer together, reported to clients.
         host, port: Where to listen; port 0 takes a free one.
     """
 
@@ -111,7 +111,7 @@ class TextServer:
             thread.join(10)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a request for completions.
+        """Answer a request for completions.
 
         Raises:
             ValueError, UserError: The request is wrong, or the engine cannot answer it.
@@ -131,9 +131,9 @@ class TextServer:
         return {"object": "text_completion", "model": self.name, "choices": choices}
 
     def _choice(self, number: int, tokens: list[int], logp: list[float | None], reason: str) -> dict[str, Any]:
-        told = {"tokens": [f"token_id:{token}" for token in tokens], "token_logprobs": logp}
+        logprobs = {"tokens": [f"token_id:{token}" for token in tokens], "token_logprobs": logp}
         text = self.tokenizer.decode(tokens)
-        return {"index": number, "text": text, "token_ids": tokens, "logprobs": told, "finish_reason": reason}
+        return {"index": number, "text": text, "token_ids": tokens, "logprobs": logprobs, "finish_reason": reason}
 
     def _job(self, request: dict[str, Any]) -> _Job:
         foreign = [name for name in REFUSED if request.get(name)]
@@ -162,7 +162,7 @@ class TextServer:
         return _Job(ids, int(request.get("n", 1)), drawn, options, score)
 
     def _work(self) -> None:
-        """Take what waits, and answer what is alike at once."""
+        """Take all waiting jobs, and answer those with equal options as one batch."""
         while (job := self._jobs.get()) is not None:
             jobs = [job]
             while not self._jobs.empty():
