@@ -129,7 +129,7 @@ def _replay(config: RunConfig, algorithm: AlgorithmConfig) -> Values:
     }
 
 
-def _replay_memory(config: RunConfig, transition_bytes: int | None) -> dict[str, int]:
+def _replay_memory(config: RunConfig, transition_bytes: int | None) -> Values:
     if transition_bytes is None:
         return {}
     where = "replay (in files)" if config.store.memory_map else "replay"
@@ -143,10 +143,8 @@ def _updates(config: RunConfig, batch: int) -> int | None:
     return min(ends, default=None)
 
 
-def _memory(
-    config: RunConfig, algorithm: AlgorithmConfig, obs_bytes: int | None, num_parameters: int | None
-) -> dict[str, int]:
-    values: dict[str, int] = {}
+def _memory(config: RunConfig, algorithm: AlgorithmConfig, obs_bytes: int | None, num_parameters: int | None) -> Values:
+    values: Values = {}
     if obs_bytes is not None and config.language is None:
         batch = algorithm.rollout_steps * config.parallel * obs_bytes
         values["observations of one batch"] = batch
