@@ -42,14 +42,14 @@ ROW_COLUMNS = {
     "parts": np.float64,
     "answer": np.int64,
     "correct": np.bool_,
-    "judged": np.bool_,
+    "verified": np.bool_,
     "terminated": np.bool_,
     "truncated": np.bool_,
     "budget": np.int32,
     "parent": np.int64,
 }
 #: A column of rows that most episodes do not have.
-HEAT = "heat"
+TEMPERATURE_SCALE = "temperature_scale"
 #: What a padded token holds.
 PADDING = {"tokens": 0, "kind": PROMPT, "mask": False, "logp": 0.0, "version": -1}
 
@@ -66,8 +66,10 @@ def check_episodes(episodes: Columns) -> Columns:
             if column is None or column.dtype != dtype or len(column) != length:
                 found = "missing" if column is None else f"{column.dtype} {column.shape}"
                 raise ValueError(f"episodes: {name} is {found}; expected {np.dtype(dtype)} of length {length}")
-    if HEAT in episodes and (episodes.heat.dtype != np.float32 or len(episodes.heat) != rows):
-        raise ValueError(f"episodes: heat is {episodes.heat.dtype} {episodes.heat.shape}; expected float32 ({rows},)")
+    if TEMPERATURE_SCALE in episodes:
+        scale = episodes.temperature_scale
+        if scale.dtype != np.float32 or len(scale) != rows:
+            raise ValueError(f"episodes: temperature_scale is {scale.dtype} {scale.shape}; expected float32 ({rows},)")
     if "kept" in episodes and (
         len(episodes.kept_offsets) != total + 1 or episodes.kept_offsets[-1] != len(episodes.kept)
     ):
@@ -89,9 +91,11 @@ def cat_episodes(parts: Sequence[Columns]) -> Columns:
         [np.where(part.parent < 0, -1, part.parent + first) for part, first in zip(parts, first_rows, strict=True)]
     )
     joined["offsets"] = _cat_offsets([part.offsets for part in parts])
-    if any(HEAT in part for part in parts):
+    if any(TEMPERATURE_SCALE in part for part in parts):
         usual = [np.ones(len(part.group), np.float32) for part in parts]
-        joined[HEAT] = np.concatenate([part.get(HEAT, ones) for part, ones in zip(parts, usual, strict=True)])
+        joined[TEMPERATURE_SCALE] = np.concatenate(
+            [part.get(TEMPERATURE_SCALE, ones) for part, ones in zip(parts, usual, strict=True)]
+        )
     if "kept" in parts[0]:
         joined["kept"] = np.concatenate([part.kept for part in parts])
         joined["kept_offsets"] = _cat_offsets([part.kept_offsets for part in parts])
@@ -118,7 +122,7 @@ def pad_episodes(episodes: Columns) -> Columns:
         flat[np.arange(flat.shape[1]) < counts[:, None]] = episodes.kept
         padded["kept"] = np.full((rows, width, flat.shape[1]), -1, np.int32)
         padded["kept"][inside] = flat
-    names = (*ROW_COLUMNS, HEAT) if HEAT in episodes else ROW_COLUMNS
+    names = (*ROW_COLUMNS, TEMPERATURE_SCALE) if TEMPERATURE_SCALE in episodes else ROW_COLUMNS
     return Columns(**padded, **{name: episodes[name] for name in names}, length=lengths)
 
 
@@ -139,7 +143,7 @@ def to_arrow(episodes: Columns, part_names: Sequence[str] = ()) -> Any:
         inner = pa.ListArray.from_arrays(pa.array(episodes.kept_offsets.astype(np.int32)), pa.array(episodes.kept))
         columns["kept"] = pa.ListArray.from_arrays(pa.array(episodes.offsets.astype(np.int32)), inner)
     columns |= {name: pa.array(episodes[name]) for name in ROW_COLUMNS if name != "parts"}
-    columns[HEAT] = pa.array(episodes.get(HEAT, np.ones(len(episodes.group), np.float32)))
+    columns[TEMPERATURE_SCALE] = pa.array(episodes.get(TEMPERATURE_SCALE, np.ones(len(episodes.group), np.float32)))
     names = list(part_names) or [str(k) for k in range(episodes.parts.shape[1])]
     columns |= {f"reward/{name}": pa.array(episodes.parts[:, k]) for k, name in enumerate(names)}
     return pa.table(columns)

@@ -67,7 +67,7 @@ TAGS: dict[str, str] = {
     "text/pass_at_8": "the same for eight",
     "text/zero_variance_groups": "share of groups whose rewards are all equal: nothing is learned from them",
     "text/zero_advantage_share": "share of answers with advantage 0",
-    "text/unjudged": "share of answers whose verifier failed or took too long; they count as wrong",
+    "text/unverified": "share of answers whose verifier failed or took too long; they count as wrong",
     "text/mismatch_mean": "mean difference of log-probabilities between sampler and learner, at the gate's looks",
     "text/mismatch_max": "the largest of them",
     "text/mismatch_stale_cache": "the same mean over tokens that new weights drew on the cache of older ones",

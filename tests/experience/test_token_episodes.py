@@ -29,7 +29,7 @@ def rows_of(lengths: list[tuple[int, int]], seed: int, kept: bool) -> Columns:
         "parts": rng.random((count, 2)),
         "answer": rng.integers(-1, 5, count),
         "correct": rng.random(count) < 0.5,
-        "judged": rng.random(count) < 0.9,
+        "verified": rng.random(count) < 0.9,
         "terminated": np.ones(count, bool),
         "truncated": np.zeros(count, bool),
         "budget": np.full(count, 9, np.int32),

@@ -115,7 +115,7 @@ def test_rewards_that_are_not_finite_count_as_unjudged_and_are_told(tmp_runs: Pa
 @pytest.mark.parametrize(("success", "says"), [(0.0, "warm_start or a larger model"), (1.0, "ask harder items")])
 def test_groups_that_stay_equal_are_told_once_with_advice(success: float, says: str) -> None:
     watch = TextWatch()
-    metrics = {"text/zero_variance_groups": 1.0, "text/success": success, "text/unjudged": 0.0}
+    metrics = {"text/zero_variance_groups": 1.0, "text/success": success, "text/unverified": 0.0}
     told = [watch.warnings(metrics) for _ in range(3 * EQUAL_UPDATES)]
     assert [update for update, texts in enumerate(told) if texts] == [EQUAL_UPDATES - 1]
     [text] = told[EQUAL_UPDATES - 1]
@@ -127,13 +127,13 @@ def test_one_group_that_differs_begins_the_count_anew() -> None:
     watch = TextWatch()
     for update in range(4 * EQUAL_UPDATES):
         share = 0.9 if update % (EQUAL_UPDATES - 1) == 0 else 1.0
-        metrics = {"text/zero_variance_groups": share, "text/success": 0.0, "text/unjudged": 0.0}
+        metrics = {"text/zero_variance_groups": share, "text/success": 0.0, "text/unverified": 0.0}
         assert watch.warnings(metrics) == []
 
 
 def test_failing_verifiers_are_told_a_few_times() -> None:
     watch = TextWatch()
-    metrics = {"text/zero_variance_groups": 0.0, "text/success": 0.5, "text/unjudged": 0.25}
+    metrics = {"text/zero_variance_groups": 0.0, "text/success": 0.5, "text/unverified": 0.25}
     told = [watch.warnings(metrics) for _ in range(10)]
     assert [bool(texts) for texts in told] == [True] * TOLD + [False] * (10 - TOLD)
     assert "25 %" in told[0][0]

@@ -87,7 +87,7 @@ class TextWorld:
 
     def gradient(self, batch: Columns) -> torch.Tensor:
         """Of the loss of a prepared batch."""
-        self.algorithm.text_gradient(self.algorithm.weighted(batch))
+        self.algorithm.text_gradient(self.algorithm.add_loss_weights(batch))
         return self.algorithm.flat.grad.clone()
 
 

@@ -51,7 +51,7 @@ class TinyWorld:
 
     def gradient(self, batch: Any) -> torch.Tensor:
         """Of the loss of a prepared batch, over the flat parameters."""
-        self.algorithm.text_gradient(self.algorithm.weighted(batch))
+        self.algorithm.text_gradient(self.algorithm.add_loss_weights(batch))
         return self.algorithm.flat.grad.clone()
 
     def slow_gradient(self, loss: torch.Tensor) -> torch.Tensor:

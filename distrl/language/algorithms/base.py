@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,19 +23,19 @@ from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.algorithms.batch import (
     ENTROPY,
     MOVEMENT,
-    movement_sums,
     not_given,
+    policy_metric_sums,
     reward_plan,
     support,
     with_budget,
 )
-from distrl.language.algorithms.config import LanguageAlgorithmConfig, Word
+from distrl.language.algorithms.config import ComponentConfig, LanguageAlgorithmConfig
 from distrl.language.algorithms.metrics import batch_metrics
 from distrl.language.chain.aggregation import aggregate
-from distrl.language.chain.component import link
+from distrl.language.chain.component import component
 from distrl.language.chain.groups import Groups
 from distrl.language.chain.objective import objective
-from distrl.language.curricula.sampling_plan import DrawPlan, EqualDraws
+from distrl.language.curricula.sampling_plan import EqualSamples, SamplingPlan
 from distrl.language.models.loading import load_language_model
 from distrl.language.models.model import LanguageModel, adapter_layers
 from distrl.language.models.packing import can_pack
@@ -48,7 +48,7 @@ from distrl.learning.support_watch import SupportWatch
 from distrl.models.parameters.adam import FlatAdam
 from distrl.models.parameters.flat import FlatParameters
 
-__all__ = ["LanguageAlgorithm", "LanguageAlgorithmConfig", "Word"]
+__all__ = ["ComponentConfig", "LanguageAlgorithm", "LanguageAlgorithmConfig"]
 
 #: Columns that are computed with the first weights.
 REFERENCE_COLUMNS = frozenset({"ref_logp", "tempered_ref_logp"})
@@ -67,11 +67,11 @@ class LanguageAlgorithm(SingleModelAlgorithm):
     all_parts: ClassVar[bool] = False
     #: Learns from a task's demonstrations: nothing is generated but for evaluations.
     demonstrations: ClassVar[bool] = False
-    #: Curves of terms of the loss, which `part_loss` gives in this order; parts of a minibatch add up.
-    loss_parts: tuple[str, ...] = ()
-    #: Curves of `movement_sums`.
-    movement_curves: tuple[str, ...] = MOVEMENT
-    #: Keyword-only parameters of advantages whose values `numbers` gives, where the advantage has them.
+    #: Curves of terms of the loss, which `loss` gives in this order; parts of a minibatch add up.
+    loss_terms: tuple[str, ...] = ()
+    #: Curves of `policy_metric_sums`.
+    policy_metric_names: tuple[str, ...] = MOVEMENT
+    #: Keyword-only parameters of advantages whose values `component_arguments` gives, where the advantage has them.
     supplied: ClassVar[tuple[str, ...]] = ()
     #: Measure the entropy of the policy's distributions at every update, also without a bonus.
     measures_entropy: ClassVar[bool] = False
@@ -94,9 +94,9 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return load_language_model(options["language"], options["seed"], alphabet=alphabet)
 
     @classmethod
-    def draws(cls, config: Any) -> DrawPlan:
+    def sampling_plan(cls, config: Any) -> SamplingPlan:
         """How often samplers answer each prompt; what it needs of the run so far are `extras`."""
-        return EqualDraws(config.group_size)
+        return EqualSamples(config.group_size)
 
     def make_optimizer(self, flat: FlatParameters) -> torch.optim.Optimizer:
         config = self.schedules
@@ -120,8 +120,8 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         self.entropies = config.entropy_coef > 0 or self.measures_entropy
         self.plan = reward_plan(config.reward, parts, self.all_parts)
         not_given(config.advantage, self.supplied, config.name)
-        self.advantage = link("advantage", config.advantage, self.supplied)
-        self.credit = None if config.credit is None else link("credit", config.credit)
+        self.advantage = component("advantage", config.advantage, self.supplied)
+        self.credit = None if config.credit is None else component("credit", config.credit)
         self.objective = objective(
             with_budget(config.objective, settings.max_new_tokens),
             with_budget(config.aggregation, settings.max_new_tokens),
@@ -146,38 +146,40 @@ class LanguageAlgorithm(SingleModelAlgorithm):
     @torch.no_grad()
     def prepare(self, batch: Columns) -> Columns:
         """Reward, log-probabilities of other weights, credit and advantage: once per batch, over all of it."""
-        batch = self.rewarded(batch)
-        batch = self.rescored(batch) if self.config.old_logp == "recompute" else batch.with_(old_logp=batch.logp)
+        batch = self.compute_rewards(batch)
+        batch = (
+            self.compute_old_logp(batch) if self.config.old_logp == "recompute" else batch.with_(old_logp=batch.logp)
+        )
         if "ref_logp" in self.reads:
             batch = batch.with_(ref_logp=self.reference_logp(batch))
-        batch = self.columns(batch)
+        batch = self.add_columns(batch)
         if self.credit is not None:
             batch = batch.with_(token_reward=self.credit(batch))
-        return batch.with_(advantage=self.advantage(batch, **self.numbers()))
+        return batch.with_(advantage=self.advantage(batch, **self.component_arguments()))
 
-    def rewarded(self, batch: Columns) -> Columns:
+    def compute_rewards(self, batch: Columns) -> Columns:
         """Add the reward that the run's plan makes of the task's parts, and the sampler's log-probabilities by name."""
         order = [self.parts.index(name) for name in self.plan.names]
         rewards = combine(self.plan, batch.parts[:, order], batch.mask.sum(1))
         return batch.with_(
-            told=batch.parts, parts=rewards.parts, value=rewards.value, reward=rewards.reward, behavior_logp=batch.logp
+            raw_reward_components=batch.parts,
+            parts=rewards.parts,
+            value=rewards.value,
+            reward=rewards.reward,
+            behavior_logp=batch.logp,
         )
 
-    def rescored(self, batch: Columns) -> Columns:
+    def compute_old_logp(self, batch: Columns) -> Columns:
         """Add `old_logp` (N, L) under the weights before the update."""
         return batch.with_(old_logp=self.scored(batch))
 
-    def columns(self, batch: Columns) -> Columns:
+    def add_columns(self, batch: Columns) -> Columns:
         """More columns for an algorithm's links; what it changes in `reward` or `parts` counts for them too."""
         return batch
 
-    def numbers(self) -> dict[str, float | None]:
+    def component_arguments(self) -> dict[str, float | None]:
         """Values of the `supplied` parameters for the present batch."""
         return {}
-
-    def score(self, batch: Columns) -> Tensor:
-        """log pi of every token under the present weights, with gradient, (N, L); 0 where the mask does not hold."""
-        return self.token_logp_and_entropy(batch)[0]
 
     def token_logp_and_entropy(
         self, batch: Columns, temperature: float | Tensor = 1.0, entropy: bool = False
@@ -257,7 +259,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         batch = self.prepare(batch)
         norms, losses, movement = [], [], []
         for minibatch in self.text_minibatches(batch, rng):
-            loss, moved = self.text_gradient(self.weighted(minibatch))
+            loss, moved = self.text_gradient(self.add_loss_weights(minibatch))
             norms.append(self.clip_gradient())
             losses.append(loss)
             movement.append(moved)
@@ -272,7 +274,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         self.trained.forget()
         means = {name: float(torch.stack([part[name] for part in movement]).mean()) for name in movement[0]}
         metrics = {"loss/policy": float(torch.stack(losses).mean()), "loss/grad_norm": float(torch.stack(norms).mean())}
-        metrics |= means | self.curves(batch)
+        metrics |= means | self.batch_metrics(batch)
         return Update(metrics | self.after_update(batch, metrics))
 
     def single_step(self, batch: Columns) -> bool:
@@ -308,11 +310,11 @@ class LanguageAlgorithm(SingleModelAlgorithm):
             for start, stop in itertools.pairwise(edges):
                 yield batch[((where >= start) & (where < stop)).nonzero().squeeze(1)]
 
-    def weighted(self, minibatch: Columns) -> Columns:
+    def add_loss_weights(self, minibatch: Columns) -> Columns:
         """Add what must be known of a whole minibatch before it is split: weights of its tokens, rows or groups."""
         return self.objective.weights(minibatch)
 
-    def learned(self, part: Columns) -> Columns:
+    def forward(self, part: Columns) -> Columns:
         """Add what is computed with the weights that are being learned, with gradient.
 
         `logp` (N, L) of the answers, and `entropy` (N, L) where it is wanted.
@@ -320,51 +322,70 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         logp, entropy = self.token_logp_and_entropy(part, entropy=self.entropies)
         return part.with_(logp=logp) if entropy is None else part.with_(logp=logp, entropy=entropy)
 
-    def part_loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:
-        """The loss of a part of a minibatch, and its terms as `loss_parts` names them. Parts add up to the whole.
+    def loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:
+        """The loss of a part of a minibatch, and its terms as `loss_terms` names them. Parts add up to the whole.
 
         Args:
-            part: Rows of what `weighted` gave, with the columns of `learned`.
+            part: Rows of what `add_loss_weights` gave, with the columns of `forward`.
         """
         return self.objective.loss(part), []
 
-    def curves(self, batch: Columns) -> dict[str, float]:
+    def batch_metrics(self, batch: Columns) -> dict[str, float]:
         """What a prepared batch says of the policy that made it."""
         return batch_metrics(batch, self.parts)
 
     def text_gradient(self, minibatch: Columns) -> tuple[Tensor, dict[str, Tensor]]:
-        """Fill `flat.grad` with the minibatch's gradient, shard by shard, and in them part by part."""
-        vectors = []
-        groups = Groups(minibatch.group)
-        for mine in self.shards.split(torch.arange(len(groups), device=minibatch.group.device)):
-            self.flat.zero_grad()
-            total = self.flat.grad.new_zeros(1 + len(self.loss_parts) + len(self.movement_curves))
-            for rows in self.micro_batches(minibatch, groups, mine):
-                part = self.learned(minibatch[rows])
-                loss, terms = self.part_loss(part)
-                if self.config.entropy_coef:
-                    loss = loss - self.config.entropy_coef * self.entropy_mean(part)
-                if loss.requires_grad:
-                    loss.backward()
-                total += torch.stack([term.detach().float() for term in (loss, *terms, *self.movement_sums(part))])
-            if self.shards.count > 1:
-                vectors.append(torch.cat([self.flat.grad, total]))
-        if self.shards.count > 1:
-            summed = self.shards.sum(vectors)
-            size = self.flat.grad.numel()
-            self.flat.grad.copy_(summed[:size])
-            total = summed[size:]
-        own = 1 + len(self.loss_parts)
-        sums, movement = total[:own], total[own:]
-        values = torch.cat([sums[1:], movement / minibatch.mask.sum().clamp(min=1)])
-        named = dict(zip((*self.loss_parts, *self.movement_curves), values, strict=True))
+        """Fill `flat.grad` with the gradient of a minibatch; returns the loss, and the means for the curves."""
+        total = self.reduce(self.shard_sums(minibatch, micro_batches) for micro_batches in self.parts_of(minibatch))
+        terms = 1 + len(self.loss_terms)
+        means = torch.cat([total[1:terms], total[terms:] / minibatch.mask.sum().clamp(min=1)])
+        named = dict(zip((*self.loss_terms, *self.policy_metric_names), means, strict=True))
         if not self.entropies:
             named.pop(ENTROPY, None)
-        return sums[0], named
+        return total[0], named
 
-    def movement_sums(self, part: Columns) -> list[Tensor]:
+    def parts_of(self, minibatch: Columns) -> Iterator[Iterable[tuple[Tensor, bool]]]:
+        """Split a minibatch: for each shard of this process its micro-batches.
+
+        A micro-batch is row numbers, and False if its loss does not count.
+        """
+        groups = Groups(minibatch.group)
+        for mine in self.shards.split(torch.arange(len(groups), device=minibatch.group.device)):
+            yield ((rows, True) for rows in self.micro_batches(minibatch, groups, mine))
+
+    def shard_sums(self, minibatch: Columns, micro_batches: Iterable[tuple[Tensor, bool]]) -> Tensor:
+        """Fill `flat.grad` with the gradient of one shard; returns the sums of the loss, its terms and the metrics."""
+        self.flat.zero_grad()
+        total = self.flat.grad.new_zeros(1 + len(self.loss_terms) + len(self.policy_metric_names))
+        for rows, counts in micro_batches:
+            loss, sums = self.loss_and_sums(minibatch[rows])
+            if loss.requires_grad:
+                (loss if counts else 0.0 * loss).backward()
+            if counts:
+                total += sums
+        return total
+
+    def loss_and_sums(self, micro_batch: Columns) -> tuple[Tensor, Tensor]:
+        """Compute the loss of a micro-batch, and its contribution to the sums of the shard, without gradient."""
+        micro_batch = self.forward(micro_batch)
+        loss, terms = self.loss(micro_batch)
+        if self.config.entropy_coef:
+            loss = loss - self.config.entropy_coef * self.entropy_mean(micro_batch)
+        sums = (loss, *terms, *self.policy_metrics(micro_batch))
+        return loss, torch.stack([term.detach().float() for term in sums])
+
+    def reduce(self, shards: Iterator[Tensor]) -> Tensor:
+        """Add up the sums of all shards, and their gradients in `flat.grad`."""
+        if self.shards.count == 1:
+            return next(shards)
+        summed = self.shards.sum([torch.cat([self.flat.grad, sums]) for sums in shards])
+        size = self.flat.grad.numel()
+        self.flat.grad.copy_(summed[:size])
+        return summed[size:]
+
+    def policy_metrics(self, part: Columns) -> list[Tensor]:
         """Sums over a part's trainable tokens; curves show them per token."""
-        return movement_sums(part)
+        return policy_metric_sums(part)
 
     def entropy_mean(self, part: Columns) -> Tensor:
         """The part's share of the mean entropy, with the weights that tokens have in the loss.

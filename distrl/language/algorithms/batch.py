@@ -18,7 +18,7 @@ MOVEMENT = ("policy/kl", "policy/ratio_low", "policy/ratio_high", ENTROPY)
 FAR = 0.2  # ratios outside 1 -+ this are counted
 
 
-def movement_sums(part: Columns) -> list[Tensor]:
+def policy_metric_sums(part: Columns) -> list[Tensor]:
     """Sums over trainable tokens: k3 estimate of KL(old, new), ratios below and above the usual clip range, entropy."""
     log_ratio = (part.logp.detach() - part.old_logp).masked_fill(~part.mask, 0.0).clamp(-20, 20)
     ratio = log_ratio.exp()

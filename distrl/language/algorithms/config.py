@@ -10,7 +10,7 @@ from distrl.base.errors import ConfigError
 from distrl.config.algorithm import AlgorithmConfig
 
 #: A link: its registered name, or `{name: ..., option: ...}`.
-Word = str | dict[str, Any]
+ComponentConfig = str | dict[str, Any]
 
 
 class LanguageAlgorithmConfig(AlgorithmConfig):
@@ -23,21 +23,21 @@ class LanguageAlgorithmConfig(AlgorithmConfig):
     reward: dict[str, Any] = {}
     """How reward parts become one reward: `parts: {NAME: {weight, transform, gate}}`, `combination`, `gates`, `length`,
     `shaping`. Default: the first part, success. With `parts: {success: {}, placed: {weight: 0.5}}` a weighted sum."""
-    credit: Word | None = None
+    credit: ComponentConfig | None = None
     """Spreads the reward over tokens, for advantages that read token rewards: `outcome`, `kl_penalized_outcome`, ..."""
-    advantage: Word = "grpo"
+    advantage: ComponentConfig = "grpo"
     """What an answer is worth against its group: a word of `distrl methods`, or `{name: WORD, option: ...}`."""
-    objective: Word = "token_ppo"
+    objective: ComponentConfig = "token_ppo"
     """The loss of a token, a row or a group."""
-    aggregation: Word = "token_mean"
+    aggregation: ComponentConfig = "token_mean"
     """How token losses are summed up: `token_mean`, `seq_mean_token_mean`, `seq_mean_token_sum_norm`, ..."""
-    divergence: Word | None = None
+    divergence: ComponentConfig | None = None
     """Distance to the reference model, the first weights: `k1`, `k2`, `k3`, ...; with `beta`."""
     beta: float = Field(0.0, ge=0)
     """Weight of the divergence. Usual: 0 to 0.04."""
     entropy_coef: float = Field(0.0, ge=0)
     """Weight of an entropy bonus. More keeps answers varied. Usual: 0 to 0.01."""
-    correction: Word | None = None
+    correction: ComponentConfig | None = None
     """Weight of tokens whose behavior differs from the policy before the update: `tis`, `icepop`."""
     old_logp: str = Field("behavior", pattern="^(behavior|recompute)$")
     """Log-probabilities that ratios are taken to: those that the sampler recorded, or computed again by the learner,

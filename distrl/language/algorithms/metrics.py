@@ -32,7 +32,7 @@ def batch_metrics(batch: Columns, parts: Sequence[str]) -> dict[str, float]:
         "text/pass_at_group": float((groups.sum(correct) > 0).double().mean()),
         "text/zero_variance_groups": float(_equal(batch.reward.double(), groups)),
         "text/zero_advantage_share": float(_zero(batch.advantage, batch.mask).double().mean()),
-        "text/unjudged": 1.0 - float(batch.judged.double().mean()),
+        "text/unverified": 1.0 - float(batch.verified.double().mean()),
         "text/truncated": float(batch.truncated.double().mean()),
         "text/length": float(lengths.mean()),
         "text/surprise": -float((batch.behavior_logp * batch.mask).double().sum()) / max(tokens, 1.0),
@@ -44,7 +44,9 @@ def batch_metrics(batch: Columns, parts: Sequence[str]) -> dict[str, float]:
             metrics[f"text/pass_at_{k}"] = float(pass_at_k(batch.correct, batch.group, k).nanmean())
     if batch.correct.any():
         metrics["text/length_correct"] = float(lengths[batch.correct].mean())
-    return metrics | {f"reward/{name}": float(batch.told[:, k].double().mean()) for k, name in enumerate(parts)}
+    return metrics | {
+        f"reward/{name}": float(batch.raw_reward_components[:, k].double().mean()) for k, name in enumerate(parts)
+    }
 
 
 def _equal(reward: Tensor, groups: Groups) -> Tensor:

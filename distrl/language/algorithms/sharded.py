@@ -9,7 +9,7 @@ shards nothing too.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,16 @@ from distrl.models.parameters.flat import FlatParameters
 from distrl.models.parameters.trained import TrainedModule
 
 #: Methods in which an algorithm would have to know of shards.
-OWN_METHODS = ("text_gradient", "clip_gradient", "gradient", "part_gradients")
+OWN_METHODS = (
+    "text_gradient",
+    "shard_sums",
+    "loss_and_sums",
+    "parts_of",
+    "reduce",
+    "clip_gradient",
+    "gradient",
+    "part_gradients",
+)
 
 
 class ShardedLanguageAlgorithm(LanguageAlgorithm):
@@ -73,41 +82,28 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
         for begin in range(0, len(parts), world):
             mine = begin + rank < len(parts)
             rows = parts[begin + rank if mine else begin]
-            heat = temperature[rows] if isinstance(temperature, Tensor) else temperature
-            found = self.token_logp_and_entropy(batch[rows], heat)[0]
+            scale = temperature[rows] if isinstance(temperature, Tensor) else temperature
+            found = self.token_logp_and_entropy(batch[rows], scale)[0]
             if mine:
                 logp[rows] = found
         dist.all_reduce(logp)
         return logp
 
-    def text_gradient(self, minibatch: Columns) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `LanguageAlgorithm.text_gradient`; `flat.grad` is this process's part of the whole one."""
-        parts = list(self._own_parts(minibatch))
-        count = torch.tensor(len(parts), device=self.device)
+    def parts_of(self, minibatch: Columns) -> Iterator[Iterable[tuple[Tensor, bool]]]:
+        """Split a minibatch; every process makes the same number of passes, so that all take part in each exchange."""
+        own = list(self._own_parts(minibatch))
+        count = torch.tensor(len(own), device=self.device)
         dist.all_reduce(count, dist.ReduceOp.MAX)
-        self.flat.zero_grad()
-        total = self.flat.grad.new_zeros(1 + len(self.loss_parts) + len(self.movement_curves))
-        for number in range(int(count)):
-            counts = number < len(parts)  # else only so that the others have everyone in their exchanges
-            rows = parts[number] if counts else self._some_part(minibatch)
-            loss, sums = self.sharded(self._part, minibatch[rows])
-            (loss if counts else 0.0 * loss).backward()
-            if counts:
-                total += sums
-        dist.all_reduce(total)
-        own = 1 + len(self.loss_parts)
-        values = torch.cat([total[1:own], total[own:] / minibatch.mask.sum().clamp(min=1)])
-        names = (*self.loss_parts, *self.movement_curves)
-        named = dict(zip(names, values, strict=True))
-        return total[0], {name: value for name, value in named.items() if name != "entropy" or self.entropies}
+        padding = [(self._some_part(minibatch), False)] * (int(count) - len(own))
+        yield [*((rows, True) for rows in own), *padding]
 
-    def _part(self, rows: Columns) -> tuple[Tensor, Tensor]:
-        """The loss of some rows, and the sums for the curves, without gradient."""
-        part = self.learned(rows)
-        loss, terms = self.part_loss(part)
-        if self.config.entropy_coef:
-            loss = loss - self.config.entropy_coef * self.entropy_mean(part)
-        return loss, torch.stack([term.detach().float() for term in (loss, *terms, *self.movement_sums(part))])
+    def loss_and_sums(self, micro_batch: Columns) -> tuple[Tensor, Tensor]:
+        return self.sharded(super().loss_and_sums, micro_batch)
+
+    def reduce(self, shards: Iterator[Tensor]) -> Tensor:
+        (total,) = shards
+        dist.all_reduce(total)
+        return total
 
     def _own_parts(self, minibatch: Columns) -> Iterator[Tensor]:
         """Row numbers of this process's forward passes; rows in which nothing counts need none."""

@@ -22,7 +22,7 @@ UNITS = ("row", "episode")
 
 
 @dataclass(frozen=True)
-class Link:
+class Component:
     """A registered function with its options, called on columns.
 
     Attributes:
@@ -75,7 +75,7 @@ class Link:
         return [columns.get(name) for name in (*self.reads, *self.may_read)]
 
 
-def link(plug_point: str, word: str | Mapping[str, Any], supplied: Sequence[str] = ()) -> Link:
+def component(plug_point: str, word: str | Mapping[str, Any], supplied: Sequence[str] = ()) -> Component:
     """A link from its config word: a name, or a mapping of `name` and options.
 
     Args:
@@ -83,7 +83,7 @@ def link(plug_point: str, word: str | Mapping[str, Any], supplied: Sequence[str]
         word: What the config says.
         supplied: Numbers that the caller gives at each call, where the method takes them.
 
-    >>> link("advantage", {"name": "grpo", "ddof": 0}).reads
+    >>> component("advantage", {"name": "grpo", "ddof": 0}).reads
     ('reward', 'group')
 
     Raises:
@@ -99,7 +99,7 @@ def link(plug_point: str, word: str | Mapping[str, Any], supplied: Sequence[str]
         raise ConfigError(
             f"{plug_point} {name} works on tokens; unit: episode is for advantages of rows.", "Leave unit out."
         )
-    return Link(plug_point, name, function, reads, may_read, given, tuple(n for n in supplied if n in known), unit)
+    return Component(plug_point, name, function, reads, may_read, given, tuple(n for n in supplied if n in known), unit)
 
 
 def configured(plug_point: str, word: str | Mapping[str, Any]) -> Callable[..., Any]:

@@ -52,7 +52,7 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError, unknown
 from distrl.base.registry import register
 from distrl.language.chain.aggregation import aggregate, group_loss_mean, row_mean
-from distrl.language.chain.component import Link, link
+from distrl.language.chain.component import Component, component
 from distrl.language.chain.groups import Groups
 
 #: Plug points of the objective link and the level of what they give.
@@ -72,12 +72,12 @@ class Objective:
         correction: None: none. Only token losses can be corrected token by token.
     """
 
-    objective: Link
+    objective: Component
     level: str
-    aggregation: Link
-    divergence: Link | None = None
+    aggregation: Component
+    divergence: Component | None = None
     beta: float = 0.0
-    correction: Link | None = None
+    correction: Component | None = None
 
     def reads(self) -> set[str]:
         """All columns that the parts need."""
@@ -137,10 +137,10 @@ def objective(
             "Leave the correction out.",
         )
     return Objective(
-        link(plug_point, word),
+        component(plug_point, word),
         LOSS_LEVELS[plug_point],
-        link("aggregation", aggregation),
-        None if divergence is None else link("divergence", divergence),
+        component("aggregation", aggregation),
+        None if divergence is None else component("divergence", divergence),
         beta,
-        None if correction is None else link("behavior_correction", correction),
+        None if correction is None else component("behavior_correction", correction),
     )

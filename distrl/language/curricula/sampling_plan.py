@@ -1,8 +1,7 @@
-"""How often a sampler answers each prompt of a fragment, and at which temperature: a pure function of names and extras.
+"""Sampling plans: number and temperature of the samples of each prompt of a fragment.
 
-A plan is made by the algorithm (`LanguageAlgorithm.draws`) and asked by every sampler. What it must know of the run so
-far comes with the weights as extras (`language/models/weights.py`), so a fragment depends on weights and names alone,
-whoever makes it and however often.
+The algorithm makes the plan (`LanguageAlgorithm.sampling_plan`), every sampler calls it. State of the run comes with
+the weights as extras, so a fragment depends on weights and names alone.
 """
 
 from __future__ import annotations
@@ -14,42 +13,42 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 
-class Draws(NamedTuple):
-    """Answers to one prompt, which are one group.
+class PromptSamples(NamedTuple):
+    """Samples of one prompt, which form one group.
 
     Attributes:
-        prompt: Its place in the fragment.
-        answers: How many.
-        heat: Their temperature over the run's own.
+        prompt: Index in the fragment.
+        answers: Number of samples.
+        temperature_scale: Multiplier of the run's temperature.
     """
 
     prompt: int
     answers: int
-    heat: float = 1.0
+    temperature_scale: float = 1.0
 
 
-class DrawPlan(Protocol):
-    """What a sampler asks."""
+class SamplingPlan(Protocol):
+    """Function from the prompts of a fragment to the samples of each."""
 
     def __call__(
         self, prompts: Sequence[Sequence[int]], extras: Mapping[str, np.ndarray], rng: np.random.Generator
-    ) -> list[Draws]:
-        """The groups of a fragment, in order; at heat 1 every prompt has one.
+    ) -> list[PromptSamples]:
+        """Return the groups of a fragment, in order; every prompt has one at temperature scale 1.
 
         Args:
             prompts: Tokens of its prompts.
-            extras: What came with the weights.
-            rng: Of this fragment.
+            extras: Arrays published with the weights.
+            rng: Generator of this fragment.
         """
 
 
 @dataclass(frozen=True)
-class EqualDraws:
+class EqualSamples:
     """`count` answers to every prompt."""
 
     count: int
 
     def __call__(
         self, prompts: Sequence[Sequence[int]], extras: Mapping[str, np.ndarray], rng: np.random.Generator
-    ) -> list[Draws]:
-        return [Draws(prompt, self.count) for prompt in range(len(prompts))]
+    ) -> list[PromptSamples]:
+        return [PromptSamples(prompt, self.count) for prompt in range(len(prompts))]

@@ -99,7 +99,7 @@ class TextKeeper:
                 age.tolist(),
                 f"item {episodes.item[row]}, {parts}, {int(episodes.mask[span].sum())} tokens,"
                 f" {'cut' if episodes.truncated[row] else 'ended'}"
-                f"{'' if episodes.judged[row] else ', could not be judged'}",
+                f"{'' if episodes.verified[row] else ', not verified'}",
             )
 
     def _write_rollouts(self, episodes: Columns, update: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from distrl.base.columns import Columns
 from distrl.base.phases import Phases
 from distrl.experience.fragment import FragmentData, Unit
-from distrl.experience.token_episodes import HEAT, cat_episodes, pad_episodes
+from distrl.experience.token_episodes import TEMPERATURE_SCALE, cat_episodes, pad_episodes
 from distrl.experience.weights import Weights
 from distrl.language.algorithms.base import LanguageAlgorithm
 from distrl.language.algorithms.supervised.warm_start import supervised_start
@@ -156,7 +156,7 @@ class TextLearner(Learner):
             age=(self.version - batch.version).clamp(min=0)
         )  # in weight versions, of the model's tokens
         if self.gate.due(self.version):
-            usual = batch[batch.heat == 1.0] if HEAT in batch else batch
+            usual = batch[batch.temperature_scale == 1.0] if TEMPERATURE_SCALE in batch else batch
             self._cache = self.gate.look_at_cache(usual, self.version)
             self._found = self.gate.look(usual, self.version)
         self.gate.remember(self.version)
@@ -184,7 +184,7 @@ def age_metrics(episodes: Columns, version: int) -> dict[str, float]:
 def successes_by_item(episodes: Columns) -> dict[int, list[float]]:
     """The first reward part of every answer, before any shaping, by item; items in the order of the rows."""
     found: dict[int, list[float]] = {}
-    usual = episodes.heat == 1.0 if HEAT in episodes else slice(None)
+    usual = episodes.temperature_scale == 1.0 if TEMPERATURE_SCALE in episodes else slice(None)
     for item, success in zip(episodes.item[usual].tolist(), episodes.parts[usual, 0].tolist(), strict=True):
         found.setdefault(item, []).append(success)
     return found

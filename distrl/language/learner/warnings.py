@@ -22,13 +22,13 @@ class TextWatch:
         return [text for text in (self._unjudged(metrics), self._nothing_to_learn(metrics)) if text]
 
     def _unjudged(self, metrics: Mapping[str, float]) -> str:
-        share = metrics.get("text/unjudged", 0.0)
+        share = metrics.get("text/unverified", 0.0)
         if share == 0.0 or self._told >= TOLD:
             return ""
         self._told += 1
         return (
             f"the task's verifier failed or took too long for {100 * share:.3g} % of the answers of a batch; they count"
-            " as wrong (curve text/unjudged). Try it on answers of your own: distrl.language.tasks.base.verify_safely."
+            " as wrong (curve text/unverified). Try it on your own answers: distrl.language.tasks.base.verify_safely."
         )
 
     def _nothing_to_learn(self, metrics: Mapping[str, float]) -> str:

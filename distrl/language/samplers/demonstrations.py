@@ -115,7 +115,7 @@ class DemonstrationSampler:
             parts=np.zeros((1, len(self.task.parts))),
             answer=np.array([-1], np.int64),
             correct=np.array([False]),
-            judged=np.array([True]),
+            verified=np.array([True]),
             terminated=np.array([True]),
             truncated=np.array([False]),
             budget=np.array([len(answer)], np.int32),

@@ -72,7 +72,7 @@ def answer_rows(
         "parts": parts,
         "answer": np.array([_answer_number(task.distinct(text)) for text in texts], np.int64),
         "correct": parts[:, 0] >= SUCCESS,
-        "judged": ~failed,
+        "verified": ~failed,
         "terminated": stopped,
         "truncated": ~stopped,
         "budget": np.full(rows, options.max_new_tokens, np.int32),

@@ -20,7 +20,7 @@ from distrl.experience.fragment import CollectRequest, EpisodeReport, FragmentDa
 from distrl.experience.token_episodes import cat_episodes, episodes_bytes
 from distrl.experience.weights import Weights
 from distrl.language.curricula.prompt_order import PromptLines
-from distrl.language.curricula.sampling_plan import DrawPlan, Draws
+from distrl.language.curricula.sampling_plan import PromptSamples, SamplingPlan
 from distrl.language.models.tokenizers import encode_item
 from distrl.language.models.weights import extras_of
 from distrl.language.samplers.clock import TextClock
@@ -72,7 +72,7 @@ class TextSampler:
         lines: PromptLines,
         *,
         context: int,
-        draws: DrawPlan,
+        draws: SamplingPlan,
         options: Any,
         seed: int,
         fuse: bool = True,
@@ -152,32 +152,37 @@ class TextSampler:
     def _encoded(self, item: Any) -> list[int]:
         return encode_item(self.tokenizer, item, self.options.max_new_tokens, self.context)
 
-    def _plan(self, unit: Unit, prompts: Sequence[Sequence[int]]) -> list[Draws]:
+    def _plan(self, unit: Unit, prompts: Sequence[Sequence[int]]) -> list[PromptSamples]:
         return self.draws(prompts, self.extras, generator(self.seed, "draws", unit.stream, unit.seq))
 
     def _generate(
-        self, prompts: list[list[int]], draws: Sequence[Draws], uniforms: np.ndarray, weights: Weights
+        self, prompts: list[list[int]], draws: Sequence[PromptSamples], uniforms: np.ndarray, weights: Weights
     ) -> list[list[Any]]:
         """Answers to each prompt as its draws say, those of one temperature together."""
         said: list[list[Any]] = [[] for _ in draws]
         ends = np.cumsum([draw.answers for draw in draws])
-        for heat in dict.fromkeys(draw.heat for draw in draws):
-            mine = [number for number, draw in enumerate(draws) if draw.heat == heat]
+        for scale in dict.fromkeys(draw.temperature_scale for draw in draws):
+            mine = [number for number, draw in enumerate(draws) if draw.temperature_scale == scale]
             counts = [draws[number].answers for number in mine]
             rows = np.concatenate([np.arange(ends[n] - draws[n].answers, ends[n]) for n in mine])
             self.clock.begin(f"generates {len(rows)} answers")
-            answers = iter(self._answers([prompts[n] for n in mine], counts, uniforms[rows], heat, weights))
+            answers = iter(self._answers([prompts[n] for n in mine], counts, uniforms[rows], scale, weights))
             for number, count in zip(mine, counts, strict=True):
                 said[number] = list(itertools.islice(answers, count))
         return said
 
     def _answers(
-        self, prompts: list[list[int]], counts: list[int], uniforms: np.ndarray, heat: float, weights: Weights
+        self,
+        prompts: list[list[int]],
+        counts: list[int],
+        uniforms: np.ndarray,
+        scale: float,
+        weights: Weights,
     ) -> list[Any]:
         """The engine's answers. One that fails is built again, which changes no answer."""
         repeats = counts[0] if len(set(counts)) == 1 else counts
         try:
-            return self._ask(prompts, repeats, uniforms, heat)
+            return self._ask(prompts, repeats, uniforms, scale)
         except UserError:
             raise
         except Exception as error:
@@ -189,15 +194,15 @@ class TextSampler:
             self.engine = None  # its memory may be needed
             self.engine = self.rebuild()
             self.engine.load_weights(weights)
-            return self._ask(prompts, repeats, uniforms, heat)
+            return self._ask(prompts, repeats, uniforms, scale)
         except UserError:
             raise
         except Exception as error:
             told = engine_fault(self.engine, error, sum(counts))
             raise ResourceError(f"{told}; so did the one before it.", ADVICE) from error
 
-    def _ask(self, prompts: list[list[int]], repeats: int | list[int], uniforms: np.ndarray, heat: float) -> list[Any]:
-        options = self.options if heat == 1.0 else replace(self.options, temperature=heat * self.options.temperature)
+    def _ask(self, prompts: list[list[int]], repeats: int | list[int], uniforms: np.ndarray, scale: float) -> list[Any]:
+        options = self.options if scale == 1.0 else replace(self.options, temperature=scale * self.options.temperature)
         if self.news is None:
             return self.engine.generate(prompts, repeats, uniforms, options)
         news = self.news
@@ -206,7 +211,7 @@ class TextSampler:
         self.version = self.engine.version
         return said
 
-    def _uniforms(self, unit: Unit, plan: Sequence[Draws]) -> np.ndarray:
+    def _uniforms(self, unit: Unit, plan: Sequence[PromptSamples]) -> np.ndarray:
         """One number in [0, 1) for each token that may be drawn, (answers, max_new_tokens)."""
         shape = (sum(draw.answers for draw in plan), self.options.max_new_tokens)
         return generator(self.seed, "tokens", unit.stream, unit.seq).random(shape)
@@ -216,18 +221,18 @@ class TextSampler:
         unit: Unit,
         items: Sequence[Any],
         prompts: Sequence[list[int]],
-        plan: Sequence[Draws],
+        plan: Sequence[PromptSamples],
         said: Sequence[Sequence[Any]],
     ) -> tuple[FragmentMeta, FragmentData]:
         rows: list[Columns] = []
         reports: list[EpisodeReport] = []
-        heated = any(draw.heat != 1.0 for draw in plan)
+        heated = any(draw.temperature_scale != 1.0 for draw in plan)
         for number, (draw, answers) in enumerate(zip(plan, said, strict=True)):
             item, prompt = items[draw.prompt], prompts[draw.prompt]
             group = group_id(unit, number, len(plan))
             columns, returns = answer_rows(self.task, self.tokenizer, item, prompt, answers, group, self.options)
             if heated:
-                columns = columns.with_(heat=np.full(len(answers), draw.heat, np.float32))
+                columns = columns.with_(temperature_scale=np.full(len(answers), draw.temperature_scale, np.float32))
             rows.append(columns)
             reports += [
                 EpisodeReport(unit.stream, number, unit.seq * len(answers) + row, return_, len(answer.tokens))

@@ -143,7 +143,7 @@ class TextPlan(Plan):
             task,
             lines,
             context=model.context,
-            draws=self.algorithm_class.draws(algorithm),
+            draws=self.algorithm_class.sampling_plan(algorithm),
             options=self.options(),
             seed=config.seed,
             fuse=not config.deterministic,

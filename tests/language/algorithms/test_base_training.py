@@ -16,7 +16,7 @@ def success(world: TextWorld) -> float:
     rates = []
     for seq in (100, 101, 102):
         batch = world.batch(seq)
-        batch = batch[batch.heat == 1.0] if "heat" in batch else batch
+        batch = batch[batch.temperature_scale == 1.0] if "temperature_scale" in batch else batch
         rates.append(Groups(batch.group).mean(batch.correct.double()))
     return float(torch.cat(rates).mean())
 

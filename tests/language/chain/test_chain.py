@@ -9,7 +9,7 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.language.advantages.group import grpo
-from distrl.language.chain.component import link
+from distrl.language.chain.component import component
 from distrl.language.chain.objective import LOSS_LEVELS, objective
 from tests.support.llm_cases import gradient, ids, rows
 
@@ -36,7 +36,7 @@ def batch() -> Columns:
 def test_every_link_names_its_columns_and_options():
     for point in LINKS:
         for method in register.methods(point):
-            found = link(point, method.name, supplied=("entropy", "improvement", "max_length"))
+            found = component(point, method.name, supplied=("entropy", "improvement", "max_length"))
             assert found.reads or found.may_read, method.name
             assert method.line, method.name
 
@@ -48,8 +48,8 @@ def test_names_of_losses_are_unique():
 
 def test_a_link_is_its_function_on_columns():
     b = batch()
-    torch.testing.assert_close(link("advantage", "grpo")(b), grpo(b.reward, b.group))
-    torch.testing.assert_close(link("advantage", {"name": "grpo", "ddof": 0})(b), grpo(b.reward, b.group, ddof=0))
+    torch.testing.assert_close(component("advantage", "grpo")(b), grpo(b.reward, b.group))
+    torch.testing.assert_close(component("advantage", {"name": "grpo", "ddof": 0})(b), grpo(b.reward, b.group, ddof=0))
 
 
 @pytest.mark.parametrize(
@@ -65,29 +65,31 @@ def test_a_link_is_its_function_on_columns():
 )
 def test_wrong_words_are_named(word, message):
     with pytest.raises(ConfigError, match=message):
-        link("advantage", word)
+        component("advantage", word)
 
 
 def test_missing_columns_are_named():
     with pytest.raises(ConfigError, match="reads group, and the batch has reward"):
-        link("advantage", "grpo")(Columns(reward=rows(1, 0)))
+        component("advantage", "grpo")(Columns(reward=rows(1, 0)))
     with pytest.raises(ConfigError, match="reads episode"):
-        link("advantage", {"name": "grpo", "unit": "episode"})(batch())
+        component("advantage", {"name": "grpo", "unit": "episode"})(batch())
 
 
 def test_numbers_of_the_run_reach_the_links_that_take_them():
     b = batch().with_(previous_advantage=rows(1, 2, 3, 4, 5, 6))
     supplied = ("improvement", "entropy")
-    half = link("advantage", "pipo", supplied)(b, improvement=0.5, entropy=1.0)
+    half = component("advantage", "pipo", supplied)(b, improvement=0.5, entropy=1.0)
     assert half.tolist() == [0.5, 1, 1.5, 2, 2.5, 3]
-    torch.testing.assert_close(link("advantage", "rloo", supplied)(b, improvement=0.5), link("advantage", "rloo")(b))
+    torch.testing.assert_close(
+        component("advantage", "rloo", supplied)(b, improvement=0.5), component("advantage", "rloo")(b)
+    )
 
 
 def test_an_episode_counts_once_however_many_rows_it_has():
     # episode 10 was trained as three rows
     b = Columns(reward=rows(1, 1, 1, 0), group=ids(0, 0, 0, 0), episode=ids(10, 10, 10, 11))
-    by_row = link("advantage", "dr_grpo")(b)
-    by_episode = link("advantage", {"name": "dr_grpo", "unit": "episode"})(b)
+    by_row = component("advantage", "dr_grpo")(b)
+    by_episode = component("advantage", {"name": "dr_grpo", "unit": "episode"})(b)
     assert by_row.tolist() == [0.25, 0.25, 0.25, -0.75]
     assert by_episode.tolist() == [0.5, 0.5, 0.5, -0.5]
 
@@ -104,7 +106,7 @@ CHAINS = [
 @pytest.mark.parametrize("words", CHAINS, ids=lambda words: str(words["word"]))
 def test_parts_of_a_minibatch_add_up(words):
     chain = objective(**words)
-    b = batch().with_(advantage=link("advantage", "grpo")(batch()))
+    b = batch().with_(advantage=component("advantage", "grpo")(batch()))
     assert chain.reads() <= set(b)
     whole = chain.weights(b)
 
@@ -122,7 +124,7 @@ def test_parts_of_a_minibatch_add_up(words):
 
 
 def test_what_follows_the_objective_counts():
-    b = batch().with_(advantage=link("advantage", "grpo")(batch()))
+    b = batch().with_(advantage=component("advantage", "grpo")(batch()))
 
     def loss(**words):
         chain = objective("token_ppo", **words)
@@ -130,7 +132,7 @@ def test_what_follows_the_objective_counts():
 
     m = b.mask
     weight = (b.old_logp - b.behavior_logp).exp().clamp(max=1.05)[m]
-    terms = link("token_loss", "token_ppo")(b)[m]
+    terms = component("token_loss", "token_ppo")(b)[m]
     assert loss(correction={"name": "tis", "cap": 1.05}) == pytest.approx((weight * terms).mean().item())
     d = (b.logp - b.ref_logp)[m]
     assert loss(divergence="k3", beta=0.1) == pytest.approx((terms + 0.1 * ((-d).exp() - 1 + d)).mean().item())
@@ -148,7 +150,7 @@ def test_what_does_not_fit_is_named():
 def test_dapo_from_words():
     """-min(ratio A, clip(ratio, .8, 1.28) A) averaged over tokens, without a KL term."""
     chain = objective({"name": "token_ppo", "clip_high": 0.28}, aggregation="token_mean")
-    b = batch().with_(advantage=link("advantage", "grpo")(batch()))
+    b = batch().with_(advantage=component("advantage", "grpo")(batch()))
     terms = []
     for n, t in b.mask.nonzero().tolist():
         ratio, a = (b.logp[n, t] - b.old_logp[n, t]).exp().item(), b.advantage[n].item()

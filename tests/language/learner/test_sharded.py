@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from distrl.base.errors import ConfigError
 from distrl.experience.weights import Weights
 from distrl.learning.learner_base import Progress
-from distrl.learning.process_group import free_address
+from distrl.learning.process_group import GroupShards, free_address, join_group, leave_group
 from tests.helpers import REPOSITORY
 from tests.learning.sharded_cases import CASES, KL, UPDATES, continued, plan_of, single, tied_folder
 
@@ -100,3 +101,18 @@ def test_a_process_that_nobody_asks_for_the_first_weights_begins_all_the_same() 
     _, weights = learner.update(given["fragments"][0], Progress(0, 0))
     assert weights.table == given["versions"][1].table
     assert np.array_equal(weights.buffer, given["versions"][1].buffer)
+
+
+def test_a_group_of_one_process_reports_the_same_curves() -> None:
+    """Without an entropy bonus no entropy is computed, and none is reported."""
+    given = single("plain")
+    join_group(free_address(), 0, 1, torch.device("cpu"))
+    try:
+        learner = plan_of("plain", True).build_learner(GroupShards(2, 0, 1))
+        report, _ = learner.update(given["fragments"][0], Progress(0, 0))
+    finally:
+        leave_group()
+    whole = plan_of("plain", False).build_learner()
+    expected, _ = whole.update(given["fragments"][0], Progress(0, 0))
+    assert report.metrics.keys() == expected.metrics.keys()
+    assert "policy/entropy" not in report.metrics

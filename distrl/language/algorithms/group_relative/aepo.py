@@ -16,10 +16,10 @@ from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.advantages.token import virtual_temperature
 from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.curricula.replacement import replace_rows, replacement_count, select_regenerated
-from distrl.language.curricula.sampling_plan import DrawPlan, Draws
+from distrl.language.curricula.sampling_plan import PromptSamples, SamplingPlan
 
 #: Name of the temperature among the extras that travel with weights.
-HEAT = "aepo.heat"
+TEMPERATURE_SCALE = "aepo.temperature_scale"
 
 
 class AEPOConfig(LanguageAlgorithmConfig):
@@ -38,7 +38,7 @@ class AEPOConfig(LanguageAlgorithmConfig):
 
 
 @dataclass(frozen=True)
-class Redraws:
+class RepeatedSamples:
     """Every prompt `count` times, and a share of them `count` times more at the heat that came with the weights."""
 
     count: int
@@ -46,12 +46,14 @@ class Redraws:
 
     def __call__(
         self, prompts: Sequence[Sequence[int]], extras: Mapping[str, np.ndarray], rng: np.random.Generator
-    ) -> list[Draws]:
-        usual = [Draws(prompt, self.count) for prompt in range(len(prompts))]
-        if HEAT not in extras:
+    ) -> list[PromptSamples]:
+        usual = [PromptSamples(prompt, self.count) for prompt in range(len(prompts))]
+        if TEMPERATURE_SCALE not in extras:
             return usual
         again = rng.permutation(len(prompts))[: max(1, round(self.share * len(prompts)))]
-        return usual + [Draws(int(prompt), self.count, float(extras[HEAT])) for prompt in sorted(again)]
+        return usual + [
+            PromptSamples(int(prompt), self.count, float(extras[TEMPERATURE_SCALE])) for prompt in sorted(again)
+        ]
 
 
 @register.algorithm("aepo", paper="Arbitrary Entropy Policy Optimization, 2025", entries=[215])
@@ -71,22 +73,22 @@ class AEPO(LanguageAlgorithm):
         self._replaced = 0
 
     @classmethod
-    def draws(cls, config: Any) -> DrawPlan:
-        return Redraws(config.group_size, config.redrawn)
+    def sampling_plan(cls, config: Any) -> SamplingPlan:
+        return RepeatedSamples(config.group_size, config.redrawn)
 
     def extras(self) -> dict[str, np.ndarray]:
         if self.last_entropy is None or not self.config.replaced:
             return super().extras()
         config = self.config
         heat = virtual_temperature(self.last_entropy, config.target_entropy, config.hot, config.cold)
-        return {**super().extras(), HEAT: np.array(heat)}
+        return {**super().extras(), TEMPERATURE_SCALE: np.array(heat)}
 
     def prepare(self, batch: Columns) -> Columns:
         """The answers at the run's own temperature; the others are kept aside."""
         self._redrawn = None
-        if "heat" not in batch:
+        if "temperature_scale" not in batch:
             return super().prepare(batch)
-        others = batch.heat != 1.0
+        others = batch.temperature_scale != 1.0
         redrawn, batch = batch[others], batch[~others]
         if len(redrawn.group):
             logp = self.scored(redrawn)  # as if they had been drawn at the run's temperature

@@ -15,7 +15,7 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
-from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig, Word
+from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.losses.token import proximal_by_versions
 
 VERSIONS = "versions"
@@ -24,7 +24,7 @@ VERSIONS = "versions"
 class DecoupledPPOConfig(LanguageAlgorithmConfig):
     """Decoupled PPO, for asynchronous runs: `store.max_staleness` of 1 and more."""
 
-    objective: Word = {"name": "decoupled_ppo", "cap": 5.0, "mode": "mask"}
+    objective: ComponentConfig = {"name": "decoupled_ppo", "cap": 5.0, "mode": "mask"}
     """Clipped ratio to the proximal policy, weighted by proximal / behavior. Weights beyond `cap` count 0 (`mask`), or
     `cap` (`truncate`)."""
     old_logp: str = Field("recompute", pattern="^(recompute|versions)$")
@@ -51,12 +51,12 @@ class DecoupledPPO(LanguageAlgorithm):
                 "Leave it at decoupled_ppo, or choose algorithm.name=grpo with this objective.",
             )
 
-    def learned(self, part: Columns) -> Columns:
+    def forward(self, part: Columns) -> Columns:
         """With `old: versions` the proximal policy lies between behavior and present policy.
 
         A token of d versions ago was drawn d versions before the proximal policy, which is one before the present one.
         """
-        part = super().learned(part)
+        part = super().forward(part)
         if self.config.old_logp != VERSIONS:
             return part
         age = part.age.to(part.logp.dtype)

@@ -17,7 +17,7 @@ from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.chain.groups import Groups
 from distrl.language.curricula.budgets import knapsack_budget
-from distrl.language.curricula.sampling_plan import DrawPlan, Draws
+from distrl.language.curricula.sampling_plan import PromptSamples, SamplingPlan
 
 #: Names of the table's arrays among the extras that travel with weights.
 KEYS, RATES = "knapsack.keys", "knapsack.rates"
@@ -78,7 +78,7 @@ class KnapsackConfig(LanguageAlgorithmConfig):
 
 
 @dataclass(frozen=True)
-class KnapsackDraws:
+class KnapsackSamples:
     """A fragment's prompts share its answers by what they are expected to teach. The sum is always the same, so every
     fragment costs about as much; fewer streams make larger knapsacks.
     """
@@ -90,14 +90,14 @@ class KnapsackDraws:
 
     def __call__(
         self, prompts: Sequence[Sequence[int]], extras: Mapping[str, np.ndarray], rng: np.random.Generator
-    ) -> list[Draws]:
+    ) -> list[PromptSamples]:
         table = SuccessTable(1)
         if KEYS in extras:
             table.load(extras)
         rates = [table.rate(prompt_key(prompt)) for prompt in prompts]
         total = self.count * len(prompts)
         budget = knapsack_budget(rates, total, low=self.least, high=self.most, confidence=self.confidence)
-        return [Draws(prompt, answers) for prompt, answers in enumerate(budget)]
+        return [PromptSamples(prompt, answers) for prompt, answers in enumerate(budget)]
 
 
 @register.algorithm("knapsack", paper="Knapsack RL: Optimizing Budget Allocation, 2025", entries=[96])
@@ -111,14 +111,14 @@ class Knapsack(LanguageAlgorithm):
         self.table = SuccessTable(config.table_size)
 
     @classmethod
-    def draws(cls, config: Any) -> DrawPlan:
+    def sampling_plan(cls, config: Any) -> SamplingPlan:
         if not config.least <= config.group_size <= config.most:
             raise ConfigError(
                 f"algorithm.group_size {config.group_size} is the mean of numbers between algorithm.least"
                 f" {config.least} and algorithm.most {config.most}.",
                 "Change one of them.",
             )
-        return KnapsackDraws(config.group_size, config.least, config.most, config.confidence)
+        return KnapsackSamples(config.group_size, config.least, config.most, config.confidence)
 
     def after_update(self, batch: Columns, metrics: Mapping[str, float]) -> dict[str, float]:
         """Remember what every prompt's answers have shown."""

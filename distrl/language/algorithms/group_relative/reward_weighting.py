@@ -14,7 +14,7 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
-from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig, Word
+from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.rewards.plan import combine
 from distrl.language.rewards.weights import (
     dynamic_reward_weighting,
@@ -43,7 +43,7 @@ class DynamicRewardConfig(LanguageAlgorithmConfig):
     """gradient: no reward's weight falls below it."""
     influence_parameters: str = ""
     """gradient: only parameters whose name contains this are compared; all by default. Less memory."""
-    advantage: Word = "grpo"
+    advantage: ComponentConfig = "grpo"
     """Of the combined reward, and in mode gradient of each reward alone."""
 
 
@@ -97,7 +97,7 @@ class DynamicRewardWeighting(LanguageAlgorithm):
         self._told = {"policy/reward_factor": factor, "policy/hypervolume": hypervolume(front, reference)}
         return factor
 
-    def columns(self, batch: Columns) -> Columns:
+    def add_columns(self, batch: Columns) -> Columns:
         """In mode gradient: weights that this batch's gradients have moved combine its reward."""
         if not self.by_gradient:
             return batch
@@ -111,7 +111,7 @@ class DynamicRewardWeighting(LanguageAlgorithm):
         self._told = {f"policy/weight_{name}": float(w) for name, w in zip(self.plan.names, weights, strict=True)}
         order = [self.parts.index(name) for name in self.plan.names]
         plan = replace(self.plan, weights=weights.tolist())
-        rewards = combine(plan, batch.told[:, order], batch.mask.sum(1))
+        rewards = combine(plan, batch.raw_reward_components[:, order], batch.mask.sum(1))
         return batch.with_(value=rewards.value, reward=rewards.reward)
 
     def part_gradients(self, batch: Columns) -> Tensor:
@@ -121,9 +121,9 @@ class DynamicRewardWeighting(LanguageAlgorithm):
             alone = batch.with_(reward=part)
             if self.credit is not None:
                 alone = alone.with_(token_reward=self.credit(alone))
-            alone = alone.with_(advantage=self.advantage(alone, **self.numbers()))
+            alone = alone.with_(advantage=self.advantage(alone, **self.component_arguments()))
             with torch.enable_grad():
-                self.text_gradient(self.weighted(alone))
+                self.text_gradient(self.add_loss_weights(alone))
             wanted = self.config.influence_parameters
             chosen = [g.flatten() for name, g in self.flat.views(self.flat.grad).items() if wanted in name]
             if not chosen:

@@ -10,8 +10,8 @@ from pydantic import Field
 from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
-from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig, Word
-from distrl.language.chain.component import link
+from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
+from distrl.language.chain.component import component
 
 
 class TTRVConfig(LanguageAlgorithmConfig):
@@ -19,9 +19,9 @@ class TTRVConfig(LanguageAlgorithmConfig):
 
     group_size: int = Field(32, ge=2)
     """Answers to each prompt, whose frequencies are the reward. Usual: 32."""
-    label_free: Word = "ttrv"
+    label_free: ComponentConfig = "ttrv"
     """The reward: `{name: ttrv, alpha: 0.75, entropy_mode: batch}`, or `majority`: 1 for the most frequent answer."""
-    advantage: Word = "batch_normalized"
+    advantage: ComponentConfig = "batch_normalized"
     """The entropy is the same for a prompt's answers, so advantages that center groups would cancel it."""
 
 
@@ -36,9 +36,9 @@ class TTRV(LanguageAlgorithm):
 
     def begin(self, parts: Sequence[str], settings: Any) -> None:
         super().begin(parts, settings)
-        self.label_free = link("reward", self.schedules.label_free)
+        self.label_free = component("reward", self.schedules.label_free)
 
-    def columns(self, batch: Columns) -> Columns:
+    def add_columns(self, batch: Columns) -> Columns:
         """The verifier's reward is replaced: nothing after this knows it."""
         reward = self.label_free(batch)
         return batch.with_(reward=reward, value=reward, parts=reward[:, None])

@@ -18,7 +18,7 @@ from torch import Tensor
 from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
-from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig, Word
+from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.chain.groups import Groups
 from distrl.language.tasks.base import Task
 from distrl.language.tasks.subset import TaskSubset
@@ -38,9 +38,9 @@ class AStarPOConfig(LanguageAlgorithmConfig):
     """beta1 of V*: towards 0 the best reward that the reference got, large values its mean; 0 is the mean too."""
     drop_unsolved: bool = False
     """Leave out prompts that the reference never got a reward for."""
-    objective: Word = {"name": "a_star_po", "beta": 1e-3}
+    objective: ComponentConfig = {"name": "a_star_po", "beta": 1e-3}
     """(beta2 log(pi / pi_ref) + V* - reward)^2; beta2 far below `optimism`. Usual: 0.001; short answers: 0.1."""
-    advantage: Word = "reinforce"
+    advantage: ComponentConfig = "reinforce"
     """Not read by the loss: shown in the curves."""
 
 
@@ -79,10 +79,10 @@ class AStarPO(LanguageAlgorithm):
     def update(self, batch: Columns, rng: np.random.Generator) -> Update:
         if not self.estimating:
             return super().update(batch, rng)
-        batch = self.rewarded(batch)
+        batch = self.compute_rewards(batch)
         self._estimate(batch.item, batch.reward)
         batch = batch.with_(advantage=torch.zeros_like(batch.reward))
-        return Update({**self.curves(batch), "policy/reference_share": self.reference_share})
+        return Update({**self.batch_metrics(batch), "policy/reference_share": self.reference_share})
 
     @property
     def reference_share(self) -> float:
@@ -110,17 +110,17 @@ class AStarPO(LanguageAlgorithm):
         found = beta * (self.log_sum[at] - np.log(count)) if beta else self.log_sum[at] / count
         return torch.from_numpy(found.astype(np.float32)).to(self.device)
 
-    def columns(self, batch: Columns) -> Columns:
+    def add_columns(self, batch: Columns) -> Columns:
         return batch.with_(optimal_value=self.optimal_value(batch.item))
 
-    def weighted(self, minibatch: Columns) -> Columns:
+    def add_loss_weights(self, minibatch: Columns) -> Columns:
         if self.config.drop_unsolved:
             solved = torch.from_numpy(self.best[minibatch.item.cpu().numpy()] > 0.0).to(self.device)
             minibatch = minibatch.with_(mask=minibatch.mask & solved[:, None])
-        return super().weighted(minibatch)
+        return super().add_loss_weights(minibatch)
 
-    def curves(self, batch: Columns) -> dict[str, float]:
-        found = super().curves(batch)
+    def batch_metrics(self, batch: Columns) -> dict[str, float]:
+        found = super().batch_metrics(batch)
         if "optimal_value" in batch:
             found["policy/optimal_value"] = float(batch.optimal_value.mean())
         return found

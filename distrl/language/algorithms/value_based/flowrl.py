@@ -16,7 +16,7 @@ from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
-from distrl.language.algorithms.base import Word
+from distrl.language.algorithms.base import ComponentConfig
 from distrl.language.algorithms.batch import support
 from distrl.language.algorithms.heads import TokenHeadAlgorithm, TokenHeadConfig
 from distrl.language.chain.aggregation import aggregate
@@ -29,9 +29,9 @@ class FlowRLConfig(TokenHeadConfig):
     Rows go through the model padded, whatever `packing` says: log Z reads the hidden states of whole prompts.
     """
 
-    objective: Word = {"name": "flowrl", "beta": 15.0, "clip_low": 0.2, "clip_high": 0.28}
+    objective: ComponentConfig = {"name": "flowrl", "beta": 15.0, "clip_low": 0.2, "clip_high": 0.28}
     """Squared imbalance, weighted by the clipped ratio of the whole answer. `beta`: how sharply reward counts."""
-    advantage: Word = "grpo"
+    advantage: ComponentConfig = "grpo"
     """The reward as the flow sees it, normalized in its group."""
     head_learning_rate: Scheduled[float] = Field(1e-3, ge=0)
     """Step size of the partition network; `learning_rate` is that of the language model. Usual: 1e-4 to 1e-3."""
@@ -71,7 +71,7 @@ class FlowRL(TokenHeadAlgorithm):
     """Flow matching of the reward's distribution with a learned partition function."""
 
     Config: ClassVar[type[AlgorithmConfig]] = FlowRLConfig
-    loss_parts = ("policy/log_z",)
+    loss_terms = ("policy/log_z",)
 
     @classmethod
     def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> Any:
@@ -81,7 +81,7 @@ class FlowRL(TokenHeadAlgorithm):
             language.partition = Partition(language.config.hidden_size)
         return language
 
-    def learned(self, part: Columns) -> Columns:
+    def forward(self, part: Columns) -> Columns:
         """Log-probabilities (N, L) and log Z (N,), of one forward pass."""
         settings = self.settings
         hidden = self.language.hidden(part.tokens)
@@ -99,7 +99,7 @@ class FlowRL(TokenHeadAlgorithm):
         partition: Any = self.language.partition
         return part.with_(logp=logp, log_z=partition(prompt))
 
-    def part_loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:
+    def loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:
         return self.objective.loss(part), [aggregate(part.log_z, part.row_weight)]
 
 

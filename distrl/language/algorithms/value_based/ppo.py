@@ -24,7 +24,7 @@ from distrl.functional.distributions.base import ReturnDistribution
 from distrl.functional.policy.objectives import clipped_value_loss
 from distrl.functional.returns.lambda_targets import lambda_atoms, replacement_size
 from distrl.functional.statistics import explained_variance
-from distrl.language.algorithms.base import Word
+from distrl.language.algorithms.base import ComponentConfig
 from distrl.language.algorithms.batch import support
 from distrl.language.algorithms.heads import TokenHeadAlgorithm, TokenHeadConfig
 from distrl.language.chain.aggregation import aggregate, token_mean
@@ -42,9 +42,9 @@ class TokenPPOConfig(TokenHeadConfig):
 
     group_size: int = Field(1, ge=1)
     """Answers to each prompt. The critic is the baseline, so one is enough."""
-    credit: Word | None = "outcome"
+    credit: ComponentConfig | None = "outcome"
     """The reward stands on the last token; `{name: kl_penalized_outcome, beta: 0.05}` puts the reference inside."""
-    advantage: Word = {"name": "token_gae", "gamma": 1.0, "lam": 0.95}
+    advantage: ComponentConfig = {"name": "token_gae", "gamma": 1.0, "lam": 0.95}
     """Generalized advantages. Usual: gamma 1; lam 0.95, or 1 where only the outcome pays."""
     normalize_advantage: bool = True
     """Center and scale advantages over all tokens of the batch."""
@@ -69,7 +69,7 @@ class TokenPPO(TokenHeadAlgorithm):
     """Proximal policy optimization of tokens with a value or return-distribution head on the trunk."""
 
     Config: ClassVar[type[AlgorithmConfig]] = TokenPPOConfig
-    loss_parts: tuple[str, ...] = ("loss/policy", "loss/value")
+    loss_terms: tuple[str, ...] = ("loss/policy", "loss/value")
 
     @classmethod
     def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> Any:
@@ -116,14 +116,14 @@ class TokenPPO(TokenHeadAlgorithm):
 
     # ---- once per batch ------------------------------------------------------------------------------------------
 
-    def columns(self, batch: Columns) -> Columns:
+    def add_columns(self, batch: Columns) -> Columns:
         """Add what the critic says of every prefix: distributions (N, T + 1, P), value (N, L), bootstrap (N,).
 
         T counts trainable tokens; one more place is the prefix after the last of them.
         """
         rows = torch.arange(len(batch.tokens), device=self.device).split(self.config.micro_batch)
         distributions = spread(
-            torch.cat([self._judged(batch[index]) for index in rows]), compact_mask(_with_end(batch.mask))
+            torch.cat([self._critic_forward(batch[index]) for index in rows]), compact_mask(_with_end(batch.mask))
         )
         value = self.distribution.mean(distributions)
         count = lengths(batch.mask)
@@ -138,7 +138,7 @@ class TokenPPO(TokenHeadAlgorithm):
             goes_on=goes_on,
         )
 
-    def _judged(self, batch: Columns) -> Tensor:
+    def _critic_forward(self, batch: Columns) -> Tensor:
         """Parameters (K + N, P) of the distribution before each trainable token and after the last one of each row."""
         ended = _with_end(batch.mask)
         return self.language.value_params(token_features(self.language, batch.tokens, ended, self.packing))
@@ -182,10 +182,10 @@ class TokenPPO(TokenHeadAlgorithm):
 
     # ---- per minibatch -------------------------------------------------------------------------------------------
 
-    def weighted(self, minibatch: Columns) -> Columns:
-        return super().weighted(minibatch).with_(token_weight=token_mean(minibatch.mask))
+    def add_loss_weights(self, minibatch: Columns) -> Columns:
+        return super().add_loss_weights(minibatch).with_(token_weight=token_mean(minibatch.mask))
 
-    def learned(self, part: Columns) -> Columns:
+    def forward(self, part: Columns) -> Columns:
         """Log-probabilities (N, L) and the critic's parameters (K, P), of one forward pass."""
         settings = self.settings
         features = token_features(self.language, part.tokens, part.mask, self.packing)
@@ -200,11 +200,11 @@ class TokenPPO(TokenHeadAlgorithm):
             kept=support(part.kept, part.mask) if "kept" in part else None,
             entropy=self.entropies,
         )
-        judged = self.language.value_params(features if self.config.critic_trunk else features.detach())
-        part = part.with_(logp=logp, judged=judged)
+        critic_output = self.language.value_params(features if self.config.critic_trunk else features.detach())
+        part = part.with_(logp=logp, critic_output=critic_output)
         return part if entropy is None else part.with_(entropy=entropy)
 
-    def part_loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:
+    def loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:
         policy = self.objective.loss(part)
         critic = aggregate(self.value_losses(part), part.token_weight[part.mask])
         return policy + self.config.value_coef * critic, [policy, critic]
@@ -216,14 +216,14 @@ class TokenPPO(TokenHeadAlgorithm):
         inside = F.pad(inside, (0, width))  # a part may have shorter rows than the batch that targets were made for
         values, probs = part.target_values[inside], part.target_probs[inside]
         if self.config.clip_value is None:
-            return self.distribution.loss(part.judged, values, probs)
+            return self.distribution.loss(part.critic_output, values, probs)
         return clipped_value_loss(
-            part.judged.squeeze(-1), part.value[part.mask], values.squeeze(-1), self.config.clip_value
+            part.critic_output.squeeze(-1), part.value[part.mask], values.squeeze(-1), self.config.clip_value
         )
 
-    def curves(self, batch: Columns) -> dict[str, float]:
+    def batch_metrics(self, batch: Columns) -> dict[str, float]:
         explained = explained_variance(batch.value[batch.mask], batch.returns[batch.mask])
-        return {**super().curves(batch), "policy/explained_variance": float(explained)}
+        return {**super().batch_metrics(batch), "policy/explained_variance": float(explained)}
 
 
 def _with_end(mask: Tensor) -> Tensor:

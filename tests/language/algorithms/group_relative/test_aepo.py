@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from distrl.language.algorithms.group_relative.aepo import Redraws
+from distrl.language.algorithms.group_relative.aepo import RepeatedSamples
 from distrl.language.curricula.replacement import replacement_count
 from distrl.language.models.weights import extras_of
 from tests.support.text_worlds import TextWorld, same_next_update
 
 
 def heats(world: TextWorld, seq: int) -> list[Any]:
-    return [data.rollout.get("heat") for data in world.fragments(seq)]
+    return [data.rollout.get("temperature_scale") for data in world.fragments(seq)]
 
 
 def test_a_quarter_of_the_prompts_is_answered_again() -> None:
-    plan = Redraws(8, 0.25)
+    plan = RepeatedSamples(8, 0.25)
     usual = plan([[1]] * 8, {}, np.random.default_rng(0))
     assert [draw.answers for draw in usual] == [8] * 8
-    drawn = plan([[1]] * 8, {"aepo.heat": np.array(1.2)}, np.random.default_rng(0))
+    drawn = plan([[1]] * 8, {"aepo.temperature_scale": np.array(1.2)}, np.random.default_rng(0))
     assert drawn[:8] == usual
-    assert [(draw.answers, draw.heat) for draw in drawn[8:]] == [(8, 1.2)] * 2
+    assert [(draw.answers, draw.temperature_scale) for draw in drawn[8:]] == [(8, 1.2)] * 2
     assert len({draw.prompt for draw in drawn[8:]}) == 2
 
 
@@ -35,21 +35,24 @@ def test_without_replacements_it_is_grpo() -> None:
         assert np.array_equal(one.turn(seq).buffer, other.turn(seq).buffer)
 
 
-@pytest.mark.parametrize(("target", "heat"), [(5.0, 1.2), (0.0, 0.8)])
-def test_redrawn_right_answers_replace_some(target: float, heat: float) -> None:
+@pytest.mark.parametrize(("target", "scale"), [(5.0, 1.2), (0.0, 0.8)])
+def test_redrawn_right_answers_replace_some(target: float, scale: float) -> None:
     world = TextWorld("aepo", target_entropy=target, replaced=0.25)
     assert heats(world, 0) == [None, None]  # the entropy is not known yet
     world.turn(0)
     algorithm = world.algorithm
     assert algorithm.last_entropy == world.metrics["policy/entropy"]
-    assert float(extras_of(world.weights)["aepo.heat"]) == heat
+    assert float(extras_of(world.weights)["aepo.temperature_scale"]) == scale
     batch = world.batch(1)
-    again = batch.heat != 1.0
-    assert batch.heat[again].unique().tolist() == pytest.approx([heat])
+    again = batch.temperature_scale != 1.0
+    assert batch.temperature_scale[again].unique().tolist() == pytest.approx([scale])
     assert int(again.sum()) == 2 * 8  # one prompt in each stream
     # they were really drawn at that temperature
     torch.testing.assert_close(
-        algorithm.scored(batch[again], heat)[batch.mask[again]], batch.logp[again][batch.mask[again]], atol=1e-4, rtol=0
+        algorithm.scored(batch[again], scale)[batch.mask[again]],
+        batch.logp[again][batch.mask[again]],
+        atol=1e-4,
+        rtol=0,
     )
     usual = algorithm.prepare(batch)
     assert len(usual.group) == 64

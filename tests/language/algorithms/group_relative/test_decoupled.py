@@ -49,7 +49,9 @@ def test_stale_tokens_keep_their_gradient_weighted_by_proximal_over_behavior(mod
     assert bool((weight[batch.mask] > 1.3).any())
     assert bool((weight[batch.mask] < 0.8).any())
     weight = weight.clamp(max=cap) if mode == "truncate" else weight * (weight <= cap)
-    logp = made.algorithm.score(batch)  # at ratio 1 to the proximal policy PPO's gradient is REINFORCE's
+    logp = made.algorithm.token_logp_and_entropy(batch)[
+        0
+    ]  # at ratio 1 to the proximal policy PPO's gradient is REINFORCE's
     loss = -(weight * batch.advantage[:, None].float() * logp)[batch.mask].sum() / batch.mask.sum()
     expected = made.slow_gradient(loss)
     assert torch.allclose(found, expected, atol=1e-5)
@@ -66,7 +68,7 @@ def test_the_proximal_policy_between_versions() -> None:
     batch = made.algorithm.prepare(stale(made, age=3))
     assert batch.age[batch.mask].tolist() == [3] * int(batch.mask.sum())
     with torch.no_grad():
-        part = made.algorithm.learned(made.algorithm.weighted(batch))
+        part = made.algorithm.forward(made.algorithm.add_loss_weights(batch))
     expected = batch.behavior_logp + 0.75 * (part.logp - batch.behavior_logp)
     assert torch.allclose(part.old_logp[batch.mask], expected[batch.mask], atol=1e-6)
 

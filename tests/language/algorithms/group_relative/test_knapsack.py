@@ -11,9 +11,9 @@ import torch
 
 from distrl.base.errors import ConfigError
 from distrl.experience.fragment import CollectRequest, Unit
-from distrl.language.algorithms.group_relative.knapsack import KnapsackDraws, SuccessTable, prompt_key
+from distrl.language.algorithms.group_relative.knapsack import KnapsackSamples, SuccessTable, prompt_key
 from distrl.language.curricula.budgets import knapsack_budget
-from distrl.language.curricula.sampling_plan import Draws
+from distrl.language.curricula.sampling_plan import PromptSamples
 from distrl.language.models.weights import extras_of
 from distrl.runtime.train import train
 from tests.helpers import merged
@@ -44,9 +44,12 @@ def test_the_plan_is_the_knapsack_of_the_entrys_numbers() -> None:
     table, prompts = SuccessTable(64), [[1], [2]]
     for prompt, rate in zip(prompts, (0.5, 0.1), strict=True):
         table.record(prompt_key(prompt), rate, decay=0.0)
-    plan = KnapsackDraws(8, least=2, most=128, confidence=0.9)
-    assert plan(prompts, table.extras(), RNG) == [Draws(0, 6), Draws(1, 10)]
-    assert plan(prompts, {}, RNG) == [Draws(0, 8), Draws(1, 8)]  # before the first update nothing is known
+    plan = KnapsackSamples(8, least=2, most=128, confidence=0.9)
+    assert plan(prompts, table.extras(), RNG) == [PromptSamples(0, 6), PromptSamples(1, 10)]
+    assert plan(prompts, {}, RNG) == [
+        PromptSamples(0, 8),
+        PromptSamples(1, 8),
+    ]  # no rates yet
 
 
 def sizes(data: Any) -> list[int]:

@@ -19,13 +19,13 @@ def test_weights_move_by_the_influence_of_gradients() -> None:
     assert algorithm.plan.names == ["success", "placed"]
     batch = algorithm.prepare(world.batch(0))
     gradients = [
-        world.gradient(batch.with_(advantage=grpo(batch.told[:, k], batch.group))) for k in range(2)
+        world.gradient(batch.with_(advantage=grpo(batch.raw_reward_components[:, k], batch.group))) for k in range(2)
     ]  # of each reward alone
     influence = gradient_influence(torch.stack(gradients)).double()
     assert float(influence.abs().min()) > 0
     expected = mirror_step(torch.full((2,), 0.5, dtype=torch.float64), influence, rate=1.0)
     assert abs(float(expected[0]) - 0.5) > 1e-3
-    torch.testing.assert_close(batch.reward, batch.told @ expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(batch.reward, batch.raw_reward_components @ expected, atol=1e-4, rtol=1e-4)
     assert algorithm.part_weights.tolist() == [0.5, 0.5]  # until the update stands
     world.turn(0)
     torch.testing.assert_close(algorithm.part_weights, expected, atol=1e-4, rtol=1e-4)

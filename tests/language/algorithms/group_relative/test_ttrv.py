@@ -14,12 +14,12 @@ def test_the_verifier_is_not_learned_from() -> None:
     world = TextWorld("ttrv", group_size=8)
     batch = world.batch(0)
     told, flipped = (world.algorithm.prepare(batch.with_(parts=p)) for p in (batch.parts, 1.0 - batch.parts))
-    assert not torch.equal(told.told, flipped.told)
+    assert not torch.equal(told.raw_reward_components, flipped.raw_reward_components)
     assert torch.equal(world.gradient(told), world.gradient(flipped))
     reward = ttrv(batch.answer, batch.group)
     assert torch.equal(told.reward, reward)
     assert torch.equal(told.advantage, batch_normalized(reward))
-    assert world.algorithm.curves(told)["text/success"] == float(batch.correct.double().mean())
+    assert world.algorithm.batch_metrics(told)["text/success"] == float(batch.correct.double().mean())
 
 
 def test_a_hard_majority_is_another_word() -> None:

@@ -108,7 +108,7 @@ def test_draws_are_the_same_in_every_process_and_differ_between_steps() -> None:
     for shards in (1, 1, 2):
         made = TinyWorld({"name": "one_token_rollout", "draws": 4, "micro_batch": 2}, learner={"shards": shards})
         batch = made.prepared()
-        losses += [float(made.algorithm.text_gradient(made.algorithm.weighted(batch))[0]) for _ in range(2)]
+        losses += [float(made.algorithm.text_gradient(made.algorithm.add_loss_weights(batch))[0]) for _ in range(2)]
     assert losses[0] == losses[2]
     assert losses[1] == losses[3]
     assert losses[0] != losses[1]

@@ -70,7 +70,7 @@ def test_the_gradient_is_reinforces_with_the_estimate_for_a_baseline() -> None:
         made.step()
     batch = made.prepared(made.updates)
     found = made.gradient(batch)
-    logp = (made.algorithm.score(batch) * batch.mask).sum(1)
+    logp = (made.algorithm.token_logp_and_entropy(batch)[0] * batch.mask).sum(1)
     baseline = batch.reward.float() - batch.optimal_value
     expected = made.slow_gradient((-2 * 1e-3 * baseline * logp).mean())
     assert float(expected.norm()) > 1e-6
@@ -85,7 +85,7 @@ def test_prompts_without_success_may_be_left_out() -> None:
     batch = made.prepared(made.updates)
     kept = int((batch.reward - batch.optimal_value).abs().argmax())
     made.algorithm.best[int(batch.item[kept])] = 1.0
-    weighted = made.algorithm.weighted(batch)
+    weighted = made.algorithm.add_loss_weights(batch)
     assert weighted.row_weight.tolist() == [float(k == kept) for k in range(8)]
     assert float(made.gradient(batch).norm()) > 0
 

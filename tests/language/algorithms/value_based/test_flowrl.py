@@ -23,7 +23,7 @@ def test_at_the_reference_equal_rewards_teach_nothing() -> None:
     rest = made.gradient(batch.with_(advantage=torch.zeros_like(batch.advantage)))
     assert float(rest.norm()) < 1e-4  # the reference was computed packed, the present distribution is not
     found = made.gradient(batch)
-    logp = made.algorithm.score(batch)
+    logp = made.algorithm.token_logp_and_entropy(batch)[0]
     mean = (logp * batch.mask).sum(1) / batch.mask.sum(1)
     # at log Z = 0 the imbalance is -beta A: 2 w delta grad of (log Z + mean log pi)
     log_z = made.algorithm.language.partition(prompt_mean(made.algorithm.language.hidden(batch.tokens), batch.mask))
@@ -50,8 +50,8 @@ def test_the_partition_reads_the_prompt_alone() -> None:
 def test_the_partitions_gradient_may_stop_before_the_trunk(trunk: bool) -> None:
     made = TinyWorld({**WORDS, "partition_trunk": trunk})
     made.move()
-    batch = made.algorithm.weighted(made.prepared())
-    made.slow_gradient(made.algorithm.learned(batch).log_z.sum())
+    batch = made.algorithm.add_loss_weights(made.prepared())
+    made.slow_gradient(made.algorithm.forward(batch).log_z.sum())
     views = made.algorithm.flat.views(made.algorithm.flat.grad)
     reached = {name.split(".")[0] for name, view in views.items() if bool(view.any())}
     assert reached == ({"network", "partition"} if trunk else {"partition"})
@@ -60,7 +60,7 @@ def test_the_partitions_gradient_may_stop_before_the_trunk(trunk: bool) -> None:
 def test_the_policy_and_its_partition_come_to_balance() -> None:
     """Many steps on one batch: the imbalance goes to 0, so log Z and the shares of the answers fit their rewards."""
     made = TinyWorld({**WORDS, "objective": {"name": "flowrl", "beta": 1.0}})
-    batch = made.algorithm.weighted(made.prepared())
+    batch = made.algorithm.add_loss_weights(made.prepared())
     optimizer = torch.optim.Adam([made.algorithm.flat.parameter()], lr=3e-3)
     losses = []
     for _ in range(120):

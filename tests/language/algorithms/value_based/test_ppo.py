@@ -99,7 +99,7 @@ def test_the_value_losss_gradient_is_that_of_its_plain_form(head: str) -> None:
 def test_the_value_losss_gradient_by_finite_differences() -> None:
     made = world(value_coef=1.0)
     made.move()
-    batch = made.algorithm.weighted(made.prepared())
+    batch = made.algorithm.add_loss_weights(made.prepared())
     batch = batch.with_(advantage=torch.zeros_like(batch.advantage))
     made.algorithm.text_gradient(batch)
     gradient, flat = made.algorithm.flat.grad.clone(), made.algorithm.flat
@@ -108,7 +108,7 @@ def test_the_value_losss_gradient_by_finite_differences() -> None:
 
     def loss() -> float:
         with torch.no_grad():
-            return float(made.algorithm.part_loss(made.algorithm.learned(batch))[0])
+            return float(made.algorithm.loss(made.algorithm.forward(batch))[0])
 
     for place in range(begin, begin + 8):
         flat.data[place] += step
@@ -121,13 +121,13 @@ def test_the_value_losss_gradient_by_finite_differences() -> None:
 
 def test_clipped_values_and_the_entropy_bonus() -> None:
     made = world(clip_value=0.05, value_coef=1.0, entropy_coef=0.1)
-    batch = made.algorithm.weighted(made.prepared())
+    batch = made.algorithm.add_loss_weights(made.prepared())
     made.move(0.05)
     with torch.no_grad():
-        part = made.algorithm.learned(batch)
-        total, (policy, critic) = made.algorithm.part_loss(part)
+        part = made.algorithm.forward(batch)
+        total, (policy, critic) = made.algorithm.loss(part)
         entropy = made.algorithm.entropy_mean(part)
-    value, old, returns = part.judged.squeeze(-1), batch.value[batch.mask], batch.returns[batch.mask]
+    value, old, returns = part.critic_output.squeeze(-1), batch.value[batch.mask], batch.returns[batch.mask]
     near = old + (value - old).clamp(-0.05, 0.05)
     assert bool((near != value).any())
     assert float(critic) == pytest.approx(

@@ -1,33 +1,25 @@
-"""Advantages that look beyond a prompt's own answers: bundles of prompts, and the prompt among the batch's prompts.
-
-A group whose answers are all right, or all wrong, teaches nothing by comparison with itself. Both methods here let it
-teach: RiskPO by the scores of several prompts together, COPO by the prompt's mean reward against that of the others.
-"""
+"""RiskPO: value at risk of the scores of bundles of prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
-from distrl.language.advantages.batch import copo_global
 from distrl.language.advantages.bundles import paper_scores, track_quantile
-from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig, Word
+from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.chain.groups import Groups
-from distrl.language.losses.group import consistency_weight
 
 
 class RiskPOConfig(LanguageAlgorithmConfig):
     """RiskPO: value at risk of the scores of bundles of prompts; the worst papers count most."""
 
-    advantage: Word = "riskpo_mvar"
+    advantage: ComponentConfig = "riskpo_mvar"
     """Mixed value at risk, with the options `tail_weight`, `credit`, `natural_baseline`, `risk_seeking`."""
     bundle_size: int = Field(4, ge=1)
     """Prompts in a bundle; the batch's prompts are a multiple of it. The paper: 5."""
@@ -52,7 +44,7 @@ class RiskPO(LanguageAlgorithm):
             raise ConfigError(f"algorithm.levels is {config.levels}; expected 0 < low < high < 1.", "Set [0.2, 0.8].")
         self.quantiles: tuple[float, float] | None = None  # tracked; None before the first batch
 
-    def columns(self, batch: Columns) -> Columns:
+    def add_columns(self, batch: Columns) -> Columns:
         groups, size = Groups(batch.group), self.config.bundle_size
         if len(groups) % size or bool((groups.count != groups.count[0]).any()):
             sizes = sorted(set(groups.count.tolist()))
@@ -63,7 +55,7 @@ class RiskPO(LanguageAlgorithm):
             )
         return batch.with_(bundle=groups.row // size, draw=groups.places())
 
-    def numbers(self) -> dict[str, float | None]:
+    def component_arguments(self) -> dict[str, float | None]:
         low, high = self.quantiles if self.quantiles is not None and self.config.mode != "batch" else (None, None)
         a, b = self.config.levels
         share = 0.5 if self.config.mode == "mix" else 0.0
@@ -88,56 +80,3 @@ class RiskPO(LanguageAlgorithm):
     def load_state(self, state: Mapping[str, Any]) -> None:
         super().load_state(state)
         self.quantiles = state["quantiles"]
-
-
-class COPOConfig(LanguageAlgorithmConfig):
-    """COPO: the more a prompt's answers agree, the more its mean reward counts, against the batch's other prompts."""
-
-    objective: Word = "copo"
-    """Two clipped losses, blended by how much the answers agree."""
-    aggregation: Word = "group_mean"
-    """Every prompt counts alike."""
-    steepness: float = Field(3.0, gt=0)
-    """How sharply the blend goes from global to local. Large: a switch."""
-    threshold: float = 1.0
-    """Entropy of a prompt's answers, in nats, at which both count alike. Below 0 with a large steepness: GRPO."""
-    forced: bool = False
-    """Only the global loss where all answers of a prompt have one reward."""
-    entropy_penalty: float = Field(0.0, ge=0)
-    """Mean rewards are multiplied by 1 - this * entropy of the answers. Usual: 0."""
-
-
-@register.algorithm("copo", paper="COPO: Consistency-Aware Policy Optimization, 2025", entries=[108])
-class COPO(LanguageAlgorithm):
-    """GRPO's loss blended with one of the prompt's place among the batch's prompts."""
-
-    Config: ClassVar[type[AlgorithmConfig]] = COPOConfig
-
-    def columns(self, batch: Columns) -> Columns:
-        config = self.config
-        return batch.with_(
-            global_advantage=copo_global(
-                batch.reward, batch.group, batch.answer, entropy_penalty=config.entropy_penalty
-            ),
-            local_weight=consistency_weight(
-                batch.answer,
-                batch.group,
-                batch.reward,
-                steepness=config.steepness,
-                threshold=config.threshold,
-                forced=config.forced,
-            ),
-        )
-
-    def curves(self, batch: Columns) -> dict[str, float]:
-        """Answers that teach nothing are those that both terms pass by."""
-        found = super().curves(batch)
-        found["text/zero_advantage_share"] = float((blended(batch) == 0).double().mean())
-        found["text/local_weight"] = float(batch.local_weight.double().mean())
-        return found
-
-
-def blended(batch: Columns) -> Tensor:
-    """The advantage that both of COPO's terms have together while the ratio is 1. (N,)."""
-    weight = batch.local_weight
-    return torch.lerp(batch.global_advantage.to(weight), batch.advantage.to(weight), weight)

@@ -1,4 +1,4 @@
-"""RiskPO's bundles and tracked quantiles, COPO's blend: their advantages, edges, and state."""
+"""RiskPO: bundles of prompts and tracked quantiles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import torch
 
 from distrl.base.errors import ConfigError
 from distrl.language.advantages.bundles import riskpo_mvar, track_quantile
-from distrl.language.algorithms.group_relative.across_prompts import blended
 from tests.support.text_worlds import TextWorld, same_next_update
 
 
@@ -74,31 +73,6 @@ def test_riskpo_refuses_what_makes_no_bundles() -> None:
         TextWorld("riskpo", advantage={"name": "riskpo_mvar", "low_quantile": 1.0})
 
 
-@pytest.mark.parametrize("name", ["riskpo", "copo"])
+@pytest.mark.parametrize("name", ["riskpo"])
 def test_the_state_alone_decides_the_next_updates(name: str) -> None:
     same_next_update(TextWorld(name))
-
-
-def test_copo_without_its_global_term_is_grpo() -> None:
-    world = TextWorld("copo", steepness=1e6, threshold=-1.0)
-    batch = world.algorithm.prepare(world.batch(0))
-    assert torch.all(batch.local_weight == 1)
-    other = TextWorld(
-        "grpo", aggregation="group_mean", objective={"name": "token_ppo", "clip_low": 0.2, "clip_high": 0.28}
-    )
-    expected = other.gradient(other.algorithm.prepare(other.batch(0)))
-    assert float(expected.norm()) > 0
-    torch.testing.assert_close(world.gradient(batch), expected)
-
-
-def test_copo_learns_where_all_answers_are_equally_good() -> None:
-    world = TextWorld("copo")
-    batch = world.batch(0)
-    solved = torch.isin(batch.group, batch.group.unique()[:4])  # half of the prompts always solved, half never
-    batch = world.algorithm.prepare(batch.with_(parts=solved.double()[:, None].expand(-1, 2), correct=solved))
-    assert torch.all(batch.advantage == 0)
-    together = blended(batch)
-    assert torch.all(together[solved] > 0)
-    assert torch.all(together[~solved] < 0)
-    assert float(world.gradient(batch).norm()) > 0
-    assert world.algorithm.curves(batch)["text/zero_advantage_share"] == 0

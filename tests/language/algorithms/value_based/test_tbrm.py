@@ -1,4 +1,4 @@
-"""ROVER and TBRM on a model: their columns and gradients against plain forms."""
+"""TBRM: values of raw logits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from distrl.base.errors import ConfigError
 from tests.support.tiny_worlds import TinyWorld, prefix_states
 
 PLACED = {"parts": {"placed": {}}}
@@ -16,39 +15,6 @@ PLACED = {"parts": {"placed": {}}}
 def logits(made: TinyWorld, batch: Any, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Slow: (K, V) of every trainable token's own prefix, and the tokens (K,)."""
     return made.algorithm.language.logits(prefix_states(made, batch)[1]) / temperature, batch.tokens[batch.mask]
-
-
-def test_rovers_first_step_is_dr_grpos() -> None:
-    made = TinyWorld({"name": "rover", "group_size": 4, "objective": {"name": "rover", "rho": 0.5}, "reward": PLACED})
-    batch = made.prepared()
-    found = made.gradient(batch)
-    reward = batch.reward.float()
-    centered = torch.stack([r - reward[batch.group == g].mean() for r, g in zip(reward, batch.group, strict=True)])
-    logp = made.algorithm.score(batch)
-    expected = made.slow_gradient(-2 * 0.5 * (centered[:, None] * logp)[batch.mask].sum() / batch.mask.sum())
-    assert float(expected.norm()) > 1e-3
-    assert torch.allclose(found, expected, atol=1e-5)
-
-
-def test_rover_bootstraps_from_the_mean_over_the_vocabulary() -> None:
-    made = TinyWorld({"name": "rover", "group_size": 4, "micro_batch": 5, "reward": PLACED}, {"temperature": 0.7})
-    batch = made.prepared()
-    with torch.no_grad():
-        before = logits(made, batch, 0.7)[0].log_softmax(-1)
-        made.move()
-        part = made.algorithm.learned(made.algorithm.weighted(batch))
-        loss, _ = made.algorithm.part_loss(part)
-        now, tokens = logits(made, batch, 0.7)
-        now = now.log_softmax(-1)
-    assert torch.allclose(batch.old_mean_logp[batch.mask], before.mean(-1), atol=1e-5)
-    assert torch.allclose(part.mean_logp[batch.mask], now.mean(-1), atol=1e-5)
-    change = (now - before).mean(-1)
-    index = torch.arange(len(tokens))
-    rows = batch.mask.nonzero()[:, 0]
-    ends = torch.cat([rows[1:] != rows[:-1], torch.tensor([True])])
-    target = batch.advantage[rows] + torch.where(ends, 0.0, change.roll(-1))
-    expected = ((now - before)[index, tokens] - target).square().mean()
-    assert float(loss) == pytest.approx(float(expected), abs=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -62,7 +28,7 @@ def test_tbrm_has_the_values_of_raw_logits(temperature: float) -> None:
     made.move()
     found = made.gradient(batch)
     with torch.no_grad():
-        loss, _ = made.algorithm.part_loss(made.algorithm.learned(made.algorithm.weighted(batch)))
+        loss, _ = made.algorithm.loss(made.algorithm.forward(made.algorithm.add_loss_weights(batch)))
     z, tokens = logits(made, batch, temperature)
     index = torch.arange(len(tokens))
     raw, logp = z[index, tokens], z.log_softmax(-1)[index, tokens]
@@ -85,20 +51,14 @@ def test_tbrm_learns_a_bandits_distribution_and_value() -> None:
     batch = batch[batch.group == batch.group[0]]  # one prompt
     token = batch.tokens[batch.mask]
     reward = (token == token[0]).double()
-    batch = made.algorithm.weighted(batch.with_(reward=reward))
+    batch = made.algorithm.add_loss_weights(batch.with_(reward=reward))
     optimizer = torch.optim.Adam([made.algorithm.flat.parameter()], lr=3e-3)
     for _ in range(150):
         made.algorithm.text_gradient(batch)
         optimizer.step()
     with torch.no_grad():
-        part = made.algorithm.learned(batch)
-        loss, _ = made.algorithm.part_loss(part)
+        part = made.algorithm.forward(batch)
+        loss, _ = made.algorithm.loss(part)
     assert float(loss) < 1e-3
     tilted = part.logp[batch.mask] - batch.ref_logp[batch.mask] - reward.float()
     assert torch.allclose(tilted, -part.start_value, atol=0.05)
-
-
-def test_truncated_sampling_is_refused() -> None:
-    for name in ("rover", "tbrm"):
-        with pytest.raises(ConfigError, match="top_p"):
-            TinyWorld({"name": name}, {"top_p": 0.9})
