@@ -64,6 +64,11 @@ WRONG_CONFIGS: list[Wrong] = [
     Wrong(["samplers.timeout=0"], "samplers.timeout is 0; expected more than 0"),
     Wrong(["ray.object_store_mb=10"], "ray.object_store_mb is 10; expected at least 75"),
     # two things that clash
+    Wrong(["env.id=text/pairs"], "env.id is 'text/pairs': text tasks have a section task in place of env."),
+    Wrong(["task.name=pairs"], "env and task are both set; a run has environments or a text task."),
+    Wrong(["stop.tokens=9"], "stop.tokens is set, but this run counts environment steps. Set stop.env_steps instead."),
+    Wrong(["eval.every_tokens=9"], "eval.every_tokens is set, but this run counts environment steps."),
+    Wrong({key: GOOD[key] for key in ("name", "algorithm", "stop")}, "env is missing, and so is task"),
     Wrong(["env.streams=3"], "env.streams 3 does not divide env.num_envs 8. Set env.streams to one of 1, 2, 4, 8."),
     Wrong(["samplers.count=4"], "samplers.count 4 is more than env.streams 2: more samplers than streams"),
     Wrong(["learner.processes=2", "learner.shards=3"], "learner.processes 2 does not divide learner.shards 3"),
