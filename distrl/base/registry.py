@@ -34,13 +34,9 @@ HOMES: dict[str, list[str]] = {
     ],
     "torso": ["distrl.models.layers"],
     "wrapper": ["distrl.control.envs.wrappers", "distrl.control.envs.library.atari"],
-    "returns": ["distrl.functional.returns"],
-    "objective": ["distrl.functional.policy"],
     "return_distribution": ["distrl.functional.distributions"],
     "risk": ["distrl.functional.risk"],
     "next_action": ["distrl.functional.bellman"],
-    "reward_transform": ["distrl.functional.bellman"],
-    "diagnostic": ["distrl.functional.tabular"],
     # components of a language algorithm, in the order of language/chain/objective.py
     "reward": ["distrl.language.rewards"],
     "part_transform": ["distrl.language.rewards"],

@@ -46,7 +46,7 @@ class ExactReturn:
         )
 
     def channel(self, k: int) -> ExactReturn:
-        """The marginal law of reward channel k."""
+        """The marginal distribution of reward channel k."""
         return ExactReturn(self.values[:, k], self.probs, None if self.std is None else self.std[:, k])
 
     def cdf(self, x: np.ndarray | float) -> np.ndarray:
@@ -81,7 +81,7 @@ class ExactReturn:
         return float(self.quantile(alpha * (np.arange(points) + 0.5) / points).mean())
 
     def wasserstein(self, values: np.ndarray, probs: np.ndarray | None = None, points: int = 20_001) -> float:
-        """W1 to atoms, such as a head's: exact where this law is atoms, else by the trapezoid rule. One channel.
+        """W1 to atoms, such as a head's: exact where this one is atoms, else by the trapezoid rule. One channel.
 
         Args:
             values: (N,).
@@ -110,7 +110,7 @@ class ExactReturn:
 
 
 def independent_sum(terms: Sequence[ExactReturn], gamma: float) -> ExactReturn:
-    """The law of sum_t gamma^t X_t for independent X_t: their convolution, equal atoms joined.
+    """The distribution of sum_t gamma^t X_t for independent X_t: their convolution, equal atoms joined.
 
     >>> coin = ExactReturn(np.array([0.0, 1.0]), np.array([0.5, 0.5]))
     >>> independent_sum([coin, coin], 1.0).probs.tolist()
@@ -138,8 +138,8 @@ def _pairs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def chain3_return(actions: Sequence[int], gamma: float = 0.9) -> ExactReturn:
     """The return of taking these actions, one after the other; fewer than 3 begin further down the chain."""
-    laws = [ExactReturn(*np.array(CHAIN3[a]).T) for a in actions]
-    return independent_sum(laws, gamma)
+    distributions = [ExactReturn(*np.array(CHAIN3[a]).T) for a in actions]
+    return independent_sum(distributions, gamma)
 
 
 def gaussian_chain_return(actions: Sequence[int], gamma: float = 0.9) -> ExactReturn:
@@ -168,7 +168,7 @@ def risky_choice_return(after_nothing: int, after_loss: int) -> ExactReturn:
 def halving_return(action: int, points: int = 4096) -> ExactReturn:
     """The return of an action followed by action 0 for ever: U[0, 2], or 0.25 + U[0, 1], as `points` midpoints.
 
-    Its W1 distance to the uniform law is (b - a) / (4 points).
+    Its W1 distance to the uniform distribution is (b - a) / (4 points).
     """
     uniform = 2.0 * (np.arange(points) + 0.5) / points
     return ExactReturn(uniform if action == 0 else 0.25 + 0.5 * uniform, np.full(points, 1.0 / points))

@@ -1,4 +1,4 @@
-"""Distributional dynamic programming, quantile TD and stock augmentation against laws that are known."""
+"""Distributional dynamic programming, quantile TD and stock augmentation against distributions that are known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distrl.functional.tabular.td import qtd_update, td_update
 from tests.exact import closed_forms
 from tests.exact import mdp as tabular
 from tests.exact.distributional import (
-    Law,
+    Distribution,
     Outcomes,
     distributional_control,
     distributional_evaluation,
@@ -52,7 +52,7 @@ def test_projections_keep_what_they_promise() -> None:
     projected = project_categorical(values, probs, support)
     assert torch.allclose(projected.sum(-1), torch.ones(6, dtype=torch.float64))
     assert torch.allclose(projected @ support, (values * probs).sum(-1))
-    # the midpoint quantiles are the best law of `size` equal atoms: moving any of them makes W1 worse
+    # the midpoint quantiles are the best distribution of `size` equal atoms: moving any of them makes W1 worse
     quantiles, share = project_quantile(values[0], probs[0], 5), torch.full((5,), 0.2, dtype=torch.float64)
     best = wasserstein((quantiles, share), (values[0], probs[0]))
     for i in range(5):
@@ -71,8 +71,8 @@ def test_means_of_every_solution_agree(seed: int) -> None:
     support = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)
     values, probs = distributional_evaluation(outcomes, policy, 0.5, support)
     assert torch.allclose((values * probs).sum(-1), exact, atol=1e-8)  # the projection keeps means
-    laws = exact_return_distributions(outcomes, policy, 0.5, 7)
-    means = torch.stack([(v * p).sum() for v, p in laws])
+    distributions = exact_return_distributions(outcomes, policy, 0.5, 7)
+    means = torch.stack([(v * p).sum() for v, p in distributions])
     assert (means - exact).abs().max() <= 0.5**7 * 4.0
 
 
@@ -96,8 +96,8 @@ def test_control_finds_the_optimal_mean_and_its_law() -> None:
     values, probs = distributional_control(outcomes, 0.9, support=support)
     transition, reward = outcomes.means()
     assert torch.allclose((values * probs).sum(-1)[:3], tabular.q_iteration(transition, reward, 0.9)[:3], atol=1e-8)
-    law = closed_forms.chain3_return((0, 1, 1), 0.9)
-    assert law.wasserstein(values[0, 0].numpy(), probs[0, 0].numpy()) < 0.06
+    distribution = closed_forms.chain3_return((0, 1, 1), 0.9)
+    assert distribution.wasserstein(values[0, 0].numpy(), probs[0, 0].numpy()) < 0.06
     # a risk measure in the same place gives the cautious policy: CVaR at 0.3 of every gamble is 0
     worst = distributional_control(outcomes, 0.9, score=lambda v, p: project_quantile(v, p, 10)[..., :3].mean(-1))
     assert torch.allclose(worst[0][:3, 0].mean(-1), tensor(2.71, 1.9, 1.0))
@@ -185,24 +185,24 @@ def test_quantile_td_wins_under_heavy_tails_and_td_without_noise() -> None:
 
 
 def test_the_lottery_of_the_page() -> None:
-    law: Law = (tensor(0, 10), tensor(0.1, 0.9))
-    assert [cvar_objective(law, -b, 0.2) for b in (0.0, 5.0, 10.0)] == pytest.approx([0.0, 2.5, 5.0])
-    assert cvar_of(law, 0.2) == pytest.approx(5.0)
+    distribution: Distribution = (tensor(0, 10), tensor(0.1, 0.9))
+    assert [cvar_objective(distribution, -b, 0.2) for b in (0.0, 5.0, 10.0)] == pytest.approx([0.0, 2.5, 5.0])
+    assert cvar_of(distribution, 0.2) == pytest.approx(5.0)
 
 
 def test_stock_planning_optimizes_the_whole_episode() -> None:
     """-10, where greedy CVaR (always safe) has -11 and the risk-neutral policy (always risky) -14.8."""
     outcomes = Outcomes.of(examples.risky_choice())
     stock, plan = cvar_plan(outcomes, 1.0, 0.2, 0, horizon=2)
-    assert cvar_of(plan.law, 0.2) == pytest.approx(-10.0)
-    assert cvar_objective(plan.law, stock, 0.2) == pytest.approx(-10.0)
+    assert cvar_of(plan.distribution, 0.2) == pytest.approx(-10.0)
+    assert cvar_objective(plan.distribution, stock, 0.2) == pytest.approx(-10.0)
     assert plan.actions[1, 1, round(stock, 9)] == 0  # safe after nothing
     assert plan.actions[1, 1, round(stock - 8.0, 9)] == 1  # risky after the loss
     greedy = distributional_control(outcomes, 1.0, lambda v, p: project_quantile(v, p, 50)[..., :10].mean(-1), size=50)
     assert greedy[0][1, 0, :10].mean() > greedy[0][1, 1, :10].mean()
     assert closed_forms.risky_choice_return(0, 0).cvar(0.2) == pytest.approx(-11.0)
     neutral = stock_plan(outcomes, 1.0, lambda x: x, 0, 0.0, horizon=2)
-    assert cvar_of(neutral.law, 0.2) == pytest.approx(-14.8)
+    assert cvar_of(neutral.distribution, 0.2) == pytest.approx(-14.8)
 
 
 def test_a_linear_utility_ignores_the_stock() -> None:
@@ -220,7 +220,9 @@ def test_planning_beats_every_policy_of_state_alone(utility) -> None:  # type: i
     plan = stock_plan(outcomes, 0.5, utility, 0, -3.0, horizon=3)
     scores = []
     for actions in np.ndindex(2, 2, 2):
-        law = closed_forms.chain3_return(actions, 0.5)
-        scores.append(float(torch.from_numpy(law.probs) @ utility(torch.from_numpy(law.values) - 3.0)))
+        distribution = closed_forms.chain3_return(actions, 0.5)
+        scores.append(
+            float(torch.from_numpy(distribution.probs) @ utility(torch.from_numpy(distribution.values) - 3.0))
+        )
     assert plan.score >= max(scores) - 1e-12
-    assert plan.score == pytest.approx(float((plan.law[1] * utility(plan.law[0] - 3.0)).sum()))
+    assert plan.score == pytest.approx(float((plan.distribution[1] * utility(plan.distribution[0] - 3.0)).sum()))

@@ -87,7 +87,6 @@ def next_distribution(choice: NextAction, values: Tensor, probs: Tensor) -> Atom
     return Atoms(values.flatten(1), mixed.expand(values.shape).flatten(1))
 
 
-@register.reward_transform("munchausen", paper="Munchausen Reinforcement Learning, Vieillard et al. 2020")
 def munchausen(
     reward: Tensor,
     values: Tensor,

@@ -11,16 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distrl.base.registry import register
 
-
-@register.objective("policy_gradient", paper="Williams 1992; Mnih et al. 2016")
 def policy_gradient(logp: Tensor, advantage: Tensor) -> Tensor:
     """Objective, maximized: advantage * log pi(a|s). Williams 1992."""
     return advantage * logp
 
 
-@register.objective("ppo_clip", paper="PPO, Schulman et al. 2017", entries=[17])
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float, dual_clip: float | None = None) -> Tensor:
     """Objective, maximized: PPO's clipped surrogate. Schulman et al. 2017, eq. 7.
 
@@ -45,7 +41,6 @@ def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float, dual_clip: 
     return torch.where(advantage < 0, torch.maximum(objective, dual_clip * advantage), objective)
 
 
-@register.objective("spo_simple", paper="Simple Policy Optimization, Xie et al. 2024", entries=[44])
 def spo_objective(ratio: Tensor, advantage: Tensor, eps: float) -> Tensor:
     """Objective, maximized: ratio A - |A| / (2 eps) (ratio - 1)^2. Xie et al. 2024 (Simple Policy Optimization).
 
@@ -59,7 +54,6 @@ def spo_objective(ratio: Tensor, advantage: Tensor, eps: float) -> Tensor:
     return ratio * advantage - advantage.abs() / (2.0 * eps) * (ratio - 1.0).square()
 
 
-@register.objective("ppo_kl", paper="PPO, Schulman et al. 2017", entries=[17])
 def kl_penalized_surrogate(ratio: Tensor, advantage: Tensor, kl: Tensor, coefficient: float | Tensor) -> Tensor:
     """Objective, maximized: ratio A - coefficient KL(old || new). Schulman et al. 2017, eq. 8."""
     return ratio * advantage - coefficient * kl

@@ -11,12 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distrl.base.registry import register
 from distrl.functional.returns.state_values import cut_rows, discounts
 from distrl.functional.scan import reverse_scan
 
 
-@register.returns("retrace", paper="Munos et al. 2016")
 @torch.no_grad()
 def retrace(
     reward: Tensor,
@@ -50,7 +48,6 @@ def retrace(
     return q + reverse_scan(delta, keep * next_trace)
 
 
-@register.returns("q_lambda", paper="Watkins 1989; Peng and Williams 1994")
 @torch.no_grad()
 def q_lambda(
     reward: Tensor,

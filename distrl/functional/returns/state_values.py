@@ -24,7 +24,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distrl.base.registry import register
 from distrl.functional.policy.objectives import truncated_importance_weight
 from distrl.functional.scan import reverse_scan
 
@@ -47,7 +46,6 @@ def next_values(value: Tensor, last_value: Tensor, final_value: Tensor, final_in
     return shifted
 
 
-@register.returns("gae", paper="Schulman et al. 2016", entries=[45])
 @torch.no_grad()
 def gae(
     reward: Tensor,
@@ -72,7 +70,6 @@ def gae(
     return advantage, advantage + value
 
 
-@register.returns("lambda", paper="Sutton and Barto 2018")
 @torch.no_grad()
 def lambda_returns(
     reward: Tensor,
@@ -97,7 +94,6 @@ def lambda_returns(
     return reverse_scan(reward + discount * share * next_value, keep * lam)
 
 
-@register.returns("discounted", paper="Sutton and Barto 2018")
 @torch.no_grad()
 def discounted_returns(
     reward: Tensor,
@@ -117,7 +113,6 @@ def discounted_returns(
     return lambda_returns(reward, value, next_value, terminated, truncated, gamma, 1.0)
 
 
-@register.returns("n_step", paper="Sutton and Barto 2018")
 @torch.no_grad()
 def n_step_returns(
     reward: Tensor,
@@ -171,7 +166,6 @@ class VTrace(NamedTuple):
     rho: Tensor
 
 
-@register.returns("vtrace", paper="IMPALA, Espeholt et al. 2018")
 @torch.no_grad()
 def vtrace(
     reward: Tensor,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distrl.base.registry import register
-
 
 def td_update(
     values: Tensor, state: int, reward: float, next_state: int, gamma: float, step: float, terminated: bool = False
@@ -26,18 +24,13 @@ def td_update(
     values[state] += step * (target - float(values[state]))
 
 
-@register.diagnostic(
-    "qtd",
-    paper="Rowland et al. 2023, The statistical benefits of quantile temporal-difference learning for value estimation",
-    entries=[8],
-)
 def qtd_update(
     theta: Tensor, state: int, reward: float, next_state: int, gamma: float, step: float, terminated: bool = False
 ) -> None:
-    """Quantile TD, in place: theta_i(s) += step mean_j [tau_i - 1{r + gamma theta_j(s') < theta_i(s)}].
+    """Update quantiles in place: theta_i(s) += step mean_j [tau_i - 1{r + gamma theta_j(s') < theta_i(s)}].
 
-    The value of a state is the mean of its quantiles. An update moves no quantile by more than `step`, however large
-    the reward: with heavy-tailed rewards the mean is estimated better than by `td_update`.
+    Rowland et al. 2023. The value of a state is the mean of its quantiles. An update moves no quantile by more than
+    `step`, however large the reward: with heavy-tailed rewards the mean is estimated better than by `td_update`.
 
     Args:
         theta: (S, m) quantiles at (2i - 1) / (2m).

@@ -12,7 +12,7 @@ from distrl.control.envs.library.risky_path import RiskyPath
 from distrl.control.envs.library.tabular import REWARD_CHANNELS, TabularEnv, TabularMDP
 from tests.exact import closed_forms
 from tests.exact.closed_forms import ExactReturn
-from tests.exact.distributional import Law, Outcomes, exact_return_distributions, wasserstein
+from tests.exact.distributional import Distribution, Outcomes, exact_return_distributions, wasserstein
 from tests.exact.mdp import policy_evaluation
 
 
@@ -23,16 +23,16 @@ def follow(mdp: TabularMDP, actions: dict[int, int]) -> torch.Tensor:
     return policy
 
 
-def atoms(law: ExactReturn) -> Law:
-    return torch.from_numpy(law.values), torch.from_numpy(law.probs)
+def atoms(distribution: ExactReturn) -> Distribution:
+    return torch.from_numpy(distribution.values), torch.from_numpy(distribution.probs)
 
 
 @pytest.mark.parametrize("actions", [(0, 0, 0), (1, 1, 1), (0, 1, 0), (1, 0, 1)])
 def test_chain3_closed_form_is_the_enumeration(actions: tuple[int, ...]) -> None:
     mdp = examples.chain3(0.9)
-    laws = exact_return_distributions(Outcomes.of(mdp), follow(mdp, dict(enumerate(actions))), 0.9, 3)
+    distributions = exact_return_distributions(Outcomes.of(mdp), follow(mdp, dict(enumerate(actions))), 0.9, 3)
     for s in range(3):
-        assert wasserstein(laws[s], atoms(closed_forms.chain3_return(actions[s:], 0.9))) < 1e-12
+        assert wasserstein(distributions[s], atoms(closed_forms.chain3_return(actions[s:], 0.9))) < 1e-12
     always = closed_forms.chain3_return((1, 1, 1), 1.0)
     assert always.values.tolist() == [0.0, 4.0, 8.0, 12.0]
     assert always.probs == pytest.approx([0.216, 0.432, 0.288, 0.064])
@@ -43,33 +43,36 @@ def test_risky_choice_is_the_lottery_of_entry_15() -> None:
     assert cvar == {(0, 1): pytest.approx(-10.0), (0, 0): pytest.approx(-11.0), (1, 1): pytest.approx(-14.8)}
     mdp = examples.risky_choice()
     for action in (0, 1):
-        law = exact_return_distributions(Outcomes.of(mdp), follow(mdp, {1: action}), 1.0, 2)[0]
-        assert wasserstein(law, atoms(closed_forms.risky_choice_return(action, action))) < 1e-12
+        distribution = exact_return_distributions(Outcomes.of(mdp), follow(mdp, {1: action}), 1.0, 2)[0]
+        assert wasserstein(distribution, atoms(closed_forms.risky_choice_return(action, action))) < 1e-12
 
 
 def test_halving_is_uniform() -> None:
     mdp = examples.halving()
-    law = exact_return_distributions(Outcomes.of(mdp), follow(mdp, {}), 0.5, 12)[0]
-    # after 12 steps the law lacks at most 2^-11, on average half of that
-    assert wasserstein(law, atoms(closed_forms.halving_return(0))) == pytest.approx(2.0**-12, rel=0.01)
+    distribution = exact_return_distributions(Outcomes.of(mdp), follow(mdp, {}), 0.5, 12)[0]
+    # after 12 steps the distribution lacks at most 2^-11, on average half of that
+    assert wasserstein(distribution, atoms(closed_forms.halving_return(0))) == pytest.approx(2.0**-12, rel=0.01)
     uniform = closed_forms.halving_return(1)
     assert uniform.quantile(np.array([0.1, 0.5])) == pytest.approx([0.35, 0.75], abs=1e-3)
     assert uniform.mean == pytest.approx(0.75)
 
 
 def test_gaussian_chain() -> None:
-    law = closed_forms.gaussian_chain_return((0, 1, 1), 0.9)
+    distribution = closed_forms.gaussian_chain_return((0, 1, 1), 0.9)
     mean, variance = 1.0 + 0.9 * 1.5 + 0.81 * 1.5, 0.25 + 0.81 * 2.25 + 0.6561 * 2.25
-    assert (float(law.mean), float(law.covariance)) == (pytest.approx(mean), pytest.approx(variance))
-    assert law.quantile(0.975) == pytest.approx(mean + 1.959963984540054 * variance**0.5)
-    assert law.cvar(0.25) == pytest.approx(mean - 1.27111 * variance**0.5, abs=1e-3)
+    assert (float(distribution.mean), float(distribution.covariance)) == (pytest.approx(mean), pytest.approx(variance))
+    assert distribution.quantile(0.975) == pytest.approx(mean + 1.959963984540054 * variance**0.5)
+    assert distribution.cvar(0.25) == pytest.approx(mean - 1.27111 * variance**0.5, abs=1e-3)
 
 
 def test_both_channels_have_equal_marginals_and_opposite_correlations() -> None:
-    laws = [closed_forms.two_channels_return(action) for action in (0, 1)]
+    distributions = [closed_forms.two_channels_return(action) for action in (0, 1)]
     for k in (0, 1):
-        assert [law.channel(k).cdf(0.0) for law in laws] == [0.5, 0.5]
-    correlations = [law.covariance[0, 1] / np.sqrt(law.covariance[0, 0] * law.covariance[1, 1]) for law in laws]
+        assert [distribution.channel(k).cdf(0.0) for distribution in distributions] == [0.5, 0.5]
+    correlations = [
+        distribution.covariance[0, 1] / np.sqrt(distribution.covariance[0, 0] * distribution.covariance[1, 1])
+        for distribution in distributions
+    ]
     assert correlations == [-1.0, 1.0]
     env = TabularEnv(examples.two_channels())
     for action in (0, 1):
@@ -92,23 +95,23 @@ def test_ring_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mdp", "actions", "law"),
+    ("mdp", "actions", "distribution"),
     [
         (examples.chain3(), (0, 1, 1), closed_forms.chain3_return((0, 1, 1), 1.0)),
         (examples.gaussian_chain(), (0, 1, 0), closed_forms.gaussian_chain_return((0, 1, 0), 1.0)),
         (examples.risky_choice(), (0, 1), closed_forms.risky_choice_return(1, 1)),
     ],
 )
-def test_played_returns_have_the_law(mdp: TabularMDP, actions: tuple[int, ...], law: ExactReturn) -> None:
+def test_played_returns_have_the_law(mdp: TabularMDP, actions: tuple[int, ...], distribution: ExactReturn) -> None:
     env, returns = TabularEnv(mdp), []
     env.reset(seed=0)
     for _ in range(4000):
         env.reset()
         returns.append(sum(env.step(action)[1] for action in actions))
     # Kolmogorov's bound at 1e-6: sqrt(ln(2e6) / 2 / 4000)
-    grid = np.unique(np.concatenate([law.values, law.quantile(np.linspace(0.05, 0.95, 19))]))
+    grid = np.unique(np.concatenate([distribution.values, distribution.quantile(np.linspace(0.05, 0.95, 19))]))
     seen = np.mean(np.array(returns) <= grid[:, None] + 1e-9, axis=1)
-    assert np.abs(seen - law.cdf(grid)).max() < 0.0426
+    assert np.abs(seen - distribution.cdf(grid)).max() < 0.0426
 
 
 def test_risky_path() -> None:
@@ -118,8 +121,8 @@ def test_risky_path() -> None:
     ways = {"short": dict.fromkeys(range(10, 14), right), "long": {10: up, 5: up, 4: down, 9: down}}
     ways["long"] |= dict.fromkeys(range(4), right)
     for path, actions in ways.items():
-        law = exact_return_distributions(outcomes, follow(env.mdp, actions), 0.95, 10)[10]
-        assert wasserstein(law, atoms(closed_forms.path_return(env, path, 0.95))) < 1e-9  # type: ignore[arg-type]
+        distribution = exact_return_distributions(outcomes, follow(env.mdp, actions), 0.95, 10)[10]
+        assert wasserstein(distribution, atoms(closed_forms.path_return(env, path, 0.95))) < 1e-9  # type: ignore[arg-type]
     short, long = closed_forms.path_return(env, "short"), closed_forms.path_return(env, "long")
     # what the documentation of the class says
     assert float(long.mean) == long.cvar(0.1) == 2.0
