@@ -52,8 +52,6 @@ HOMES: dict[str, list[str]] = {
     "behavior_correction": ["distrl.language.chain.corrections"],
     "divergence": ["distrl.language.chain.divergences"],
     "aggregation": ["distrl.language.chain.aggregation"],
-    "item_weight": ["distrl.language.curricula.item_weights"],
-    "budget": ["distrl.language.curricula.budgets"],
     "engine": ["distrl.language.engines"],
     "callback": ["distrl.runtime.run.callbacks"],
     # text tasks, verifiers of answers, curricula

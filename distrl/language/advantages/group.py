@@ -68,14 +68,9 @@ def reinforce(reward: Tensor, baseline: Tensor | None = None) -> Tensor:
 
     Args:
         reward: (R,).
-        baseline: (R,): a running mean (`ema_baseline`), or the reward of the greedy answer (ReMax).
+        baseline: (R,): a running mean, or the reward of the greedy answer (ReMax).
     """
     return like(as_double(reward) - (0.0 if baseline is None else as_double(baseline)), reward)
-
-
-def ema_baseline(baseline: float, mean_reward: float, decay: float = 0.95) -> float:
-    """The next running mean of rewards: decay baseline + (1 - decay) mean."""
-    return decay * baseline + (1.0 - decay) * mean_reward
 
 
 @register.advantage("grpo", paper="GRPO, Shao et al. 2024")
@@ -163,7 +158,7 @@ def mc_grpo(
 ) -> Tensor:
     """(reward - group median) / (median absolute deviation + floor): one lucky rollout moves no baseline. (R,).
 
-    Meant for groups of odd size whose pivot (`median_pivots`) is left out of the loss. Where the median absolute
+    Meant for groups of odd size, whose median row has advantage 0. Where the median absolute
     deviation is 0 (with rewards 0 and 1: in every odd group) the standard deviation divides instead.
 
     Args:
@@ -193,13 +188,3 @@ def mc_grpo(
     mad = groups.spread(groups.median(deviation.abs()).masked_fill(groups.count == 1, 1.0))
     by_mad = without_ties(deviation / (mad + floor), value, groups, all_equal)
     return like(by_mad if paper_exact else torch.where(mad < 1e-6, by_std, by_mad), reward)
-
-
-def median_pivots(reward: Tensor, group: Tensor) -> Tensor:
-    """(R,) bool: the one row of each group that is its median (the first on ties). It has advantage 0 in `mc_grpo`."""
-    groups, value = Groups(group), as_double(reward)
-    candidates = value == groups.spread(groups.median(value))
-    rows = torch.arange(len(value), device=value.device)
-    first = Groups(group[candidates]).first_rows()  # every group has a candidate, so the ids are the same
-    pivots = rows[candidates][first]
-    return torch.zeros_like(candidates).index_fill(0, pivots, True)

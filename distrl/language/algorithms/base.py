@@ -1,9 +1,9 @@
-"""What every language-model algorithm has: the chain of links, and its update.
+"""Base of language-model algorithms: the chain of components, and the update.
 
-    reward parts -> reward -> credit -> advantage -> objective (correction, divergence) -> aggregation
+    reward components -> reward -> credit -> advantage -> objective (correction, divergence) -> aggregation
 
-Every link is a registered function chosen by its config word (`language/chain/objective.py`); an algorithm is a config
-whose words are its paper's (`language/algorithms/group_relative/grpo.py`), or one that adds columns of its own.
+Every component is a registered function that the config names (`language/chain/objective.py`). An algorithm is a
+preset of components (`group_relative/presets.py`), or a class that overrides some of the hooks below.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ from distrl.models.parameters.flat import FlatParameters
 
 __all__ = ["ComponentConfig", "LanguageAlgorithm", "LanguageAlgorithmConfig"]
 
-#: Columns that are computed with the first weights.
+#: Columns computed with the reference model, the first weights.
 REFERENCE_COLUMNS = frozenset({"ref_logp", "tempered_ref_logp"})
 
 
 class LanguageAlgorithm(SingleModelAlgorithm):
-    """The update of a language model from groups of answers.
+    """Update of a language model from groups of answers.
 
     Args:
         config, model, options: As `Algorithm`; the model is a `LanguageModel`.
@@ -63,24 +63,24 @@ class LanguageAlgorithm(SingleModelAlgorithm):
 
     Config: ClassVar[type[AlgorithmConfig]] = LanguageAlgorithmConfig
     off_policy_correction: ClassVar[bool] = True
-    #: Without `reward.parts` all parts of the task are used, not success alone.
+    #: Default of `reward.parts`: all components of the task instead of success alone.
     all_parts: ClassVar[bool] = False
-    #: Learns from a task's demonstrations: nothing is generated but for evaluations.
+    #: Learn from the task's demonstrations; samplers generate for evaluations only.
     demonstrations: ClassVar[bool] = False
-    #: Curves of terms of the loss, which `loss` gives in this order; parts of a minibatch add up.
+    #: Tags of the terms of the loss that `loss` returns, in this order; micro-batches add up.
     loss_terms: tuple[str, ...] = ()
-    #: Curves of `policy_metric_sums`.
+    #: Tags of `policy_metrics`.
     policy_metric_names: tuple[str, ...] = MOVEMENT
-    #: Keyword-only parameters of advantages whose values `component_arguments` gives, where the advantage has them.
+    #: Keyword-only parameters of the advantage that `component_arguments` provides.
     supplied: ClassVar[tuple[str, ...]] = ()
-    #: Measure the entropy of the policy's distributions at every update, also without a bonus.
+    #: Compute the entropy of the policy at every update, also without a bonus.
     measures_entropy: ClassVar[bool] = False
 
     def __init__(self, config: Any, model: Any, **options: Any):
         super().__init__(config, model, **options)
         self.language: LanguageModel = model
         self.support = SupportWatch(None)
-        self.reference: Tensor | None = None  # (P,) the first weights, where a link reads `ref_logp`
+        self.reference: Tensor | None = None  # (P,) the first weights, if a component reads `ref_logp`
 
     @classmethod
     def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> Any:
@@ -95,7 +95,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
 
     @classmethod
     def sampling_plan(cls, config: Any) -> SamplingPlan:
-        """How often samplers answer each prompt; what it needs of the run so far are `extras`."""
+        """Return the sampling plan; its state of the run are `extras`."""
         return EqualSamples(config.group_size)
 
     def make_optimizer(self, flat: FlatParameters) -> torch.optim.Optimizer:
@@ -106,14 +106,14 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return FlatAdam(flat.parameter(), betas=tuple(config.adam_betas))
 
     def begin(self, parts: Sequence[str], settings: Any) -> None:
-        """Join the links.
+        """Build the components.
 
         Args:
-            parts: Names of the task's reward parts.
-            settings: The run's `language` section: how tokens are drawn, and how many at most.
+            parts: Names of the task's reward components.
+            settings: The section `language`.
 
         Raises:
-            ConfigError: A word, option or reward part that does not exist.
+            ConfigError: Unknown method, option or reward component.
         """
         config = self.schedules
         self.parts, self.settings = tuple(parts), settings
@@ -134,18 +134,18 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         self.reads = self.objective.reads().union(*(one.reads for one in links))
 
     def begin_task(self, task: Task) -> None:
-        """Get to know the task, as `training_task` gave it."""
+        """Prepare for the task that `training_task` returned."""
 
     @classmethod
     def training_task(cls, task: Task, config: Any) -> Task:
-        """What the run asks of its task."""
+        """Return the task that the run trains on."""
         return task
 
-    # ---- links -----------------------------------------------------------------------------------------------------
+    # ---- columns of the batch ---------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def prepare(self, batch: Columns) -> Columns:
-        """Reward, log-probabilities of other weights, credit and advantage: once per batch, over all of it."""
+        """Add reward, log-probabilities, credit and advantage, computed over the whole batch."""
         batch = self.compute_rewards(batch)
         batch = (
             self.compute_old_logp(batch) if self.config.old_logp == "recompute" else batch.with_(old_logp=batch.logp)
@@ -158,7 +158,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return batch.with_(advantage=self.advantage(batch, **self.component_arguments()))
 
     def compute_rewards(self, batch: Columns) -> Columns:
-        """Add the reward that the run's plan makes of the task's parts, and the sampler's log-probabilities by name."""
+        """Add the reward that the reward plan computes, and `behavior_logp`."""
         order = [self.parts.index(name) for name in self.plan.names]
         rewards = combine(self.plan, batch.parts[:, order], batch.mask.sum(1))
         return batch.with_(
@@ -174,24 +174,24 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return batch.with_(old_logp=self.scored(batch))
 
     def add_columns(self, batch: Columns) -> Columns:
-        """More columns for an algorithm's links; what it changes in `reward` or `parts` counts for them too."""
+        """Add columns for the components; changes of `reward` or `parts` count for them too."""
         return batch
 
     def component_arguments(self) -> dict[str, float | None]:
-        """Values of the `supplied` parameters for the present batch."""
+        """Return the keyword arguments that this algorithm passes to its advantage."""
         return {}
 
     def token_logp_and_entropy(
         self, batch: Columns, temperature: float | Tensor = 1.0, entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Compute log pi of every token under the present weights, and the entropy of its distribution on request.
+        """Compute log pi of every token under the current weights, and on request the entropy of its distribution.
 
-        With gradient, (N, L) both; 0 where the mask does not hold.
+        With gradient, (N, L) both; 0 off the mask.
 
         Args:
             batch: `tokens`, `mask`, and `kept` where sampling truncates.
-            temperature: Of the distribution, times the run's own; a tensor (N,) has one for each row.
-            entropy: Also give entropies.
+            temperature: Multiplier of the run's temperature; a tensor (N,) has one for each row.
+            entropy: Compute entropies too.
         """
         settings = self.settings
         return token_logp(
@@ -208,7 +208,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
 
     @torch.no_grad()
     def scored(self, batch: Columns, temperature: float | Tensor = 1.0) -> Tensor:
-        """log pi of a whole batch without gradient, part by part. (N, L). Arguments as for `token_logp_and_entropy`."""
+        """Compute log pi (N, L) of a whole batch without gradient, in micro-batches."""
         parts = torch.arange(len(batch.tokens), device=self.device).split(self.config.micro_batch)
         heats = [temperature[rows] if isinstance(temperature, Tensor) else temperature for rows in parts]
         return torch.cat(
@@ -216,13 +216,13 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         )
 
     def reference_logp(self, batch: Columns) -> Tensor:
-        """log-probabilities under the first weights, (N, L)."""
+        """Compute log-probabilities (N, L) under the reference model."""
         with self.reference_weights():
             return self.scored(batch)
 
     @contextlib.contextmanager
     def reference_weights(self) -> Iterator[None]:
-        """The first weights, for as long as the block lasts: no adapters, or the copy that was kept."""
+        """Use the first weights inside the block: without adapters, or from the copy."""
         if self.reference is None:
             with self.language.reference():
                 yield
@@ -235,14 +235,14 @@ class LanguageAlgorithm(SingleModelAlgorithm):
             self.flat.data.copy_(present)
 
     def remember_reference(self) -> None:
-        """Keep the present weights as the reference model, if a link asks for one and there are no adapters."""
+        """Copy the current weights as the reference model, if a component reads it and there are no adapters."""
         if REFERENCE_COLUMNS & self.reads and not adapter_layers(self.language.network):
             self.reference = self.flat.data.clone()
 
     # ---- the update ------------------------------------------------------------------------------------------------
 
     def update(self, batch: Columns, rng: np.random.Generator) -> Update:
-        """`prepare` once, then epochs x minibatches of whole groups, with one optimizer step each.
+        """Prepare the batch, then take one optimizer step per minibatch of whole groups in each epoch.
 
         Args:
             batch: (N, L) and (N,) columns on this device.
@@ -266,7 +266,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
             if single_step and not bool(torch.isfinite(norms[-1] + loss)):
                 break
             self.trained.optimizer.step()
-        # a clamped ratio that is NaN gives a loss that is NaN and a gradient of 0: both are looked at
+        # a clamped NaN ratio gives a NaN loss and a gradient of 0: check both
         if not bool(torch.isfinite(torch.stack([*norms, *losses])).all()):
             if not single_step:
                 self.trained.rollback()
@@ -278,24 +278,21 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return Update(metrics | self.after_update(batch, metrics))
 
     def single_step(self, batch: Columns) -> bool:
-        """Whether an update is one optimizer step: it is not taken unless it is finite, so nothing need be kept."""
+        """True if an update is one optimizer step, which is skipped unless it is finite: no copy is needed."""
         own = type(self).text_minibatches is LanguageAlgorithm.text_minibatches
         return own and self.config.epochs * min(self.config.minibatches, len(Groups(batch.group))) == 1
 
     def after_update(self, batch: Columns, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Called once an update stands: keep what the next one depends on, which belongs into `state` too.
+        """Update state that later updates depend on (part of `state`); returns further metrics.
 
         Args:
-            batch: As `prepare` left it.
-            metrics: The update's curves.
-
-        Returns:
-            More curves.
+            batch: Result of `prepare`.
+            metrics: Metrics of this update.
         """
         return {}
 
     def text_minibatches(self, batch: Columns, rng: np.random.Generator) -> Iterator[Columns]:
-        """Minibatches of whole groups for every epoch."""
+        """Iterate over minibatches of whole groups, epoch by epoch."""
         groups = Groups(batch.group)
         count = min(self.config.minibatches, len(groups))
         for _ in range(self.config.epochs):
@@ -311,27 +308,24 @@ class LanguageAlgorithm(SingleModelAlgorithm):
                 yield batch[((where >= start) & (where < stop)).nonzero().squeeze(1)]
 
     def add_loss_weights(self, minibatch: Columns) -> Columns:
-        """Add what must be known of a whole minibatch before it is split: weights of its tokens, rows or groups."""
+        """Add weights of tokens, rows or groups, which need the whole minibatch."""
         return self.objective.weights(minibatch)
 
     def forward(self, part: Columns) -> Columns:
-        """Add what is computed with the weights that are being learned, with gradient.
-
-        `logp` (N, L) of the answers, and `entropy` (N, L) where it is wanted.
-        """
+        """Add the differentiable columns: `logp` (N, L), and `entropy` (N, L) if needed."""
         logp, entropy = self.token_logp_and_entropy(part, entropy=self.entropies)
         return part.with_(logp=logp) if entropy is None else part.with_(logp=logp, entropy=entropy)
 
     def loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:
-        """The loss of a part of a minibatch, and its terms as `loss_terms` names them. Parts add up to the whole.
+        """Compute the loss of a micro-batch, and its terms in the order of `loss_terms`; losses add up.
 
         Args:
-            part: Rows of what `add_loss_weights` gave, with the columns of `forward`.
+            part: Rows of a minibatch with the columns of `add_loss_weights` and `forward`.
         """
         return self.objective.loss(part), []
 
     def batch_metrics(self, batch: Columns) -> dict[str, float]:
-        """What a prepared batch says of the policy that made it."""
+        """Compute metrics of a prepared batch."""
         return batch_metrics(batch, self.parts)
 
     def text_gradient(self, minibatch: Columns) -> tuple[Tensor, dict[str, Tensor]]:
@@ -384,11 +378,11 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return summed[size:]
 
     def policy_metrics(self, part: Columns) -> list[Tensor]:
-        """Sums over a part's trainable tokens; curves show them per token."""
+        """Compute sums over trainable tokens; curves show them per token."""
         return policy_metric_sums(part)
 
     def entropy_mean(self, part: Columns) -> Tensor:
-        """The part's share of the mean entropy, with the weights that tokens have in the loss.
+        """Compute the contribution of a micro-batch to the mean entropy, weighted as the loss.
 
         Raises:
             ConfigError: The algorithm does not compute entropies.
@@ -398,7 +392,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return aggregate(part.entropy, part.sum_weight)
 
     def micro_batches(self, minibatch: Columns, groups: Groups, mine: Tensor) -> Iterator[Tensor]:
-        """Row numbers of these groups, `micro_batch` at a time; whole groups where the loss is one of groups."""
+        """Iterate over row numbers of these groups, `micro_batch` at a time; by group for group losses."""
         rows = torch.isin(groups.row, mine).nonzero().squeeze(1)
         if self.objective.level != "group":
             yield from rows.split(self.config.micro_batch)
@@ -411,8 +405,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return {}
 
     def extras(self) -> dict[str, np.ndarray]:
-        """Arrays that samplers need of this algorithm, published with every version; what they are made from belongs
-        into `state`."""
+        """Return arrays for the samplers, published with every version; their source is part of `state`."""
         return {}
 
     def state(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pieces of a language-model update: the reward's plan, words that need the budget, sums for the curves."""
+"""Helpers of a language-model update: reward plan, budget options, metric sums."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAR = 0.2  # ratios outside 1 -+ this are counted
 
 
 def policy_metric_sums(part: Columns) -> list[Tensor]:
-    """Sums over trainable tokens: k3 estimate of KL(old, new), ratios below and above the usual clip range, entropy."""
+    """Sum over trainable tokens: k3 of KL(old, new), ratios below and above the clip range, entropy."""
     log_ratio = (part.logp.detach() - part.old_logp).masked_fill(~part.mask, 0.0).clamp(-20, 20)
     ratio = log_ratio.exp()
     entropy = part.entropy.detach().sum() if "entropy" in part else ratio.new_zeros(())
@@ -27,7 +27,7 @@ def policy_metric_sums(part: Columns) -> list[Tensor]:
 
 
 def reward_plan(words: Mapping[str, Any], parts: Sequence[str], all_parts: bool = False) -> RewardPlan:
-    """The plan that a config's `reward` asks for; by default the first part, success, or the sum of all of them.
+    """Build the plan of the config key `reward`; default: the first component, or the sum of all.
 
     Raises:
         ConfigError: A part that the task does not give.
@@ -41,7 +41,7 @@ def reward_plan(words: Mapping[str, Any], parts: Sequence[str], all_parts: bool 
 
 
 def with_budget(word: Any, max_new_tokens: int) -> Any:
-    """Links that divide by the generation budget get it, if the config does not say another."""
+    """Pass the generation budget to components that divide by it, unless the config sets one."""
     name = word if isinstance(word, str) else word.get("name")
     if name in ("seq_mean_token_sum_norm", "drpo"):
         return {"name": name, "max_length": max_new_tokens, **({} if isinstance(word, str) else word)}
@@ -49,7 +49,7 @@ def with_budget(word: Any, max_new_tokens: int) -> Any:
 
 
 def support(kept: Tensor, mask: Tensor) -> Support:
-    """What truncation left for each trainable token, from ids (N, L, K) with -1 beyond them."""
+    """Return the support left by top-k and top-p per trainable token, from ids (N, L, K) padded by -1."""
     ids = kept[mask].long()
     there = ids >= 0
     offsets = torch.cat([there.new_zeros(1, dtype=torch.int64), there.sum(1).cumsum(0)])
@@ -64,6 +64,4 @@ def not_given(word: Any, supplied: Sequence[str], algorithm: str) -> None:
     """
     for name in supplied:
         if isinstance(word, Mapping) and name in word:
-            raise ConfigError(
-                f"algorithm.advantage gives {name}, which {algorithm} sets by itself.", "Remove it from the word."
-            )
+            raise ConfigError(f"algorithm.advantage gives {name}, which {algorithm} sets.", "Remove it from the word.")

@@ -1,4 +1,4 @@
-"""Config keys of every language-model algorithm: one word for each link of the chain, and the update's numbers."""
+"""Config keys of every language-model algorithm: components of the chain, and numbers of the update."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from distrl.base.errors import ConfigError
 from distrl.config.algorithm import AlgorithmConfig
 
-#: A link: its registered name, or `{name: ..., option: ...}`.
+#: Config of a component: its registered name, or `{name: ..., option: ...}`.
 ComponentConfig = str | dict[str, Any]
 
 
@@ -26,7 +26,7 @@ class LanguageAlgorithmConfig(AlgorithmConfig):
     credit: ComponentConfig | None = None
     """Spreads the reward over tokens, for advantages that read token rewards: `outcome`, `kl_penalized_outcome`, ..."""
     advantage: ComponentConfig = "grpo"
-    """What an answer is worth against its group: a word of `distrl methods`, or `{name: WORD, option: ...}`."""
+    """Advantage of an answer in its group: a name of `distrl methods`, or `{name: NAME, option: ...}`."""
     objective: ComponentConfig = "token_ppo"
     """The loss of a token, a row or a group."""
     aggregation: ComponentConfig = "token_mean"
@@ -50,7 +50,7 @@ class LanguageAlgorithmConfig(AlgorithmConfig):
     """Rows that go through the model at once: less memory, same gradient."""
     packing: bool = True
     """Compute what the answers of a group begin with once, and rows of different lengths side by side without padding:
-    the same gradient for less work. Off by itself for models that cannot do it."""
+    the same gradient for less work. Off for models without support."""
     adam_betas: tuple[float, float] = (0.9, 0.95)
     """Decay of Adam's two moments."""
     weight_decay: float = Field(0.0, ge=0)

@@ -16,10 +16,10 @@ PASS_AT = (2, 4, 8)
 
 
 def batch_metrics(batch: Columns, parts: Sequence[str]) -> dict[str, float]:
-    """What a batch says of the policy that made it.
+    """Compute metrics of the policy that sampled a batch.
 
     Args:
-        batch: As `LanguageAlgorithm.prepare` leaves it.
+        batch: Result of `LanguageAlgorithm.prepare`.
         parts: Names of the task's reward parts.
     """
     groups = Groups(batch.group)
@@ -56,7 +56,7 @@ def _equal(reward: Tensor, groups: Groups) -> Tensor:
 
 
 def _zero(advantage: Tensor, mask: Tensor) -> Tensor:
-    """(N,) bool: answers that teach nothing. Advantages are (N,), or (N, L) for tokens."""
+    """(N,) bool: answers with advantage zero. Advantages are (N,), or (N, L) for tokens."""
     return advantage == 0 if advantage.dim() == 1 else ((advantage == 0) | ~mask).all(1)
 
 

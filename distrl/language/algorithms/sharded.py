@@ -1,4 +1,4 @@
-"""The update of a language model that is spread over the processes of a group (FSDP): any algorithm of `language.py`.
+"""Update of a language model that is sharded over a process group (FSDP), for any algorithm.
 
 Every process has the whole batch and computes what a batch needs before the update as the others do; forward and
 backward passes are made for its own rows only. Optimizers, copies for a rollback and the reference model work on the
@@ -40,7 +40,7 @@ OWN_METHODS = (
 
 
 class ShardedLanguageAlgorithm(LanguageAlgorithm):
-    """What replaces the parts of `LanguageAlgorithm` that see gradients or whole vectors.
+    """Overrides of the methods of `LanguageAlgorithm` that use gradients or whole vectors.
 
     Args:
         config, model, options: As `LanguageAlgorithm`; the model is whole, on the CPU, and the same in every process.

@@ -1,6 +1,6 @@
-"""Calling registered functions on columns: positional parameters are columns by name, keyword-only ones are options.
+"""Components: registered functions on columns. Positional parameters are columns, keyword-only ones options.
 
-See llm_chain.py for the chain that they make.
+See objective.py for the chain.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Component:
     """A registered function with its options, called on columns.
 
     Attributes:
-        plug_point: What kind of link it is.
+        plug_point: Its plug point.
         name: Its registered name.
         function: The pure function.
         reads: Columns that it needs.
         may_read: Columns that it uses where the batch has them.
         options: Values of its keyword-only parameters.
         supplied: Keyword-only parameters that get their values at the call.
-        unit: What one observation of its statistics is, `row` or `episode`.
+        unit: Unit of its statistics, `row` or `episode`.
     """
 
     plug_point: str
@@ -46,15 +46,14 @@ class Component:
     unit: str = "row"
 
     def __call__(self, batch: Columns, **numbers: Any) -> Any:
-        """The link's result.
+        """Call the function on a batch.
 
         Args:
             batch: Columns, rows first.
-            numbers: What the run supplies; those that this link has no use for are left aside, so that one algorithm
-                can call any link.
+            numbers: Values of `supplied` parameters; others are ignored, so one algorithm can call any component.
 
         Raises:
-            ConfigError: The batch lacks a column that the link reads.
+            ConfigError: The batch lacks a column that the component reads.
         """
         needed = (*self.reads, "episode") if self.unit == "episode" else self.reads
         missing = [name for name in needed if name not in batch]
@@ -76,12 +75,12 @@ class Component:
 
 
 def component(plug_point: str, word: str | Mapping[str, Any], supplied: Sequence[str] = ()) -> Component:
-    """A link from its config word: a name, or a mapping of `name` and options.
+    """Build a component from its config: a name, or a mapping of `name` and options.
 
     Args:
-        plug_point: The kind of link.
-        word: What the config says.
-        supplied: Numbers that the caller gives at each call, where the method takes them.
+        plug_point: Its plug point.
+        word: Its config.
+        supplied: Parameters whose values the caller passes at each call.
 
     >>> component("advantage", {"name": "grpo", "ddof": 0}).reads
     ('reward', 'group')
@@ -106,7 +105,7 @@ def configured(plug_point: str, word: str | Mapping[str, Any]) -> Callable[..., 
     """A registered function with the options of its config word, to be called by position.
 
     Raises:
-        ConfigError: As `link`.
+        ConfigError: As `component`.
     """
     name, given = _word(plug_point, word)
     function = register.get(plug_point, name)

@@ -1,8 +1,8 @@
-"""Weights for the difference between the policy that sampled and the one that the learner takes for it.
+"""Importance weights for the mismatch between sampler and learner log-probabilities.
 
 Even with equal weights a sampler's engine gives other log-probabilities than the learner: another kernel, another
 precision, stale weights or cache. A correction multiplies the loss of each token, without gradient. (N, L) throughout;
-columns as in token_losses.py.
+columns as in losses/token.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
-from distrl.functional.statistics import effective_sample_size
 from distrl.language.chain.tokens import lengths, log_ratio, masked, sequence_sum, to_tokens
 
 
@@ -77,33 +76,3 @@ def sequence_rejection(
     ratio = behavior_ratio(old_logp, behavior_logp, mask)
     broken = ((ratio < lowest) & mask).any(1)
     return ratio.clamp(max=cap).masked_fill(broken[:, None], 0.0)
-
-
-@torch.no_grad()
-def mismatch_statistics(old_logp: Tensor, behavior_logp: Tensor, mask: Tensor, cap: float = 2.0) -> dict[str, Tensor]:
-    """How far sampler and learner are apart, over trainable tokens: scalars to log, 0 where there are none.
-
-    Returns:
-        `probability_mean`, `probability_max`: of |exp(old) - exp(behavior)|; `logp_mean`, `logp_max`: of the
-        log-probabilities' distance; `kl`: KL(behavior || old) by k3; `weight_max`; `truncated`: share of weights
-        above `cap`; `effective_share`: effective sample size over the number of tokens.
-    """
-    change = log_ratio(old_logp, behavior_logp, mask)
-    distance = masked(old_logp.exp() - behavior_logp.exp(), mask).abs()
-    count = mask.sum().clamp(min=1)
-    weight = masked(change.exp(), mask)
-    some = mask.any()
-
-    def largest(x: Tensor) -> Tensor:
-        return x.amax() if x.numel() else x.new_zeros(())
-
-    return {
-        "probability_mean": distance.sum() / count,
-        "probability_max": largest(distance),
-        "logp_mean": change.abs().sum() / count,
-        "logp_max": largest(change.abs()),
-        "kl": (torch.expm1(change) - change).sum() / count,
-        "weight_max": largest(weight),
-        "truncated": (weight > cap).sum() / count,
-        "effective_share": effective_sample_size(change, mask) / count if some else change.new_zeros(()),
-    }

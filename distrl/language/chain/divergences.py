@@ -90,7 +90,7 @@ def rapo_forward_kl(logp: Tensor, tempered_ref_logp: Tensor, mask: Tensor, old_l
 
     Args:
         logp: (N, L) of the tokens drawn.
-        tempered_ref_logp: (N, L) of the same tokens under `tempered_reference`.
+        tempered_ref_logp: (N, L) of the same tokens under the reference at temperature 1 / phi, phi of `rapo_trust`.
         mask: (N, L) bool.
         old_logp: (N, L) of the policy that drew them; None: pi itself.
     """
@@ -99,37 +99,6 @@ def rapo_forward_kl(logp: Tensor, tempered_ref_logp: Tensor, mask: Tensor, old_l
     return importance_ratio(logp, old_logp, mask, "live") * (w * log_w - w + 1.0)
 
 
-def tempered_reference(ref_logits: Tensor, phi: Tensor) -> Tensor:
-    """log softmax(phi * logits): RAPO's reference, flattened where the answer was bad. (..., V).
-
-    Args:
-        ref_logits: (..., V).
-        phi: (...) in [0, 1]: 1 trusts the reference, 0 is uniform.
-    """
-    return torch.log_softmax(phi[..., None] * ref_logits, dim=-1)
-
-
 def rapo_trust(reward: Tensor, lowest: float = 0.5) -> Tensor:
     """RAPO's phi for rewards in [0, 1]: from `lowest` for a failure to 1 for a success. Same shape."""
     return lowest + (1.0 - lowest) * reward
-
-
-def exact_kl(logits: Tensor, ref_logits: Tensor, forward: bool = False) -> Tensor:
-    """KL(pi || ref), or with `forward` KL(ref || pi), over the whole vocabulary, (..., V) to (...). Differentiable."""
-    p, q = torch.log_softmax(logits, -1), torch.log_softmax(ref_logits, -1)
-    return (q.exp() * (q - p)).sum(-1) if forward else (p.exp() * (p - q)).sum(-1)
-
-
-def adapt_coefficient(coefficient: float, kl: float, target: float, steps: int, horizon: int) -> float:
-    """The next KL coefficient: b (1 + clip(kl / target - 1, -0.2, 0.2) steps / horizon). Ziegler et al. 2019."""
-    return coefficient * (1.0 + max(-0.2, min(0.2, kl / target - 1.0)) * steps / horizon)
-
-
-def hinge_penalty(logp: Tensor, old_logp: Tensor, mask: Tensor, delta: float = 1e-4, strength: float = 1e3) -> Tensor:
-    """DRPO's trust region: sg(max(0, strength (KL - delta))) KL, with KL(old || pi) from tokens of old. Scalar.
-
-    Its gradient is that of half a squared hinge; below `delta` there is none.
-    """
-    d = log_ratio(logp, old_logp, mask)
-    kl = masked(torch.expm1(d) - d, mask).sum() / mask.sum().clamp(min=1)
-    return (strength * (kl.detach() - delta)).clamp(min=0.0) * kl

@@ -1,14 +1,14 @@
-"""How the links of a language-model algorithm compose: reward, credit, advantage, objective, divergence, aggregation.
+"""Chain of a language-model algorithm: reward, credit, advantage, objective, divergence, aggregation.
 
-Every link is a registered pure function. Its positional parameters are *columns of the batch, by name*; its
-keyword-only parameters are *options of the config*, or numbers that the run supplies, such as an entropy. So a link is
-called on a batch without glue, and can be called by hand just as well:
+Every component is a registered pure function. Its positional parameters are *columns of the batch, by name*; its
+keyword-only parameters are *options of the config*, or numbers that the run supplies, such as an entropy. So a
+component is called on a batch without glue:
 
     grpo(reward, group, *, ddof=1, eps=1e-6, ...)        # reads reward, group; takes ddof, eps, ...
 
-| link | plug point | writes | shape |
+| component | plug point | writes | shape |
 |--|--|--|--|
-| reward | `reward`; parts by `reward_plan.RewardPlan` | `reward` | (R,) |
+| reward | `reward`; components by `rewards.plan.RewardPlan` | `reward` | (R,) |
 | credit | `credit` | `token_reward` | (N, L) |
 | advantage | `advantage` | `advantage` | (R,) or (N, L) |
 | objective | `token_loss`, `row_loss`, `group_loss` | a loss to be minimized | (N, L), (N,), (Q,) |
@@ -16,24 +16,26 @@ called on a batch without glue, and can be called by hand just as well:
 | divergence | `divergence` | a loss to be minimized | (N, L) |
 | aggregation | `aggregation` | weights that sum a token loss up | (N, L) |
 
-Columns that links read. Rows, one per training sequence (R = N): `reward`, `parts` (R, K), `group` int64, `episode`
+Columns. Rows, one per training sequence (R = N): `reward`, `parts` (R, K), `group` int64, `episode`
 int64, `answer` int64, `bundle`, `draw`, `correct`, `baseline`, `bootstrap`. Tokens (N, L): `mask` bool, `logp` (with
 gradient), `old_logp`, `behavior_logp`, `ref_logp`, `value`, `token_reward`. A mean over nothing is zero, and what the
 mask hides is never read.
 
-An algorithm file then reads like its paper:
+An algorithm with columns of its own overrides hooks of `LanguageAlgorithm`, for example:
 
-    def prepare(self, batch):                                  # once per batch, all of it: statistics are global
-        batch = batch.with_(token_reward=self.credit(batch))   # only where the advantage reads token_reward
-        batch = batch.with_(advantage=self.advantage(batch))
-        return batch.with_(weight=self.correction(batch))
+    class TBRM(WholeVocabulary):
+        def add_columns(self, batch):          # once per batch, over all of it: input of the advantage
+            return batch.with_(...)
 
-    def loss(self, batch):                                     # per minibatch, or any split of it by rows
-        batch = batch.with_(logp=self.score(batch))
-        loss = self.objective(batch) * batch.weight + self.beta * self.divergence(batch)
-        return aggregate(loss, batch.sum_weight)               # self.aggregation(minibatch), made before the split
+        def add_loss_weights(self, minibatch):  # per minibatch, before its split into micro-batches
+            return super().add_loss_weights(minibatch).with_(...)
 
-`Objective.loss` does the last three lines for token, row and group losses alike.
+        def forward(self, part):               # per micro-batch, with gradient: input of the objective
+            logp, total, _ = self.logit_columns(part)
+            return part.with_(logp=logp, start_value=...)
+
+        def loss(self, part):                  # default: `Objective.loss`
+            return self.objective.loss(part), []
 
 **Unit of a statistic.** Where an episode is trained as several rows (turns whose prompts were rewritten), every row
 carries the episode's reward, and a mean over rows would count long episodes more often. `unit: episode` computes an
@@ -55,13 +57,13 @@ from distrl.language.chain.aggregation import aggregate, group_loss_mean, row_me
 from distrl.language.chain.component import Component, component
 from distrl.language.chain.groups import Groups
 
-#: Plug points of the objective link and the level of what they give.
+#: Plug points of the objective and the level of their losses.
 LOSS_LEVELS = {"token_loss": "token", "row_loss": "row", "group_loss": "group"}
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The objective link with what follows it: correction, divergence, aggregation.
+    """Objective with correction, divergence and aggregation.
 
     Attributes:
         objective: A token, row or group loss.
@@ -80,7 +82,7 @@ class Objective:
     correction: Component | None = None
 
     def reads(self) -> set[str]:
-        """All columns that the parts need."""
+        """Return all columns that the components need."""
         parts = [self.objective, self.aggregation, self.divergence, self.correction]
         return {column for part in parts if part is not None for column in part.reads}
 
@@ -100,7 +102,7 @@ class Objective:
         """The scalar loss of a minibatch, or of its part (whole groups for a group loss): parts add up to the whole.
 
         Args:
-            batch: What `weights` made, or rows of it, with `logp` under the weights being trained.
+            batch: Result of `weights`, or rows of it, with `logp` under the trained weights.
         """
         loss = self.objective(batch)
         if self.level == "token":
@@ -121,7 +123,7 @@ def objective(
     beta: float = 0.0,
     correction: str | Mapping[str, Any] | None = None,
 ) -> Objective:
-    """The objective and what follows it, from config words.
+    """Build an objective from the configs of its components.
 
     Raises:
         ConfigError: An unknown word, or a token-wise correction of a loss that is not one of tokens.

@@ -1,4 +1,4 @@
-"""Sequences of tokens and their masks: what every token-level link shares.
+"""Masked token sequences: helpers of token-level components.
 
 Tensors are (N, L), sequences by tokens; `mask` (N, L) bool says which tokens the policy chose and is trained on.
 Prompts, padding, tool output and injected text have mask False: they may hold anything, even NaN, and never count.
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distrl.functional.scan import reverse_scan
 
-#: Log-ratios are cut here before the exponential: numerical safety, 4.9e8 is no ratio that anyone acts on.
+#: Log-ratios are cut here before the exponential: for numerical safety.
 LOG_RATIO_LIMIT = 20.0
 
 
@@ -57,7 +57,7 @@ def next_trainable(x: Tensor, mask: Tensor, end: Tensor | float = 0.0) -> Tensor
     Args:
         x: (N, L).
         mask: (N, L) bool. Tokens in between, such as a tool's answer, are stepped over.
-        end: What the last trainable token gets, a number or (N,).
+        end: Value at the last trainable token, a number or (N,).
     """
     index = _compact(mask)
     packed = x.gather(1, index)

@@ -47,7 +47,7 @@ class Curriculum:
         self.size, self.floor = size, floor
 
     def weights(self) -> np.ndarray:
-        """How likely each item is drawn, floor apart: (size,) float64, not negative, in any unit."""
+        """Return unnormalized sampling weights (size,) float64, without the floor."""
         raise NotImplementedError
 
     def update(self, results: Mapping[int, Sequence[float]]) -> None:

@@ -1,4 +1,4 @@
-"""How many answers each prompt gets: budgets that add up to a total. Entry 96."""
+"""Knapsack RL's budget: numbers of answers per prompt that add up to a total."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable, Sequence
 
 from distrl.base.errors import ConfigError
-from distrl.base.registry import register
 
 
 def exploration_value(samples: int, success_rate: float) -> float:
@@ -21,14 +20,6 @@ def mixed_group_cost(success_rate: float, confidence: float = 0.9) -> float:
     return math.log(1.0 - confidence) / math.log(max(success_rate, 1.0 - success_rate))
 
 
-@register.budget("uniform")
-def uniform_budget(success_rate: Sequence[float | None], total: int) -> list[int]:
-    """The total in equal parts; what remains goes to the first ones."""
-    each, rest = divmod(total, len(success_rate))
-    return [each + (i < rest) for i in range(len(success_rate))]
-
-
-@register.budget("knapsack_budget", paper="Knapsack RL, 2025", entries=[96])
 def knapsack_budget(
     success_rate: Sequence[float | None],
     total: int,
@@ -46,8 +37,8 @@ def knapsack_budget(
     Args:
         success_rate: Of each prompt so far; None where it is not known.
         total: Answers in all.
-        low: At least so many each.
-        high: At most so many each.
+        low: Minimum per prompt.
+        high: Maximum per prompt.
         default: For prompts of unknown rate; by default an equal share of the total.
         confidence: Of a mixed group, when deciding what is surplus.
 

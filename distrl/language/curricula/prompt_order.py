@@ -1,4 +1,4 @@
-"""Which items of a task a stream asks, as a pure function of weights and names."""
+"""Order of a task's items in each stream, a pure function of weights and names."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PromptLines:
 
         Args:
             unit: The fragment.
-            extras: What came with the weights, `language/models/weights.py`: with a curriculum, its state.
+            extras: Arrays published with the weights: with a curriculum, its state.
         """
         if self.curriculum is not None:
             self.curriculum.load_extras(extras or {})
@@ -63,7 +63,7 @@ class PromptLines:
         return [self.task.item(self.number(first + place)) for place in range(self.per_fragment)]
 
     def number(self, place: int) -> int:
-        """Which item comes at a place of the run's sequence of items, without a curriculum."""
+        """Return the item at a position of the run's sequence, without a curriculum."""
         size = self.task.size
         if size is None:
             return seed_for(self.seed, "item", place)

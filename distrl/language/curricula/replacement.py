@@ -1,7 +1,7 @@
-"""AEPO: a few answers of the batch are replaced by right ones drawn at another temperature. Entry 215.
+"""AEPO: replacement of answers by correct ones drawn at another temperature.
 
-Hotter right answers raise the policy's entropy, colder ones lower it: `token_advantages.virtual_temperature` says which
-are due. The drawn answers count as the policy's own (old_logp recomputed at temperature 1) with advantage 1.
+Hotter right answers raise the policy's entropy, colder ones lower it: `virtual_temperature` selects the
+kind. The drawn answers count as the policy's own (old_logp recomputed at temperature 1) with advantage 1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from distrl.base.columns import Columns, tree_map
 
 
 def replacement_count(entropy: float, target: float, count: int = 60) -> int:
-    """How many answers to replace: `count` to heat up, half of it to cool down."""
+    """Return the number of answers to replace: `count` to raise the entropy, half to lower it."""
     return count if entropy <= target else count // 2
 
 

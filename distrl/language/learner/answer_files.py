@@ -1,7 +1,7 @@
-"""What a run keeps of its answers: pages for people, and all of them as Parquet where that is asked for.
+"""Answer files of a run: readable pages, and on request all answers as Parquet.
 
 Files are named by the update that learned from the answers and written whole or not at all. An update that is made
-again, after a resume or by a learner that was built anew, writes the same file once more, so no answer is there twice.
+again, after a resume or by a rebuilt learner, writes the same file once more, so no answer is there twice.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class TextKeeper:
             update: Updates made, this one included.
 
         Returns:
-            What went wrong, for people: files that cannot be written do not end a run.
+            Warnings: files that cannot be written do not end a run.
         """
         due = self.settings.every and (update % self.settings.every == 0 or update == 1)
         if self._off or not (due or self.settings.rollouts):

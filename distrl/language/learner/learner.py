@@ -30,7 +30,7 @@ class TextLearner(Learner):
     """Updates one language-model algorithm.
 
     Args:
-        algorithm: The chain of links with its model.
+        algorithm: Algorithm with its model.
         task: Of its reward parts, and of the demonstrations that a fresh model begins with.
         seed: The run's seed.
         settings: The run's `language` section.
@@ -137,7 +137,7 @@ class TextLearner(Learner):
             self.curriculum.load_state_dict(state["curriculum"])
 
     def warm_start(self, weights: Weights) -> None:
-        """Begin with other weights; they are the reference model too, and the optimizer begins anew."""
+        """Begin with other weights; they are the reference model too, and the optimizer state is reset."""
         precision = self.algorithm.language.dtype
         super().warm_start(weights)
         self.algorithm.language.dtype = precision  # of this run and machine
@@ -168,7 +168,7 @@ class TextLearner(Learner):
 
 
 def age_metrics(episodes: Columns, version: int) -> dict[str, float]:
-    """How many versions the weights that said the tokens are older than `version`: mean, and share of answers that
+    """Compute the age of tokens in versions against `version`: mean, and share of answers that
     more than one version wrote."""
     rows = np.repeat(np.arange(len(episodes.group)), np.diff(episodes.offsets))[episodes.mask]
     versions = episodes.version[episodes.mask].astype(np.int64)

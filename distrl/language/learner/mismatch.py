@@ -36,14 +36,14 @@ KEPT_WEIGHTS = 4  # versions before the present one that are tried
 
 @dataclass(frozen=True)
 class Mismatch:
-    """What a look at a batch found.
+    """Result of a mismatch check.
 
     Attributes:
         mean, largest: Of the absolute differences of log-probabilities, over tokens.
         threshold: Above it something is wrong.
         cause: `tokens`, `temperature`, `truncated support`, `stale weights`, `stale cache`, `kernel or dtype`; "" where
             all is well.
-        detail: What was found out about it.
+        detail: Its description.
     """
 
     mean: float
@@ -74,7 +74,7 @@ class MismatchGate:
         self._before: deque[Tensor] = deque(maxlen=KEPT_WEIGHTS)  # weights before the present ones, newest first
 
     def due(self, update: int) -> bool:
-        """Whether to look at the batch of this update: the first one, and every N-th."""
+        """True if the batch of this update is checked: the first one, and every N-th."""
         return self.settings.every > 0 and (self.baseline is None or update % self.settings.every == 0)
 
     def remember(self, update: int) -> None:

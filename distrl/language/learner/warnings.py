@@ -1,4 +1,4 @@
-"""What a user of a language-model run should be told while it goes on."""
+"""Warnings of a language-model run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 #: Updates in a row without any group whose answers differ, until the run says so.
 EQUAL_UPDATES = 20
-#: Batches with answers that could not be judged, of which the run tells.
+#: Most warnings about batches with unverified answers.
 TOLD = 3
 
 
@@ -18,10 +18,10 @@ class TextWatch:
         self._told = 0
 
     def warnings(self, metrics: Mapping[str, float]) -> list[str]:
-        """What to say after an update with these metrics."""
-        return [text for text in (self._unjudged(metrics), self._nothing_to_learn(metrics)) if text]
+        """Return warnings after an update with these metrics."""
+        return [text for text in (self._unverified(metrics), self._nothing_to_learn(metrics)) if text]
 
-    def _unjudged(self, metrics: Mapping[str, float]) -> str:
+    def _unverified(self, metrics: Mapping[str, float]) -> str:
         share = metrics.get("text/unverified", 0.0)
         if share == 0.0 or self._told >= TOLD:
             return ""

@@ -1,4 +1,4 @@
-"""Rewards from agreement among a prompt's own answers, where no label is known. Entry 119."""
+"""Rewards from agreement among the answers to a prompt, without labels."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What may happen to a verifier's named parts on their way to a reward; `reward_plan.py` fixes the order.
+"""Transforms, combinations and gates of reward components; `plan.py` fixes the order.
 
-Parts are (R, K); NaN means that a part does not apply to a row.
+Components are (R, K); NaN: does not apply to the row.
 """
 
 from __future__ import annotations
@@ -88,8 +88,3 @@ def overlong(length: Tensor, *, max_length: int = 20480, buffer: int = 4096) -> 
 def scale(reward: Tensor, *, factor: float = 1.0, shift: float = 0.0) -> Tensor:
     """factor * reward + shift. (R,)."""
     return factor * reward + shift
-
-
-def overlong_filter(mask: Tensor, truncated: Tensor) -> Tensor:
-    """The mask without truncated answers: they stay in their group's statistics and leave the loss. (N, L). DAPO."""
-    return mask & ~truncated.bool()[:, None]

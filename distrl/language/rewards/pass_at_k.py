@@ -1,4 +1,4 @@
-"""How often a problem is solved in k attempts, estimated from n >= k. Chen et al. 2021."""
+"""pass@k, estimated from n >= k attempts (Chen et al. 2021)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pass_at_k(correct: Tensor, group: Tensor, k: int) -> Tensor:
 
 
 def majority_correct(answer: Tensor, correct: Tensor, group: Tensor) -> Tensor:
-    """Whether each group's most frequent answer (the first seen on ties) is right. (R,) to (Q,) bool."""
+    """Return (Q,) bool: each group's most frequent answer (first seen on ties) is correct."""
     groups = Groups(group)
     chosen = (majority(answer, group) > 0) & correct.bool()
     return groups.sum(chosen.long()) > 0

@@ -1,7 +1,6 @@
-"""From a verifier's named parts to one reward: parts, transform, combination, gates, length, shaping, in this order.
+"""Reward plans: transform, combination, gates, length and shaping of reward components, in this order.
 
-What stands before length and shaping (`value`) is what curricula read: a penalty for length must not make a prompt
-look hard.
+`value`, the result before length and shaping, is read by curricula: a length penalty must not make a prompt look hard.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from distrl.language.rewards.parts import weighted_sum
 
 @dataclass(frozen=True)
 class RewardPlan:
-    """What happens to parts on their way to a reward; every step is optional but the combination.
+    """Steps from components to a reward; only the combination is required.
 
     Attributes:
         names: Of the K parts, in order.
@@ -60,7 +59,7 @@ class RewardPlan:
 
 @dataclass(frozen=True)
 class Rewards:
-    """What became of the parts.
+    """Result of a reward plan.
 
     Attributes:
         parts: (R, K) transformed and gated, uncombined: what GDPO and BNPO normalize one by one.
@@ -77,7 +76,7 @@ def combine(plan: RewardPlan, parts: Tensor, length: Tensor) -> Rewards:
     """Apply a plan.
 
     Args:
-        plan: What to do.
+        plan: Its steps.
         parts: (R, K) as the verifier gave them.
         length: (R,) tokens of each answer.
     """

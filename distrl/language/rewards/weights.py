@@ -1,4 +1,4 @@
-"""Weights of several rewards that change during training: dynamic reward weighting. Entry 30.
+"""Dynamic reward weighting: weights of several rewards that change during training.
 
 Two modes. *Hypervolume*: fixed weights, and a factor on the advantage that grows while validation finds new trade-offs.
 *Gradient*: weights move towards the objectives whose gradient helps all of them. Under advantages divided by a group's

@@ -1,4 +1,4 @@
-"""What a text sampler is doing right now: another thread may ask at any time."""
+"""Current activity of a text sampler, readable from another thread."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class TextActivity(Activity):
     """A moment of a text sampler. No stream has a pace of its own where all are answered as one batch.
 
     Attributes:
-        what: What is done, as words behind "it".
+        what: Activity, as words behind "it".
     """
 
     what: str = ""
 
     def __str__(self) -> str:
-        """How long it takes so far.
+        """Return the time spent so far.
 
         >>> str(TextActivity(what="generates 64 answers", seconds=12.34))
         'it generates 64 answers for 12 s so far'

@@ -42,9 +42,9 @@ def answer_rows(
     Args:
         task: Judges; an answer that it cannot judge counts as wrong.
         tokenizer: Tokens to text.
-        item: What was asked.
+        item: Item of the task.
         prompt: Its tokens.
-        answers: What the engine gave, one for each row.
+        answers: Answers of the engine, one per row.
         group: The rows' group.
         options: The engine's sampling options.
     """

@@ -30,7 +30,7 @@ ADVICE = "If memory ran out, lower language.max_rows or language.max_new_tokens.
 
 
 def engine_fault(engine: Any, error: Exception, answers: int) -> str:
-    """What an engine died of, and where, in one line."""
+    """Describe the failure of an engine in one line."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     reason = str(error).strip().split("\n")[0][:300]
     return (
@@ -42,8 +42,8 @@ def engine_fault(engine: Any, error: Exception, answers: int) -> str:
 class TextSampler:
     """Answers items of a task, as often as a plan says.
 
-    What a stream asks is a pure function of (weights with their extras, seed, stream, fragment), and so are the random
-    numbers that tokens are drawn with: a fragment depends on weights and names alone, and a stream has no state that
+    The prompts of a stream are a pure function of (weights with their extras, seed, stream, fragment), and so are
+    the random numbers of its tokens: a fragment depends on weights and names alone, and a stream has no state that
     would have to move.
 
     Args:

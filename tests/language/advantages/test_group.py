@@ -92,7 +92,6 @@ def test_types_are_kept_and_gradients_cut():
 def test_reinforce():
     assert g.reinforce(rows(1.0, 2.0)).tolist() == [1.0, 2.0]
     assert g.reinforce(rows(1.0, 2.0), rows(0.5, 0.5)).tolist() == [0.5, 1.5]
-    assert g.ema_baseline(1.0, 0.0) == 0.95
 
 
 # quantile advantage
@@ -143,11 +142,9 @@ def test_no_level_is_grpo_bit_for_bit(level, case):
 
 def test_mc_grpo_by_hand():
     binary = rows(1, 0, 0)
-    assert g.median_pivots(binary, one_group(3)).tolist() == [False, True, False]
     assert g.mc_grpo(binary, one_group(3)).tolist() == pytest.approx([1.7321, 0, 0], abs=1e-4)
     assert g.mc_grpo(binary, one_group(3), paper_exact=True).tolist() == pytest.approx([1000, 0, 0])
     spread = rows(0.2, 0.5, 1.0)
-    assert g.median_pivots(spread, one_group(3)).tolist() == [False, True, False]
     assert g.mc_grpo(spread, one_group(3)).tolist() == pytest.approx([-0.9967, 0, 1.6611], abs=5e-5)
 
 
@@ -161,13 +158,11 @@ def test_mc_grpo_scales():
 
 @CASES
 @given(ragged(smallest=1))
-def test_every_group_has_one_pivot_with_advantage_zero(case):
+def test_the_median_of_every_group_has_advantage_zero(case):
     reward, group = case
-    pivots = g.median_pivots(reward, group)
     advantage = g.mc_grpo(reward, group, allow_singleton=True)
     for index, x in by_group(reward, group):
-        (place,) = np.flatnonzero(pivots[index].numpy())
-        assert place == np.flatnonzero(x == np.sort(x)[(len(x) - 1) // 2])[0]
+        place = np.flatnonzero(x == np.sort(x)[(len(x) - 1) // 2])[0]
         if len(x) > 1:
             assert advantage[index[place]] == 0
 

@@ -6,12 +6,10 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from distrl.base.errors import ConfigError
 from distrl.language.chain import corrections as c
-from tests.support.llm_cases import CASES, normal_like, rows, token_masks
+from tests.support.llm_cases import rows
 
 MASK = torch.tensor([[True, True, False]])
 OLD = rows(-1.0, -1.0, math.nan)[None]
@@ -45,35 +43,3 @@ def test_weights_by_hand():
 def test_weights_have_no_gradient():
     old = OLD.clone().requires_grad_()
     assert not c.truncated_weight(old, OLD, MASK).requires_grad
-
-
-@CASES
-@given(token_masks(), st.integers(0, 1000))
-def test_statistics_against_loops(mask, seed):
-    old = normal_like(mask, seed)
-    behavior = old + normal_like(mask, seed + 1, 0.5)
-    found = {name: value.item() for name, value in c.mismatch_statistics(old, behavior, mask).items()}
-    change = (old - behavior)[mask].tolist()
-    gap = [abs(math.exp(a) - math.exp(b)) for a, b in zip(old[mask].tolist(), behavior[mask].tolist(), strict=True)]
-    weight = [math.exp(x) for x in change]
-    n = max(len(change), 1)
-    expected = {
-        "probability_mean": sum(gap) / n,
-        "probability_max": max(gap, default=0),
-        "logp_mean": sum(map(abs, change)) / n,
-        "logp_max": max(map(abs, change), default=0),
-        "kl": sum(math.exp(x) - 1 - x for x in change) / n,
-        "weight_max": max(weight, default=0),
-        "truncated": sum(w > 2 for w in weight) / n,
-        "effective_share": sum(weight) ** 2 / sum(w * w for w in weight) / n if weight else 0,
-    }
-    assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
-
-
-def test_the_mismatch_kl_is_that_of_the_sampler():
-    """Expectation over the sampler's tokens of the per-token statistic is KL(behavior || old), by enumeration."""
-    behavior, old = torch.log_softmax(rows(0.3, -1.0, 0.4), -1), torch.log_softmax(rows(0.0, 0.2, -0.5), -1)
-    one = torch.ones(1, 1, dtype=torch.bool)
-    each = [c.mismatch_statistics(old[None, None, k], behavior[None, None, k], one)["kl"].item() for k in range(3)]
-    expected = (behavior.exp() * (behavior - old)).sum().item()
-    assert sum(p * x for p, x in zip(behavior.exp().tolist(), each, strict=True)) == pytest.approx(expected)

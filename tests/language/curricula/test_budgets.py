@@ -61,10 +61,6 @@ def test_special_cases():
     assert b.knapsack_budget([0.5, 0.0, 0.0], 24) == [4, 10, 10]
 
 
-def test_uniform():
-    assert b.uniform_budget([0.1, None, 0.3], 8) == [3, 3, 2]
-
-
 def test_impossible_totals_are_named():
     with pytest.raises(ConfigError, match="budget of 3 answers for 2 prompts, each between 2 and 128"):
         b.knapsack_budget([0.5, 0.5], 3)

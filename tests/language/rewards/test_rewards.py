@@ -24,11 +24,6 @@ def test_overlong():
     assert found.tolist() == [0, 0, -0.5, -1, -1]
 
 
-def test_overlong_filter():
-    mask = torch.tensor([[True, True], [True, False]])
-    assert p.overlong_filter(mask, torch.tensor([True, False])).tolist() == [[False, False], [True, False]]
-
-
 def test_transforms():
     assert p.affine(rows(-1, 0, 1), low=-1.0).tolist() == [0, 0.5, 1]
     assert p.threshold(rows(0.4, 0.5, math.nan))[:2].tolist() == [0, 1]

@@ -60,7 +60,7 @@ class RepeatedSamples:
 class AEPO(LanguageAlgorithm):
     """GRPO whose entropy is held from both sides: hotter right answers raise it, colder ones lower it.
 
-    What was redrawn counts as the policy's own, so its log-probabilities are computed at the run's temperature.
+    Redrawn answers count as samples of the policy, so its log-probabilities are computed at the run's temperature.
     """
 
     Config: ClassVar[type[AlgorithmConfig]] = AEPOConfig

@@ -1,4 +1,4 @@
-"""Decoupled PPO: the policy that the step is kept near is not the one that made the data.
+"""Decoupled PPO: the trust region is around a proximal policy, not the behavior policy.
 
 Ordinary PPO takes its ratio to the behavior policy. Where data are some versions old, that ratio is far from 1 before
 the first step, and the clip removes the gradient of exactly those tokens that moved. Here the ratio is taken to the
@@ -47,12 +47,12 @@ class DecoupledPPO(LanguageAlgorithm):
         super().begin(parts, settings)
         if "behavior_logp" not in self.objective.reads():
             raise ConfigError(
-                f"algorithm.objective {self.objective.objective.name} does not know of a behavior policy.",
+                f"algorithm.objective {self.objective.objective.name} does not use a behavior policy.",
                 "Leave it at decoupled_ppo, or choose algorithm.name=grpo with this objective.",
             )
 
     def forward(self, part: Columns) -> Columns:
-        """With `old: versions` the proximal policy lies between behavior and present policy.
+        """With `old_logp: versions` the proximal policy lies between behavior and present policy.
 
         A token of d versions ago was drawn d versions before the proximal policy, which is one before the present one.
         """

@@ -1,4 +1,4 @@
-"""Knapsack RL: answers go to the prompts that they teach most about."""
+"""Knapsack RL: sampling budget allocated to prompts by expected learning value."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SuccessTable:
         return float(self.rates[place]) if self.keys[place] == key else None
 
     def record(self, key: int, success: float, decay: float) -> None:
-        """What a group has shown: decay * old + (1 - decay) * new, or the new rate where none was known."""
+        """Update a success rate: decay * old + (1 - decay) * new, or the new one if none is known."""
         old = self.rate(key)
         place = key % len(self.keys)
         self.keys[place] = key
@@ -71,7 +71,7 @@ class KnapsackConfig(LanguageAlgorithmConfig):
     confidence: float = Field(0.9, gt=0, lt=1)
     """Of seeing both a right and a wrong answer; what is beyond goes to prompts that were never solved."""
     rate_decay: float = Field(0.5, ge=0, lt=1)
-    """What remains of a prompt's old success rate when it is asked again. 0 takes the newest alone."""
+    """Weight of a prompt's old success rate at an update. 0: the newest alone."""
     table_size: int = Field(4096, ge=1)
     """Prompts whose success rates are kept; they travel with the weights, 16 bytes each. More than the task's items is
     enough."""

@@ -75,8 +75,8 @@ class DynamicRewardWeighting(LanguageAlgorithm):
         self.influence = torch.zeros(count, dtype=torch.float64)  # summed over `measured` batches
         self.measured = 0
         self.front = torch.zeros(0, count, dtype=torch.float64)  # trade-offs reached so far
-        self._next: dict[str, Any] = {}  # state as it will be once the update stands
-        self._told: dict[str, float] = {}  # curves of the present batch
+        self._next: dict[str, Any] = {}  # state after the update
+        self._metrics: dict[str, float] = {}  # of the current batch
         if self.by_gradient:
             self.plan = replace(self.plan, combination=dynamic_reward_weighting)
 
@@ -84,17 +84,17 @@ class DynamicRewardWeighting(LanguageAlgorithm):
         batch = super().prepare(batch)
         if self.by_gradient:
             return batch
-        return batch.with_(advantage=batch.advantage * self._judge(batch))
+        return batch.with_(advantage=batch.advantage * self._hypervolume_factor(batch))
 
-    def _judge(self, batch: Columns) -> float:
-        """The factor that the last update has earned by the trade-off that this batch shows; 1 for the first batch."""
+    def _hypervolume_factor(self, batch: Columns) -> float:
+        """Compute the factor on advantages from the gain of hypervolume of this batch; 1 for the first batch."""
         point = batch.parts.double().mean(0).cpu()
         reference = torch.full_like(point, self.config.reference_point)
         longer, gain = extend_front(self.front, point, reference)
         factor = hypervolume_factor(gain) if len(self.front) else 1.0
         front = pareto_front(longer)
         self._next = {"front": front}
-        self._told = {"policy/reward_factor": factor, "policy/hypervolume": hypervolume(front, reference)}
+        self._metrics = {"policy/reward_factor": factor, "policy/hypervolume": hypervolume(front, reference)}
         return factor
 
     def add_columns(self, batch: Columns) -> Columns:
@@ -108,7 +108,7 @@ class DynamicRewardWeighting(LanguageAlgorithm):
             weights = mirror_step(weights, influence / measured, rate, self.config.least_weight)
             influence, measured = torch.zeros_like(influence), 0
         self._next = {"part_weights": weights, "influence": influence, "measured": measured}
-        self._told = {f"policy/weight_{name}": float(w) for name, w in zip(self.plan.names, weights, strict=True)}
+        self._metrics = {f"policy/weight_{name}": float(w) for name, w in zip(self.plan.names, weights, strict=True)}
         order = [self.parts.index(name) for name in self.plan.names]
         plan = replace(self.plan, weights=weights.tolist())
         rewards = combine(plan, batch.raw_reward_components[:, order], batch.mask.sum(1))
@@ -134,7 +134,7 @@ class DynamicRewardWeighting(LanguageAlgorithm):
     def after_update(self, batch: Columns, metrics: Mapping[str, float]) -> dict[str, float]:
         for name, value in self._next.items():
             setattr(self, name, value)
-        return self._told
+        return self._metrics
 
     def state(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("part_weights", "influence", "measured", "front")}

@@ -27,7 +27,7 @@ class TTRVConfig(LanguageAlgorithmConfig):
 
 @register.algorithm("ttrv", paper="TTRV: Test-Time Reinforcement Learning, 2025", entries=[119])
 class TTRV(LanguageAlgorithm):
-    """Rewards from agreement alone. What the task's verifier says is shown in the curves and never learned from.
+    """Rewards from agreement alone. The verifier's results appear in the curves only.
 
     It sharpens what the model believes: where the most frequent answer is wrong, it learns the wrong one.
     """

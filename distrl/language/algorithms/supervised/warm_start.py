@@ -1,4 +1,4 @@
-"""Supervised steps on a task's demonstrations: what a fresh small model begins with."""
+"""Supervised warm start: steps on a task's demonstrations for a fresh model."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def demonstration(
     """Tokens of an item's prompt, and of its right answer with the stop token.
 
     Args:
-        wanted_by: What of the config needs demonstrations, for the message.
+        wanted_by: Config key that needs demonstrations, for the message.
 
     Raises:
         ConfigError: There is no demonstration.
