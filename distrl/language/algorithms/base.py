@@ -9,7 +9,6 @@ preset of components (`group_relative/presets.py`), or a class that overrides so
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -26,6 +25,7 @@ from distrl.language.algorithms.batch import (
     not_given,
     policy_metric_sums,
     reward_plan,
+    split_groups,
     support,
     with_budget,
 )
@@ -283,29 +283,13 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return own and self.config.epochs * min(self.config.minibatches, len(Groups(batch.group))) == 1
 
     def after_update(self, batch: Columns, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Update state that later updates depend on (part of `state`); returns further metrics.
-
-        Args:
-            batch: Result of `prepare`.
-            metrics: Metrics of this update.
-        """
+        """Update state that later updates depend on (part of `state`); returns further metrics."""
         return {}
 
     def text_minibatches(self, batch: Columns, rng: np.random.Generator) -> Iterator[Columns]:
         """Iterate over minibatches of whole groups, epoch by epoch."""
-        groups = Groups(batch.group)
-        count = min(self.config.minibatches, len(groups))
         for _ in range(self.config.epochs):
-            if count == 1:
-                yield batch
-                continue
-            order = torch.from_numpy(rng.permutation(len(groups))).to(batch.group.device)
-            place = torch.empty_like(order)
-            place[order] = torch.arange(len(order), device=order.device)
-            edges = [len(groups) * part // count for part in range(count + 1)]
-            where = place[groups.row]
-            for start, stop in itertools.pairwise(edges):
-                yield batch[((where >= start) & (where < stop)).nonzero().squeeze(1)]
+            yield from split_groups(batch, self.config.minibatches, rng)
 
     def add_loss_weights(self, minibatch: Columns) -> Columns:
         """Add weights of tokens, rows or groups, which need the whole minibatch."""
@@ -339,10 +323,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return total[0], named
 
     def parts_of(self, minibatch: Columns) -> Iterator[Iterable[tuple[Tensor, bool]]]:
-        """Split a minibatch: for each shard of this process its micro-batches.
-
-        A micro-batch is row numbers, and False if its loss does not count.
-        """
+        """Split a minibatch: for each shard the rows of its micro-batches, and if they count."""
         groups = Groups(minibatch.group)
         for mine in self.shards.split(torch.arange(len(groups), device=minibatch.group.device)):
             yield ((rows, True) for rows in self.micro_batches(minibatch, groups, mine))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError, unknown
+from distrl.language.chain.groups import Groups
 from distrl.language.models.token_logp import Support
 from distrl.language.rewards.plan import RewardPlan, plan_from_words
 
@@ -65,3 +68,19 @@ def not_given(word: Any, supplied: Sequence[str], algorithm: str) -> None:
     for name in supplied:
         if isinstance(word, Mapping) and name in word:
             raise ConfigError(f"algorithm.advantage gives {name}, which {algorithm} sets.", "Remove it from the word.")
+
+
+def split_groups(batch: Columns, count: int, rng: np.random.Generator) -> Iterator[Columns]:
+    """Split a batch into at most `count` minibatches of whole groups, in random order."""
+    groups = Groups(batch.group)
+    count = min(count, len(groups))
+    if count == 1:
+        yield batch
+        return
+    order = torch.from_numpy(rng.permutation(len(groups))).to(batch.group.device)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    edges = [len(groups) * number // count for number in range(count + 1)]
+    where = place[groups.row]
+    for start, stop in itertools.pairwise(edges):
+        yield batch[((where >= start) & (where < stop)).nonzero().squeeze(1)]
