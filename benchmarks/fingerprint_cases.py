@@ -27,7 +27,7 @@ TEXT: dict[str, Any] = {
     "task": settings.TASK.format("sort_digits"), "task_options": {"count": 2}, "prompts": 4, "prompt_streams": 2,
     "source": settings.TINY, "layers": 1, "width": 32, "heads": 2, "max_new_tokens": 3, "dtype": "fp32",
     "warm_steps": 60, "warm_batch": 32, "warm_rate": 3e-3, "updates": 3, "learning_rate": 1e-3,
-    "group_size": 4, "minibatches": 2, "reward": {"parts": {"success": {}, "placed": {}}},
+    "group_size": 4, "minibatches": 2, "reward": {"components": {"success": {}, "placed": {}}},
 }  # fmt: skip
 CONTINUOUS = ("sac", "td3", "ddpg", "tqc", "dsac", "dsac_quantile", "redq", "aro_ddpg")
 #: Nothing is compared within a prompt.

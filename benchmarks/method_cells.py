@@ -18,7 +18,7 @@ TOKENS = 60_000
 
 #: One answer to each of 256 prompts, in place of 16 answers to each of 16.
 ALONE = ("algorithm.group_size=1", "task.prompts=256")
-PARTS = ("algorithm.reward={parts: {success: {}, form: {}}}",)
+COMPONENTS = ("algorithm.reward={components: {success: {}, form: {}}}",)
 FAST = ("algorithm.learning_rate=3e-3",)
 #: What a method needs besides its own defaults: its paper compares nothing within a prompt, or learns demonstrations.
 OWN: dict[str, tuple[str, ...]] = {
@@ -31,7 +31,7 @@ OWN: dict[str, tuple[str, ...]] = {
 #: Further cells, which entries compare themselves with: name -> algorithm, words.
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "grpo-reverse-kl": ("grpo", ("algorithm.divergence=k2", "algorithm.beta=0.01")),
-    "grpo-two-rewards": ("grpo", PARTS),
+    "grpo-two-rewards": ("grpo", COMPONENTS),
     "grpo-fast": ("grpo", FAST),
     "pipo-fast": ("pipo", FAST),
 }

@@ -52,8 +52,8 @@ def measured(run: Path) -> dict[str, Any]:
     said = TransformersEngine(model, max_rows=256).generate(prompts, ANSWERS, numbers, options)
     stop = set(options.stop_ids)
     texts = [model.tokenizer.decode([t for t in answer.tokens.tolist() if t not in stop]) for answer in said]
-    parts = [verify_safely(task, items[row // ANSWERS], text)[0] for row, text in enumerate(texts)]
-    correct = torch.tensor([found[task.parts[0]] >= 1.0 for found in parts])
+    components = [verify_safely(task, items[row // ANSWERS], text)[0] for row, text in enumerate(texts)]
+    correct = torch.tensor([found[task.components[0]] >= 1.0 for found in components])
     kinds = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     answer = torch.tensor([kinds[text] for text in texts])
     question = torch.arange(len(items)).repeat_interleave(ANSWERS)
@@ -61,7 +61,7 @@ def measured(run: Path) -> dict[str, Any]:
     rates = correct.view(len(items), ANSWERS).double().mean(1)
     return {
         "success": float(rates.mean()),
-        "form": statistics.fmean(found["form"] for found in parts),
+        "form": statistics.fmean(found["form"] for found in components),
         "pass_8": float(pass_at_k(correct, question, FEW).mean()),
         "pass_64": float(pass_at_k(correct, question, ANSWERS).mean()),
         "majority_8": float(majority_correct(answer, correct, few).double().mean()),

@@ -148,7 +148,7 @@ def _batch(inputs: dict[str, Tensor]) -> Columns:
     return Columns(
         tokens=tokens,
         mask=mask,
-        parts=torch.stack([even.double(), torch.zeros(len(tokens), dtype=torch.float64)], 1),
+        components=torch.stack([even.double(), torch.zeros(len(tokens), dtype=torch.float64)], 1),
         group=torch.tensor([numbers[prompt] for prompt in prompts]),
         length=inputs["prompt_mask"].sum(1) + mask.sum(1),
     )

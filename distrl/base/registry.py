@@ -39,7 +39,7 @@ HOMES: dict[str, list[str]] = {
     "next_action": ["distrl.functional.bellman"],
     # components of a language algorithm, in the order of language/chain/objective.py
     "reward": ["distrl.language.rewards"],
-    "part_transform": ["distrl.language.rewards"],
+    "component_transform": ["distrl.language.rewards"],
     "combination": ["distrl.language.rewards"],
     "gate": ["distrl.language.rewards"],
     "length_reward": ["distrl.language.rewards"],

@@ -97,7 +97,7 @@ def _evaluate_language(
         "items": len(result.returns),
         "success, greedy": result.success["greedy"],
         "success, sampled": result.success["sampled"],
-        **{f"reward {name}": value for name, value in result.parts.items()},
+        **{f"reward {name}": value for name, value in result.components.items()},
         "length_mean": sum(result.lengths) / len(result.lengths),
     }
     return shown, {"returns": result.returns, "lengths": result.lengths, "texts": result.texts}

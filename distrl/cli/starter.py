@@ -142,7 +142,7 @@ def language_config(task_name: str, algorithm: str, path: str, imports: Sequence
         "learning_rate": "1e-4" if tiny else "1e-6",
         "minibatches": 1,
     }
-    about = f"{algorithm} on {task_name}: reward parts {', '.join(task.parts)}."
+    about = f"{algorithm} on {task_name}: reward components {', '.join(task.components)}."
     return _text(
         _head(about, f"{slug(task_name)}-{slug(algorithm)}", "serial", path, imports),
         section("task", TaskConfig, {"name": task_name, "prompts": 16, "streams": STREAMS}),

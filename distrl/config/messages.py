@@ -39,6 +39,7 @@ RENAMED_KEYS = {
     "algorithm.critic": "algorithm.value_coef",
     "algorithm.entropy": "algorithm.entropy_coef",
     "algorithm.old": "algorithm.old_logp",
+    "algorithm.reward.parts": "algorithm.reward.components",
 }
 
 #: Keys of control runs, counted in environment steps -> those of text runs, counted in tokens.

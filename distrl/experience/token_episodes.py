@@ -11,14 +11,14 @@ engine's input and output and are never tokenized again.
 | `mask` | (n,) bool | trained on |
 | `logp` | (n,) float32 | log-probability under the actual sampling distribution; 0 for tokens that were not sampled |
 | `version` | (n,) int32 | weight version that sampled it; -1 for tokens that were not sampled |
-| `kept`, `kept_offsets` | (m,) int32, (n + 1,) int64 | ids that top-p or top-k left, only where they truncate |
+| `support`, `support_offsets` | (m,) int32, (n + 1,) int64 | ids that top-p or top-k left, only where they truncate |
 | `heat` | (R,) float32 | temperature it was drawn at, over the run's own; only where some differ |
 | `group` | (R,) int64 | rows of one prompt share it; unique within a run |
 | `item` | (R,) int64 | which item of the task |
-| `parts` | (R, K) float64 | reward parts, in the task's order |
+| `components` | (R, K) float64 | reward components, in the task's order |
 | `answer` | (R,) int64 | canonical answer as a number, equal for equal answers; -1: none |
 | `correct` | (R,) bool | the first part is a success |
-| `judged` | (R,) bool | the verifier gave an answer in time; else the parts are 0 |
+| `verified` | (R,) bool | the verifier gave an answer in time; else the components are 0 |
 | `terminated`, `truncated` | (R,) bool | ended by the model; cut at the budget |
 | `budget` | (R,) int32 | tokens that the answer could have had |
 | `parent` | (R,) int64 | row of the same fragment that this one continues, -1: none |
@@ -39,7 +39,7 @@ TOKEN_COLUMNS = {"tokens": np.int32, "kind": np.uint8, "mask": np.bool_, "logp":
 ROW_COLUMNS = {
     "group": np.int64,
     "item": np.int64,
-    "parts": np.float64,
+    "components": np.float64,
     "answer": np.int64,
     "correct": np.bool_,
     "verified": np.bool_,
@@ -70,10 +70,10 @@ def check_episodes(episodes: Columns) -> Columns:
         scale = episodes.temperature_scale
         if scale.dtype != np.float32 or len(scale) != rows:
             raise ValueError(f"episodes: temperature_scale is {scale.dtype} {scale.shape}; expected float32 ({rows},)")
-    if "kept" in episodes and (
-        len(episodes.kept_offsets) != total + 1 or episodes.kept_offsets[-1] != len(episodes.kept)
+    if "support" in episodes and (
+        len(episodes.support_offsets) != total + 1 or episodes.support_offsets[-1] != len(episodes.support)
     ):
-        raise ValueError("episodes: kept_offsets does not fit tokens and kept")
+        raise ValueError("episodes: support_offsets does not fit tokens and support")
     if (episodes.mask & (episodes.kind != MODEL) & (episodes.kind != FORCED)).any():
         raise ValueError("episodes: a token that is no part of an answer is marked as learned from")
     return episodes
@@ -96,9 +96,9 @@ def cat_episodes(parts: Sequence[Columns]) -> Columns:
         joined[TEMPERATURE_SCALE] = np.concatenate(
             [part.get(TEMPERATURE_SCALE, ones) for part, ones in zip(parts, usual, strict=True)]
         )
-    if "kept" in parts[0]:
-        joined["kept"] = np.concatenate([part.kept for part in parts])
-        joined["kept_offsets"] = _cat_offsets([part.kept_offsets for part in parts])
+    if "support" in parts[0]:
+        joined["support"] = np.concatenate([part.support for part in parts])
+        joined["support_offsets"] = _cat_offsets([part.support_offsets for part in parts])
     return Columns(**joined)
 
 
@@ -108,7 +108,7 @@ def _cat_offsets(offsets: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def pad_episodes(episodes: Columns) -> Columns:
-    """Pad token columns to (R, L) and kept ids to (R, L, most) with -1; add `length` (R,)."""
+    """Pad token columns to (R, L) and support ids to (R, L, most) with -1; add `length` (R,)."""
     lengths = np.diff(episodes.offsets)
     rows, width = len(lengths), int(lengths.max())
     inside = np.arange(width) < lengths[:, None]
@@ -116,12 +116,12 @@ def pad_episodes(episodes: Columns) -> Columns:
     for name, dtype in TOKEN_COLUMNS.items():
         padded[name] = np.full((rows, width), PADDING[name], dtype)
         padded[name][inside] = episodes[name]
-    if "kept" in episodes:
-        counts = np.diff(episodes.kept_offsets)
+    if "support" in episodes:
+        counts = np.diff(episodes.support_offsets)
         flat = np.full((len(counts), max(int(counts.max()), 1)), -1, np.int32)
-        flat[np.arange(flat.shape[1]) < counts[:, None]] = episodes.kept
-        padded["kept"] = np.full((rows, width, flat.shape[1]), -1, np.int32)
-        padded["kept"][inside] = flat
+        flat[np.arange(flat.shape[1]) < counts[:, None]] = episodes.support
+        padded["support"] = np.full((rows, width, flat.shape[1]), -1, np.int32)
+        padded["support"][inside] = flat
     names = (*ROW_COLUMNS, TEMPERATURE_SCALE) if TEMPERATURE_SCALE in episodes else ROW_COLUMNS
     return Columns(**padded, **{name: episodes[name] for name in names}, length=lengths)
 
@@ -131,7 +131,7 @@ def episodes_bytes(episodes: Columns) -> int:
     return sum(column.nbytes for _, column in episodes.items())
 
 
-def to_arrow(episodes: Columns, part_names: Sequence[str] = ()) -> Any:
+def to_arrow(episodes: Columns, component_names: Sequence[str] = ()) -> Any:
     """Convert to a pyarrow table for Parquet files, one row per episode; needs the extra `llm`."""
     import pyarrow as pa
 
@@ -139,11 +139,13 @@ def to_arrow(episodes: Columns, part_names: Sequence[str] = ()) -> Any:
         return pa.ListArray.from_arrays(pa.array(episodes.offsets.astype(np.int32)), pa.array(episodes[name]))
 
     columns = {name: lists(name) for name in TOKEN_COLUMNS}
-    if "kept" in episodes:
-        inner = pa.ListArray.from_arrays(pa.array(episodes.kept_offsets.astype(np.int32)), pa.array(episodes.kept))
-        columns["kept"] = pa.ListArray.from_arrays(pa.array(episodes.offsets.astype(np.int32)), inner)
-    columns |= {name: pa.array(episodes[name]) for name in ROW_COLUMNS if name != "parts"}
+    if "support" in episodes:
+        inner = pa.ListArray.from_arrays(
+            pa.array(episodes.support_offsets.astype(np.int32)), pa.array(episodes.support)
+        )
+        columns["support"] = pa.ListArray.from_arrays(pa.array(episodes.offsets.astype(np.int32)), inner)
+    columns |= {name: pa.array(episodes[name]) for name in ROW_COLUMNS if name != "components"}
     columns[TEMPERATURE_SCALE] = pa.array(episodes.get(TEMPERATURE_SCALE, np.ones(len(episodes.group), np.float32)))
-    names = list(part_names) or [str(k) for k in range(episodes.parts.shape[1])]
-    columns |= {f"reward/{name}": pa.array(episodes.parts[:, k]) for k, name in enumerate(names)}
+    names = list(component_names) or [str(k) for k in range(episodes.components.shape[1])]
+    columns |= {f"reward/{name}": pa.array(episodes.components[:, k]) for k, name in enumerate(names)}
     return pa.table(columns)

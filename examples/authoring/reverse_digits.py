@@ -15,7 +15,7 @@ class ReverseDigits(Task):
         count: Digits of a question.
     """
 
-    parts = ("success", "placed")
+    components = ("success", "placed")
     alphabet = "0123456789>"  # for character-level models; omit it for natural text
 
     def __init__(self, count: int = 3):

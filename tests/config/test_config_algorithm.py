@@ -76,7 +76,10 @@ def test_default_schedule_is_checked_too() -> None:
         check_algorithm(load_config(source), Falling)
 
 
-@pytest.mark.parametrize(("old", "new"), [("critic", "value_coef"), ("entropy", "entropy_coef"), ("old", "old_logp")])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("critic", "value_coef"), ("entropy", "entropy_coef"), ("old", "old_logp"), ("reward.parts", "reward.components")],
+)
 def test_renamed_keys_are_refused_with_the_new_name(old: str, new: str) -> None:
     keys = [*known_keys(), f"algorithm.{new}"]
     message = str(unknown_key(f"algorithm.{old}", keys))

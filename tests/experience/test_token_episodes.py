@@ -11,7 +11,7 @@ from distrl.base.columns import Columns
 from distrl.experience import token_episodes as e
 
 
-def rows_of(lengths: list[tuple[int, int]], seed: int, kept: bool) -> Columns:
+def rows_of(lengths: list[tuple[int, int]], seed: int, support: bool) -> Columns:
     """Rows with these numbers of prompt and answer tokens."""
     rng = np.random.default_rng(seed)
     offsets = np.cumsum([0, *(prompt + answer for prompt, answer in lengths)]).astype(np.int64)
@@ -26,7 +26,7 @@ def rows_of(lengths: list[tuple[int, int]], seed: int, kept: bool) -> Columns:
         "version": np.where(answered, 3, -1).astype(np.int32),
         "group": rng.integers(0, 3, count),
         "item": rng.integers(0, 9, count),
-        "parts": rng.random((count, 2)),
+        "components": rng.random((count, 2)),
         "answer": rng.integers(-1, 5, count),
         "correct": rng.random(count) < 0.5,
         "verified": rng.random(count) < 0.9,
@@ -35,10 +35,10 @@ def rows_of(lengths: list[tuple[int, int]], seed: int, kept: bool) -> Columns:
         "budget": np.full(count, 9, np.int32),
         "parent": np.array([-1, *range(count - 1)]),
     }
-    if kept:
+    if support:
         sizes = np.where(answered, rng.integers(1, 4, total), 0)
-        columns["kept_offsets"] = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        columns["kept"] = rng.integers(0, 50, sizes.sum()).astype(np.int32)
+        columns["support_offsets"] = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        columns["support"] = rng.integers(0, 50, sizes.sum()).astype(np.int32)
     return e.check_episodes(Columns(**columns))
 
 
@@ -46,8 +46,8 @@ LENGTHS = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 5)), min_size=1, 
 
 
 @given(st.lists(LENGTHS, min_size=1, max_size=4), st.booleans(), st.integers(0, 99))
-def test_joined_rows_are_the_rows(parts: list[list[tuple[int, int]]], kept: bool, seed: int) -> None:
-    single = [rows_of(lengths, seed + number, kept) for number, lengths in enumerate(parts)]
+def test_joined_rows_are_the_rows(parts: list[list[tuple[int, int]]], support: bool, seed: int) -> None:
+    single = [rows_of(lengths, seed + number, support) for number, lengths in enumerate(parts)]
     joined = e.check_episodes(e.cat_episodes(single))
     row = 0
     for part in single:
@@ -65,26 +65,26 @@ def test_joined_rows_are_the_rows(parts: list[list[tuple[int, int]]], kept: bool
 
 
 @given(LENGTHS, st.booleans(), st.integers(0, 99))
-def test_padding_adds_nothing_that_counts(lengths: list[tuple[int, int]], kept: bool, seed: int) -> None:
-    rows = rows_of(lengths, seed, kept)
+def test_padding_adds_nothing_that_counts(lengths: list[tuple[int, int]], support: bool, seed: int) -> None:
+    rows = rows_of(lengths, seed, support)
     padded = e.pad_episodes(rows)
     for row, (prompt, answer) in enumerate(lengths):
         end, span = prompt + answer, slice(*rows.offsets[row : row + 2])
         for name in e.TOKEN_COLUMNS:
             assert padded[name][row, :end].tolist() == rows[name][span].tolist()
             assert (padded[name][row, end:] == e.PADDING[name]).all()
-        if kept:
+        if support:
             for place in range(end):
                 token = rows.offsets[row] + place
-                wanted = rows.kept[rows.kept_offsets[token] : rows.kept_offsets[token + 1]].tolist()
-                found = padded.kept[row, place]
+                wanted = rows.support[rows.support_offsets[token] : rows.support_offsets[token + 1]].tolist()
+                found = padded.support[row, place]
                 assert found[found >= 0].tolist() == wanted
-            assert (padded.kept[row, end:] == -1).all()
+            assert (padded.support[row, end:] == -1).all()
     assert padded.length.tolist() == [prompt + answer for prompt, answer in lengths]
 
 
 def test_wrong_rows_are_named() -> None:
-    rows = rows_of([(2, 3), (1, 1)], 0, kept=False)
+    rows = rows_of([(2, 3), (1, 1)], 0, support=False)
     for change, message in (
         ({"logp": rows.logp.astype(np.float64)}, "logp is float64"),
         ({"mask": np.ones_like(rows.mask)}, "no part of an answer"),
@@ -99,8 +99,8 @@ def test_wrong_rows_are_named() -> None:
 
 def test_an_arrow_table_holds_every_row() -> None:
     pytest.importorskip("pyarrow")  # extra llm
-    rows = rows_of([(2, 3), (1, 1)], 0, kept=False)
+    rows = rows_of([(2, 3), (1, 1)], 0, support=False)
     table = e.to_arrow(rows, ["success", "form"])
     assert table.num_rows == 2
     assert table["tokens"].to_pylist() == [rows.tokens[:5].tolist(), rows.tokens[5:].tolist()]
-    assert table["reward/form"].to_pylist() == rows.parts[:, 1].tolist()
+    assert table["reward/form"].to_pylist() == rows.components[:, 1].tolist()

@@ -16,9 +16,9 @@ from tests.support.text_worlds import world_config
 WORD = "WORD"
 KEYS: dict[str, dict[str, Any]] = {
     "reward": {"name": "ttrv", "label_free": WORD},
-    "part_transform": {"reward": {"parts": {"success": {"transform": WORD}}}},
-    "combination": {"reward": {"parts": {"success": {}, "placed": {}}, "combination": WORD}},
-    "gate": {"reward": {"parts": {"success": {}, "placed": {"gate": WORD}}}},
+    "component_transform": {"reward": {"components": {"success": {"transform": WORD}}}},
+    "combination": {"reward": {"components": {"success": {}, "placed": {}}, "combination": WORD}},
+    "gate": {"reward": {"components": {"success": {}, "placed": {"gate": WORD}}}},
     "length_reward": {"reward": {"length": WORD}},
     "shaping": {"reward": {"shaping": WORD}},
     "credit": {"credit": WORD, "advantage": "reinforce_plus_plus"},

@@ -30,7 +30,7 @@ class Faulty(SortDigits):
 class EasyAndOpen(SortDigits):
     """Even items: whatever is said is right. Odd ones: one answer in two is, by its letters."""
 
-    parts = ("success",)
+    components = ("success",)
 
     def __init__(self, size: int):
         super().__init__(count=3)

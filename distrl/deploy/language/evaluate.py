@@ -24,12 +24,12 @@ class TextEvalResult(EvalResult):
 
     Attributes:
         success: Mean success of `greedy` and `sampled` answers.
-        parts: Mean of every reward component.
+        components: Mean of every reward component.
         texts: Prompt, answer and success of the first items.
     """
 
     success: dict[str, float] = field(default_factory=dict)
-    parts: dict[str, float] = field(default_factory=dict)
+    components: dict[str, float] = field(default_factory=dict)
     texts: list[tuple[str, str, float]] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
@@ -37,7 +37,7 @@ class TextEvalResult(EvalResult):
         return {
             **{tag: value for tag, value in super().metrics().items() if tag in kept},
             **{f"eval/success_{way}": value for way, value in self.success.items()},
-            **{f"eval/reward_{name}": value for name, value in self.parts.items()},
+            **{f"eval/reward_{name}": value for name, value in self.components.items()},
         }
 
 
@@ -79,15 +79,15 @@ class TextEvaluator:
         items = [self.task.item(index, "eval") for index in range(count)]
         ways = {"greedy": self.greedy, "sampled": self.options}
         found = {way: self._answers(engine, model, items, options) for way, options in ways.items()}
-        chosen, first = found["greedy" if deterministic else "sampled"], self.task.parts[0]
+        chosen, first = found["greedy" if deterministic else "sampled"], self.task.components[0]
         return TextEvalResult(
-            [parts[first] for parts, _, _ in chosen],
+            [components[first] for components, _, _ in chosen],
             [length for _, length, _ in chosen],
-            {way: float(np.mean([parts[first] for parts, _, _ in rows])) for way, rows in found.items()},
-            {name: float(np.mean([parts[name] for parts, _, _ in chosen])) for name in self.task.parts},
+            {way: float(np.mean([components[first] for components, _, _ in rows])) for way, rows in found.items()},
+            {name: float(np.mean([components[name] for components, _, _ in chosen])) for name in self.task.components},
             [
-                (str(item.prompt), text, parts[first])
-                for item, (parts, _, text) in zip(items[: self.SHOWN], chosen, strict=False)
+                (str(item.prompt), text, components[first])
+                for item, (components, _, text) in zip(items[: self.SHOWN], chosen, strict=False)
             ],
         )
 

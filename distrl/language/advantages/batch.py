@@ -80,7 +80,7 @@ def bnpo(
         raise ConfigError(
             f"bnpo normalizes success rates: rewards must lie in [0, 1], found {float(value.min()):g} to"
             f" {float(value.max()):g}.",
-            "Use one part with weight 1, or the advantage bnpo_parts.",
+            "Use one component with weight 1, or the advantage bnpo_components.",
         )
     rate = groups.mean(value)
     fitted = beta_parameters(rate)
@@ -109,25 +109,25 @@ def beta_density(p: Tensor, alpha: float, beta: float) -> Tensor:
     return p.double() ** (alpha - 1.0) * (1.0 - p.double()) ** (beta - 1.0) / norm
 
 
-@register.advantage("bnpo_parts", paper="Beta Normalization Policy Optimization, 2025", entries=[39])
-def bnpo_parts(
-    parts: Tensor, group: Tensor, *, weights: Sequence[float] | None = None, allow_singleton: bool = False
+@register.advantage("bnpo_components", paper="Beta Normalization Policy Optimization, 2025", entries=[39])
+def bnpo_components(
+    components: Tensor, group: Tensor, *, weights: Sequence[float] | None = None, allow_singleton: bool = False
 ) -> Tensor:
-    """BNPO for several rewards: each part has its own density; their weighted sum, or mean without weights. (R,).
+    """BNPO for several rewards: each component has its own density; their weighted sum, or mean without weights. (R,).
 
     Args:
-        parts: (R, K), each in [0, 1].
+        components: (R, K), each in [0, 1].
         group: (R,) int64.
-        weights: K of them; None: the parts' mean.
+        weights: K of them; None: the components' mean.
         allow_singleton: See group_advantages.py.
     """
-    each = torch.stack([bnpo(part, group, allow_singleton=allow_singleton) for part in parts.unbind(1)], dim=1)
+    each = torch.stack([bnpo(one, group, allow_singleton=allow_singleton) for one in components.unbind(1)], dim=1)
     return each.mean(1) if weights is None else each @ torch.tensor(weights).to(each)
 
 
 @register.advantage("gdpo", paper="GDPO, 2025", entries=[146])
 def gdpo(
-    parts: Tensor,
+    components: Tensor,
     group: Tensor,
     *,
     weights: Sequence[float] | None = None,
@@ -141,7 +141,7 @@ def gdpo(
     """Each reward normalized in its group on its own, then their weighted sum over the batch. (R,).
 
     Args:
-        parts: (R, K); NaN where a reward does not apply to a row.
+        components: (R, K); NaN where a reward does not apply to a row.
         group: (R,) int64.
         weights: K of them, by default ones.
         ddof: Of both standard deviations.
@@ -153,13 +153,13 @@ def gdpo(
         allow_singleton: See group_advantages.py.
     """
     compared(group, allow_singleton)  # judged on the group as sampled, not on the rows that a reward applies to
-    total = torch.zeros(len(parts), dtype=torch.float64, device=parts.device)
-    for k, part in enumerate(as_double(parts).unbind(1)):
-        known = ~part.isnan()
+    total = torch.zeros(len(components), dtype=torch.float64, device=components.device)
+    for k, component in enumerate(as_double(components).unbind(1)):
+        known = ~component.isnan()
         kept = known if missing == "exclude" else torch.ones_like(known)
         rows = torch.nonzero(kept).squeeze(1)
         advantage = grpo(
-            part.nan_to_num()[rows], group[rows], ddof=ddof, eps=eps, all_equal=all_equal, allow_singleton=True
+            component.nan_to_num()[rows], group[rows], ddof=ddof, eps=eps, all_equal=all_equal, allow_singleton=True
         )
         alone = Groups(group[rows])
         if missing == "exclude":  # the only row of its group that has this reward: nothing to compare it with
@@ -167,9 +167,9 @@ def gdpo(
             advantage = advantage.masked_fill(lonely & ~_alone(group)[rows], 0.0)
         weight = 1.0 if weights is None else float(weights[k])
         total = total + weight * torch.zeros_like(total).index_add(0, rows, advantage.double())
-    if parts.shape[1] > 1 and normalize_batch:
+    if components.shape[1] > 1 and normalize_batch:
         total = batch_normalized(total, ddof=ddof, eps=eps)
-    return like(total, parts)
+    return like(total, components)
 
 
 def _alone(group: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ from distrl.language.algorithms.batch import (
     MOVEMENT,
     not_given,
     policy_metric_sums,
+    recorded_support,
     reward_plan,
     split_groups,
-    support,
     with_budget,
 )
 from distrl.language.algorithms.config import ComponentConfig, LanguageAlgorithmConfig
@@ -63,8 +63,8 @@ class LanguageAlgorithm(SingleModelAlgorithm):
 
     Config: ClassVar[type[AlgorithmConfig]] = LanguageAlgorithmConfig
     off_policy_correction: ClassVar[bool] = True
-    #: Default of `reward.parts`: all components of the task instead of success alone.
-    all_parts: ClassVar[bool] = False
+    #: Default of `reward.components`: all components of the task instead of success alone.
+    all_components: ClassVar[bool] = False
     #: Learn from the task's demonstrations; samplers generate for evaluations only.
     demonstrations: ClassVar[bool] = False
     #: Tags of the terms of the loss that `loss` returns, in this order; micro-batches add up.
@@ -105,20 +105,20 @@ class LanguageAlgorithm(SingleModelAlgorithm):
             return torch.optim.AdamW([flat.parameter()], lr=1.0, **options)
         return FlatAdam(flat.parameter(), betas=tuple(config.adam_betas))
 
-    def begin(self, parts: Sequence[str], settings: Any) -> None:
+    def begin(self, components: Sequence[str], settings: Any) -> None:
         """Build the components.
 
         Args:
-            parts: Names of the task's reward components.
+            components: Names of the task's reward components.
             settings: The section `language`.
 
         Raises:
             ConfigError: Unknown method, option or reward component.
         """
         config = self.schedules
-        self.parts, self.settings = tuple(parts), settings
+        self.components, self.settings = tuple(components), settings
         self.entropies = config.entropy_coef > 0 or self.measures_entropy
-        self.plan = reward_plan(config.reward, parts, self.all_parts)
+        self.plan = reward_plan(config.reward, components, self.all_components)
         not_given(config.advantage, self.supplied, config.name)
         self.advantage = component("advantage", config.advantage, self.supplied)
         self.credit = None if config.credit is None else component("credit", config.credit)
@@ -159,11 +159,11 @@ class LanguageAlgorithm(SingleModelAlgorithm):
 
     def compute_rewards(self, batch: Columns) -> Columns:
         """Add the reward that the reward plan computes, and `behavior_logp`."""
-        order = [self.parts.index(name) for name in self.plan.names]
-        rewards = combine(self.plan, batch.parts[:, order], batch.mask.sum(1))
+        order = [self.components.index(name) for name in self.plan.names]
+        rewards = combine(self.plan, batch.components[:, order], batch.mask.sum(1))
         return batch.with_(
-            raw_reward_components=batch.parts,
-            parts=rewards.parts,
+            raw_reward_components=batch.components,
+            components=rewards.components,
             value=rewards.value,
             reward=rewards.reward,
             behavior_logp=batch.logp,
@@ -174,7 +174,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return batch.with_(old_logp=self.scored(batch))
 
     def add_columns(self, batch: Columns) -> Columns:
-        """Add columns for the components; changes of `reward` or `parts` count for them too."""
+        """Add columns for the components; changes of `reward` or `components` count for them too."""
         return batch
 
     def component_arguments(self) -> dict[str, float | None]:
@@ -189,7 +189,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         With gradient, (N, L) both; 0 off the mask.
 
         Args:
-            batch: `tokens`, `mask`, and `kept` where sampling truncates.
+            batch: `tokens`, `mask`, and `support` where sampling truncates.
             temperature: Multiplier of the run's temperature; a tensor (N,) has one for each row.
             entropy: Compute entropies too.
         """
@@ -201,7 +201,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
             temperature=(settings.temperature or 1.0) * temperature,
             top_p=settings.top_p,
             top_k=settings.top_k,
-            kept=support(batch.kept, batch.mask) if "kept" in batch else None,
+            support=recorded_support(batch.support, batch.mask) if "support" in batch else None,
             packing=self.packing,
             entropy=entropy,
         )
@@ -209,10 +209,10 @@ class LanguageAlgorithm(SingleModelAlgorithm):
     @torch.no_grad()
     def scored(self, batch: Columns, temperature: float | Tensor = 1.0) -> Tensor:
         """Compute log pi (N, L) of a whole batch without gradient, in micro-batches."""
-        parts = torch.arange(len(batch.tokens), device=self.device).split(self.config.micro_batch)
-        heats = [temperature[rows] if isinstance(temperature, Tensor) else temperature for rows in parts]
+        chunks = torch.arange(len(batch.tokens), device=self.device).split(self.config.micro_batch)
+        scales = [temperature[rows] if isinstance(temperature, Tensor) else temperature for rows in chunks]
         return torch.cat(
-            [self.token_logp_and_entropy(batch[rows], heat)[0] for rows, heat in zip(parts, heats, strict=True)]
+            [self.token_logp_and_entropy(batch[rows], scale)[0] for rows, scale in zip(chunks, scales, strict=True)]
         )
 
     def reference_logp(self, batch: Columns) -> Tensor:
@@ -310,7 +310,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
 
     def batch_metrics(self, batch: Columns) -> dict[str, float]:
         """Compute metrics of a prepared batch."""
-        return batch_metrics(batch, self.parts)
+        return batch_metrics(batch, self.components)
 
     def text_gradient(self, minibatch: Columns) -> tuple[Tensor, dict[str, Tensor]]:
         """Fill `flat.grad` with the gradient of a minibatch; returns the loss, and the means for the curves."""

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError, unknown
+from distrl.config.messages import unknown_key
 from distrl.language.chain.groups import Groups
 from distrl.language.models.token_logp import Support
 from distrl.language.rewards.plan import RewardPlan, plan_from_words
 
+PLAN_KEYS = ("components", "combination", "gates", "length", "shaping")
 ENTROPY = "policy/entropy"
 MOVEMENT = ("policy/kl", "policy/ratio_low", "policy/ratio_high", ENTROPY)
 FAR = 0.2  # ratios outside 1 -+ this are counted
@@ -29,17 +31,20 @@ def policy_metric_sums(part: Columns) -> list[Tensor]:
     return [(ratio - 1 - log_ratio).sum(), (ratio < 1 - FAR).sum().float(), (ratio > 1 + FAR).sum().float(), entropy]
 
 
-def reward_plan(words: Mapping[str, Any], parts: Sequence[str], all_parts: bool = False) -> RewardPlan:
+def reward_plan(words: Mapping[str, Any], components: Sequence[str], all_components: bool = False) -> RewardPlan:
     """Build the plan of the config key `reward`; default: the first component, or the sum of all.
 
     Raises:
-        ConfigError: A part that the task does not give.
+        ConfigError: An unknown key, or a component that the task does not give.
     """
     options = dict(words)
-    named = options.pop("parts", {name: {} for name in (parts if all_parts else parts[:1])})
+    for key in options:
+        if key not in PLAN_KEYS:
+            raise unknown_key(f"algorithm.reward.{key}", [f"algorithm.reward.{known}" for known in PLAN_KEYS])
+    named = options.pop("components", {name: {} for name in (components if all_components else components[:1])})
     for name in named:
-        if name not in parts:
-            raise ConfigError(unknown("reward part", name, parts))
+        if name not in components:
+            raise ConfigError(unknown("reward component", name, components))
     return plan_from_words(named, **options)
 
 
@@ -51,9 +56,9 @@ def with_budget(word: Any, max_new_tokens: int) -> Any:
     return word
 
 
-def support(kept: Tensor, mask: Tensor) -> Support:
+def recorded_support(support: Tensor, mask: Tensor) -> Support:
     """Return the support left by top-k and top-p per trainable token, from ids (N, L, K) padded by -1."""
-    ids = kept[mask].long()
+    ids = support[mask].long()
     there = ids >= 0
     offsets = torch.cat([there.new_zeros(1, dtype=torch.int64), there.sum(1).cumsum(0)])
     return Support(ids[there], offsets)

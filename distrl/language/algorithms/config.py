@@ -21,8 +21,9 @@ class LanguageAlgorithmConfig(AlgorithmConfig):
     group_size: int = Field(8, ge=1)
     """Answers to each prompt, compared with each other. More give a steadier baseline. Usual: 4-64."""
     reward: dict[str, Any] = {}
-    """How reward parts become one reward: `parts: {NAME: {weight, transform, gate}}`, `combination`, `gates`, `length`,
-    `shaping`. Default: the first part, success. With `parts: {success: {}, placed: {weight: 0.5}}` a weighted sum."""
+    """Combination of reward components into one reward: `components: {NAME: {weight, transform, gate}}`, `combination`,
+    `gates`, `length`, `shaping`. Default: the first component, success. A weighted sum:
+    `components: {success: {}, placed: {weight: 0.5}}`."""
     credit: ComponentConfig | None = None
     """Spreads the reward over tokens, for advantages that read token rewards: `outcome`, `kl_penalized_outcome`, ..."""
     advantage: ComponentConfig = "grpo"

@@ -15,12 +15,12 @@ from distrl.language.rewards.pass_at_k import pass_at_k
 PASS_AT = (2, 4, 8)
 
 
-def batch_metrics(batch: Columns, parts: Sequence[str]) -> dict[str, float]:
+def batch_metrics(batch: Columns, components: Sequence[str]) -> dict[str, float]:
     """Compute metrics of the policy that sampled a batch.
 
     Args:
         batch: Result of `LanguageAlgorithm.prepare`.
-        parts: Names of the task's reward parts.
+        components: Names of the task's reward components.
     """
     groups = Groups(batch.group)
     correct = batch.correct.double()
@@ -45,7 +45,7 @@ def batch_metrics(batch: Columns, parts: Sequence[str]) -> dict[str, float]:
     if batch.correct.any():
         metrics["text/length_correct"] = float(lengths[batch.correct].mean())
     return metrics | {
-        f"reward/{name}": float(batch.raw_reward_components[:, k].double().mean()) for k, name in enumerate(parts)
+        f"reward/{name}": float(batch.raw_reward_components[:, k].double().mean()) for k, name in enumerate(components)
     }
 
 

@@ -15,8 +15,8 @@ from distrl.language.models.token_features import each_chunk, spread, token_feat
 class WholeVocabulary(LanguageAlgorithm):
     """An algorithm that reads more of the logits than the chosen tokens' log-probabilities."""
 
-    def begin(self, parts: Any, settings: Any) -> None:
-        super().begin(parts, settings)
+    def begin(self, components: Any, settings: Any) -> None:
+        super().begin(components, settings)
         if settings.top_p < 1.0 or settings.top_k > 0:
             raise ConfigError(
                 f"algorithm {self.config.name} reads the logits of the whole vocabulary as values, but language.top_p "

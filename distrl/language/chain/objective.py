@@ -16,7 +16,7 @@ component is called on a batch without glue:
 | divergence | `divergence` | a loss to be minimized | (N, L) |
 | aggregation | `aggregation` | weights that sum a token loss up | (N, L) |
 
-Columns. Rows, one per training sequence (R = N): `reward`, `parts` (R, K), `group` int64, `episode`
+Columns. Rows, one per training sequence (R = N): `reward`, `components` (R, K), `group` int64, `episode`
 int64, `answer` int64, `bundle`, `draw`, `correct`, `baseline`, `bootstrap`. Tokens (N, L): `mask` bool, `logp` (with
 gradient), `old_logp`, `behavior_logp`, `ref_logp`, `value`, `token_reward`. A mean over nothing is zero, and what the
 mask hides is never read.

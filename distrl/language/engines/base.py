@@ -57,7 +57,7 @@ class Completion:
         logp: float32 (n,), of the sampling distribution: after temperature, top-k and top-p. 0 at temperature 0.
         stopped: The answer has ended; False where it was cut at `max_new_tokens`, or aborted.
         versions: int64 (n,), version of the weights that each token was drawn with.
-        kept: For each token the ids that truncation left, ascending; None where nothing is truncated.
+        support: For each token the ids that truncation left, ascending; None where nothing is truncated.
         entropy: float32 (n,), where asked for.
     """
 
@@ -65,7 +65,7 @@ class Completion:
     logp: np.ndarray
     stopped: bool
     versions: np.ndarray
-    kept: list[np.ndarray] | None = None
+    support: list[np.ndarray] | None = None
     entropy: np.ndarray | None = None
 
 

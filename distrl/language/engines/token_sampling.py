@@ -27,13 +27,13 @@ class Draw:
     Attributes:
         tokens: (n,) int64.
         logp: (n,) float32, under the distribution drawn from.
-        kept: n arrays of ids in ascending order, or None without truncation.
+        support: n arrays of ids in ascending order, or None without truncation.
         entropy: (n,) float32, or None where not asked for.
     """
 
     tokens: Tensor
     logp: Tensor
-    kept: list[np.ndarray] | None = None
+    support: list[np.ndarray] | None = None
     entropy: Tensor | None = None
 
 

@@ -54,7 +54,7 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     logp: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
-    kept: list[np.ndarray] = field(default_factory=list)
+    support: list[np.ndarray] = field(default_factory=list)
     entropy: list[float] = field(default_factory=list)
 
     def completion(self, options: SamplingOptions, stopped: bool) -> Completion:
@@ -63,7 +63,7 @@ class _Row:
             logp=np.array(self.logp, np.float32),
             stopped=stopped,
             versions=np.array(self.versions, np.int64),
-            kept=self.kept if options.truncates else None,
+            support=self.support if options.truncates else None,
             entropy=np.array(self.entropy, np.float32) if options.entropy else None,
         )
 
@@ -203,8 +203,8 @@ class _Generation:
             row.tokens.append(tokens[place])
             row.logp.append(logps[place])
             row.versions.append(self.engine.version)
-            if drawn.kept is not None:
-                row.kept.append(drawn.kept[place])
+            if drawn.support is not None:
+                row.support.append(drawn.support[place])
             if entropies is not None:
                 row.entropy.append(entropies[place])
             stopped = tokens[place] in self.stops

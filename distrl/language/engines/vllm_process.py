@@ -54,7 +54,7 @@ class Sheet:
         self.tokens: list[list[int]] = [[] for _ in uniforms]
         self.logp: list[list[float]] = [[] for _ in uniforms]
         self.versions: list[list[int]] = [[] for _ in uniforms]
-        self.kept: list[list[np.ndarray]] = [[] for _ in uniforms]
+        self.support: list[list[np.ndarray]] = [[] for _ in uniforms]
         self.entropy: list[list[float]] = [[] for _ in uniforms]
         self.taken: dict[int, list[int]] = {}  # vLLM's own lists of the tokens it took, which grow with every step
 
@@ -72,8 +72,8 @@ class Sheet:
             self.tokens[row][place:] = [tokens[i]]
             self.logp[row][place:] = [logp[i]]
             self.versions[row][place:] = [self.version]
-            if drawn.kept is not None:
-                self.kept[row][place:] = [drawn.kept[i]]
+            if drawn.support is not None:
+                self.support[row][place:] = [drawn.support[i]]
             if entropy is not None:
                 self.entropy[row][place:] = [entropy[i]]
         return drawn.tokens
@@ -91,7 +91,7 @@ class Sheet:
             logp=np.array(self.logp[row][:count], np.float32),
             stopped=bool(tokens) and tokens[-1] in options.stop_ids,
             versions=np.array(self.versions[row][:count], np.int64),
-            kept=self.kept[row][:count] if options.truncates else None,
+            support=self.support[row][:count] if options.truncates else None,
             entropy=np.array(self.entropy[row][:count], np.float32) if options.entropy else None,
         )
 

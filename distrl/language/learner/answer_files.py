@@ -30,11 +30,11 @@ class TextKeeper:
         folder: The run folder.
         settings: The section `language.texts`.
         tokenizer: Tokens to text.
-        parts: Names of the task's reward parts.
+        components: Names of the task's reward components.
     """
 
-    def __init__(self, folder: Path, settings: Any, tokenizer: Any, parts: tuple[str, ...]):
-        self.folder, self.settings, self.tokenizer, self.parts = folder, settings, tokenizer, parts
+    def __init__(self, folder: Path, settings: Any, tokenizer: Any, components: tuple[str, ...]):
+        self.folder, self.settings, self.tokenizer, self.components = folder, settings, tokenizer, components
         self._begun = self._off = False
 
     def keep(self, episodes: Columns, update: int) -> list[str]:
@@ -88,8 +88,8 @@ class TextKeeper:
             span = slice(int(episodes.offsets[row]), int(episodes.offsets[row + 1]))
             kind = episodes.kind[span]
             age = np.where(kind == MODEL, version - episodes.version[span], 0)
-            parts = ", ".join(
-                f"{name} {value:.4g}" for name, value in zip(self.parts, episodes.parts[row], strict=True)
+            components = ", ".join(
+                f"{name} {value:.4g}" for name, value in zip(self.components, episodes.components[row], strict=True)
             )
             yield Answer(
                 self.tokenizer.pieces(episodes.tokens[span].tolist()),
@@ -97,7 +97,7 @@ class TextKeeper:
                 episodes.mask[span].tolist(),
                 episodes.logp[span].tolist(),
                 age.tolist(),
-                f"item {episodes.item[row]}, {parts}, {int(episodes.mask[span].sum())} tokens,"
+                f"item {episodes.item[row]}, {components}, {int(episodes.mask[span].sum())} tokens,"
                 f" {'cut' if episodes.truncated[row] else 'ended'}"
                 f"{'' if episodes.verified[row] else ', not verified'}",
             )
@@ -113,7 +113,7 @@ class TextKeeper:
             begin = next((place for place, kind in enumerate(episodes.kind[span]) if kind == MODEL), len(tokens))
             prompts.append(self.tokenizer.decode(tokens[:begin]))
             answers.append(self.tokenizer.decode(tokens[begin:]))
-        table = to_arrow(episodes, self.parts)
+        table = to_arrow(episodes, self.components)
         table = table.append_column("update", pa.array(np.full(len(prompts), update, np.int64)))
         table = table.append_column("prompt_text", pa.array(prompts)).append_column("answer_text", pa.array(answers))
         path = self.folder / ROLLOUTS / f"update-{update:07d}.parquet"

@@ -31,7 +31,7 @@ class TextLearner(Learner):
 
     Args:
         algorithm: Algorithm with its model.
-        task: Of its reward parts, and of the demonstrations that a fresh model begins with.
+        task: Of its reward components, and of the demonstrations that a fresh model begins with.
         seed: The run's seed.
         settings: The run's `language` section.
         curriculum: Learns from every batch which items to ask, if the run has one.
@@ -62,7 +62,7 @@ class TextLearner(Learner):
         self._updated_at: float | None = None  # when the last update was done
         self.begun = False  # has its first weights
         self.watch = TextWatch()
-        algorithm.begin(task.parts, settings)
+        algorithm.begin(task.components, settings)
         algorithm.begin_task(task)
         self.gate = MismatchGate(algorithm, settings.gate)
         self.version = 0  # of the present weights
@@ -182,10 +182,10 @@ def age_metrics(episodes: Columns, version: int) -> dict[str, float]:
 
 
 def successes_by_item(episodes: Columns) -> dict[int, list[float]]:
-    """The first reward part of every answer, before any shaping, by item; items in the order of the rows."""
+    """The first reward component of every answer, before any shaping, by item; items in the order of the rows."""
     found: dict[int, list[float]] = {}
     usual = episodes.temperature_scale == 1.0 if TEMPERATURE_SCALE in episodes else slice(None)
-    for item, success in zip(episodes.item[usual].tolist(), episodes.parts[usual, 0].tolist(), strict=True):
+    for item, success in zip(episodes.item[usual].tolist(), episodes.components[usual, 0].tolist(), strict=True):
         found.setdefault(item, []).append(success)
     return found
 

@@ -20,7 +20,7 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ResourceError
 from distrl.config.sections.language import GateSettings
 from distrl.language.algorithms.base import LanguageAlgorithm
-from distrl.language.algorithms.batch import support
+from distrl.language.algorithms.batch import recorded_support
 from distrl.language.models.token_logp import token_logp
 
 #: Mean difference of log-probabilities that arithmetic alone may make.
@@ -164,7 +164,7 @@ class MismatchGate:
         for age, weights in enumerate(self._before, start=1):
             told = f"the answers were made with weights that are {age} updates older than their version says"
             suspects.append(("stale weights", told, lambda old=weights: self._with_weights(batch, old)))  # type: ignore[misc]
-        if "kept" in batch:
+        if "support" in batch:
             told = "log-probabilities are of the whole vocabulary, not of what top-p and top-k left"
             suspects.append(("truncated support", told, lambda: self._scores(batch, temperature, False)))
             return suspects
@@ -173,11 +173,11 @@ class MismatchGate:
             suspects.append(("truncated support", told, lambda p=top_p: self._truncated(batch, p)))  # type: ignore[misc]
         return suspects
 
-    def _scores(self, batch: Columns, temperature: float | None = None, kept: bool = True) -> Tensor:
+    def _scores(self, batch: Columns, temperature: float | None = None, support: bool = True) -> Tensor:
         settings = self.algorithm.settings
-        used = support(batch.kept, batch.mask) if kept and "kept" in batch else None
+        used = recorded_support(batch.support, batch.mask) if support and "support" in batch else None
         chosen = settings.temperature if temperature is None else temperature
-        return self._token_logp(batch, temperature=chosen, kept=used)
+        return self._token_logp(batch, temperature=chosen, support=used)
 
     def _truncated(self, batch: Columns, top_p: float) -> Tensor:
         return self._token_logp(batch, temperature=self.algorithm.settings.temperature, top_p=top_p)

@@ -38,8 +38,8 @@ class TextWatch:
         success = metrics["text/success"]
         if success < 0.5:
             advice = (
-                "begin with language.warm_start or a larger model, ask easier items, add a reward part that differs "
-                "between wrong answers, or raise algorithm.group_size"
+                "begin with language.warm_start or a larger model, ask easier items, add a reward component that "
+                "differs between wrong answers, or raise algorithm.group_size"
             )
         else:
             advice = "ask harder items, or raise language.temperature; or the run has learned what there is"

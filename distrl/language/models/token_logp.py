@@ -66,7 +66,7 @@ def token_logp(
     temperature: float | Tensor = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
-    kept: Support | None = None,
+    support: Support | None = None,
     chunk: int | None = None,
     entropy: bool = False,
     packing: bool = False,
@@ -81,8 +81,8 @@ def token_logp(
         temperature: Logits are divided by it. 0 (the likeliest token was taken) counts as 1. A tensor (N,) has one for
             each row, which may be infinite: then all tokens are equally likely.
         top_p, top_k: Truncate as sampling does, with this model's distribution; a scored token always stays. For tokens
-            that were drawn with truncation give `kept`: other weights leave other tokens.
-        kept: What truncation left when the tokens were drawn; `top_p` and `top_k` are ignored then.
+            that were drawn with truncation give `support`: other weights leave other tokens.
+        support: What truncation left when the tokens were drawn; `top_p` and `top_k` are ignored then.
         chunk: Positions whose logits exist at once. Default: 64 MiB of logits.
         entropy: Also the entropy of each token's distribution, over the support that it is scored on.
         packing: Compute rows packed, and what rows begin with once (`packing.py`); for rows without positions
@@ -100,7 +100,7 @@ def token_logp(
         features = packed_features(model, tokens, mask)
     else:
         features = _before(model.hidden(tokens, positions, segments), mask)
-    return _score(distribution, features, tokens, mask, _temperatures(temperature, mask), kept, chunk)
+    return _score(distribution, features, tokens, mask, _temperatures(temperature, mask), support, chunk)
 
 
 def score_hidden(
@@ -112,7 +112,7 @@ def score_hidden(
     temperature: float | Tensor = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
-    kept: Support | None = None,
+    support: Support | None = None,
     chunk: int | None = None,
     entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
@@ -123,7 +123,7 @@ def score_hidden(
     """
     _check_mask(mask)
     distribution = _TokenDistribution(model, top_p, top_k, entropy)
-    return _score(distribution, _before(hidden, mask), tokens, mask, _temperatures(temperature, mask), kept, chunk)
+    return _score(distribution, _before(hidden, mask), tokens, mask, _temperatures(temperature, mask), support, chunk)
 
 
 def score_features(
@@ -135,13 +135,13 @@ def score_features(
     temperature: float | Tensor = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
-    kept: Support | None = None,
+    support: Support | None = None,
     chunk: int | None = None,
     entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """`token_logp` on the states (K, D) that masked tokens are predicted from: `token_features.token_features`."""
     distribution = _TokenDistribution(model, top_p, top_k, entropy)
-    return _score(distribution, features, tokens, mask, _temperatures(temperature, mask), kept, chunk)
+    return _score(distribution, features, tokens, mask, _temperatures(temperature, mask), support, chunk)
 
 
 def _check_mask(mask: Tensor) -> None:
@@ -168,7 +168,7 @@ def _score(
     tokens: Tensor,
     mask: Tensor,
     temperature: Tensor | None,
-    kept: Support | None,
+    support: Support | None,
     chunk: int | None,
 ) -> tuple[Tensor, Tensor | None]:
     """The distributions of the features (K, D), some at a time, at the masked tokens."""
@@ -178,7 +178,7 @@ def _score(
     logps, entropies = [], []
     for begin in range(0, len(targets), size):
         end = min(begin + size, len(targets))
-        allowed = None if kept is None else kept.mask(begin, end, vocabulary)
+        allowed = None if support is None else support.mask(begin, end, vocabulary)
         heat = temperature[begin:end, None] if temperature is not None and temperature.dim() else temperature
         arguments = (features[begin:end], targets[begin:end], heat, allowed)
         if torch.is_grad_enabled() and len(targets) > size:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distrl.base.errors import ConfigError, unknown
 from distrl.language.chain.component import configured
-from distrl.language.rewards.parts import weighted_sum
+from distrl.language.rewards.components import weighted_sum
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class RewardPlan:
     """Steps from components to a reward; only the combination is required.
 
     Attributes:
-        names: Of the K parts, in order.
+        names: Of the K components, in order.
         weights: (K,) by default ones.
-        transforms: Name of a part -> function (R,) -> (R,).
-        combination: (parts (R, K), weights (K,)) -> (R,).
-        part_gates: (gated part, conditioning part, gate), applied before the combination, after all transforms.
-        gates: (conditioning part, gate) on the combined reward; the condition is the transformed part.
+        transforms: Name of a component -> function (R,) -> (R,).
+        combination: (components (R, K), weights (K,)) -> (R,).
+        component_gates: (gated, conditioning component, gate), after all transforms and before the combination.
+        gates: (conditioning component, gate) on the combined reward; the condition is the transformed component.
         length: length in tokens (R,) -> (R,), added.
         shaping: reward (R,) -> (R,), last.
     """
@@ -36,7 +36,7 @@ class RewardPlan:
     weights: Sequence[float] | None = None
     transforms: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     combination: Callable[[Tensor, Tensor], Tensor] = weighted_sum
-    part_gates: Sequence[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]] = ()
+    component_gates: Sequence[tuple[str, str, Callable[[Tensor, Tensor], Tensor]]] = ()
     gates: Sequence[tuple[str, Callable[[Tensor, Tensor], Tensor]]] = ()
     length: Callable[[Tensor], Tensor] | None = None
     shaping: Callable[[Tensor], Tensor] | None = None
@@ -44,16 +44,16 @@ class RewardPlan:
     def __post_init__(self) -> None:
         named = [
             *self.transforms,
-            *(n for gate in self.part_gates for n in gate[:2]),
+            *(n for gate in self.component_gates for n in gate[:2]),
             *(gate[0] for gate in self.gates),
         ]
         for name in named:
             if name not in self.names:
-                raise ConfigError(unknown("reward part", name, self.names))
+                raise ConfigError(unknown("reward component", name, self.names))
         if self.weights is not None and len(self.weights) != len(self.names):
             raise ConfigError(
-                f"{len(self.weights)} weights for {len(self.names)} reward parts ({', '.join(self.names)}).",
-                "Give one weight for each part.",
+                f"{len(self.weights)} weights for {len(self.names)} reward components ({', '.join(self.names)}).",
+                "Give one weight for each component.",
             )
 
 
@@ -62,27 +62,27 @@ class Rewards:
     """Result of a reward plan.
 
     Attributes:
-        parts: (R, K) transformed and gated, uncombined: what GDPO and BNPO normalize one by one.
+        components: (R, K) transformed and gated, uncombined: what GDPO and BNPO normalize one by one.
         value: (R,) combined and gated: how well the task was done. For curricula and success rates.
         reward: (R,) with length and shaping: what is learned from.
     """
 
-    parts: Tensor
+    components: Tensor
     value: Tensor
     reward: Tensor
 
 
-def combine(plan: RewardPlan, parts: Tensor, length: Tensor) -> Rewards:
+def combine(plan: RewardPlan, components: Tensor, length: Tensor) -> Rewards:
     """Apply a plan.
 
     Args:
         plan: Its steps.
-        parts: (R, K) as the verifier gave them.
+        components: (R, K) as the verifier gave them.
         length: (R,) tokens of each answer.
     """
-    columns = {name: plan.transforms.get(name, _same)(parts[:, k]) for k, name in enumerate(plan.names)}
+    columns = {name: plan.transforms.get(name, _same)(components[:, k]) for k, name in enumerate(plan.names)}
     gated = dict(columns)
-    for name, condition, gate in plan.part_gates:
+    for name, condition, gate in plan.component_gates:
         gated[name] = gate(gated[name], columns[condition])
     stacked = torch.stack([gated[name] for name in plan.names], dim=1)
     weights = torch.ones(len(plan.names)) if plan.weights is None else torch.tensor(plan.weights)
@@ -93,12 +93,12 @@ def combine(plan: RewardPlan, parts: Tensor, length: Tensor) -> Rewards:
     return Rewards(stacked, value, reward if plan.shaping is None else plan.shaping(reward))
 
 
-def _same(part: Tensor) -> Tensor:
-    return part
+def _same(component: Tensor) -> Tensor:
+    return component
 
 
 def plan_from_words(
-    parts: Mapping[str, Mapping[str, Any]],
+    components: Mapping[str, Mapping[str, Any]],
     combination: str | Mapping[str, Any] = "weighted_sum",
     gates: Sequence[Mapping[str, Any]] = (),
     length: str | Mapping[str, Any] | None = None,
@@ -107,31 +107,31 @@ def plan_from_words(
     """A plan from what a config says.
 
     Args:
-        parts: Name of a part -> any of `weight`, `transform` (a word of plug point part_transform) and `gate` (a word
-            of plug point gate, with `on`: the conditioning part).
+        components: Name -> any of `weight`, `transform` (plug point component_transform) and `gate` (plug point gate,
+            with `on`: the conditioning component).
         combination: A word.
         gates: Words of plug point gate with `on`, for the combined reward.
         length: A word of plug point length_reward.
         shaping: A word of plug point shaping.
 
     Raises:
-        ConfigError: An unknown key, word, option or part.
+        ConfigError: An unknown key, word, option or component.
     """
     known = ("weight", "transform", "gate")
-    for name, about in parts.items():
+    for name, about in components.items():
         for key in about:
             if key not in known:
-                raise ConfigError(unknown(f"key of reward part {name}", key, known))
+                raise ConfigError(unknown(f"key of reward component {name}", key, known))
     return RewardPlan(
-        names=list(parts),
-        weights=[float(about.get("weight", 1.0)) for about in parts.values()],
+        names=list(components),
+        weights=[float(about.get("weight", 1.0)) for about in components.values()],
         transforms={
-            name: configured("part_transform", about["transform"])
-            for name, about in parts.items()
+            name: configured("component_transform", about["transform"])
+            for name, about in components.items()
             if "transform" in about
         },
         combination=configured("combination", combination),
-        part_gates=[(name, *_gate(about["gate"])) for name, about in parts.items() if "gate" in about],
+        component_gates=[(name, *_gate(about["gate"])) for name, about in components.items() if "gate" in about],
         gates=[_gate(word) for word in gates],
         length=None if length is None else configured("length_reward", length),
         shaping=None if shaping is None else configured("shaping", shaping),
@@ -140,5 +140,5 @@ def plan_from_words(
 
 def _gate(word: Mapping[str, Any]) -> tuple[str, Callable[[Tensor, Tensor], Tensor]]:
     if "on" not in word:
-        raise ConfigError(f"reward gate {dict(word)} does not say which part decides.", "Add on: PART.")
+        raise ConfigError(f"reward gate {dict(word)} does not say which component decides.", "Add on: COMPONENT.")
     return str(word["on"]), configured("gate", {key: value for key, value in word.items() if key != "on"})

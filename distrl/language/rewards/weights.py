@@ -92,6 +92,6 @@ def mirror_step(weights: Tensor, influence: Tensor, rate: float, floor: float = 
 
 
 @register.combination("dynamic_reward_weighting", paper="Dynamic Reward Weighting, 2025", entries=[30])
-def dynamic_reward_weighting(parts: Tensor, weights: Tensor) -> Tensor:
-    """Sum of weight * part with the weights of `mirror_step`, normalized to sum to 1. (R,)."""
-    return parts.nan_to_num(nan=0.0) @ (weights / weights.sum()).to(parts)
+def dynamic_reward_weighting(components: Tensor, weights: Tensor) -> Tensor:
+    """Sum of weight * component with the weights of `mirror_step`, normalized to sum to 1. (R,)."""
+    return components.nan_to_num(nan=0.0) @ (weights / weights.sum()).to(components)

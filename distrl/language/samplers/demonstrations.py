@@ -112,7 +112,7 @@ class DemonstrationSampler:
             version=np.full(total, -1, np.int32),
             group=np.array([group], np.int64),
             item=np.array([item.index], np.int64),
-            parts=np.zeros((1, len(self.task.parts))),
+            components=np.zeros((1, len(self.task.components))),
             answer=np.array([-1], np.int64),
             correct=np.array([False]),
             verified=np.array([True]),

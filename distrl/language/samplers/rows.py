@@ -14,7 +14,7 @@ from distrl.experience.token_episodes import MODEL, PROMPT
 from distrl.language.tasks.base import verify_safely
 
 MAX_STREAMS, MAX_PROMPTS = 1 << 12, 1 << 20  # of a run, of a fragment: their names fit into one number
-SUCCESS = 1.0  # of the first reward part
+SUCCESS = 1.0  # of the first reward component
 
 
 def group_id(unit: Unit, number: int, prompts: int) -> int:
@@ -37,7 +37,7 @@ def answer_rows(
     group: int,
     options: Any,
 ) -> tuple[Columns, list[float]]:
-    """Rows of the answers to one prompt, and each one's success (the sum of its reward parts is for the learner).
+    """Rows of the answers to one prompt, and each one's success (the sum of its reward components is for the learner).
 
     Args:
         task: Judges; an answer that it cannot judge counts as wrong.
@@ -52,7 +52,7 @@ def answer_rows(
     texts = [tokenizer.decode([token for token in answer.tokens.tolist() if token not in stop]) for answer in answers]
     judged = [verify_safely(task, item, text) for text in texts]
     failed = np.array([problem is not None for _, problem in judged])
-    parts = np.array([[found[name] for name in task.parts] for found, _ in judged], np.float64)
+    components = np.array([[found[name] for name in task.components] for found, _ in judged], np.float64)
     lengths = np.array([len(prompt) + len(answer.tokens) for answer in answers])
     columns: dict[str, Any] = {
         "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
@@ -62,23 +62,23 @@ def answer_rows(
         "logp": _joined([(np.zeros(len(prompt)), answer.logp) for answer in answers], np.float32),
         "version": _joined([(np.full(len(prompt), -1), answer.versions) for answer in answers], np.int32),
     }
-    if any(answer.kept is not None for answer in answers):
-        columns |= _kept(len(prompt), answers)
+    if any(answer.support is not None for answer in answers):
+        columns |= _support(len(prompt), answers)
     rows = len(answers)
     stopped = np.array([answer.stopped for answer in answers])
     columns |= {
         "group": np.full(rows, group, np.int64),
         "item": np.full(rows, item.index, np.int64),
-        "parts": parts,
+        "components": components,
         "answer": np.array([_answer_number(task.distinct(text)) for text in texts], np.int64),
-        "correct": parts[:, 0] >= SUCCESS,
+        "correct": components[:, 0] >= SUCCESS,
         "verified": ~failed,
         "terminated": stopped,
         "truncated": ~stopped,
         "budget": np.full(rows, options.max_new_tokens, np.int32),
         "parent": np.full(rows, -1, np.int64),
     }
-    return Columns(**columns), parts[:, 0].tolist()
+    return Columns(**columns), components[:, 0].tolist()
 
 
 def _spread(prompt: Sequence[int], answer: Any, before: Any, after: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -89,11 +89,11 @@ def _joined(pieces: Sequence[tuple[np.ndarray, np.ndarray]], dtype: Any) -> np.n
     return np.concatenate([part for piece in pieces for part in piece]).astype(dtype)
 
 
-def _kept(prompt: int, answers: Sequence[Any]) -> dict[str, np.ndarray]:
+def _support(prompt: int, answers: Sequence[Any]) -> dict[str, np.ndarray]:
     """Ids that truncation left for every token; none for those of the prompt."""
-    lists = [ids for answer in answers for ids in (*([np.empty(0, np.int32)] * prompt), *answer.kept)]
+    lists = [ids for answer in answers for ids in (*([np.empty(0, np.int32)] * prompt), *answer.support)]
     ends = np.cumsum([0, *(len(ids) for ids in lists)])
-    return {"kept": np.concatenate(lists).astype(np.int32), "kept_offsets": ends.astype(np.int64)}
+    return {"support": np.concatenate(lists).astype(np.int32), "support_offsets": ends.astype(np.int64)}
 
 
 def _answer_number(answer: str | None) -> int:

@@ -2,7 +2,7 @@
 
     task = make_task("sort_digits", {"count": 6})
     item = task.item(7)                                   # a pure function of task arguments and index
-    parts, problem = verify_safely(task, item, "113459")  # {"success": 1.0, "placed": 1.0}, None
+    components, problem = verify_safely(task, item, "113459")  # {"success": 1.0, "placed": 1.0}, None
 
 A task has no mutable state, so samplers, evaluation and resumed runs need only its arguments.
 """
@@ -44,14 +44,14 @@ class Task:
     """Base class of text tasks, registered with `@register.task("name")`.
 
     Attributes:
-        parts: Names of the reward parts of `verify`, in order. The first is success, in [0, 1].
+        components: Names of the reward components of `verify`, in order. The first is success, in [0, 1].
         size: Number of training items; None for unlimited.
         eval_size: Number of held-out items; None for unlimited.
         alphabet: Characters of prompts and answers, for character-level models; None for natural text.
         verify_seconds: Time limit of one `verify`, wall time.
     """
 
-    parts: tuple[str, ...] = ("success",)
+    components: tuple[str, ...] = ("success",)
     size: int | None = None
     eval_size: int | None = None
     alphabet: ClassVar[str | None] = None
@@ -62,7 +62,7 @@ class Task:
         raise NotImplementedError
 
     def verify(self, item: Item, answer: str) -> dict[str, float]:
-        """Compute a finite number for each of `parts` from an answer without prompt and stop token.
+        """Compute a finite number for each of `components` from an answer without prompt and stop token.
 
         May raise: callers use `verify_safely`.
         """
@@ -110,25 +110,25 @@ def verify_safely(
     """Verify an answer within `timeout` (None: `task.verify_seconds`), catching failures.
 
     Returns:
-        Numbers by part in the order of `task.parts`, and None; after a failure zeros, and a sentence with the problem.
+        Numbers in the order of `task.components`, and None; after a failure zeros, and a sentence with the problem.
     """
     try:
         seconds = task.verify_seconds if timeout is None else timeout
         found = call_within(seconds, lambda: task.verify(item, answer))
-        parts = {name: float(found[name]) for name in task.parts}
+        components = {name: float(found[name]) for name in task.components}
     except Exception as error:  # a failing verifier must not end the run
         return _zeros(task), f"{item.split} item {item.index}: the verifier failed: {_brief(error)}"
-    wrong = [f"{name} = {value}" for name, value in parts.items() if not math.isfinite(value)]
+    wrong = [f"{name} = {value}" for name, value in components.items() if not math.isfinite(value)]
     if wrong:
         return _zeros(task), f"{item.split} item {item.index}: not finite: {', '.join(wrong)}"
-    success = parts[task.parts[0]]
+    success = components[task.components[0]]
     if not 0.0 <= success <= 1.0:
-        return _zeros(task), f"{item.split} item {item.index}: {task.parts[0]} = {success} is not within [0, 1]"
-    return parts, None
+        return _zeros(task), f"{item.split} item {item.index}: {task.components[0]} = {success} is not within [0, 1]"
+    return components, None
 
 
 def _zeros(task: Task) -> dict[str, float]:
-    return dict.fromkeys(task.parts, 0.0)
+    return dict.fromkeys(task.components, 0.0)
 
 
 def _brief(error: Exception) -> str:
@@ -165,8 +165,8 @@ def check_task(task: Task, items: int = 4, timeout: float = 10.0) -> None:
             rejects the task's demonstration.
     """
     name = type(task).__name__
-    if not task.parts:
-        raise EnvError(f"task {name} has no reward parts.", 'Set parts = ("success",) or more.')
+    if not task.components:
+        raise EnvError(f"task {name} has no reward components.", 'Set components = ("success",) or more.')
     for split, size in (("train", task.size), ("eval", task.eval_size)):
         for index in range(items if size is None else min(items, size)):
             _check_item(task, f"task {name}, {split} item {index}", index, split, timeout)
@@ -184,8 +184,8 @@ def _check_item(task: Task, where: str, index: int, split: str, timeout: float) 
     if fault:
         raise EnvError(f"{where}: {fault}.", "Give text, or messages that end with a question.")
     answer = task.demonstration(item)
-    parts, problem = verify_safely(task, item, answer or "")
+    components, problem = verify_safely(task, item, answer or "")
     if problem:
         raise EnvError(f"{problem}.", "Fix the task's verify.")
-    if answer is not None and parts[task.parts[0]] < 1.0:
-        raise EnvError(f"{where}: its own demonstration {answer!r:.80} is not a success: {parts}.", "Fix verify.")
+    if answer is not None and components[task.components[0]] < 1.0:
+        raise EnvError(f"{where}: its own demonstration {answer!r:.80} is not a success: {components}.", "Fix verify.")

@@ -35,7 +35,7 @@ class ChatTask(GeneratedTask):
     Parts: success, and the share of words in their places.
     """
 
-    parts = ("success", "placed")
+    components = ("success", "placed")
 
     def question(self, facts: Facts) -> str:
         """Write the user's turn."""

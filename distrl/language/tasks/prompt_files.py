@@ -69,7 +69,7 @@ class FileTask(Task):
         self.is_chat, self.system, self.as_messages = chat, system, messages is not None
         self.expected_is_answer = demonstration is None and verifier in EXPECT_AN_ANSWER
         self.verifier: Verifier = make_verifier(verifier, options)
-        self.parts = self.verifier.parts
+        self.components = self.verifier.components
         self.verify_seconds = self.verifier.seconds
         rows = self._read(path)
         if held_out_path is not None:

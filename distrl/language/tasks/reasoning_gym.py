@@ -43,7 +43,7 @@ class ReasoningGymTask(Task):
         ConfigError: The package is missing, the generator is unknown, or it refuses its arguments.
     """
 
-    parts = ("success", "score")
+    components = ("success", "score")
     size: int
     eval_size: int
 

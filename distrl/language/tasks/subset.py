@@ -20,7 +20,7 @@ class TaskSubset(Task):
                 f"Set algorithm.prompts={task.size} or less.",
             )
         self.task, self.size = task, size
-        self.parts, self.eval_size, self.verify_seconds = task.parts, task.eval_size, task.verify_seconds
+        self.components, self.eval_size, self.verify_seconds = task.components, task.eval_size, task.verify_seconds
         self.alphabet = task.alphabet  # type: ignore[misc]
 
     def item(self, index: int, split: str = "train") -> Item:

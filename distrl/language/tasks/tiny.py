@@ -21,7 +21,7 @@ class SortDigits(GeneratedTask):
     their digits, not only in their order.
     """
 
-    parts = ("success", "placed")
+    components = ("success", "placed")
     alphabet = DIGITS + ">"
 
     def __init__(self, count: int = 6, seed: int = 0):
@@ -55,7 +55,7 @@ class Pairs(GeneratedTask):
     different correct answers that a model gives.
     """
 
-    parts = ("success", "form")
+    components = ("success", "form")
     alphabet = DIGITS + ">"
     holds_out = False
 

@@ -20,12 +20,12 @@ class Verifier:
     """Base class of verifiers, registered with `@register.verifier("name")`.
 
     Attributes:
-        parts: Names of the numbers of `score`; the first is success, in [0, 1].
+        components: Names of the numbers of `score`; the first is success, in [0, 1].
         seconds: Time limit of one `score`, wall time.
         checks_quickly: `check` is cheap enough for every row of a large file.
     """
 
-    parts: tuple[str, ...] = ("success", "form")
+    components: tuple[str, ...] = ("success", "form")
     seconds: float = 5.0
     checks_quickly: bool = True
 
@@ -33,7 +33,7 @@ class Verifier:
         """Raise ValueError for an expected value that no answer could match."""
 
     def score(self, answer: str, expected: object) -> dict[str, float]:
-        """Compute a finite number for each of `parts`. May raise or hang: callers guard."""
+        """Compute a finite number for each of `components`. May raise or hang: callers guard."""
         raise NotImplementedError
 
 

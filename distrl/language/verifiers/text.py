@@ -23,7 +23,7 @@ class Exact(Verifier):
         ignore_spaces: Count runs of white space as one space.
     """
 
-    parts = ("success",)
+    components = ("success",)
 
     def __init__(self, ignore_case: bool = False, ignore_spaces: bool = True):
         self.ignore_case, self.ignore_spaces = ignore_case, ignore_spaces
@@ -77,7 +77,7 @@ class Regex(Verifier):
         piece = self.piece_of(answer)
         if piece is None:
             return {"success": 0.0, "form": 0.0}
-        success = 1.0 if self.inner is None else self.inner.score(piece, expected)[self.inner.parts[0]]
+        success = 1.0 if self.inner is None else self.inner.score(piece, expected)[self.inner.components[0]]
         return {"success": success, "form": 1.0}
 
     def piece_of(self, answer: str) -> str | None:

@@ -38,7 +38,7 @@ class UnitTests(Verifier):
         insist: Refuse to run if the kernel does not support the whole sandbox, instead of warning once.
     """
 
-    parts = ("success", "passed", "form")
+    components = ("success", "passed", "form")
 
     def __init__(
         self,

@@ -101,7 +101,7 @@ class TextPlan(Plan):
         task, keeper = self.task(), None
         first = getattr(shards, "rank", 0) == 0
         if self.folder and first:  # all processes of a group have the same answers
-            keeper = TextKeeper(Path(self.folder), self.settings.texts, algorithm.language.tokenizer, task.parts)
+            keeper = TextKeeper(Path(self.folder), self.settings.texts, algorithm.language.tokenizer, task.components)
         return TextLearner(
             algorithm,
             task,

@@ -104,23 +104,23 @@ def test_bnpo_against_loops(case):
         expected = np.zeros_like(x) if p in (0, 1) else (x - p) * min(1 / density, 1e6)
         np.testing.assert_allclose(found[index], expected, rtol=1e-9)
     both = torch.stack([reward, 1 - reward], dim=1)
-    torch.testing.assert_close(b.bnpo_parts(both, group), (found + b.bnpo(1 - reward, group)) / 2)
-    torch.testing.assert_close(b.bnpo_parts(both, group, weights=[2.0, 0.0]), 2 * found)
+    torch.testing.assert_close(b.bnpo_components(both, group), (found + b.bnpo(1 - reward, group)) / 2)
+    torch.testing.assert_close(b.bnpo_components(both, group, weights=[2.0, 0.0]), 2 * found)
 
 
 # GDPO
 
 
-PARTS = torch.tensor([[1, 1], [0, 0], [1, 0], [0, 0]], dtype=torch.float64)
+COMPONENTS = torch.tensor([[1, 1], [0, 0], [1, 0], [0, 0]], dtype=torch.float64)
 TWO = ids(0, 0, 1, 1)
 
 
 def test_gdpo_keeps_apart_what_sums_confuse():
-    sums = grpo(PARTS.sum(1), TWO, eps=0.0)
+    sums = grpo(COMPONENTS.sum(1), TWO, eps=0.0)
     assert sums.tolist() == pytest.approx([0.7071, -0.7071] * 2, abs=5e-5)
-    before = b.gdpo(PARTS, TWO, eps=1e-12, normalize_batch=False)
+    before = b.gdpo(COMPONENTS, TWO, eps=1e-12, normalize_batch=False)
     assert before.tolist() == pytest.approx([1.4142, -1.4142, 0.7071, -0.7071], abs=5e-5)
-    after = b.gdpo(PARTS, TWO)
+    after = b.gdpo(COMPONENTS, TWO)
     assert after[0].item() / after[2].item() == pytest.approx(2.0)
     assert after.mean().item() == pytest.approx(0.0, abs=1e-9)
     assert after.std().item() == pytest.approx(1.0, abs=1e-3)
@@ -134,15 +134,15 @@ def test_gdpo_of_one_reward_is_grpo(case):
 
 
 def test_gdpo_with_missing_rewards():
-    parts = torch.tensor([[1, 1], [0, torch.nan], [1, torch.nan], [0, 0]], dtype=torch.float64)
-    before = b.gdpo(parts, TWO, eps=0.0, normalize_batch=False)
+    components = torch.tensor([[1, 1], [0, torch.nan], [1, torch.nan], [0, 0]], dtype=torch.float64)
+    before = b.gdpo(components, TWO, eps=0.0, normalize_batch=False)
     assert before.tolist() == pytest.approx([0.7071, -0.7071] * 2, abs=5e-5)  # each reward 2 is alone in its group
-    as_zero = b.gdpo(parts, TWO, eps=0.0, normalize_batch=False, missing="zero")
+    as_zero = b.gdpo(components, TWO, eps=0.0, normalize_batch=False, missing="zero")
     assert as_zero.tolist() == pytest.approx([1.4142, -1.4142, 0.7071, -0.7071], abs=5e-5)
-    weighted = b.gdpo(PARTS, TWO, weights=[0.0, 1.0], eps=0.0, normalize_batch=False)
+    weighted = b.gdpo(COMPONENTS, TWO, weights=[0.0, 1.0], eps=0.0, normalize_batch=False)
     assert weighted.tolist() == pytest.approx([0.7071, -0.7071, 0, 0], abs=5e-5)
     with pytest.raises(ConfigError, match="one row"):
-        b.gdpo(parts, ids(0, 1, 2, 3))
+        b.gdpo(components, ids(0, 1, 2, 3))
 
 
 # process rewards, COPO

@@ -65,7 +65,7 @@ def test_the_gradient_is_the_papers(name: str) -> None:
     algorithm, batch = world.prepared()
     algorithm.text_gradient(algorithm.objective.weights(batch))
     found = algorithm.flat.grad.clone()
-    reward = batch.parts[:, 0].double()
+    reward = batch.components[:, 0].double()
     advantages = torch.zeros_like(reward)
     for group in batch.group.unique():
         mine = batch.group == group

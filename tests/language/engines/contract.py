@@ -62,9 +62,9 @@ def assert_learner_agrees(
     mask = torch.zeros(tokens.shape, dtype=torch.bool)
     for i, row in enumerate(rows):
         mask[i, len(prompts[i // repeats]) : len(row)] = True
-    kept = Support.of([ids for answer in answers for ids in answer.kept or []]) if options.truncates else None
+    support = Support.of([ids for answer in answers for ids in answer.support or []]) if options.truncates else None
     with torch.no_grad():
-        logp, entropy = token_logp(model, tokens, mask, temperature=options.temperature, kept=kept, entropy=True)
+        logp, entropy = token_logp(model, tokens, mask, temperature=options.temperature, support=support, entropy=True)
     said = np.concatenate([answer.logp for answer in answers])
     np.testing.assert_allclose(logp[mask].numpy(), said, atol=tolerance)
     if options.entropy:

@@ -39,10 +39,10 @@ def test_inverse_of_the_cumulative_distribution(vocabulary, case):
         assert float(drawn.logp[row]) == pytest.approx(logp, abs=2e-5)
     if options.truncates:
         keep = truncation(logits / options.temperature, options.top_p, options.top_k)
-        for row, ids in enumerate(drawn.kept):
+        for row, ids in enumerate(drawn.support):
             assert ids.tolist() == keep[row].nonzero().flatten().tolist()
     else:
-        assert drawn.kept is None
+        assert drawn.support is None
 
 
 def test_frequencies_are_the_distribution():
@@ -66,14 +66,14 @@ def test_tokens_without_probability_are_never_drawn(vocabulary):
 def test_a_flat_distribution_falls_back_to_sorting_everything():
     logits = torch.zeros(2, 4000)
     drawn = draw(logits, torch.tensor([0.0, 0.999], dtype=torch.float64), SamplingOptions(top_p=0.5))
-    assert [len(ids) for ids in drawn.kept] == [2000, 2000]
+    assert [len(ids) for ids in drawn.support] == [2000, 2000]
     torch.testing.assert_close(drawn.logp, torch.full((2,), -np.log(2000.0), dtype=torch.float32))
 
 
 def test_temperature_zero_takes_the_likeliest():
     logits = torch.tensor([[0.0, 3.0, 1.0]])
     drawn = draw(logits, torch.tensor([0.99], dtype=torch.float64), SamplingOptions(temperature=0.0, top_p=0.5))
-    assert (drawn.tokens.item(), drawn.logp.item(), drawn.kept) == (1, 0.0, None)
+    assert (drawn.tokens.item(), drawn.logp.item(), drawn.support) == (1, 0.0, None)
 
 
 def test_entropy_of_the_distribution_that_is_drawn_from():

@@ -37,7 +37,7 @@ def test_tokens_and_learner_agree(model, prompts):
 def test_truncated_support_in_a_real_vocabulary(model, prompts):
     options = SamplingOptions(max_new_tokens=4, top_p=0.9, temperature=0.8, stop_ids=model.tokenizer.stop_ids)
     answers = TransformersEngine(model).generate(prompts, 2, uniforms(4, 4), options)
-    assert max(len(ids) for answer in answers for ids in answer.kept) > 1
+    assert max(len(ids) for answer in answers for ids in answer.support) > 1
     assert_learner_agrees(model, prompts, 2, answers, options)
 
 

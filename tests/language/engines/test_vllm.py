@@ -180,4 +180,4 @@ def test_what_is_drawn_is_drawn_as_in_the_transformers_engine():
         assert said.versions.tolist() == [3, 3]
         np.testing.assert_allclose(said.logp, answer.logp, atol=1e-5)
         np.testing.assert_allclose(said.entropy, answer.entropy, atol=1e-5)
-        assert [ids.tolist() for ids in said.kept] == [ids.tolist() for ids in answer.kept]
+        assert [ids.tolist() for ids in said.support] == [ids.tolist() for ids in answer.support]

@@ -59,7 +59,7 @@ def test_every_answer_is_kept_once_and_a_resumed_run_keeps_the_same(tmp_runs: Pa
     for row in range(len(found["group"])):
         said = [token for token, mask in zip(found["tokens"][row], found["mask"][row], strict=True) if mask]
         assert len(found["answer_text"][row]) == sum(token >= 2 for token in said)  # a character each; 0 and 1 are none
-        assert len(found["kept"][row]) == len(found["tokens"][row])
+        assert len(found["support"][row]) == len(found["tokens"][row])
         assert found["prompt_text"][row].endswith(">")
         assert set(found["version"][row]) == {-1, found["update"][row] - 1}
 

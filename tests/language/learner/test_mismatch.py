@@ -65,14 +65,14 @@ def test_another_temperature() -> None:
 def test_truncation_without_its_support() -> None:
     world = World()
     world.sampler.options = replace(world.sampler.options, top_p=0.9)
-    found = world.learner.gate.compare(world.batch().without("kept"))
+    found = world.learner.gate.compare(world.batch().without("support"))
     assert found.cause == "truncated support"
 
 
 def test_log_probabilities_of_the_whole_vocabulary() -> None:
     world = World(top_p=0.8)
     batch = world.batch()
-    whole = world.learner.gate._scores(batch, 1.0, kept=False)
+    whole = world.learner.gate._scores(batch, 1.0, support=False)
     assert world.learner.gate.compare(batch.with_(logp=whole)).cause == "truncated support"
 
 

@@ -74,7 +74,7 @@ def test_gradients_equal_with_checkpointing_temperature_and_support(model):
     tokens, mask = grouped(model.tokenizer.vocab_size)
     generator = np.random.default_rng(0)
     lists = [generator.choice(model.tokenizer.vocab_size, 6, replace=False) for _ in range(int(mask.sum()))]
-    assert_packing_changes_nothing(model, tokens, mask, temperature=0.7, kept=Support.of(lists), chunk=5)
+    assert_packing_changes_nothing(model, tokens, mask, temperature=0.7, support=Support.of(lists), chunk=5)
     checkpointed = tiny(gradient_checkpointing=True)
     assert_packing_changes_nothing(checkpointed, tokens, mask)
 

@@ -1,4 +1,4 @@
-"""Rewards: parts to one number in a fixed order, DAPO's length term, agreement without labels."""
+"""Rewards: components to one number in a fixed order, DAPO's length term, agreement without labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from distrl.base.errors import ConfigError
 from distrl.language.advantages.batch import batch_normalized
 from distrl.language.advantages.group import grpo
-from distrl.language.rewards import parts as p
+from distrl.language.rewards import components as p
 from distrl.language.rewards.agreement import majority, ttrv
 from distrl.language.rewards.plan import RewardPlan, combine, plan_from_words
 from tests.support.llm_cases import CASES, ids, one_group, rows
@@ -32,19 +32,19 @@ def test_transforms():
 
 
 def test_combinations_leave_out_what_does_not_apply():
-    parts = torch.tensor([[0.5, 1.0], [0.5, math.nan], [math.nan, math.nan]], dtype=torch.float64)
+    components = torch.tensor([[0.5, 1.0], [0.5, math.nan], [math.nan, math.nan]], dtype=torch.float64)
     weights = rows(2, 3)
-    assert p.weighted_sum(parts, weights).tolist() == [4, 1, 0]
-    assert p.product(parts, weights).tolist() == [0.25, 0.25, 0]
-    assert p.minimum(parts, weights).tolist() == [1, 1, 0]
+    assert p.weighted_sum(components, weights).tolist() == [4, 1, 0]
+    assert p.product(components, weights).tolist() == [0.25, 0.25, 0]
+    assert p.minimum(components, weights).tolist() == [1, 1, 0]
 
 
 @pytest.mark.parametrize(
     ("result", "consistency", "form", "reward"), [(1, 1, 1, 2.0), (1, 0, 1, 1.5), (0, 1, 1, 0.5), (1, 1, 0, 1.5)]
 )
 def test_stable_reinforce_reward(result, consistency, form, reward):
-    parts = torch.tensor([[result, consistency, form]], dtype=torch.float64)
-    assert p.result_times_consistency(parts, rows(1, 0.5, 0.5)).item() == reward
+    components = torch.tensor([[result, consistency, form]], dtype=torch.float64)
+    assert p.result_times_consistency(components, rows(1, 0.5, 0.5)).item() == reward
 
 
 def test_gates():
@@ -58,14 +58,14 @@ def test_the_plan_keeps_the_order():
         names=["correct", "brief", "format"],
         weights=[1.0, 0.5, 0.0],
         transforms={"correct": lambda x: p.affine(x, low=-1.0)},
-        part_gates=[("brief", "correct", p.conditioned)],
+        component_gates=[("brief", "correct", p.conditioned)],
         gates=[("format", p.require)],
         length=lambda n: p.overlong(n, max_length=20, buffer=4),
         shaping=lambda r: 10 * r,
     )
-    parts = torch.tensor([[1, 1, 1], [-1, 1, 1], [1, 1, 0]], dtype=torch.float64)
-    found = combine(plan, parts, ids(18, 4, 4))
-    assert found.parts.tolist() == [[1, 1, 1], [0, 0, 1], [1, 1, 0]]
+    components = torch.tensor([[1, 1, 1], [-1, 1, 1], [1, 1, 0]], dtype=torch.float64)
+    found = combine(plan, components, ids(18, 4, 4))
+    assert found.components.tolist() == [[1, 1, 1], [0, 0, 1], [1, 1, 0]]
     assert found.value.tolist() == [1.5, 0, 0]  # what curricula read
     assert found.reward.tolist() == [10.0, 0, 0]
 
@@ -73,7 +73,7 @@ def test_the_plan_keeps_the_order():
 def test_a_plan_names_what_is_wrong():
     with pytest.raises(ConfigError, match="did you mean 'correct'"):
         RewardPlan(names=["correct"], transforms={"corect": p.clip})
-    with pytest.raises(ConfigError, match="2 weights for 1 reward parts"):
+    with pytest.raises(ConfigError, match="2 weights for 1 reward components"):
         RewardPlan(names=["correct"], weights=[1.0, 2.0])
 
 
@@ -93,8 +93,8 @@ def test_a_plan_from_words_is_the_plan():
         length={"name": "overlong", "max_length": 20, "buffer": 4},
         shaping={"name": "scale", "factor": 10.0},
     )
-    parts = torch.tensor([[1, 1, 1], [-1, 1, 1], [1, 1, 0]], dtype=torch.float64)
-    found = combine(plan, parts, ids(18, 4, 4))
+    components = torch.tensor([[1, 1, 1], [-1, 1, 1], [1, 1, 0]], dtype=torch.float64)
+    found = combine(plan, components, ids(18, 4, 4))
     assert found.value.tolist() == [1.5, 0, 0]
     assert found.reward.tolist() == [10.0, 0, 0]
 
@@ -102,11 +102,11 @@ def test_a_plan_from_words_is_the_plan():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"parts": {"a": {"wait": 1.0}}}, "did you mean 'weight'"),
-        ({"parts": {"a": {"gate": {"name": "require"}}}}, "does not say which part decides"),
-        ({"parts": {"a": {"gate": {"name": "require", "on": "b"}}}}, "unknown reward part 'b'"),
-        ({"parts": {"a": {}}, "length": {"name": "overlong", "bufer": 1}}, "did you mean 'buffer'"),
-        ({"parts": {"a": {}}, "combination": "weigthed_sum"}, "did you mean 'weighted_sum'"),
+        ({"components": {"a": {"wait": 1.0}}}, "did you mean 'weight'"),
+        ({"components": {"a": {"gate": {"name": "require"}}}}, "does not say which component decides"),
+        ({"components": {"a": {"gate": {"name": "require", "on": "b"}}}}, "unknown reward component 'b'"),
+        ({"components": {"a": {}}, "length": {"name": "overlong", "bufer": 1}}, "did you mean 'buffer'"),
+        ({"components": {"a": {}}, "combination": "weigthed_sum"}, "did you mean 'weighted_sum'"),
     ],
 )
 def test_wrong_words_of_a_plan_are_named(words, message):

@@ -57,5 +57,5 @@ def test_influence_and_mirror_step_by_hand():
 
 
 def test_combination_is_normalized():
-    parts = torch.tensor([[1.0, 3.0], [math.nan, 4.0]])
-    assert w.dynamic_reward_weighting(parts, torch.tensor([1.0, 3.0])).tolist() == [2.5, 3.0]
+    components = torch.tensor([[1.0, 3.0], [math.nan, 4.0]])
+    assert w.dynamic_reward_weighting(components, torch.tensor([1.0, 3.0])).tolist() == [2.5, 3.0]

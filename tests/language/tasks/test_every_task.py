@@ -48,6 +48,6 @@ def test_the_verifier_accepts_a_correct_answer(name: str, tmp_path: Path) -> Non
     if package is not None and find_spec(package) is None:
         pytest.skip(f"needs {package}")
     task, answer = file_task(tmp_path, name)
-    parts, problem = verify_safely(task, task.item(0), answer)
+    components, problem = verify_safely(task, task.item(0), answer)
     assert problem is None
-    assert parts["success"] == 1.0
+    assert components["success"] == 1.0

@@ -26,9 +26,9 @@ def test_generators_are_tasks(name: str):
     assert prompt_fault(item.prompt) is None
     assert json.loads(json.dumps(item.facts)) == item.facts
     assert make(name, seed=1).item(3) != item
-    parts, problem = verify_safely(task, item, "no idea", timeout=60.0)
+    components, problem = verify_safely(task, item, "no idea", timeout=60.0)
     assert problem is None
-    assert parts["success"] == 0.0
+    assert components["success"] == 0.0
 
 
 def test_tags_and_instructions():

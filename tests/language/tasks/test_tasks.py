@@ -35,10 +35,10 @@ def test_items_are_pure_functions_with_right_demonstrations(name: str, index: in
     assert prompt_fault(item.prompt) is None
     assert json.loads(json.dumps(item.facts)) == item.facts
     answer = task.demonstration(item)
-    parts, problem = verify_safely(task, item, answer)
+    components, problem = verify_safely(task, item, answer)
     assert problem is None
-    assert list(parts) == list(task.parts)
-    assert set(parts.values()) == {1.0}
+    assert list(components) == list(task.components)
+    assert set(components.values()) == {1.0}
     if task.alphabet is not None:
         assert set(item.prompt + answer) <= set(task.alphabet)
 
@@ -48,9 +48,9 @@ def test_items_are_pure_functions_with_right_demonstrations(name: str, index: in
 @given(answer=st.text(max_size=40))
 def test_garbage_gets_finite_parts(name: str, answer: str):
     task = make_task(name)
-    parts, problem = verify_safely(task, task.item(0), answer)
+    components, problem = verify_safely(task, task.item(0), answer)
     assert problem is None
-    assert all(0.0 <= value <= 1.0 for value in parts.values())
+    assert all(0.0 <= value <= 1.0 for value in components.values())
 
 
 @pytest.mark.parametrize("name", ["sort_digits", *CHAT])
@@ -104,7 +104,7 @@ def test_partial_credit():
 
 
 class _Misbehaving(Task):
-    parts = ("success", "style")
+    components = ("success", "style")
 
     def item(self, index, split="train"):
         return Item(index, split, "question")
@@ -144,8 +144,8 @@ class _Misbehaving(Task):
 )
 def test_a_failing_verifier_costs_its_item_only(answer: str, told: str):
     task = _Misbehaving()
-    parts, problem = verify_safely(task, task.item(5), answer, timeout=0.2)
-    assert parts == {"success": 0.0, "style": 0.0}
+    components, problem = verify_safely(task, task.item(5), answer, timeout=0.2)
+    assert components == {"success": 0.0, "style": 0.0}
     assert "train item 5" in problem
     assert told in problem
     assert verify_safely(task, task.item(5), "fine") == ({"success": 1.0, "style": -3.5}, None)

@@ -12,7 +12,7 @@ ADD = ["assert add(1, 2) == 3", "assert add(0, 5) == 5"]
 
 
 @pytest.mark.parametrize(
-    ("answer", "parts"),
+    ("answer", "components"),
     [
         ("def add(a, b): return a + b", (1.0, 1.0, 1.0)),
         ("Sure!\n```python\nprint('hello')\ndef add(a, b):\n    return b\n```\nDone.", (0.0, 0.5, 1.0)),
@@ -22,10 +22,10 @@ ADD = ["assert add(1, 2) == 3", "assert add(0, 5) == 5"]
         ("for i in range(9): print(i)", (0.0, 0.0, 1.0)),
     ],
 )
-def test_unit_tests_by_assertion(answer: str, parts: tuple[float, ...]):
+def test_unit_tests_by_assertion(answer: str, components: tuple[float, ...]):
     verifier = make_verifier("unit_tests", {"seconds": 60.0})
     verifier.check(ADD)
-    assert tuple(verifier.score(answer, ADD).values()) == parts
+    assert tuple(verifier.score(answer, ADD).values()) == components
 
 
 def test_unit_tests_before_a_crash_count():

@@ -43,8 +43,8 @@ class DecoupledPPO(LanguageAlgorithm):
 
     Config: ClassVar[type[AlgorithmConfig]] = DecoupledPPOConfig
 
-    def begin(self, parts: Any, settings: Any) -> None:
-        super().begin(parts, settings)
+    def begin(self, components: Any, settings: Any) -> None:
+        super().begin(components, settings)
         if "behavior_logp" not in self.objective.reads():
             raise ConfigError(
                 f"algorithm.objective {self.objective.objective.name} does not use a behavior policy.",

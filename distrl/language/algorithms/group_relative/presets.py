@@ -117,7 +117,7 @@ BNPO = preset(
 class AllRewards(GRPO):
     """GRPO for several rewards; by default all components of the task."""
 
-    all_parts: ClassVar[bool] = True
+    all_components: ClassVar[bool] = True
 
 
 GDPO = preset(

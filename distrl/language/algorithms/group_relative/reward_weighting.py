@@ -34,7 +34,7 @@ class DynamicRewardConfig(LanguageAlgorithmConfig):
     """`gradient` weighs rewards by how much each one's gradient helps all; `hypervolume` keeps the weights of `reward`
     and learns more from batches that reach new trade-offs."""
     reference_point: float = 0.0
-    """hypervolume: what every part must exceed to count."""
+    """hypervolume: what every component must exceed to count."""
     regularizer: float = Field(1e-3, gt=0)
     """gradient: mu; weights move by learning_rate / mu times the influence. Smaller moves faster."""
     accumulate: int = Field(1, ge=1)
@@ -49,27 +49,27 @@ class DynamicRewardConfig(LanguageAlgorithmConfig):
 
 @register.algorithm("dynamic_reward_weighting", paper="Dynamic Reward Weighting, 2025", entries=[30])
 class DynamicRewardWeighting(LanguageAlgorithm):
-    """GRPO for several rewards, by default all parts of the task, whose weights follow what training finds.
+    """GRPO for several rewards, by default all components of the task, whose weights follow what training finds.
 
-    A new point of the front is a batch's mean parts: answers to fresh prompts that were made after the last update.
+    A new point of the front: a batch's mean components, of answers to fresh prompts made after the last update.
     """
 
     Config: ClassVar[type[AlgorithmConfig]] = DynamicRewardConfig
-    all_parts: ClassVar[bool] = True
+    all_components: ClassVar[bool] = True
 
-    def begin(self, parts: Sequence[str], settings: Any) -> None:
-        super().begin(parts, settings)
+    def begin(self, components: Sequence[str], settings: Any) -> None:
+        super().begin(components, settings)
         count = len(self.plan.names)
         if count < 2:
             raise ConfigError(
                 f"dynamic_reward_weighting weighs several rewards; there is {', '.join(self.plan.names)} alone.",
-                "Name more parts in algorithm.reward.parts, or choose a task that gives more.",
+                "Name more components in algorithm.reward.components, or choose a task that gives more.",
             )
         self.by_gradient = self.schedules.mode == "gradient"
         first = torch.tensor(self.plan.weights or [1.0] * count, dtype=torch.float64)
         if bool((first <= 0).any()):
             raise ConfigError(
-                f"dynamic_reward_weighting: weights {first.tolist()} in algorithm.reward.parts; expected > 0."
+                f"dynamic_reward_weighting: weights {first.tolist()} in algorithm.reward.components; expected > 0."
             )
         self.part_weights = first / first.sum()
         self.influence = torch.zeros(count, dtype=torch.float64)  # summed over `measured` batches
@@ -88,7 +88,7 @@ class DynamicRewardWeighting(LanguageAlgorithm):
 
     def _hypervolume_factor(self, batch: Columns) -> float:
         """Compute the factor on advantages from the gain of hypervolume of this batch; 1 for the first batch."""
-        point = batch.parts.double().mean(0).cpu()
+        point = batch.components.double().mean(0).cpu()
         reference = torch.full_like(point, self.config.reference_point)
         longer, gain = extend_front(self.front, point, reference)
         factor = hypervolume_factor(gain) if len(self.front) else 1.0
@@ -109,16 +109,16 @@ class DynamicRewardWeighting(LanguageAlgorithm):
             influence, measured = torch.zeros_like(influence), 0
         self._next = {"part_weights": weights, "influence": influence, "measured": measured}
         self._metrics = {f"policy/weight_{name}": float(w) for name, w in zip(self.plan.names, weights, strict=True)}
-        order = [self.parts.index(name) for name in self.plan.names]
+        order = [self.components.index(name) for name in self.plan.names]
         plan = replace(self.plan, weights=weights.tolist())
         rewards = combine(plan, batch.raw_reward_components[:, order], batch.mask.sum(1))
         return batch.with_(value=rewards.value, reward=rewards.reward)
 
     def part_gradients(self, batch: Columns) -> Tensor:
-        """Gradients of the loss with each part as the only reward, (K, P)."""
+        """Gradients of the loss with each component as the only reward, (K, P)."""
         gradients = []
-        for part in batch.parts.unbind(1):
-            alone = batch.with_(reward=part)
+        for component in batch.components.unbind(1):
+            alone = batch.with_(reward=component)
             if self.credit is not None:
                 alone = alone.with_(token_reward=self.credit(alone))
             alone = alone.with_(advantage=self.advantage(alone, **self.component_arguments()))

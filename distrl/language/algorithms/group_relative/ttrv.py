@@ -34,11 +34,11 @@ class TTRV(LanguageAlgorithm):
 
     Config: ClassVar[type[AlgorithmConfig]] = TTRVConfig
 
-    def begin(self, parts: Sequence[str], settings: Any) -> None:
-        super().begin(parts, settings)
+    def begin(self, components: Sequence[str], settings: Any) -> None:
+        super().begin(components, settings)
         self.label_free = component("reward", self.schedules.label_free)
 
     def add_columns(self, batch: Columns) -> Columns:
         """The verifier's reward is replaced: nothing after this knows it."""
         reward = self.label_free(batch)
-        return batch.with_(reward=reward, value=reward, parts=reward[:, None])
+        return batch.with_(reward=reward, value=reward, components=reward[:, None])

@@ -40,8 +40,8 @@ class OneTokenRollout(SFT):
 
     Config: ClassVar[type[AlgorithmConfig]] = OneTokenRolloutConfig
 
-    def begin(self, parts: Any, settings: Any) -> None:
-        super().begin(parts, settings)
+    def begin(self, components: Any, settings: Any) -> None:
+        super().begin(components, settings)
         objective = self.objective.objective
         if "logits" not in objective.reads:
             raise ConfigError(

@@ -39,7 +39,7 @@ class SFT(LanguageAlgorithm):
     demonstrations: ClassVar[bool] = True
     policy_metric_names = ()  # there is no behavior policy to have moved from
 
-    def begin(self, parts: Any, settings: Any) -> None:
+    def begin(self, components: Any, settings: Any) -> None:
         config = self.schedules
         if config.beta or config.credit is not None or config.reward or config.old_logp != "behavior":
             raise ConfigError(
@@ -47,7 +47,7 @@ class SFT(LanguageAlgorithm):
                 "divergences or old log-probabilities.",
                 "Remove algorithm.reward, credit, beta and old_logp.",
             )
-        super().begin(parts, settings)
+        super().begin(components, settings)
 
     @torch.no_grad()
     def prepare(self, batch: Columns) -> Columns:

@@ -17,7 +17,7 @@ from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.language.algorithms.base import ComponentConfig
-from distrl.language.algorithms.batch import support
+from distrl.language.algorithms.batch import recorded_support
 from distrl.language.algorithms.heads import TokenHeadAlgorithm, TokenHeadConfig
 from distrl.language.chain.aggregation import aggregate
 from distrl.language.models.token_logp import score_hidden
@@ -93,7 +93,7 @@ class FlowRL(TokenHeadAlgorithm):
             temperature=settings.temperature,
             top_p=settings.top_p,
             top_k=settings.top_k,
-            kept=support(part.kept, part.mask) if "kept" in part else None,
+            support=recorded_support(part.support, part.mask) if "support" in part else None,
         )
         prompt = prompt_mean(hidden if self.config.partition_trunk else hidden.detach(), part.mask)
         partition: Any = self.language.partition

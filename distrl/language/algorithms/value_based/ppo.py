@@ -25,7 +25,7 @@ from distrl.functional.policy.objectives import clipped_value_loss
 from distrl.functional.returns.lambda_targets import lambda_atoms, replacement_size
 from distrl.functional.statistics import explained_variance
 from distrl.language.algorithms.base import ComponentConfig
-from distrl.language.algorithms.batch import support
+from distrl.language.algorithms.batch import recorded_support
 from distrl.language.algorithms.heads import TokenHeadAlgorithm, TokenHeadConfig
 from distrl.language.chain.aggregation import aggregate, token_mean
 from distrl.language.chain.tokens import last_token, lengths, masked, masked_standardize
@@ -83,8 +83,8 @@ class TokenPPO(TokenHeadAlgorithm):
                     layer.weight.mul_(SMALL)
         return built
 
-    def begin(self, parts: Any, settings: Any) -> None:
-        super().begin(parts, settings)
+    def begin(self, components: Any, settings: Any) -> None:
+        super().begin(components, settings)
         if self.advantage.name != "token_gae":
             raise ConfigError(
                 f"algorithm {self.config.name} learns a critic for token_gae, but algorithm.advantage is "
@@ -197,7 +197,7 @@ class TokenPPO(TokenHeadAlgorithm):
             temperature=settings.temperature,
             top_p=settings.top_p,
             top_k=settings.top_k,
-            kept=support(part.kept, part.mask) if "kept" in part else None,
+            support=recorded_support(part.support, part.mask) if "support" in part else None,
             entropy=self.entropies,
         )
         critic_output = self.language.value_params(features if self.config.critic_trunk else features.detach())

@@ -83,7 +83,7 @@ def test_a_prompt_without_right_answers_replaces_nothing() -> None:
     world = TextWorld("aepo", target_entropy=5.0)
     world.turn(0)
     batch = world.batch(1)
-    wrong = batch.with_(parts=torch.zeros_like(batch.parts), correct=torch.zeros_like(batch.correct))
+    wrong = batch.with_(components=torch.zeros_like(batch.components), correct=torch.zeros_like(batch.correct))
     usual = world.algorithm.prepare(wrong)
     assert world.algorithm.replace(usual, np.random.default_rng(0)) is usual
 

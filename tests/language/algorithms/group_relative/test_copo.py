@@ -25,7 +25,7 @@ def test_copo_learns_where_all_answers_are_equally_good() -> None:
     world = TextWorld("copo")
     batch = world.batch(0)
     solved = torch.isin(batch.group, batch.group.unique()[:4])  # half of the prompts always solved, half never
-    batch = world.algorithm.prepare(batch.with_(parts=solved.double()[:, None].expand(-1, 2), correct=solved))
+    batch = world.algorithm.prepare(batch.with_(components=solved.double()[:, None].expand(-1, 2), correct=solved))
     assert torch.all(batch.advantage == 0)
     together = blended(batch)
     assert torch.all(together[solved] > 0)

@@ -13,7 +13,13 @@ from tests.support.tiny_worlds import TinyWorld
 
 def world(**algorithm: Any) -> TinyWorld:
     return TinyWorld(
-        {"name": "decoupled_ppo", "group_size": 8, "minibatches": 1, "reward": {"parts": {"placed": {}}}, **algorithm}
+        {
+            "name": "decoupled_ppo",
+            "group_size": 8,
+            "minibatches": 1,
+            "reward": {"components": {"placed": {}}},
+            **algorithm,
+        }
     )
 
 
@@ -30,7 +36,7 @@ def test_on_fresh_data_it_is_ordinary_ppo() -> None:
         made = world(old_logp=old)
         found = made.gradient(made.prepared())
         plain = TinyWorld(
-            {"name": "grpo", "group_size": 8, "minibatches": 1, "reward": {"parts": {"placed": {}}}},
+            {"name": "grpo", "group_size": 8, "minibatches": 1, "reward": {"components": {"placed": {}}}},
         )
         expected = plain.gradient(plain.prepared())
         assert float(expected.norm()) > 1e-3
@@ -55,7 +61,7 @@ def test_stale_tokens_keep_their_gradient_weighted_by_proximal_over_behavior(mod
     loss = -(weight * batch.advantage[:, None].float() * logp)[batch.mask].sum() / batch.mask.sum()
     expected = made.slow_gradient(loss)
     assert torch.allclose(found, expected, atol=1e-5)
-    plain = TinyWorld({"name": "grpo", "group_size": 8, "reward": {"parts": {"placed": {}}}})
+    plain = TinyWorld({"name": "grpo", "group_size": 8, "reward": {"components": {"placed": {}}}})
     clipped = plain.gradient(plain.algorithm.prepare(stale(plain)))
     # the ratio to the behavior policy begins outside the clip range, so ordinary PPO has lost a part of the gradient
     cut = (weight > 1.2) & (batch.advantage[:, None] > 0) | (weight < 0.8) & (batch.advantage[:, None] < 0)

@@ -119,7 +119,7 @@ def test_one_call_for_all_streams_draws_what_single_calls_draw() -> None:
 
 
 def run(name: str, **changes: Any) -> dict[str, Any]:
-    own = {"task": {"name": "pairs", "kwargs": None}, "algorithm": {"name": "knapsack", "reward": {"parts": {}}}}
+    own = {"task": {"name": "pairs", "kwargs": None}, "algorithm": {"name": "knapsack", "reward": {"components": {}}}}
     config = merged(text_config(name, language={"warm_start": {"steps": 20, "batch_size": 16}}), merged(own, changes))
     config["task"]["kwargs"] = {}
     config["algorithm"]["reward"] = {}

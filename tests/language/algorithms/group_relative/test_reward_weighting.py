@@ -52,18 +52,18 @@ def test_new_trade_offs_scale_the_next_advantages() -> None:
     first = algorithm.prepare(world.batch(0))
     torch.testing.assert_close(first.advantage, grpo(first.reward, first.group))
     world.turn(0)
-    point = first.parts.mean(0)
+    point = first.components.mean(0)
     torch.testing.assert_close(algorithm.front, point[None])
     algorithm.front = torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64)  # nothing in [0, 1] adds volume
     batch = algorithm.prepare(world.batch(1))
     torch.testing.assert_close(batch.advantage, 0.5 * grpo(batch.reward, batch.group))
     algorithm.front = torch.tensor([[0.01, 0.01]], dtype=torch.float64)
     batch = algorithm.prepare(world.batch(1))
-    gain = float(batch.parts.mean(0).prod()) - 1e-4
+    gain = float(batch.components.mean(0).prod()) - 1e-4
     assert gain > 0
     torch.testing.assert_close(batch.advantage, hypervolume_factor(gain) * grpo(batch.reward, batch.group))
     algorithm.after_update(batch, {})
-    torch.testing.assert_close(algorithm.front, batch.parts.mean(0)[None])  # the dominated point is gone
+    torch.testing.assert_close(algorithm.front, batch.components.mean(0)[None])  # the dominated point is gone
 
 
 @pytest.mark.parametrize("options", [{"mode": "hypervolume"}, {"mode": "gradient"}, {"accumulate": 3}])
@@ -73,6 +73,6 @@ def test_the_state_alone_decides_the_next_updates(options) -> None:
 
 def test_one_reward_has_no_weights() -> None:
     with pytest.raises(ConfigError, match="several rewards"):
-        TextWorld(NAME, reward={"parts": {"success": {}}})
+        TextWorld(NAME, reward={"components": {"success": {}}})
     with pytest.raises(ConfigError, match="expected > 0"):
-        TextWorld(NAME, reward={"parts": {"success": {}, "placed": {"weight": 0.0}}})
+        TextWorld(NAME, reward={"components": {"success": {}, "placed": {"weight": 0.0}}})

@@ -13,7 +13,9 @@ from tests.support.text_worlds import TextWorld
 def test_the_verifier_is_not_learned_from() -> None:
     world = TextWorld("ttrv", group_size=8)
     batch = world.batch(0)
-    told, flipped = (world.algorithm.prepare(batch.with_(parts=p)) for p in (batch.parts, 1.0 - batch.parts))
+    told, flipped = (
+        world.algorithm.prepare(batch.with_(components=p)) for p in (batch.components, 1.0 - batch.components)
+    )
     assert not torch.equal(told.raw_reward_components, flipped.raw_reward_components)
     assert torch.equal(world.gradient(told), world.gradient(flipped))
     reward = ttrv(batch.answer, batch.group)

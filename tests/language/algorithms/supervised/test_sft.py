@@ -164,7 +164,7 @@ def test_ray_gives_the_serial_hash(local_ray: str, tmp_runs: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"algorithm": {"reward": {"parts": {"success": {}}}}}, "no rewards"),
+        ({"algorithm": {"reward": {"components": {"success": {}}}}}, "no rewards"),
         ({"algorithm": {"group_size": 4}}, "group_size"),
         ({"algorithm": {"name": "one_token_rollout", "objective": "sft"}}, "one_token_rollout_exact"),
         ({"language": {"curriculum": {"name": "uniform", "size": 8}}}, "curriculum"),

@@ -20,7 +20,7 @@ from tests.helpers import merged, parameter_hash
 from tests.runtime.test_text_runs import text_config
 from tests.support.tiny_worlds import TinyWorld
 
-PLACED = {"parts": {"placed": {}}}
+PLACED = {"components": {"placed": {}}}
 
 
 def world(**words: Any) -> TinyWorld:
@@ -36,7 +36,7 @@ def test_stage_one_estimates_and_leaves_the_weights_alone(optimism: float) -> No
     for update in range(6):  # 16 prompts, 8 a batch, one answer each: three passes
         assert algorithm.estimating
         batch = made.batch(update)
-        for item, reward in zip(batch.item.tolist(), batch.parts[:, 1].tolist(), strict=True):
+        for item, reward in zip(batch.item.tolist(), batch.components[:, 1].tolist(), strict=True):
             seen.setdefault(item, []).append(reward)
         metrics = made.step()
         assert metrics["policy/reference_share"] == pytest.approx((update + 1) / 6)
@@ -119,7 +119,7 @@ def test_the_first_items_of_a_task() -> None:
     assert few.item(4) == task.item(4)
     assert few.item(90, "eval") == task.item(90, "eval")
     assert few.demonstration(few.item(0)) == task.demonstration(task.item(0))
-    assert (few.parts, few.alphabet, few.eval_size) == (task.parts, task.alphabet, None)
+    assert (few.components, few.alphabet, few.eval_size) == (task.components, task.alphabet, None)
     with pytest.raises(IndexError, match="no training item 5 of 5"):
         few.item(5)
     with pytest.raises(ConfigError, match="has 5"):

@@ -13,7 +13,7 @@ from tests.helpers import merged, parameter_hash
 from tests.runtime.test_text_runs import text_config
 from tests.support.tiny_worlds import TinyWorld
 
-WORDS = {"name": "flowrl", "group_size": 4, "reward": {"parts": {"placed": {}}}}
+WORDS = {"name": "flowrl", "group_size": 4, "reward": {"components": {"placed": {}}}}
 
 
 def test_at_the_reference_equal_rewards_teach_nothing() -> None:

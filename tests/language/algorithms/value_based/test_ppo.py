@@ -25,7 +25,13 @@ LAWS: dict[str, Any] = {
 
 
 def world(head: str = "scalar", warm: int = 0, **algorithm: Any) -> TinyWorld:
-    words = {"name": "ppo_tokens", "group_size": 2, "minibatches": 1, "reward": {"parts": {"placed": {}}}, **algorithm}
+    words = {
+        "name": "ppo_tokens",
+        "group_size": 2,
+        "minibatches": 1,
+        "reward": {"components": {"placed": {}}},
+        **algorithm,
+    }
     return TinyWorld(words, {"critic_head": LAWS[head]} if LAWS[head] else {}, warm)
 
 

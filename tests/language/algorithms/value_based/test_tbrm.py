@@ -9,7 +9,7 @@ import torch
 
 from tests.support.tiny_worlds import TinyWorld, prefix_states
 
-PLACED = {"parts": {"placed": {}}}
+PLACED = {"components": {"placed": {}}}
 
 
 def logits(made: TinyWorld, batch: Any, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
