@@ -114,24 +114,3 @@ def atoms_cdf(values: Tensor, probs: Tensor, x: Tensor | float) -> Tensor:
     if points.ndim == 0:
         return (probs * (values <= points)).sum(-1)
     return (probs.unsqueeze(-2) * (values.unsqueeze(-2) <= points.unsqueeze(-1))).sum(-1)
-
-
-def wasserstein1(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
-    """The exact Wasserstein-1 distance of two discrete distributions: the integral of |F - G|. Vallender 1974.
-
-    Args:
-        first: values (..., M) and probs (..., M).
-        second: values (..., L) and probs (..., L), with the same leading shape.
-
-    Returns:
-        (...), in units of the values.
-
-    >>> distribution = (torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5]))
-    >>> wasserstein1(distribution, (torch.tensor([0.5]), torch.tensor([1.0])))
-    tensor(0.5000)
-    """
-    values, order = torch.cat((first[0], second[0]), -1).sort(-1)
-    first_probs, second_probs = (probs.expand(found.shape) for found, probs in (first, second))
-    signed = torch.cat((first_probs, -second_probs), -1).gather(-1, order)
-    gap = signed.cumsum(-1)[..., :-1].abs()
-    return (gap * values.diff(dim=-1)).sum(-1)

@@ -68,7 +68,7 @@ def merge(values: Tensor, probs: Tensor) -> Distribution:
     return values[new], torch.zeros(int(new.sum()), dtype=probs.dtype).scatter_add_(0, group, probs[order])
 
 
-def bellman(
+def exact_backup(
     outcomes: Outcomes, state: int, action: int, gamma: float, distributions: list[Distribution]
 ) -> Distribution:
     """The distribution of r + gamma Z(s'), merged: Bellemare et al. 2017, equation 3.
@@ -122,7 +122,7 @@ def exact_return_distributions(
                 (values, policy[s, a] * probs)
                 for a in range(actions)
                 if policy[s, a] > 0
-                for values, probs in [bellman(outcomes, s, a, gamma, previous)]
+                for values, probs in [exact_backup(outcomes, s, a, gamma, previous)]
             ]
             distribution = merge(torch.cat([v for v, _ in parts]), torch.cat([p for _, p in parts]))
             if len(distribution[0]) > max_atoms:
@@ -131,13 +131,13 @@ def exact_return_distributions(
     return distributions
 
 
-def project_categorical(values: Tensor, probs: Tensor, support: Tensor) -> Tensor:
-    """Probabilities (..., K) on a fixed even support: each atom's mass goes to its two neighbors. CB9.
+def exact_projection(values: Tensor, probs: Tensor, support: Tensor) -> Tensor:
+    """Probabilities (..., K) on a fixed even support: each atom's mass goes to its two neighbors.
 
     The mean is kept where the support covers the values; mass outside goes to the ends.
 
     >>> support = torch.tensor([0.0, 1.0, 2.0])
-    >>> project_categorical(0.25 + 0.5 * support, torch.tensor([0.2, 0.3, 0.5]), support)
+    >>> exact_projection(0.25 + 0.5 * support, torch.tensor([0.2, 0.3, 0.5]), support)
     tensor([0.2250, 0.6500, 0.1250])
     """
     width = support[1] - support[0]
@@ -161,15 +161,30 @@ def project_quantile(values: Tensor, probs: Tensor, size: int) -> Tensor:
     return values.gather(-1, index)
 
 
-def wasserstein(one: Distribution, other: Distribution) -> float:
-    """W1 between two distributions (M,), (N,): the area between their distribution functions.
+def wasserstein1(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+    """Compute the Wasserstein-1 distance of discrete distributions: the integral of |F - G|. Vallender 1974.
 
-    >>> wasserstein((torch.tensor([0.0]), torch.tensor([1.0])), (torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.5])))
-    2.0
+    Args:
+        first: values (..., M) and probs (..., M).
+        second: values (..., L) and probs (..., L), with the same leading shape.
+
+    Returns:
+        (...), in units of the values.
+
+    >>> distribution = (torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5]))
+    >>> wasserstein1(distribution, (torch.tensor([0.5]), torch.tensor([1.0])))
+    tensor(0.5000)
     """
-    values, order = torch.cat([one[0], other[0]]).double().sort()
-    mass = torch.cat([one[1], -other[1]]).double()[order].cumsum(0)
-    return float((mass[:-1].abs() * values.diff()).sum())
+    values, order = torch.cat((first[0], second[0]), -1).sort(-1)
+    first_probs, second_probs = (probs.expand(found.shape) for found, probs in (first, second))
+    signed = torch.cat((first_probs, -second_probs), -1).gather(-1, order)
+    gap = signed.cumsum(-1)[..., :-1].abs()
+    return (gap * values.diff(dim=-1)).sum(-1)
+
+
+def wasserstein(one: Distribution, other: Distribution) -> float:
+    """Compute `wasserstein1` of two single distributions, (M,) and (N,), in float64."""
+    return float(wasserstein1((one[0].double(), one[1].double()), (other[0].double(), other[1].double())))
 
 
 def distributional_evaluation(
@@ -253,7 +268,7 @@ def _project(values: Tensor, probs: Tensor, support: Tensor | None, size: int) -
     if support is None:
         quantiles = project_quantile(values, probs, size)
         return quantiles, torch.full_like(quantiles, 1.0 / size)
-    projected = project_categorical(values, probs, support)
+    projected = exact_projection(values, probs, support)
     return support.expand_as(projected), projected
 
 

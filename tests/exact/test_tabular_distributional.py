@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from distrl.control.envs.library import tabular_examples as examples
-from distrl.functional.tabular.td import qtd_update, td_update
 from tests.exact import closed_forms
 from tests.exact import mdp as tabular
 from tests.exact.distributional import (
@@ -15,13 +14,14 @@ from tests.exact.distributional import (
     Outcomes,
     distributional_control,
     distributional_evaluation,
+    exact_projection,
     exact_return_distributions,
     merge,
-    project_categorical,
     project_quantile,
     wasserstein,
 )
 from tests.exact.stock import cvar_objective, cvar_of, cvar_plan, shortfall, stock_plan
+from tests.exact.td import qtd_update, td_update
 
 
 def tensor(*numbers: float) -> torch.Tensor:
@@ -38,10 +38,10 @@ def random_outcomes(seed: int, states: int = 4) -> Outcomes:
 
 def test_c51_projection_of_the_page() -> None:
     support = tensor(0, 1, 2)
-    projected = project_categorical(0.25 + 0.5 * support, tensor(0.2, 0.3, 0.5), support)
+    projected = exact_projection(0.25 + 0.5 * support, tensor(0.2, 0.3, 0.5), support)
     assert torch.allclose(projected, tensor(0.225, 0.65, 0.125))
     # atoms exactly on the support keep their mass, those outside go to the ends
-    assert project_categorical(tensor(1, 2, -5, 7), tensor(0.1, 0.2, 0.3, 0.4), support).tolist() == pytest.approx(
+    assert exact_projection(tensor(1, 2, -5, 7), tensor(0.1, 0.2, 0.3, 0.4), support).tolist() == pytest.approx(
         [0.3, 0.1, 0.6]
     )
 
@@ -49,7 +49,7 @@ def test_c51_projection_of_the_page() -> None:
 def test_projections_keep_what_they_promise() -> None:
     values, probs = torch.rand(6, 20, dtype=torch.float64), torch.softmax(torch.randn(6, 20, dtype=torch.float64), -1)
     support = torch.linspace(0, 1, 7, dtype=torch.float64)
-    projected = project_categorical(values, probs, support)
+    projected = exact_projection(values, probs, support)
     assert torch.allclose(projected.sum(-1), torch.ones(6, dtype=torch.float64))
     assert torch.allclose(projected @ support, (values * probs).sum(-1))
     # the midpoint quantiles are the best distribution of `size` equal atoms: moving any of them makes W1 worse

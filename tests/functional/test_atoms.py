@@ -17,8 +17,8 @@ from distrl.functional.atoms import (
     atoms_variance,
     bellman,
     equal_probs,
-    wasserstein1,
 )
+from tests.exact.distributional import wasserstein1
 
 numbers = st.floats(-100, 100, allow_nan=False, width=32)
 distributions = st.lists(st.tuples(numbers, st.floats(0.01, 1)), min_size=1, max_size=8)

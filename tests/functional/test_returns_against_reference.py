@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 
 from distrl.functional.returns import state_values as returns
 from tests.functional.returns.ragged_cases import CASES, SEED, agree, columns, knobs
@@ -34,18 +33,10 @@ def test_lambda_returns(seed):
 
 @CASES
 @given(SEED)
-def test_discounted_returns(seed):
+def test_lambda_returns_with_lam_1_are_the_discounted_returns(seed):
     batch, (gamma, _) = slow.Ragged.draw(seed), knobs(seed)
-    agree(
-        returns.discounted_returns(*columns(batch), gamma), batch.by_episode(lambda e, i: slow.discounted(e, i, gamma))
-    )
-
-
-@CASES
-@given(SEED, st.integers(1, 12))
-def test_n_step_returns(seed, n):
-    batch, (gamma, _) = slow.Ragged.draw(seed), knobs(seed)
-    agree(returns.n_step_returns(*columns(batch), gamma, n), batch.by_episode(lambda e, i: slow.n_step(e, i, gamma, n)))
+    found = returns.lambda_returns(*columns(batch), gamma, 1.0)
+    agree(found, batch.by_episode(lambda e, i: slow.discounted(e, i, gamma)))
 
 
 @CASES
@@ -70,30 +61,31 @@ def test_on_policy_vtrace_with_lam_1_is_gae_with_lam_1(seed):
     advantage, target = returns.gae(*columns(batch), gamma, 1.0)
     agree(found.advantage, advantage.numpy())
     agree(found.vs, target.numpy())
-    agree(found.vs, returns.discounted_returns(*columns(batch), gamma).numpy())
+    agree(found.vs, returns.lambda_returns(*columns(batch), gamma, 1.0).numpy())
 
 
 @CASES
 @given(SEED)
-def test_burnt_steps_change_nothing_for_the_others(seed):
-    """A burnt step, with any content, after each end: all other steps keep their results."""
+def test_reset_steps_change_nothing_for_the_others(seed):
+    """A reset step, with any content, after each end: all other steps keep their results."""
     batch, (gamma, lam) = slow.Ragged.draw(seed), knobs(seed)
     rng = np.random.default_rng([seed, 3])
     reward, value, next_value, terminated, truncated = (column[:, :1] for column in columns(batch))
     rest = [reward, value, next_value, terminated, truncated, torch.from_numpy(batch.log_ratio)[:, :1]]
     where = np.flatnonzero((terminated | truncated).numpy()[:-1, 0]) + 1  # after an end, and before something
 
-    def burn(column: torch.Tensor) -> torch.Tensor:
+    def insert(column: torch.Tensor) -> torch.Tensor:
         garbage = np.zeros(len(where), bool) if column.dtype == torch.bool else rng.normal(size=len(where)) * 100
         return torch.from_numpy(np.insert(column.numpy()[:, 0], where, garbage))[:, None]
 
-    burnt = [burn(column) for column in rest]
+    extended = [insert(column) for column in rest]
     valid = np.insert(np.ones(len(reward), bool), where, False)
-    agree(returns.gae(*burnt[:5], gamma, lam)[0][valid], returns.gae(*rest[:5], gamma, lam)[0].numpy())
-    agree(returns.n_step_returns(*burnt[:5], gamma, 3)[valid], returns.n_step_returns(*rest[:5], gamma, 3).numpy())
-    agree(returns.lambda_returns(*burnt[:5], gamma, lam)[valid], returns.lambda_returns(*rest[:5], gamma, lam).numpy())
-    for found, expected in zip(returns.vtrace(*burnt, gamma, lam), returns.vtrace(*rest, gamma, lam), strict=True):
-        agree(found[valid], expected.numpy())
+    agree(returns.gae(*extended[:5], gamma, lam)[0][valid], returns.gae(*rest[:5], gamma, lam)[0].numpy())
+    agree(
+        returns.lambda_returns(*extended[:5], gamma, lam)[valid], returns.lambda_returns(*rest[:5], gamma, lam).numpy()
+    )
+    for traced, expected in zip(returns.vtrace(*extended, gamma, lam), returns.vtrace(*rest, gamma, lam), strict=True):
+        agree(traced[valid], expected.numpy())
 
 
 def test_the_random_batches_hold_every_kind_of_end():

@@ -17,7 +17,6 @@ class Episode:
         reward, value: One per step.
         next_value: Value of what each step bootstraps from; the last one is 0 where the episode terminated.
         log_ratio: One per step.
-        greedy: One per step.
     """
 
     rows: list[int]
@@ -26,7 +25,6 @@ class Episode:
     value: list[float]
     next_value: list[float]
     log_ratio: list[float]
-    greedy: list[bool]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -44,7 +42,6 @@ class Ragged:
     terminated: np.ndarray
     truncated: np.ndarray
     log_ratio: np.ndarray
-    greedy: np.ndarray
 
     @classmethod
     def draw(cls, seed: int) -> Ragged:
@@ -65,7 +62,6 @@ class Ragged:
             terminated=terminated,
             truncated=truncated,
             log_ratio=rng.normal(size=shape),
-            greedy=rng.random(shape) < 0.6,
         )
 
     def episodes(self) -> list[Episode]:
@@ -93,7 +89,6 @@ class Ragged:
                             value=value,
                             next_value=[*value[1:], beyond],
                             log_ratio=[float(self.log_ratio[k, b]) for k in rows],
-                            greedy=[bool(self.greedy[k, b]) for k in rows],
                         )
                     )
                     rows = []
@@ -120,9 +115,9 @@ def discounted(e: Episode, i: int, gamma: float) -> float:
     return sum(gamma**k * e.reward[i + k] for k in range(left)) + gamma**left * e.next_value[-1]
 
 
-def lambda_mixture(e: Episode, i: int, gamma: float, lam: float, left: int | None = None) -> float:
-    """(1 - lam) sum_n lam^(n-1) G^(n), the rest of the weight on the longest return, which has `left` rewards."""
-    left = len(e) - i if left is None else left
+def lambda_mixture(e: Episode, i: int, gamma: float, lam: float) -> float:
+    """(1 - lam) sum_n lam^(n-1) G^(n), the rest of the weight on the longest return."""
+    left = len(e) - i
     short = sum((1 - lam) * lam ** (n - 1) * n_step(e, i, gamma, n) for n in range(1, left))
     return short + lam ** (left - 1) * n_step(e, i, gamma, left)
 
@@ -151,18 +146,3 @@ def vtrace_advantage(
     last = i == len(e) - 1
     next_vs = e.next_value[i] if last else vtrace_target(e, i + 1, gamma, lam, rho_bar, c_bar)
     return min(pg_rho_bar, np.exp(e.log_ratio[i])) * (e.reward[i] + gamma * next_vs - e.value[i])
-
-
-def retrace(e: Episode, i: int, q: list[float], next_v: list[float], gamma: float, lam: float, c_bar: float) -> float:
-    """Q + sum_k gamma^(k-i) (c_{i+1} ... c_k) (r_k + gamma E Q(s_{k+1}) - Q_k)."""
-    total = q[i]
-    for k in range(i, len(e)):
-        trace = np.prod([lam * min(c_bar, np.exp(e.log_ratio[j])) for j in range(i + 1, k + 1)])
-        total += gamma ** (k - i) * trace * (e.reward[k] + gamma * next_v[k] - q[k])
-    return total
-
-
-def watkins(e: Episode, i: int, gamma: float, lam: float) -> float:
-    """The lambda mixture of n-step returns that end before the first action after step i that is not greedy."""
-    left = next((k - i for k in range(i + 1, len(e)) if not e.greedy[k]), len(e) - i)
-    return lambda_mixture(e, i, gamma, lam, left)

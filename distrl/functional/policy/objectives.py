@@ -54,11 +54,6 @@ def spo_objective(ratio: Tensor, advantage: Tensor, eps: float) -> Tensor:
     return ratio * advantage - advantage.abs() / (2.0 * eps) * (ratio - 1.0).square()
 
 
-def kl_penalized_surrogate(ratio: Tensor, advantage: Tensor, kl: Tensor, coefficient: float | Tensor) -> Tensor:
-    """Objective, maximized: ratio A - coefficient KL(old || new). Schulman et al. 2017, eq. 8."""
-    return ratio * advantage - coefficient * kl
-
-
 def adapt_kl_coefficient(coefficient: float, kl: float, target: float) -> float:
     """The next penalty coefficient: halved where the KL came out below target / 1.5, doubled above 1.5 target.
 

@@ -94,64 +94,6 @@ def lambda_returns(
     return reverse_scan(reward + discount * share * next_value, keep * lam)
 
 
-@torch.no_grad()
-def discounted_returns(
-    reward: Tensor,
-    value: Tensor,
-    next_value: Tensor,
-    terminated: Tensor,
-    truncated: Tensor,
-    gamma: float | Tensor,
-) -> Tensor:
-    """Sum of all discounted rewards up to the end of the episode, or of the fragment with a bootstrap there.
-
-    The lambda-return with lam = 1. `value` is not used.
-
-    Returns:
-        (T, B) targets for V(obs_t).
-    """
-    return lambda_returns(reward, value, next_value, terminated, truncated, gamma, 1.0)
-
-
-@torch.no_grad()
-def n_step_returns(
-    reward: Tensor,
-    value: Tensor,
-    next_value: Tensor,
-    terminated: Tensor,
-    truncated: Tensor,
-    gamma: float | Tensor,
-    n: int,
-) -> Tensor:
-    """n discounted rewards, then a bootstrap; fewer where the episode or the fragment ends first.
-
-    Sutton and Barto 2018, eq. 7.1. A truncated episode bootstraps from its true final observation, a terminated one not
-    at all. `value` is not used.
-
-    Args:
-        n: Rewards summed, at least 1.
-
-    Returns:
-        (T, B) targets for V(obs_t).
-
-    Raises:
-        ValueError: n is below 1.
-    """
-    if n < 1:
-        raise ValueError(f"n-step returns need n >= 1, got {n}.")
-    if n >= len(reward):
-        return discounted_returns(reward, value, next_value, terminated, truncated, gamma)
-    discount, keep = discounts(reward, terminated, truncated, gamma)
-    target = reward + discount * next_value
-    # a step that is cut keeps its one-step target; every other one takes its successor's return of one step less
-    stop = reward + torch.where(cut_rows(terminated, truncated), discount * next_value, 0.0)
-    for _ in range(n - 1):
-        longer = stop.clone()
-        longer[:-1] += keep[:-1] * target[1:]
-        target = longer
-    return target
-
-
 class VTrace(NamedTuple):
     """What V-trace gives a learner, all (T, B).
 

@@ -26,11 +26,6 @@ def soft_risk_level(iteration: int, iterations: int, level: float, share: float 
     return 1.0 - progress * (1.0 - level)
 
 
-def effective_sample_size(weight: Tensor) -> Tensor:
-    """(sum w)^2 / sum w^2 over the last axis: N for equal weights, 1 when one weight has everything."""
-    return weight.sum(-1).square() / weight.square().sum(-1)
-
-
 def clipped_weight(log_ratio: Tensor, from_source: Tensor, bound: float = 5.0) -> Tensor:
     """Compute importance weights of conditions: 1 for the source, else the ratio clipped to [1/bound, bound].
 

@@ -33,16 +33,6 @@ def utility(name: str) -> Callable[[Tensor], Tensor]:
     return UTILITIES[name]
 
 
-def next_stock(stock: Tensor, reward: Tensor, gamma: float) -> Tensor:
-    """c_{t+1} = (c_t + r_t) / gamma.
-
-    >>> import torch
-    >>> next_stock(torch.tensor(1.0), torch.tensor(1.0), 0.5)
-    tensor(4.)
-    """
-    return (stock + reward) / gamma
-
-
 def stock_utility(values: Tensor, probs: Tensor, stock: Tensor, name: str) -> Tensor:
     """E f(c + Z): what a stock-augmented agent maximizes over actions.
 

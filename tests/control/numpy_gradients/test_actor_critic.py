@@ -18,7 +18,6 @@ from distrl.control.algorithms.on_policy.base import Minibatch
 from distrl.control.algorithms.on_policy.ppo import PPO
 from distrl.control.models.actor_critic import build_actor_critic
 from distrl.control.numpy_gradients.actor_critic import NumpyGradient
-from distrl.functional.policy.objectives import kl_penalized_surrogate
 from distrl.functional.statistics import masked_normalize
 from distrl.models.parameters.adam import FlatAdam
 from tests.learning.rollouts import ACTIONS, VECTOR, make_algorithm, make_rollout
@@ -106,7 +105,7 @@ def test_a_subclass_that_changes_the_loss_is_left_to_autograd():
 
     class Other(PPO):
         def actor_objective(self, batch):
-            return partial(kl_penalized_surrogate, advantage=batch.advantage, kl=0.0, coefficient=1.0)
+            return partial(torch.mul, batch.advantage)
 
     base = make_algorithm("ppo")
     assert base.numpy_gradient is not None

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from distrl.base.errors import ConfigError
-from distrl.functional.atoms import equal_probs, wasserstein1
+from distrl.functional.atoms import equal_probs
 from distrl.functional.bellman.ensembles import minimum, mixture, rank_minimum, truncated
+from tests.exact.distributional import wasserstein1
 
 
 def test_truncation_by_mass_agrees_with_truncation_by_count():

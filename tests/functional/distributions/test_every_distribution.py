@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.sections.heads import FAMILIES, NETWORK_KEYS, RISKS
-from distrl.functional.atoms import atoms_mean, atoms_variance, equal_probs, midpoints, wasserstein1
+from distrl.functional.atoms import atoms_mean, atoms_variance, equal_probs, midpoints
 from distrl.functional.distributions.base import ReturnDistribution, make_return_distribution
 from distrl.functional.distributions.gaussian import gaussian_loss, normal_atoms
 from distrl.functional.risk.measures import make_risk
+from tests.exact.distributional import wasserstein1
 
 #: Small ones, so that finite differences are quick.
 SMALL = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distrl.base.errors import ConfigError
-from distrl.functional.atoms import atoms_mean, equal_probs, wasserstein1
+from distrl.functional.atoms import atoms_mean, equal_probs
 from distrl.functional.distributions.base import make_return_distribution
 from distrl.functional.distributions.projections import make_grid, project_categorical
 from distrl.functional.returns.distributional import (
@@ -17,6 +17,7 @@ from distrl.functional.returns.distributional import (
 )
 from distrl.functional.returns.lambda_targets import lambda_atoms, replacement_size
 from distrl.functional.returns.state_values import lambda_returns, vtrace
+from tests.exact.distributional import wasserstein1
 
 T, B, M = 6, 3, 4
 FAMILIES = ["scalar", "categorical", "two_hot", "quantile", "iqn", "fqf", "gaussian", "mixture"]

@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from distrl.functional.returns.state_values import (
-    discounted_returns,
     gae,
     lambda_returns,
-    n_step_returns,
     next_values,
     vtrace,
 )
@@ -38,9 +36,7 @@ def test_truncation_bootstraps_and_termination_does_not(terminated, truncated, d
     # r = 1, V(s) = 0, V(s_final) = 10, gamma = .9: 1 + .9 * 10, or 1; where both flags hold, termination wins
     step = (column(1), column(0), column(10), terminated, truncated)
     near(gae(*step, 0.9, 0.5)[0], delta)
-    near(n_step_returns(*step, 0.9, 1), delta)
     near(lambda_returns(*step, 0.9, 0.5), delta)
-    near(discounted_returns(*step, 0.9), delta)
     near(vtrace(*step, column(0), 0.9).vs, delta)
     near(vtrace(*step, column(0), 0.9).advantage, delta)
 
@@ -64,7 +60,7 @@ def test_the_trace_stops_at_a_truncation_and_the_bootstrap_does_not():
     near(next_value, 0.5, 10.0, 0.5)
     batch = (*THREE[:2], next_value, THREE[3], flags(False, True, False))
     near(gae(*batch, 0.9, 0.8)[0], 0.95 + 0.72 * 9.5, 9.5, 0.95)
-    near(n_step_returns(*batch, 0.9, 3), 1 + 0.9 * 10.0, 10.0, 1.45)
+    near(lambda_returns(*batch, 0.9, 1.0), 1 + 0.9 * 10.0, 10.0, 1.45)
 
 
 INDEX = torch.tensor([[1, 0]])
@@ -76,21 +72,6 @@ def test_next_values_without_truncations_is_a_shift():
     found = next_values(value, torch.tensor([8.0, 9.0]), *none)
     assert found.tolist() == [[2.0, 3.0], [4.0, 5.0], [8.0, 9.0]]
     assert value.tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
-
-
-def test_n_step_by_hand():
-    # two rewards, then .81 * .5; the last step has one reward left
-    near(n_step_returns(*THREE, 0.9, 2), 1.9 + 0.405, 1.9 + 0.405, 1.45)
-
-
-@pytest.mark.parametrize("n", [3, 4, 50])
-def test_long_n_step_returns_are_the_discounted_returns(n):
-    near(n_step_returns(*THREE, 0.9, n), *discounted_returns(*THREE, 0.9)[:, 0].tolist())
-
-
-def test_n_below_one_is_refused():
-    with pytest.raises(ValueError, match="n >= 1, got 0"):
-        n_step_returns(*THREE, 0.9, 0)
 
 
 def test_vtrace_by_hand():

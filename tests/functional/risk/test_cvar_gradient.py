@@ -9,7 +9,6 @@ from distrl.base.errors import ConfigError
 from distrl.functional.risk.cvar_gradient import (
     clipped_weight,
     cvar_gradient,
-    effective_sample_size,
     soft_risk_level,
     worst_conditions_mean,
 )
@@ -47,8 +46,6 @@ def test_equal_returns_give_no_gradient_and_no_nan():
 
 
 def test_weights():
-    assert effective_sample_size(torch.full((7,), 0.3)).item() == pytest.approx(7.0)
-    assert effective_sample_size(torch.tensor([1.0, 0.0, 0.0])).item() == 1.0
     log_ratio = torch.tensor([3.0, -3.0, 0.5, 3.0])
     found = clipped_weight(log_ratio, torch.tensor([False, False, False, True]))
     assert found.tolist() == pytest.approx([5.0, 0.2, 1.6487, 1.0], abs=1e-4)

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from distrl.config.sections.heads import FAMILIES, ReturnHeadConfig
-from distrl.functional.atoms import equal_probs, midpoints, wasserstein1
+from distrl.functional.atoms import equal_probs, midpoints
 from distrl.functional.risk.measures import make_risk
 from distrl.models.heads.make import make_return_head
+from tests.exact.distributional import wasserstein1
 
 
 class PlainLinear(nn.Module):

@@ -41,7 +41,8 @@ class A2CConfig(BaselineConfig):
 
 @register.algorithm(
     "a2c",
-    paper="Asynchronous Methods for Deep Reinforcement Learning, Mnih et al. 2016",
+    paper="Asynchronous Methods for Deep Reinforcement Learning, Mnih et al. 2016; GAE, Schulman et al. 2016",
+    entries=[45],
 )
 class A2C(OnPolicy):
     """Advantage actor-critic. Mnih et al. 2016, section 4; advantages from GAE, Schulman et al. 2016, eq. 16."""

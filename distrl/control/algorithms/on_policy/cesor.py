@@ -22,10 +22,10 @@ from distrl.control.models.context_policy import ContextPolicy, beta_log_density
 from distrl.functional.risk.cvar_gradient import (
     clipped_weight,
     cvar_gradient,
-    effective_sample_size,
     soft_risk_level,
     worst_conditions_mean,
 )
+from distrl.functional.statistics import effective_sample_size
 from distrl.learning.algorithm import Update
 from distrl.models.parameters.seeded import seeded
 
@@ -170,7 +170,7 @@ class Cesor(OnPolicy):
             "policy/level": level,
             "policy/threshold": float(found.threshold),
             "policy/context_mean": float(mean.mean()),
-            "policy/effective_episodes": float(effective_sample_size(weight)),
+            "policy/effective_episodes": float(effective_sample_size(weight.log())),
         }
         return batch, metrics, mean
 

@@ -13,12 +13,7 @@ def td_update(
 
     Args:
         values: (S,).
-        state: s.
-        reward: r.
-        next_state: s'.
-        gamma: Discount.
-        step: Step size.
-        terminated: Whether the episode ended with this step, so V(s') counts as 0.
+        terminated: The episode ended with this step, so V(s') counts as 0.
     """
     target = reward + (0.0 if terminated else gamma * float(values[next_state]))
     values[state] += step * (target - float(values[state]))
@@ -34,12 +29,7 @@ def qtd_update(
 
     Args:
         theta: (S, m) quantiles at (2i - 1) / (2m).
-        state: s.
-        reward: r.
-        next_state: s'.
-        gamma: Discount.
         step: Step size; 10 to 100 times that of TD.
-        terminated: Whether the episode ended with this step.
     """
     size = theta.shape[1]
     tau = (torch.arange(size, dtype=theta.dtype) + 0.5) / size

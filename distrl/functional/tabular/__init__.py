@@ -1,1 +1,0 @@
-"""Tabular temporal-difference methods."""
