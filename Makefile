@@ -2,6 +2,7 @@
 #   PYTHON=/path/to/python3.12   another interpreter for a new .venv
 #   PIP_ARGS=...                 more words for pip
 #   TEST_PROCESSES=N             processes of the quick tests
+#   TESTS=...                    files and folders of the tests that `make test` runs; default: all
 #   PART=NAME                    one part of the drills: kills, cluster, processes or machines
 
 SHELL := /bin/bash
@@ -9,6 +10,7 @@ SHELL := /bin/bash
 
 PIP_ARGS ?=
 PART ?=
+TESTS ?=
 TEST_PROCESSES ?= 2
 BENCH_ARGS ?=
 CONFIG ?= examples/cartpole_ppo.yaml
@@ -27,8 +29,13 @@ train: .venv/.ready-core  ## PPO on CartPole on a local Ray cluster; CONFIG=... 
 	$(BIN)/distrl train $(CONFIG) --name $(NAME)
 
 test: .venv/.ready-dev  ## all tests but the drills
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not ray and not alone and not drill"
-	$(BIN)/python -m pytest -m "(ray or alone) and not drill"
+	@# Tests on a cluster wait for processes to start: they run beside the others, which have a lower priority.
+	@on_cluster=$$(mktemp); \
+	$(BIN)/python -m pytest -m "ray and not alone and not drill" $(TESTS) >$$on_cluster 2>&1 & ray=$$!; \
+	nice -n 10 $(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not ray and not alone and not drill" $(TESTS); quick=$$?; \
+	wait $$ray; ray=$$?; cat $$on_cluster; rm -f $$on_cluster; \
+	$(BIN)/python -m pytest -m "alone and not drill" $(TESTS); alone=$$?; \
+	for code in $$quick $$ray $$alone; do [ $$code -eq 0 ] || [ $$code -eq 5 ] || exit 1; done  # 5: TESTS has none of these
 
 check: .venv/.ready-dev  ## format, lint, types, import floors, quick tests
 	$(BIN)/ruff check $(CHECKED)

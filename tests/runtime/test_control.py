@@ -257,6 +257,7 @@ def test_one_four_one_samplers_change_no_bit(local_ray: str, tmp_runs: Path) -> 
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.drill
 def test_one_four_one_samplers_lose_nothing_by_arrival(local_ray: str, tmp_runs: Path) -> None:
     run = config(
         "arrival",

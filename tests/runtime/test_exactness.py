@@ -22,6 +22,8 @@ CASES: dict[str, dict[str, Any]] = {
     "lunar_lander": {"env": {"id": "LunarLander-v3", **TINY, "max_episode_steps": 50}},
     "masked_dict": {"env": {"id": "tests.runtime.user_code:MaskedDictEnv", **TINY, "normalize_obs": True}},
 }
+#: The case of the drills alone.
+LONG = pytest.param("lunar_lander", marks=pytest.mark.drill)
 
 
 @cache
@@ -63,8 +65,10 @@ def test_evaluation_checkpoints_and_display_change_nothing(tmp_runs: Path) -> No
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("staleness", [0, 2])
-@pytest.mark.parametrize("samplers", [pytest.param(1, marks=pytest.mark.drill), 2, 4])
+@pytest.mark.parametrize(
+    ("samplers", "staleness"),
+    [(2, 0), (4, 2), *(pytest.param(*values, marks=pytest.mark.drill) for values in ((1, 0), (1, 2), (2, 2), (4, 0)))],
+)
 def test_ray_equals_serial(local_ray: str, shared_runs: Path, samplers: int, staleness: int) -> None:
     run = config(
         f"ray-{samplers}-{staleness}",
@@ -80,7 +84,7 @@ def test_ray_equals_serial(local_ray: str, shared_runs: Path, samplers: int, sta
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["recurrent", "normalized", "masked_dict", LONG])
 def test_ray_equals_serial_for(local_ray: str, shared_runs: Path, case: str) -> None:
     run = merged(config(f"ray-{case}", **CASES[case]), {"backend": "ray", "samplers": {"count": 2}})
     assert parameter_hash(run, shared_runs) == serial_hash(shared_runs, case)

@@ -216,7 +216,7 @@ def test_ray_outside_deterministic_mode_does_not_stand_still(local_ray: str, tmp
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("staleness", [1, 3])
+@pytest.mark.parametrize("staleness", [pytest.param(1, marks=pytest.mark.drill), 3])
 def test_random_delays_keep_the_contract(local_ray: str, tmp_runs: Path, staleness: int) -> None:
     run = config(
         "delayed",

@@ -81,10 +81,15 @@ def test_every_value_based_learner_runs_and_resumes(name: str, tmp_runs: Path) -
     assert train(run, runs_dir=tmp_runs, resume=True)["parameter_hash"] == undisturbed
 
 
+#: Cases on a cluster; the drills have the others too, and one sampler.
+SHORT = [(case, 2) for case in ("rainbow", "normalized", "sharded", "masked_dict")]
+LONG = [(case, samplers) for case in CASES for samplers in (1, 2) if (case, samplers) not in SHORT]
+ON_RAY = [*SHORT, *(pytest.param(*values, marks=pytest.mark.drill) for values in LONG)]
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("samplers", [pytest.param(1, marks=pytest.mark.drill), 2])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "samplers"), ON_RAY)
 def test_ray_equals_serial(local_ray: str, shared_runs: Path, case: str, samplers: int) -> None:
     changes = {"backend": "ray", "samplers": {"count": samplers}}
     run = merged(case_config(f"{case}-ray-{samplers}", case), changes)

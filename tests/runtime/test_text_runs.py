@@ -150,7 +150,9 @@ def test_killed_runs_end_with_the_same_hash(tmp_runs: Path, shared_runs: Path) -
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("samplers", "staleness"), [pytest.param(1, 0, marks=pytest.mark.drill), (2, 0), (2, 2)])
+@pytest.mark.parametrize(
+    ("samplers", "staleness"), [*(pytest.param(count, 0, marks=pytest.mark.drill) for count in (1, 2)), (2, 2)]
+)
 def test_ray_gives_the_serial_hash(
     local_ray: str, tmp_runs: Path, shared_runs: Path, samplers: int, staleness: int
 ) -> None:

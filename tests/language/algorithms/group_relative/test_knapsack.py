@@ -138,6 +138,7 @@ def test_a_resumed_run_ends_with_the_same_hash(tmp_runs: Path, staleness: int) -
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.drill
 def test_ray_gives_the_serial_hash(local_ray: str, tmp_runs: Path) -> None:
     serial = train(run("serial"), runs_dir=tmp_runs)
     ray = train(run("ray", backend="ray", samplers={"count": 2}), runs_dir=tmp_runs)
