@@ -42,19 +42,23 @@ REGISTRATION = re.compile(r'^(?:@register\.\w+|(?:\w+ = )?preset)\(\s*"([^"]+)"'
 #: Packages and modules that check, explain, show, save or watch, and change nothing that is computed.
 SILENT = (
     *("cli", "monitor", "deploy", "control/envs/checker", "language/sandbox"),
-    *("base/errors.py", "base/files.py", "base/phases.py", "base/registry.py"),
-    # keys and their checks: the config hash has their values
-    *(f"config/{name}.py" for name in ("algorithm", "derived", "derived_language", "load", "messages", "reference")),
-    *("config/schema.py", "config/sections", "config/yaml_text.py"),
+    *("base", "config"),  # checks of keys: the config hash has their values
     *("learning/presets.py", "learning/support_watch.py", "language/learner/answer_files.py"),
     *("language/learner/warnings.py", "language/models/memory_estimate.py", "language/models/export.py"),
     *("control/samplers/clock.py", "language/samplers/clock.py"),
     *("runtime/commands", "runtime/jobs"),
     *(f"runtime/backends/{name}.py" for name in ("cluster", "head_watch", "stacks")),
-    *(f"runtime/loop/{name}.py" for name in ("autoscale", "elastic", "saving", "slow_streams", "status")),
-    *("runtime/loop/time_shares.py", "runtime/loop/waits.py", "runtime/loop/watchdog.py"),
+    *(f"runtime/loop/{name}.py" for name in ("autoscale", "elastic", "reporting", "saving", "status")),
+    *(
+        "runtime/loop/slow_streams.py",
+        "runtime/loop/time_shares.py",
+        "runtime/loop/waits.py",
+        "runtime/loop/watchdog.py",
+    ),
     *(f"runtime/run/{name}.py" for name in ("callbacks", "checkpoint", "folder")),
 )
+#: Modules of those packages that compute.
+COUNTED = ("base/columns.py", "base/pack.py", "base/seeds.py", "config/schedule.py")
 
 
 def code_hash(
@@ -130,7 +134,8 @@ def reached(files: Iterable[Path], root: Path, closed: Collection[str] = ()) -> 
 
 
 def _within(path: Path, package: Path, names: Collection[str]) -> bool:
-    return not _places(path, package).isdisjoint(names)
+    places = _places(path, package)
+    return not places.isdisjoint(names) and places.isdisjoint(COUNTED)
 
 
 @cache

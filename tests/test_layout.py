@@ -16,11 +16,11 @@ PACKAGE, TESTS = REPOSITORY / "distrl", REPOSITORY / "tests"
 APART = ("benchmarks", "cluster", "exact", "runtime", "support")
 #: `test_every_X.py` is about all X of a package.
 PACKAGE_WIDE = "every"
-MOST_ENTRIES, MOST_LINES = 16, 405
+MOST_ENTRIES, MOST_LINES = 16, 400
 #: First words of docstrings that are clauses and say not what a thing is or does.
 CLAUSES = ("What", "Who", "Whose", "Whether", "How", "Which", "Where")
 #: Ceilings of the whole package; they only go down.
-MOST_CLAUSES, MOST_ANY_LINES, MOST_PACKAGE_LINES = 150, 1000, 47_000
+MOST_CLAUSES, MOST_ANY_LINES, MOST_PACKAGE_LINES = 60, 900, 45_600
 
 
 def sources() -> Iterator[Path]:
@@ -69,7 +69,7 @@ def test_no_import_circles() -> None:
     graph = grimp.build_graph("distrl", exclude_type_checking_imports=True)
     # the package itself imports its few public names when they are asked for
     imports = {name: graph.find_modules_directly_imported_by(name) - {"distrl"} for name in graph.modules - {"distrl"}}
-    assert circles(imports) in ([], [["distrl.models.heads.base", "distrl.models.heads.implicit"]])
+    assert circles(imports) == []
 
 
 def circles(imports: Mapping[str, set[str]]) -> list[list[str]]:

@@ -202,7 +202,7 @@ def test_files_of_the_runs_own_count(tmp_path: Path) -> None:
 
 def test_files_that_are_named_exist() -> None:
     package = code_hash.REPOSITORY / code_hash.PACKAGE
-    lists = (code_hash.SILENT, code_hash.REPLAY, code_hash.SHARDS, *code_hash.DOMAINS.values())
+    lists = (code_hash.SILENT, code_hash.COUNTED, code_hash.REPLAY, code_hash.SHARDS, *code_hash.DOMAINS.values())
     named = [name for names in lists for name in names] + [code_hash.LOOP, code_hash.ENVIRONMENTS, code_hash.TASKS]
     assert [name for name in named if not (package / name).exists()] == []
 
