@@ -56,8 +56,9 @@ methods: .venv/.ready-dev  ## language-model algorithms side by side, resumable;
 throughput: .venv/.ready-dev  ## steps per second against other libraries; BENCH_ARGS=... selects comparisons
 	$(BIN)/python benchmarks/throughput.py $(BENCH_ARGS)
 
-docs: .venv/.ready-dev  ## write docs/config.md again
+docs: .venv/.ready-dev  ## write docs/config.md and docs/methods.md again
 	$(BIN)/python -m distrl.config.reference docs/config.md
+	$(BIN)/python -m distrl.config.methods_page docs/methods.md
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -27,6 +27,7 @@ PAGES = {
     "docs/cluster.md": [],
     "docs/config.md": [],
     "docs/internals.md": ["distrl", "distrl/control", "distrl/language", "distrl/runtime"],
+    "docs/methods.md": [],
     "docs/monitoring.md": [],
     "docs/results.md": ["docs"],
     "docs/tasks.md": ["distrl"],

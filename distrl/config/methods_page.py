@@ -28,7 +28,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Advantages and credit of language models": ("advantage", "credit"),
     "Losses of language models": ("token_loss", "row_loss", "group_loss"),
     "Corrections, divergences and aggregation": ("behavior_correction", "divergence", "aggregation"),
-    "Rewards of language models": ("reward", "combination", "component_transform", "gate", "length_reward", "shaping"),
+    "Rewards of language models": ("reward", "combination", "part_transform", "gate", "length_reward", "shaping"),
     "Tasks, verifiers and curricula": ("task", "verifier", "curriculum"),
     "Engines": ("engine",),
     "Torsos and wrappers": ("torso", "wrapper"),
@@ -51,13 +51,13 @@ WORDS: dict[str, str] = {
     "aggregation": "algorithm: {name: grpo, aggregation: NAME}",
     "reward": "algorithm: {name: ttrv, label_free: NAME}",
     "combination": "algorithm: {name: grpo, reward: {combination: NAME}}",
-    "component_transform": "algorithm: {name: grpo, reward: {components: {success: {transform: NAME}}}}",
+    "part_transform": "algorithm: {name: grpo, reward: {components: {success: {transform: NAME}}}}",
     "gate": "algorithm: {name: grpo, reward: {gates: [{name: NAME, on: success}]}}",
     "length_reward": "algorithm: {name: grpo, reward: {length: NAME}}",
     "shaping": "algorithm: {name: grpo, reward: {shaping: NAME}}",
     "task": "task: {name: NAME}",
     "verifier": "task: {name: file, kwargs: {path: data.jsonl, prompt: question, answer: answer, verifier: NAME}}",
-    "curriculum": "language: {curriculum: NAME}",
+    "curriculum": "language: {curriculum: {name: NAME, size: 1000}}",
     "engine": "language: {engine: NAME}",
     "torso": "model: {torso: NAME}",
     "wrapper": "env: {wrappers: [NAME]}",
@@ -65,7 +65,12 @@ WORDS: dict[str, str] = {
 }
 
 #: Methods that need other words: (plug point, name) -> words.
-OTHER_WORDS: dict[tuple[str, str], str] = {}
+OTHER_WORDS: dict[tuple[str, str], str] = {
+    ("advantage", "dcpo_entropy"): "algorithm: {name: dcpo}",
+    ("advantage", "pipo"): "algorithm: {name: pipo}",
+    ("advantage", "riskpo_mvar"): "algorithm: {name: riskpo}",
+    ("return_distribution", "joint"): "algorithm: {name: md3qn, head: NAME}",
+}
 
 
 def words(method: Method) -> str:
