@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 
 from distrl.functional.returns import state_values as returns
+from distrl.functional.returns.state_values import Steps
 from tests.functional.returns.ragged_cases import CASES, SEED, agree, columns, knobs
 from tests.support import slow_returns as slow
 
@@ -16,7 +17,7 @@ from tests.support import slow_returns as slow
 @given(SEED)
 def test_gae(seed):
     batch, (gamma, lam) = slow.Ragged.draw(seed), knobs(seed)
-    advantage, target = returns.gae(*columns(batch), gamma, lam)
+    advantage, target = returns.gae(columns(batch), gamma, lam)
     expected = batch.by_episode(lambda e, i: slow.gae(e, i, gamma, lam))
     agree(advantage, expected)
     agree(target, expected + batch.value)
@@ -26,16 +27,16 @@ def test_gae(seed):
 @given(SEED)
 def test_lambda_returns(seed):
     batch, (gamma, lam) = slow.Ragged.draw(seed), knobs(seed)
-    found = returns.lambda_returns(*columns(batch), gamma, lam)
+    found = returns.lambda_returns(columns(batch), gamma, lam)
     agree(found, batch.by_episode(lambda e, i: slow.lambda_mixture(e, i, gamma, lam)))
-    agree(found, returns.gae(*columns(batch), gamma, lam)[1].numpy())
+    agree(found, returns.gae(columns(batch), gamma, lam)[1].numpy())
 
 
 @CASES
 @given(SEED)
 def test_lambda_returns_with_lam_1_are_the_discounted_returns(seed):
     batch, (gamma, _) = slow.Ragged.draw(seed), knobs(seed)
-    found = returns.lambda_returns(*columns(batch), gamma, 1.0)
+    found = returns.lambda_returns(columns(batch), gamma, 1.0)
     agree(found, batch.by_episode(lambda e, i: slow.discounted(e, i, gamma)))
 
 
@@ -45,7 +46,7 @@ def test_vtrace(seed):
     batch, (gamma, lam) = slow.Ragged.draw(seed), knobs(seed)
     rho_bar, c_bar, pg_rho_bar = np.random.default_rng([seed, 2]).uniform(0.5, 3.0, size=3).tolist()
     log_ratio = torch.from_numpy(batch.log_ratio)
-    found = returns.vtrace(*columns(batch), log_ratio, gamma, lam, rho_bar, c_bar, pg_rho_bar)
+    found = returns.vtrace(columns(batch), log_ratio, gamma, lam, rho_bar, c_bar, pg_rho_bar)
     agree(found.vs, batch.by_episode(lambda e, i: slow.vtrace_target(e, i, gamma, lam, rho_bar, c_bar)))
     agree(
         found.advantage,
@@ -57,11 +58,11 @@ def test_vtrace(seed):
 @given(SEED)
 def test_on_policy_vtrace_with_lam_1_is_gae_with_lam_1(seed):
     batch, (gamma, _) = slow.Ragged.draw(seed), knobs(seed)
-    found = returns.vtrace(*columns(batch), torch.zeros(batch.reward.shape, dtype=torch.float64), gamma)
-    advantage, target = returns.gae(*columns(batch), gamma, 1.0)
+    found = returns.vtrace(columns(batch), torch.zeros(batch.reward.shape, dtype=torch.float64), gamma)
+    advantage, target = returns.gae(columns(batch), gamma, 1.0)
     agree(found.advantage, advantage.numpy())
     agree(found.vs, target.numpy())
-    agree(found.vs, returns.lambda_returns(*columns(batch), gamma, 1.0).numpy())
+    agree(found.vs, returns.lambda_returns(columns(batch), gamma, 1.0).numpy())
 
 
 @CASES
@@ -80,12 +81,12 @@ def test_reset_steps_change_nothing_for_the_others(seed):
 
     extended = [insert(column) for column in rest]
     valid = np.insert(np.ones(len(reward), bool), where, False)
-    agree(returns.gae(*extended[:5], gamma, lam)[0][valid], returns.gae(*rest[:5], gamma, lam)[0].numpy())
-    agree(
-        returns.lambda_returns(*extended[:5], gamma, lam)[valid], returns.lambda_returns(*rest[:5], gamma, lam).numpy()
-    )
-    for traced, expected in zip(returns.vtrace(*extended, gamma, lam), returns.vtrace(*rest, gamma, lam), strict=True):
-        agree(traced[valid], expected.numpy())
+    long, short = Steps(*extended[:5]), Steps(*rest[:5])
+    agree(returns.gae(long, gamma, lam)[0][valid], returns.gae(short, gamma, lam)[0].numpy())
+    agree(returns.lambda_returns(long, gamma, lam)[valid], returns.lambda_returns(short, gamma, lam).numpy())
+    traces = returns.vtrace(long, extended[5], gamma, lam), returns.vtrace(short, rest[5], gamma, lam)
+    for found, expected in zip(*traces, strict=True):
+        agree(found[valid], expected.numpy())
 
 
 def test_the_random_batches_hold_every_kind_of_end():
@@ -104,9 +105,9 @@ def test_the_random_batches_hold_every_kind_of_end():
 def test_gamma_and_lam_may_be_tensors(shape):
     batch = next(b for b in map(slow.Ragged.draw, range(100)) if b.reward.shape[1] == 3 and len(b.reward) > 4)
     gamma, lam = torch.tensor([0.9, 0.5, 1.0][: shape[0]]).double(), torch.tensor([0.3, 0.8, 0.0][: shape[0]]).double()
-    found = returns.gae(*columns(batch), gamma, lam)[0]
-    found_lambda = returns.lambda_returns(*columns(batch), gamma, lam)
+    found = returns.gae(columns(batch), gamma, lam)[0]
+    found_lambda = returns.lambda_returns(columns(batch), gamma, lam)
     for b in range(3):
         g, la = gamma.expand(3)[b].item(), lam.expand(3)[b].item()
-        agree(found[:, b], returns.gae(*columns(batch), g, la)[0][:, b].numpy())
-        agree(found_lambda[:, b], returns.lambda_returns(*columns(batch), g, la)[:, b].numpy())
+        agree(found[:, b], returns.gae(columns(batch), g, la)[0][:, b].numpy())
+        agree(found_lambda[:, b], returns.lambda_returns(columns(batch), g, la)[:, b].numpy())

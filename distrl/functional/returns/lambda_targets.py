@@ -1,7 +1,7 @@
-"""The lambda-target, or V-trace target, that suits a family of return distributions: one call for any critic.
+"""Lambda-targets and V-trace targets of any family of return distributions.
 
-Scalar and two-hot critics learn a mean, so theirs is the usual target as a single atom; categorical ones mix on their
-grid; all others follow particles (`distributional_returns.py`).
+Scalar and two-hot critics learn a mean, so their target is a single atom; categorical ones mix on their grid; all
+others follow particles.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from distrl.functional.returns.distributional import (
     vtrace_particles,
     vtrace_projected,
 )
-from distrl.functional.returns.state_values import lambda_returns, vtrace
+from distrl.functional.returns.state_values import Steps, lambda_returns, vtrace
 
 #: Particles of families whose own atoms differ in probability from state to state.
 PARTICLES = 64
 
 
 def replacement_size(distribution: ReturnDistribution) -> int:
-    """Uniform numbers per step that `lambda_atoms` needs; 0 where the target takes no sampling.
+    """Return the uniform numbers per step that `lambda_atoms` needs; 0 for targets without sampling.
 
     Raises:
         ConfigError: A joint distribution: a policy gradient has one reward.
@@ -48,59 +48,48 @@ def replacement_size(distribution: ReturnDistribution) -> int:
 @torch.no_grad()
 def lambda_atoms(
     distribution: ReturnDistribution,
-    params: Tensor,
-    next_params: Tensor,
-    reward: Tensor,
-    terminated: Tensor,
-    truncated: Tensor,
+    steps: Steps,
     gamma: float | Tensor,
     lam: float,
     uniform: Tensor | None = None,
     log_ratio: Tensor | None = None,
 ) -> Atoms:
-    """Targets of every step as atoms, ready for `distribution.loss`.
+    """Compute targets of every step, values and probs (T, B, M), for `distribution.loss`.
 
     Args:
-        params: The critic's parameters at obs_t, (T, B, P).
-        next_params: Those of what each step bootstraps from, (T, B, P); at truncations of the true final observation.
-        reward, terminated, truncated: (T, B).
+        steps: Values are the critic's parameters, (T, B, P).
         gamma: A float, or a tensor that broadcasts to (T, B).
-        lam: In [0, 1].
         uniform: (T, B, replacement_size) numbers in [0, 1), where that is not 0. An IQN critic evaluated at another
-            number of levels than `acting_size` needs as many as it has levels.
+            number of levels than `acting_size` needs one per level.
         log_ratio: log pi(a|s) - log mu(a|s): V-trace with both clips 1. None is the plain lambda-return.
-
-    Returns:
-        values and probs (T, B, M).
     """
     size = replacement_size(distribution)
     if isinstance(distribution, Scalar | TwoHot):
-        value, next_value = distribution.mean(params), distribution.mean(next_params)
+        means = steps._replace(value=distribution.mean(steps.value), next_value=distribution.mean(steps.next_value))
         if log_ratio is None:
-            target = lambda_returns(reward, value, next_value, terminated, truncated, gamma, lam)
+            target = lambda_returns(means, gamma, lam)
         else:
-            target = vtrace(reward, value, next_value, terminated, truncated, log_ratio, gamma, lam).vs
+            target = vtrace(means, log_ratio, gamma, lam).vs
         return Atoms(target.unsqueeze(-1), torch.ones_like(target).unsqueeze(-1))
     if isinstance(distribution, Categorical):
-        grid = distribution.grid(params)
-        following = next_params.softmax(-1)
+        grid = distribution.grid(steps.value)
+        on_grid = steps._replace(value=steps.value.softmax(-1), next_value=steps.next_value.softmax(-1))
         if log_ratio is None:
-            return lambda_projected(reward, following, terminated, truncated, gamma, lam, grid)
-        own = params.softmax(-1)
-        return vtrace_projected(reward, own, following, terminated, truncated, log_ratio, gamma, lam, grid)
+            return lambda_projected(on_grid, gamma, lam, grid)
+        return vtrace_projected(on_grid, log_ratio, gamma, lam, grid)
     if uniform is None:
         raise ValueError(f"the lambda-target of {type(distribution).__name__} needs uniform noise (T, B, {size}).")
-    values, probs = _particles(distribution, next_params)
+    values, probs = _particles(distribution, steps.next_value)
     if log_ratio is None:
-        targets = lambda_particles(reward, values, terminated, truncated, gamma, lam, uniform)
+        targets = lambda_particles(steps._replace(next_value=values), gamma, lam, uniform)
     else:
-        own, _ = _particles(distribution, params)
-        targets = vtrace_particles(reward, own, values, terminated, truncated, log_ratio, gamma, lam, uniform)
+        own, _ = _particles(distribution, steps.value)
+        targets = vtrace_particles(steps._replace(value=own, next_value=values), log_ratio, gamma, lam, uniform)
     return Atoms(targets.values, probs)
 
 
 def _particles(distribution: ReturnDistribution, params: Tensor) -> Atoms:
-    """Atoms whose j-th probability is the same in every state, so that particles of two states can take turns."""
+    """Return atoms whose j-th probability is the same in every state, so that particles can be exchanged."""
     values, probs = distribution.atoms(params)
     if isinstance(distribution, Quantile | ImplicitQuantile | Gaussian):
         return Atoms(values, probs)

@@ -1,4 +1,4 @@
-"""What the property tests of the return estimators share."""
+"""Cases of the property tests of return estimators."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distrl.functional.returns.state_values import next_values
+from distrl.functional.returns.state_values import Steps, next_values
 from tests.support.slow_returns import Ragged
 
 CASES = settings(max_examples=1000, deadline=None)
 SEED = st.integers(0, 2**32 - 1)
 
 
-def columns(batch: Ragged) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The shared arguments: reward, value, next_value, terminated, truncated."""
+def columns(batch: Ragged) -> Steps:
+    """Make the shared argument of all estimators."""
     value = torch.from_numpy(batch.value)
     next_value = next_values(
         value,
@@ -25,7 +25,7 @@ def columns(batch: Ragged) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         torch.from_numpy(batch.final_index),
     )
     terminated, truncated = torch.from_numpy(batch.terminated), torch.from_numpy(batch.truncated)
-    return torch.from_numpy(batch.reward), value, next_value, terminated, truncated
+    return Steps(torch.from_numpy(batch.reward), value, next_value, terminated, truncated)
 
 
 def knobs(seed: int) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from distrl.functional.returns.distributional import (
     vtrace_projected,
 )
 from distrl.functional.returns.lambda_targets import lambda_atoms, replacement_size
-from distrl.functional.returns.state_values import lambda_returns, vtrace
+from distrl.functional.returns.state_values import Steps, lambda_returns, vtrace
 from tests.exact.distributional import wasserstein1
 
 T, B, M = 6, 3, 4
@@ -40,7 +40,7 @@ def consistent_values(done, generator):
 
 
 def slow_particles(reward, next_values, terminated, truncated, gamma, lam, uniform):
-    """Entry 10 word by word."""
+    """Sampled replacement by its definition."""
     target = torch.empty_like(next_values)
     for t in reversed(range(T)):
         for b in range(B):
@@ -57,7 +57,7 @@ def test_particles_follow_the_definition(lam):
     reward, terminated, truncated, _, generator = rollout()
     values = torch.randn(T, B, M, generator=generator, dtype=torch.float64)
     uniform = torch.rand(T, B, M, generator=generator, dtype=torch.float64)
-    found = lambda_particles(reward, values, terminated, truncated, 0.9, lam, uniform)
+    found = lambda_particles(Steps(reward, values, values, terminated, truncated), 0.9, lam, uniform)
     expected = slow_particles(reward, values, terminated, truncated, 0.9, lam, uniform)
     torch.testing.assert_close(found.values, expected)
 
@@ -68,12 +68,13 @@ def test_the_mean_over_draws_is_the_lambda_return_and_vtrace():
     many = 20_000 // M
     uniform = torch.rand(T, B, M * many, generator=generator, dtype=torch.float64)
     own_many, following_many = own.repeat(1, 1, many), following.repeat(1, 1, many)
-    found = lambda_particles(reward, following_many, terminated, truncated, 0.9, 0.7, uniform)
-    means = following.mean(-1)
-    expected = lambda_returns(reward, means, means, terminated, truncated, 0.9, 0.7)
+    many_steps = Steps(reward, own_many, following_many, terminated, truncated)
+    mean_steps = Steps(reward, own.mean(-1), following.mean(-1), terminated, truncated)
+    found = lambda_particles(many_steps, 0.9, 0.7, uniform)
+    expected = lambda_returns(mean_steps, 0.9, 0.7)
     torch.testing.assert_close(atoms_mean(*found), expected, atol=0.05, rtol=0)
-    found = vtrace_particles(reward, own_many, following_many, terminated, truncated, log_ratio, 0.9, 0.7, uniform)
-    expected = vtrace(reward, own.mean(-1), means, terminated, truncated, log_ratio, 0.9, 0.7).vs
+    found = vtrace_particles(many_steps, log_ratio, 0.9, 0.7, uniform)
+    expected = vtrace(mean_steps, log_ratio, 0.9, 0.7).vs
     torch.testing.assert_close(atoms_mean(*found), expected, atol=0.05, rtol=0)
 
 
@@ -82,28 +83,32 @@ def test_projected_means_are_exact_and_distributions_agree_with_particles():
     grid = make_grid(-20, 20, 401)
     own, following = consistent_values(terminated | truncated, generator)
     own_probs, probs = (project_categorical(v, equal_probs(v), -20, 20, 401) for v in (own, following))
-    found = lambda_projected(reward, probs, terminated, truncated, 0.9, 0.7, grid)
-    expected = lambda_returns(reward, own.mean(-1), following.mean(-1), terminated, truncated, 0.9, 0.7)
+    grid_steps = Steps(reward, own_probs, probs, terminated, truncated)
+    mean_steps = Steps(reward, own.mean(-1), following.mean(-1), terminated, truncated)
+    found = lambda_projected(grid_steps, 0.9, 0.7, grid)
+    expected = lambda_returns(mean_steps, 0.9, 0.7)
     torch.testing.assert_close(atoms_mean(*found), expected)
     torch.testing.assert_close(found.probs.sum(-1), torch.ones(T, B, dtype=torch.float64))
     many = 5000
     uniform = torch.rand(T, B, M * many, generator=generator, dtype=torch.float64)
-    particles = lambda_particles(reward, following.repeat(1, 1, many), terminated, truncated, 0.9, 0.7, uniform)
+    following = following.repeat(1, 1, many)
+    particles = lambda_particles(mean_steps._replace(next_value=following), 0.9, 0.7, uniform)
     assert wasserstein1(found, particles).max() < 0.08
-    traced = vtrace_projected(reward, own_probs, probs, terminated, truncated, log_ratio, 0.9, 0.7, grid)
-    expected = vtrace(reward, own.mean(-1), following.mean(-1), terminated, truncated, log_ratio, 0.9, 0.7).vs
+    traced = vtrace_projected(grid_steps, log_ratio, 0.9, 0.7, grid)
+    expected = vtrace(mean_steps, log_ratio, 0.9, 0.7).vs
     torch.testing.assert_close(atoms_mean(*traced), expected)
 
 
 def test_spread_does_not_grow_with_refitting():
-    """Entry 10: reward N(0, 1), one step, refitted to its own targets: the spread stays 1."""
+    """Reward N(0, 1), one step, refitted to its own targets: the spread stays 1."""
     generator = torch.Generator().manual_seed(0)
     theta = torch.zeros(32)
     end = torch.ones(1, 4000, dtype=torch.bool)
     for _ in range(3):
         reward = torch.randn(1, 4000, generator=generator)
         uniform = torch.rand(1, 4000, 32, generator=generator)
-        target = lambda_particles(reward, theta.expand(1, 4000, 32), end, ~end, 0.9, 0.9, uniform)
+        values = theta.expand(1, 4000, 32)
+        target = lambda_particles(Steps(reward, values, values, end, ~end), 0.9, 0.9, uniform)
         theta = target.values.flatten().quantile((torch.arange(32) + 0.5) / 32)
         assert target.values.std().item() == pytest.approx(1.0, abs=0.05)
 
@@ -126,16 +131,13 @@ def test_every_family_has_its_target(family, off_policy):
     noise = replacement_size(distribution)
     uniform = torch.rand(T, B * copies, noise, generator=generator) if noise else None
     ratio = log_ratio if off_policy else None
-    target = lambda_atoms(
-        distribution, params, params, reward, terminated, truncated, 0.9, 0.7, uniform, log_ratio=ratio
-    )
+    steps = Steps(reward, params, params, terminated, truncated)
+    target = lambda_atoms(distribution, steps, 0.9, 0.7, uniform, log_ratio=ratio)
     assert target.values.shape[:2] == reward.shape
     torch.testing.assert_close(target.probs.sum(-1), torch.ones_like(reward))
     mean = distribution.mean(params)
-    if off_policy:
-        expected = vtrace(reward, mean, mean, terminated, truncated, log_ratio, 0.9, 0.7).vs
-    else:
-        expected = lambda_returns(reward, mean, mean, terminated, truncated, 0.9, 0.7)
+    steps = steps._replace(value=mean, next_value=mean)
+    expected = vtrace(steps, log_ratio, 0.9, 0.7).vs if off_policy else lambda_returns(steps, 0.9, 0.7)
     found, expected = (x.reshape(T, copies, B).mean(1) for x in (atoms_mean(*target), expected))
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
     loss = distribution.loss(params.requires_grad_(), *target)
@@ -148,8 +150,9 @@ def test_what_cannot_be_is_refused():
         replacement_size(make_return_distribution("joint"))
     reward, terminated, truncated, log_ratio, _ = rollout()
     values = torch.zeros(T, B, M, dtype=torch.float64)
+    steps = Steps(reward, values, values, terminated, truncated)
     with pytest.raises(ConfigError, match="c_bar <= rho_bar <= 1"):
-        vtrace_particles(reward, values, values, terminated, truncated, log_ratio, 0.9, 1.0, values, rho_bar=2.0)
+        vtrace_particles(steps, log_ratio, 0.9, 1.0, values, rho_bar=2.0)
     quantile = make_return_distribution("quantile", size=M)
     with pytest.raises(ValueError, match="needs uniform noise"):
-        lambda_atoms(quantile, values, values, reward, terminated, truncated, 0.9, 0.7)
+        lambda_atoms(quantile, steps, 0.9, 0.7)

@@ -19,7 +19,7 @@ from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.sections.heads import ReturnHeadConfig, RiskConfig
 from distrl.control.models.critic import DistributionalCritic
 from distrl.functional.returns.lambda_targets import lambda_atoms, replacement_size
-from distrl.functional.returns.state_values import gae, vtrace
+from distrl.functional.returns.state_values import Steps, gae, vtrace
 
 
 class BaselineConfig(AlgorithmConfig):
@@ -60,7 +60,8 @@ def with_gae(algorithm: Any, rollout: Columns) -> Columns:
     critic, gamma, lam = algorithm.model.critic, algorithm.config.gamma, algorithm.config.lam
     output, next_output = algorithm.critic_forward(rollout)
     value, next_value = critic.value(output), critic.value(next_output)
-    advantage, returns = gae(rollout.reward, value, next_value, rollout.terminated, rollout.truncated, gamma, lam)
+    steps = Steps(rollout.reward, value, next_value, rollout.terminated, rollout.truncated)
+    advantage, returns = gae(steps, gamma, lam)
     targets = distribution_targets(critic, rollout, output, next_output, algorithm.rng, gamma, lam)
     algorithm.support.observe(returns)
     return rollout.with_(advantage=advantage, returns=returns, value=value, **targets)
@@ -77,18 +78,8 @@ def with_vtrace(algorithm: Any, rollout: Columns, log_ratio: Tensor) -> Columns:
     critic, config = algorithm.model.critic, algorithm.config
     output, next_output = algorithm.critic_forward(rollout)
     value = critic.value(output)
-    trace = vtrace(
-        rollout.reward,
-        value,
-        critic.value(next_output),
-        rollout.terminated,
-        rollout.truncated,
-        log_ratio,
-        gamma=config.gamma,
-        lam=config.lam,
-        rho_bar=config.rho_bar,
-        c_bar=config.c_bar,
-    )
+    steps = Steps(rollout.reward, value, critic.value(next_output), rollout.terminated, rollout.truncated)
+    trace = vtrace(steps, log_ratio, config.gamma, config.lam, config.rho_bar, config.c_bar)
     targets = distribution_targets(
         critic, rollout, output, next_output, algorithm.rng, config.gamma, config.lam, log_ratio
     )
@@ -124,16 +115,6 @@ def distribution_targets(
         return {}
     size = replacement_size(critic.distribution)
     uniform = torch.from_numpy(rng.random((*rollout.reward.shape, size), dtype=np.float32)).to(output.device)
-    targets = lambda_atoms(
-        critic.distribution,
-        output,
-        next_output,
-        rollout.reward,
-        rollout.terminated,
-        rollout.truncated,
-        gamma,
-        lam,
-        uniform if size else None,
-        log_ratio,
-    )
+    steps = Steps(rollout.reward, output, next_output, rollout.terminated, rollout.truncated)
+    targets = lambda_atoms(critic.distribution, steps, gamma, lam, uniform if size else None, log_ratio)
     return {"target_values": targets.values, "target_probs": targets.probs}

@@ -18,7 +18,7 @@ from distrl.config.schedule import Scheduled
 from distrl.control.algorithms.on_policy.base import Minibatch, OnPolicy, valid_rows
 from distrl.functional.policy.conjugate_gradient import conjugate_gradient, trust_region_scale
 from distrl.functional.policy.objectives import value_loss
-from distrl.functional.returns.state_values import gae
+from distrl.functional.returns.state_values import Steps, gae
 from distrl.functional.statistics import masked_normalize
 from distrl.learning.algorithm import Update
 from distrl.models.layers.dense import Dense
@@ -107,9 +107,8 @@ class TRPO(OnPolicy):
     def prepare(self, rollout: Columns) -> Columns:
         """Advantages, normalized over the whole batch, and the distribution that the step begins from."""
         value, next_value = self.values(rollout)
-        advantage, returns = gae(
-            rollout.reward, value, next_value, rollout.terminated, rollout.truncated, self.config.gamma, self.config.lam
-        )
+        steps = Steps(rollout.reward, value, next_value, rollout.terminated, rollout.truncated)
+        advantage, returns = gae(steps, self.config.gamma, self.config.lam)
         advantage = masked_normalize(advantage, rollout.get("valid"))
         return rollout.with_(advantage=advantage, returns=returns, old_params=self.rollout_params(rollout))
 

@@ -23,6 +23,7 @@ from distrl.config.sections.heads import ReturnHeadConfig
 from distrl.functional.distributions.base import ReturnDistribution
 from distrl.functional.policy.objectives import clipped_value_loss
 from distrl.functional.returns.lambda_targets import lambda_atoms, replacement_size
+from distrl.functional.returns.state_values import Steps
 from distrl.functional.statistics import explained_variance
 from distrl.language.algorithms.base import ComponentConfig
 from distrl.language.algorithms.batch import recorded_support
@@ -160,19 +161,22 @@ class TokenPPO(TokenHeadAlgorithm):
         Trainable tokens are the time steps, (T, N); what stands after a row's last one is cut off by its end.
         """
         inside = compact_mask(batch.mask)
-        steps = torch.arange(inside.shape[1], device=inside.device)
-        at_end = steps >= lengths(batch.mask)[:, None] - 1
+        places = torch.arange(inside.shape[1], device=inside.device)
+        at_end = places >= lengths(batch.mask)[:, None] - 1
         truncated = at_end & batch.goes_on[:, None]
         size = replacement_size(self.distribution)
         uniform = self.rng.random((*inside.T.shape, size), dtype="float32") if size else None
         numbers = {"gamma": 1.0, "lam": 0.95, **self.advantage.options}
+        steps = Steps(
+            reward=spread(batch.token_reward[batch.mask].float(), inside).T.contiguous(),
+            value=batch.distributions[:, :-1].transpose(0, 1).contiguous(),
+            next_value=batch.distributions[:, 1:].transpose(0, 1).contiguous(),
+            terminated=(at_end & ~truncated).T.contiguous(),
+            truncated=truncated.T.contiguous(),
+        )
         targets = lambda_atoms(
             self.distribution,
-            batch.distributions[:, :-1].transpose(0, 1).contiguous(),
-            batch.distributions[:, 1:].transpose(0, 1).contiguous(),
-            spread(batch.token_reward[batch.mask].float(), inside).T.contiguous(),
-            (at_end & ~truncated).T.contiguous(),
-            truncated.T.contiguous(),
+            steps,
             numbers["gamma"],
             numbers["lam"],
             None if uniform is None else torch.from_numpy(uniform).to(self.device),
