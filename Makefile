@@ -37,7 +37,7 @@ test: .venv/.ready-dev  ## all tests but the drills
 	$(BIN)/python -m pytest -m "alone and not drill" $(TESTS); alone=$$?; \
 	for code in $$quick $$ray $$alone; do [ $$code -eq 0 ] || [ $$code -eq 5 ] || exit 1; done  # 5: TESTS has none of these
 
-check: .venv/.ready-dev  ## format, lint, types, import floors, quick tests
+check: .venv/.ready-dev  ## format, lint, types, import layers, quick tests
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy

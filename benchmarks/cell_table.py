@@ -18,7 +18,7 @@ EARLY = ("algorithm.learning_starts=2000",)
 def evaluated(
     name: str, task: str, method: str, example: str, gate: float | None, budget: int, *words: str, **options: Any
 ) -> Cell:
-    """A cell of the off-policy half: in one process, and judged by greedy evaluations; `options` may differ."""
+    """An off-policy cell: one process, greedy evaluations; `options` may differ."""
     options.setdefault("overrides", (*IN_PROCESS, *words))
     return Cell(name, task, method, example, gate, budget, judged_by="evaluation", **options)
 

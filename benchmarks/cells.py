@@ -1,4 +1,4 @@
-"""The learning benchmark: what a cell is. `cell_table.py` lists them."""
+"""Cells of the learning benchmark; `cell_table.py` lists them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Cell:
 
     @property
     def scored(self) -> bool:
-        """Whether the whole budget is used, to compare scores at its end."""
+        """True if the run uses its whole budget, to compare scores at the end."""
         return self.gate is None
 
     def words(self, seed: int) -> list[str]:
@@ -114,7 +114,7 @@ class Cell:
         return strings(config.model_dump(mode="json")) | strings(algorithm.model_dump(mode="json"))
 
     def hashes(self, seed: int) -> dict[str, str]:
-        """What a record must carry to be current.
+        """Compute the hashes that a current record carries.
 
         Raises:
             UserError: The example is missing or wrong.
@@ -140,7 +140,7 @@ class Cell:
         return int(summary["evaluations"][-1][0]) if reason.startswith("eval_mean") else None
 
     def passed(self, reached_at: int | None) -> bool:
-        """Whether a run that met the gate there, or never, does what is asked of each seed."""
+        """True if a run that met the gate at this step, or never (None), passes."""
         if self.scored:
             return True
         if self.ceiling:
@@ -148,7 +148,7 @@ class Cell:
         return reached_at is not None and reached_at <= self.budget
 
     def verdict(self, records: Sequence[Record | None], others: Sequence[Record | None] = ()) -> bool:
-        """Whether the cell as a whole does what is asked.
+        """Decide over all seeds of the cell.
 
         Args:
             records: Of its seeds; None where there is none.

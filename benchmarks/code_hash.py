@@ -1,4 +1,4 @@
-"""Hash of the code that can influence learning: comments, docstrings, imports and paths do not count.
+"""Hash of the code that can influence learning, without comments, imports and paths.
 
 A learning result stays valid until this hash, or the hash of its config, changes.
 """
@@ -69,7 +69,7 @@ def code_hash(
     sharded: bool = True,
     names: Collection[str] = (),
 ) -> str:
-    """Hash what a run with this algorithm computes with: contents of its modules, in no order and without their paths.
+    """Hash the contents of an algorithm's modules, without their order and paths.
 
     Args:
         algorithm: `algorithm.name` of its config.
@@ -105,7 +105,7 @@ def _domains(files: Iterable[Path], package: Path) -> set[str]:
 
 
 def algorithm_files(package: Path, algorithm: str) -> list[Path]:
-    """Find the file that registers an algorithm; where none does, the one of that name, or else all."""
+    """Find the file that registers an algorithm, else the one of that name, else all."""
     files = [file for domain in DOMAINS for file in sorted((package / domain / "algorithms").rglob("*.py"))]
     found = registering(package).get(algorithm, ())
     return [file for file in files if file in found] or [file for file in files if file.stem == algorithm] or files
@@ -122,7 +122,7 @@ def registering(package: Path) -> dict[str, set[Path]]:
 
 
 def reached(files: Iterable[Path], root: Path, closed: Collection[str] = ()) -> set[Path]:
-    """Collect these files and what they import, directly or not, outside of `closed` packages and modules."""
+    """Collect files and their imports, direct and indirect, outside of `closed` ones."""
     package = root / PACKAGE
     found, queue = set[Path](), [path for path in files if not _within(path, package, closed)]
     while queue:
@@ -181,7 +181,7 @@ def forget_files() -> None:
 
 
 def meaning(source: str, algorithm: str = "") -> str:
-    """Reduce Python source to what it computes.
+    """Reduce Python source to its computation.
 
     Comments, docstrings, layout, imports, annotations of functions, facts of the registry, and presets other than
     those that `algorithm` is made of are left out.
@@ -204,7 +204,7 @@ def meaning(source: str, algorithm: str = "") -> str:
 
 
 def _drop_other_presets(tree: ast.Module, algorithm: str) -> None:
-    """Keep the preset of an algorithm and those that it is based on; all where none has its name."""
+    """Keep the preset of an algorithm and its base presets; all if none has its name."""
     presets = {statement: call for statement in tree.body if (call := _preset(statement)) is not None}
     names = {_variable(statement): statement for statement in presets}
     wanted = next((statement for statement, call in presets.items() if _first(call) == algorithm), None)
@@ -239,7 +239,7 @@ def _registers(call: ast.Call) -> bool:
 
 
 def _is_silent(statement: ast.AST) -> bool:
-    """Recognize a bare string (a docstring, or a comment on an attribute), an import, or imports for type checkers."""
+    """Recognize docstrings, comments on attributes, and imports."""
     if isinstance(statement, ast.If):
         return isinstance(statement.test, ast.Name) and statement.test.id == "TYPE_CHECKING"
     if isinstance(statement, ast.Import | ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: facts of the machine, results as data, medians, peers in their own environments.
+"""Helpers of all benchmark scripts: machine facts, result files, medians, peers.
 
 Run the scripts from anywhere with the project's interpreter, e.g. `python benchmarks/floors.py`.
 """
@@ -30,7 +30,7 @@ PACKAGES = ("torch", "ray", "gymnasium", "numpy", "envpool", "distrl")
 
 
 def named(kind: str, names: str | None, known: Mapping[str, Any]) -> list[Any]:
-    """What a comma-separated list names, in its order; all without one.
+    """Select the entries of a comma-separated list, in its order; all without one.
 
     Args:
         kind: What they are, for the error.
@@ -48,7 +48,7 @@ def named(kind: str, names: str | None, known: Mapping[str, Any]) -> list[Any]:
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer script and the environment it runs in; `venv` None is the project's own interpreter.
+    """A peer script and its environment; `venv` None is the project's own interpreter.
 
     `setup` makes the environment; by default setup.sh with its name.
     """
@@ -76,7 +76,7 @@ PEERS = {
 
 
 def machine_facts() -> dict[str, Any]:
-    """Processor, cores, memory, load and versions: what a timing means nothing without."""
+    """Collect processor, cores, memory, load and versions, for the record of a timing."""
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
@@ -108,14 +108,14 @@ def _version(package: str) -> str | None:
 
 
 def write_result(name: str, result: dict[str, Any]) -> Path:
-    """Write `results/NAME.json` whole or not at all, with the machine's facts beside the result's own keys."""
+    """Write `results/NAME.json` atomically, with the machine's facts added."""
     path = RESULTS / f"{name}.json"
     write_atomic(path, to_json({"machine": machine_facts(), **result}, indent=1) + "\n")
     return path
 
 
 def read_result(name: str) -> dict[str, Any] | None:
-    """What `write_result` wrote, or None."""
+    """Read a result of `write_result`; None if there is none."""
     path = RESULTS / f"{name}.json"
     return read_json(path) if path.exists() else None
 
@@ -131,7 +131,7 @@ def median_of(repeats: int, measure: Callable[[], float]) -> dict[str, Any]:
 
 
 def have_peer(name: str) -> bool:
-    """Whether the peer's environment has been set up."""
+    """True if the peer's environment is set up."""
     return PEERS[name].python.exists()
 
 
@@ -197,13 +197,13 @@ def _setup_command(peer: Peer) -> str:
 
 
 def _peer_environment() -> dict[str, str]:
-    """Ours without what points a foreign interpreter at our packages."""
+    """Environment variables without those that lead to packages of this project."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     return environment | {"CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
 
 
 def kill_group(process: subprocess.Popen[Any]) -> None:
-    """End what is left of the process group that `start_new_session` made, the script included."""
+    """Kill the process group of a script that was started in a new session."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:

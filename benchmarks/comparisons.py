@@ -1,4 +1,4 @@
-"""The throughput benchmark as a table: what runs against what, and what is to be reached."""
+"""Comparisons of the throughput benchmark: both sides, and the target."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def steps_per_second(line: Line) -> float:
 
 
 def gradient_steps_per_second(line: Line) -> float:
-    """Gradient updates a second of a whole off-policy run, environment steps included, once updates have begun.
+    """Gradient updates per second of an off-policy run after its first update.
 
     Raises:
         UserError: There were none to count.
@@ -49,7 +49,7 @@ def seconds_to_solve(line: Line) -> float:
 
 
 def plumbing(line: Line) -> float:
-    """Share of a serial run's wall time that is neither environment, policy nor learning; start and eval excluded."""
+    """Share of a serial run's time outside of environment, policy, learning, start and eval."""
     phases = {name: value for name, value in line["phases"]["loop"].items() if name not in NOT_COUNTED}
     return 1.0 - sum(phases.get(name, 0.0) for name in WORK) / sum(phases.values())
 
@@ -105,7 +105,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """Sides that are measured in turns, and the rows that follow. `repeats` None: as the command line says."""
+    """Sides that take turns, and their rows; `repeats` None: from the command line."""
 
     sides: dict[str, Side]
     rows: list[Row]

@@ -1,4 +1,4 @@
-"""Samplers that come and go, slow streams, and heavy-tailed step times: what elasticity costs and brings.
+"""Costs and gains of elasticity: joining samplers, slow streams, heavy-tailed step times.
 
     python benchmarks/elastic.py
 
@@ -58,7 +58,7 @@ def scaling(bench: Bench, turn: int) -> dict[str, float]:
 
 
 def slow_stream(bench: Bench, turn: int) -> dict[str, float]:
-    """16 streams at 5 ms a step in 4 samplers, without and with one stream at 1 s a step, from the first step on."""
+    """Compare 16 streams at 5 ms per step with and without one at 1 s per step."""
     rates = []
     for slow in (-1, SLOW_STREAM):
         times = bench.run(

@@ -1,4 +1,4 @@
-"""Runs of `elastic.py`: each in a thread of this process, on one small Ray cluster, watched while it goes on."""
+"""Runs of `elastic.py`, each in a thread of this process, on one small Ray cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ START_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Times:
-    """What a run wrote down, one entry an update.
+    """Measurements of a run, one entry per update.
 
     Attributes:
         lines: Of `sleepers.WritesTimes`.

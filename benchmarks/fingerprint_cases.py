@@ -69,7 +69,7 @@ def made(name: str, algorithm: str, may_refuse: bool = False, **values: Any) -> 
 
 
 def algorithm_settings() -> Iterator[Setting]:
-    """Settings of every registered algorithm, with every registered law where one can be chosen."""
+    """Settings of every algorithm, with every return distribution that it may take."""
     heads = [method.name for method in register.methods("return_distribution")]
     for method in register.methods("algorithm"):
         name, own = label(method.name), fields(method.name)

@@ -133,7 +133,7 @@ def set_key(config: dict[str, Any], key: str, value: Any) -> None:
 
 
 def read_key(config: Mapping[str, Any], key: str) -> Any:
-    """Look up what a config sets, or its algorithm's default; None where there is neither."""
+    """Look up a key of a config, or its algorithm's default; None if there is neither."""
     found: Any = config
     for part in KEYS[key].split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
@@ -154,7 +154,7 @@ def label(name: str) -> str:
 
 
 def finished(config: dict[str, Any]) -> dict[str, Any]:
-    """Add what every run has."""
+    """Add the keys of every run."""
     for key, value in EVERYWHERE.items():
         set_key(config, key, value)
     if LANGUAGE in config:

@@ -55,7 +55,7 @@ LENGTH = 12
 
 
 class Spaces(gymnasium.Env[Any, Any]):
-    """Draws observations, and pays for each entry of the action; an episode ends after `LENGTH` steps or before.
+    """Random observations, a reward per entry of the action, at most `LENGTH` steps.
 
     Args:
         observation: Which of `OBSERVATIONS`.

@@ -1,4 +1,4 @@
-"""Fingerprints of short runs: does a change of the code leave what is learned as it was?
+"""Fingerprints of short runs, to compare the numbers of two versions of the code.
 
     python benchmarks/fingerprints.py --out before.json                          # all, about five minutes on one core
     python benchmarks/fingerprints.py --out after.json --compare before.json     # exit code 1: something differs
@@ -75,12 +75,12 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def fits(name: str, only: str | None) -> bool:
-    """Say whether a setting is asked for."""
+    """True if a setting is selected."""
     return not only or fnmatch(name, only)
 
 
 def chosen(only: str | None, sample: int | None = None) -> list[Setting]:
-    """Collect the settings that are asked for."""
+    """Collect the selected settings."""
     kinds: Iterable[Iterable[Setting]] = (
         *(example_settings(), cell_settings(), algorithm_settings()),
         *(risk_settings(), link_settings(), variant_settings()),
@@ -104,7 +104,7 @@ def fingerprints(settings: Sequence[Setting], jobs: int) -> dict[str, str]:
 
 
 def fingerprint(setting: Setting) -> str:
-    """Run one setting; returns the hash, or what happened instead."""
+    """Run one setting; returns the hash, or the kind of failure."""
     torch.set_num_threads(1)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fingerprint-") as folder:
@@ -122,7 +122,7 @@ def fingerprint(setting: Setting) -> str:
 
 
 def differences(wanted: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """Lines about what is missing, extra or different."""
+    """List missing, extra and different settings."""
     lines = [f"missing: {name}" for name in wanted if name not in found]
     lines += [f"extra: {name}" for name in found if name not in wanted]
     both = [name for name in wanted if name in found]

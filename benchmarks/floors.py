@@ -1,4 +1,4 @@
-"""Floors: what the parts of a training loop cost by themselves on this machine, so that a benchmark knows its limits.
+"""Costs of the parts of a training loop on this machine: lower bounds for benchmarks.
 
 Raw environment steps, a small MLP's forward pass, an update on 256 rows, a Ray round trip. Medians of several repeats.
 
@@ -115,7 +115,7 @@ def iter_forever(items: list[Any]) -> Any:
 
 
 def mlp_floors(repeats: int, seconds: float) -> list[Floor]:
-    """A 4-64-64-2 tanh network on one thread: forward passes, and one update as plain torch makes it."""
+    """Time forward passes and one plain torch update of a 4-64-64-2 tanh network."""
     import torch
     from torch import nn
 
@@ -143,7 +143,7 @@ def mlp_floors(repeats: int, seconds: float) -> list[Floor]:
 
 
 def ray_floors(repeats: int, seconds: float) -> list[Floor]:
-    """Round trips to one actor: an empty call, empty calls in flight together, and 64 KB and 1 MB results."""
+    """Time round trips to one actor: empty calls, overlapping calls, 64 KB and 1 MB results."""
     import ray
 
     class Echo:

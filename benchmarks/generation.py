@@ -1,4 +1,4 @@
-"""Tokens per second of our engine against `transformers.generate`, and what new weights cost an engine.
+"""Tokens per second of the engine and `transformers.generate`, and costs of new weights.
 
     python benchmarks/generation.py
 
@@ -85,7 +85,7 @@ def ours(model: LanguageModel) -> Side:
 
 
 def theirs(model: LanguageModel) -> Side:
-    """`transformers.generate`, a batch at a time, with a model that is stored in the precision it computes in."""
+    """Time `transformers.generate` by batches, with weights in the computing precision."""
     network = copy.deepcopy(model.network).to(model.dtype)
 
     def generate(prompts: list[list[int]], uniforms: np.ndarray, new: int, ends: tuple[int, ...]) -> list[int]:
@@ -157,7 +157,7 @@ def weight_swap(model: LanguageModel, repeats: int, clock: Callable[[], float]) 
 
 
 def met(speed: dict[str, Any]) -> bool:
-    """Whether a case reaches its target."""
+    """True if a case reaches its target."""
     return bool(speed["ours"]["median"] >= TARGETS[speed["case"]] * speed["transformers"]["median"])
 
 

@@ -52,11 +52,11 @@ class Job:
 
     @property
     def shown_command(self) -> list[str]:
-        """What a user would type in the repository, without our run folder."""
+        """The command line of the run, without its run folder."""
         return ["distrl", "train", f"examples/{self.cell.example}.yaml", *self.cell.words(self.seed)]
 
     def start(self) -> None:
-        """Start the process; from the newest checkpoint where there is one of the same code and config."""
+        """Start the process, from the newest checkpoint of the same code and config if any."""
         self.again, self.problem = False, ""
         forget_files()  # a long benchmark may see the code change between two runs
         try:

@@ -27,7 +27,7 @@ from distrl.base.errors import UserError
 
 @resumable
 def main(words: Sequence[str] | None = None) -> int:
-    """Run what is missing; returns the exit code."""
+    """Make missing records; returns the exit code."""
     args = parse(words)
     cells, places = choose(args.only), Places()
     if args.trial:

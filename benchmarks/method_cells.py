@@ -1,4 +1,4 @@
-"""Cells of the methods' bench: every registered language-model algorithm on one tiny task, with equally many tokens."""
+"""Cells of the methods' bench: each language algorithm on one tiny task, equal tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The effect that each paper claims, as a comparison of two cells of the methods' bench; judged by the records alone.
+"""Effects that papers claim, as comparisons of two cells of the methods' bench.
 
 A claim is judged on this bed: one tiny task, three seeds. *Reached* and *not reached* say which way the means lie, no
 more; what the bed cannot show (lengths, several turns, stale data) has no entry here and counts as not tried.
@@ -50,7 +50,7 @@ def as_good(mine: Records, base: Records) -> bool:
 
 
 def near(records: Records, target: float, share: float) -> bool:
-    """Whether the second half's mean entropy of every seed lies within a share of the target."""
+    """Test that every seed's mean entropy of the second half is near the target."""
     return all(abs(late(record["traces"]["entropy"]) - target) <= share * target for record in records)
 
 
@@ -66,7 +66,7 @@ def spread(records: Records) -> float:
 
 @dataclass(frozen=True)
 class Effect:
-    """A paper's claim, as far as this bed can show it.
+    """A paper's claim, and its test on this bench.
 
     Attributes:
         claim: In words.
@@ -180,7 +180,7 @@ EFFECTS: dict[int, Effect] = {
 
 
 def judged(entry: int, records: Mapping[str, Records]) -> str:
-    """Whether an entry's claim holds by the records of all cells (an empty list where there are none)."""
+    """Evaluate an entry's claim on the records of all cells (empty lists: no records)."""
     effect = EFFECTS.get(entry)
     if effect is None:
         return NOT_TRIED

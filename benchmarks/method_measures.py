@@ -1,4 +1,4 @@
-"""What a finished run of the methods' bench is measured by: many answers to every question, and its curves."""
+"""Measurements of a finished run of the methods' bench: answers and curves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TRACE = {
 
 
 def measured(run: Path) -> dict[str, Any]:
-    """Figures of the policy that a run has left behind: `ANSWERS` answers to each question of the task.
+    """Measure a run's final policy by `ANSWERS` answers to each question.
 
     Returns:
         `success`, `form`: means; `pass_8`, `pass_64`: at least one right of so many; `majority_8`: the most frequent
@@ -88,7 +88,7 @@ def distinct(answer: torch.Tensor, correct: torch.Tensor, block: torch.Tensor) -
 
 
 def traces(metrics: Path) -> dict[str, list[float]]:
-    """The run's curves, one number an update; what a method does not have is left out."""
+    """Read the run's curves, one number per update; absent curves are left out."""
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     rows = [row for row in rows if "text/length" in row or "loss/policy" in row]
     found = {name: [round(row[tag], 4) for row in rows if tag in row] for name, tag in TRACE.items()}

@@ -1,4 +1,4 @@
-"""The methods' bench: every language-model algorithm on one tiny task, with equally many sampled tokens.
+"""The methods' bench: every language algorithm on one tiny task, with equal tokens.
 
     python benchmarks/methods.py --list                       # cells and the state of their records
     python benchmarks/methods.py --only grpo,riskpo --seeds 0 # some of them
@@ -47,7 +47,7 @@ class MethodJob(Job):
 
 @resumable
 def main(words: Sequence[str] | None = None) -> int:
-    """Run what is missing and write the table again; returns the exit code."""
+    """Make missing records and write the table; returns the exit code."""
     args = command_line(__doc__, "algorithms or variants, with commas", "seeds", "jobs", "list").parse_args(words)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a cell is one core's work
     pairs = [(cell, seed) for cell in chosen_cells(args.only) for seed in args.seeds]

@@ -1,4 +1,4 @@
-"""Small language models that get better within minutes on two cores: every example as it stands, three seeds.
+"""Small language models trained for minutes on two cores: each example, three seeds.
 
     python benchmarks/pretrained.py                     # all, one after the other: about two hours, on a quiet machine
     python benchmarks/pretrained.py --only smollm2-copy --seeds 0
@@ -31,7 +31,7 @@ TAGS = {
 
 
 class TimedJob(Job):
-    """A run that is judged by the clock, and keeps its curve."""
+    """A run with a time limit, which keeps its curve."""
 
     begun = 0.0
 
@@ -51,7 +51,7 @@ class TimedJob(Job):
 
 
 def curve_of(metrics: Path) -> dict[str, Any]:
-    """Success of held-out answers over time, and that of the first batch, which the untrained model made."""
+    """Read success on held-out answers over time, and of the untrained model's first batch."""
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     curve = [{name: row[tag] for name, tag in TAGS.items()} for row in rows if TAGS["sampled"] in row]
     first = next((row["text/success"] for row in rows if "text/success" in row), None)
@@ -60,7 +60,7 @@ def curve_of(metrics: Path) -> dict[str, Any]:
 
 @resumable
 def main(words: Sequence[str] | None = None) -> int:
-    """Run what is missing and write the page again; returns the exit code."""
+    """Make missing records and write the page; returns the exit code."""
     names = ", ".join(cell.name for cell in CELLS)
     args = command_line(__doc__, f"cells, with commas: {names}", "seeds").parse_args(words)
     cells = chosen(args.only)

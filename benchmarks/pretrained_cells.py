@@ -1,4 +1,4 @@
-"""Examples of language models that are judged by the clock: which, their gates, and where their records are."""
+"""Cells of language-model examples with time limits, and their records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_BUDGET = 10**9  # steps; time is what ends these runs
 
 @dataclass(frozen=True)
 class PretrainedCell(Cell):
-    """An example as a user starts it, with its own evaluations and, but for the tiny ones, its own end.
+    """An example as a user starts it, with its own evaluations and usually its own end.
 
     Attributes:
         limit: Seconds from the start of the process in which the gate is to be met, loading included.
@@ -57,6 +57,6 @@ def chosen(names: str | None) -> list[PretrainedCell]:
 
 
 def records_of(places: Places, cell: Cell) -> list[Mapping[str, Any]]:
-    """Records of the cell's seeds, as far as there are any. Old ones are shown too."""
+    """Existing records of the cell's seeds, stale ones included."""
     found = (read_record(places, cell, seed)[1] for seed in cell.seeds)
     return [record for record in found if record is not None]

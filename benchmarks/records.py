@@ -1,4 +1,4 @@
-"""Records of learning runs: one JSON file a (cell, seed), current as long as code and config are the same."""
+"""Records of learning runs: one JSON file per cell and seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ State = Literal["current", "stale", "missing"]
 
 @dataclass(frozen=True)
 class Places:
-    """Where records are kept, where runs are made until they have ended, and where the table goes."""
+    """Folders of records and of unfinished runs, and the file of the table."""
 
     records: Path = RESULTS / "learning"
     runs: Path = FOLDER / ".cache" / "learning"
@@ -42,7 +42,7 @@ def read_record(places: Places, cell: Cell, seed: int) -> tuple[State, dict[str,
 def make_record(
     cell: Cell, seed: int, hashes: dict[str, str], summary: dict[str, Any], facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """What is kept of a finished run.
+    """Make the record of a finished run.
 
     Args:
         hashes: Of the code and config that it ran with.
@@ -77,7 +77,7 @@ def write_record(places: Places, cell: Cell, seed: int, record: dict[str, Any]) 
 
 
 def outcome(cell: Cell, state: State, record: dict[str, Any] | None) -> str:
-    """One run in a table cell: steps to the gate, or what happened instead."""
+    """One run in a table cell: steps to the gate, or the result without one."""
     if record is None:
         return "-"
     text = ending(cell, record) if record["reached_at"] is None else f"{record['reached_at']:,}"
@@ -87,7 +87,7 @@ def outcome(cell: Cell, state: State, record: dict[str, Any] | None) -> str:
 
 
 def ending(cell: Cell, record: dict[str, Any]) -> str:
-    """What became of a run that met no gate."""
+    """Result of a run that met no gate, for the table."""
     if cell.scored and cell.judged_by == "evaluation":
         return "no evaluations" if record["score"] is None else f"{record['score']:.1f}"
     if cell.scored:
@@ -120,7 +120,7 @@ def own_seeds(cell: Cell, seeds: Sequence[int]) -> list[int]:
 
 
 def meets(places: Places, cell: Cell, seeds: Sequence[int]) -> bool:
-    """Whether a cell does what is asked, by the records of these seeds."""
+    """True if a cell passes, by the records of these seeds."""
     records = [read_record(places, cell, seed)[1] for seed in seeds]
     if cell.beats is None:
         return cell.verdict(records)
@@ -137,7 +137,7 @@ def table_of(places: Places, cells: Sequence[Cell], seeds: Sequence[int]) -> str
 
 
 def write_table(places: Places, cells: Sequence[Cell], seeds: Sequence[int]) -> None:
-    """The Markdown page, from whatever records there are."""
+    """Write the Markdown page from all existing records."""
     pairs = [(cell, seed) for cell in cells for seed in own_seeds(cell, seeds)]
     records = [record for cell, seed in pairs if (record := read_record(places, cell, seed)[1])]
     machines = sorted({machine_line(record["machine"]).rsplit(";", 1)[0] for record in records})

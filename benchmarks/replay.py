@@ -1,4 +1,6 @@
-"""The replay against other replays, in turns on one machine: batch 256, observation 17, inserted in blocks of 16.
+"""The replay against other replays, in turns on one machine.
+
+Batches of 256, observations of 17 numbers, insertion in blocks of 16.
 
 Two shards in processes of their own, on Ray, are measured against a Reverb server: Reverb takes transitions one by one
 (its `writer`) and gives batches through its dataset; a shard takes fragments of 16 steps of 16 environments, as

@@ -49,7 +49,7 @@ def write_results(path: Path, risk: Places = RISK, pretrained: Places = pretrain
 
 
 def complete_studies(places: Places) -> list[tuple[Study, Found]]:
-    """Studies with a record of every run, by label. Old records are shown too: the next call makes them again."""
+    """Studies with a record of every run, by label; stale records are shown too."""
     found = {
         study.name: {
             label: [read_record(places, cell, seed)[1] for seed in cell.seeds] for label, cell in study.cells.items()
@@ -61,6 +61,6 @@ def complete_studies(places: Places) -> list[tuple[Study, Found]]:
 
 
 def machines(records: Sequence[Mapping[str, Any]]) -> str:
-    """Where the runs were made."""
+    """List the machines of the runs."""
     lines = sorted({machine_line(record["machine"]).rsplit(";", 1)[0] for record in records})
     return "".join(f"- {line}\n" for line in lines)

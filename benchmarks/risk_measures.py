@@ -1,4 +1,4 @@
-"""What the studies of risk measure inside a run, as callbacks: returns of the last policy, and how wrong its critic is.
+"""Callbacks of the risk studies: returns of the last policy, and bias of its critic.
 
 A callback leaves `measured.json` in the run folder, and looks into the learner, so it needs `backend=serial`. A wrapper
 makes rewards noisy.
@@ -42,7 +42,7 @@ class NoisyReward(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def measured_file(loop: Any) -> Path:
-    """Where a run leaves what was measured in it."""
+    """File of a run's measurements."""
     return Path(loop.services.folder.path) / "measured.json"
 
 
@@ -75,7 +75,7 @@ class ValueBias(Callback):
 
 @torch.no_grad()
 def value_bias(algorithm: Any, env_config: Any, seed: int) -> dict[str, float]:
-    """How wrong the critics of a soft actor-critic are about its own actions, in a task that never terminates.
+    """Bias of a soft actor-critic's critics on its own actions, in an unending task.
 
     Both sides hold the entropy bonus that the critics are trained on: the mean critic's Q(s_t, a_t) against
     r_t + sum_{k > 0} gamma^k (r_{t+k} - alpha log pi(a_{t+k})), over `BIAS_ENVS` episodes and t < `BIAS_STEPS`.

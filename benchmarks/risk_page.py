@@ -40,7 +40,7 @@ def figures_of(study: Study, records: Sequence[Mapping[str, Any]]) -> list[dict[
 
 
 def holds(study: Study, found: Found) -> bool:
-    """Whether the study's claim holds for all seeds together."""
+    """True if the study's claim holds over all seeds."""
     seeds = {label: [row[study.compared] for row in figures_of(study, records)] for label, records in found.items()}
     return study.holds({label: float(study.middle(values)) for label, values in seeds.items()})
 

@@ -1,4 +1,4 @@
-"""What distributions and risk are good for, as numbers and plots: makes docs/results.md.
+"""Studies of return distributions and risk: numbers and plots of docs/results.md.
 
     python benchmarks/risk_results.py                      # all studies, about half an hour on one core
     python benchmarks/risk_results.py --only risky-path    # one study; the page shows those that have their records
@@ -27,7 +27,7 @@ from distrl.base.files import read_json
 
 
 class MeasuredJob(Job):
-    """A run that leaves what it measured."""
+    """A run with a file of measurements."""
 
     def result(self, summary: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         file = self.run_folder / "measured.json"
@@ -36,7 +36,7 @@ class MeasuredJob(Job):
 
 @resumable
 def main(words: Sequence[str] | None = None) -> int:
-    """Run what is missing and make the page; returns the exit code."""
+    """Make missing records and write the page; returns the exit code."""
     names = ", ".join(study.name for study in STUDIES)
     args = command_line(__doc__, f"studies, with commas: {names}", "jobs").parse_args(words)
     studies = chosen(args.only)

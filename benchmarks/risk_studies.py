@@ -1,4 +1,4 @@
-"""The studies of risk and bias as a table: what runs against what, and which numbers of a run are compared."""
+"""Studies of risk and bias: their runs, and the compared numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every benchmark of training runs does: find the records that are current, make the others, say how it went."""
+"""Runner of all benchmarks with records: makes the missing ones and reports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ C = TypeVar("C", bound=Cell)
 
 
 def resumable(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
-    """A command that ends with a message and an exit code where it was interrupted or asked for what cannot be."""
+    """Wrap a command: interrupts and user errors end it with a message and an exit code."""
 
     @functools.wraps(main)
     def guarded(words: Sequence[str] | None = None) -> int:

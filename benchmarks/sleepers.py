@@ -1,4 +1,4 @@
-"""Environments that take wall time and no processor: they sleep in every step. And what the runs write down."""
+"""Environments that sleep in every step, and a callback that records progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the decoupled objective make up for old data? Synchronous runs against runs whose data are four versions old.
+"""The decoupled objective on old data: synchronous runs against data four versions old.
 
     python benchmarks/staleness.py                     # all cells, six seeds each; makes results/staleness.md
     python benchmarks/staleness.py --only plain --seeds 0
@@ -73,7 +73,7 @@ CELLS: dict[str, Cell] = {
 
 @resumable
 def main(words: Sequence[str] | None = None) -> int:
-    """Run what is missing and make the page; returns the exit code."""
+    """Make missing records and write the page; returns the exit code."""
     only = f"cells, with commas: {', '.join(CELLS)}"
     args = command_line(__doc__, only, "seeds", "jobs", trial="TOKENS", seeds=SEEDS).parse_args(words)
     cells, seeds, places = chosen(args.only), args.seeds, PLACES
@@ -135,7 +135,7 @@ def page(found: Records) -> str:
 
 
 def claims(found: Records) -> list[str]:
-    """What the published result says, and whether it holds here; nothing before all seeds have run."""
+    """Compare with the published claims; empty until all seeds have run."""
     names = ("synchronous", "plain", "decoupled")
     if any(len(found.get(name, ())) < len(SEEDS) for name in names):
         return []
@@ -155,13 +155,13 @@ def _claim(text: str, one: Sequence[float], other: Sequence[float], expected: bo
 
 
 def behind(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether one is lower than the other by two standard errors of the mean difference, and by `LEAST`."""
+    """True if one is lower by two standard errors of the mean difference and by `LEAST`."""
     difference, error = difference_of(one, other)
     return -difference > max(2.0 * error, LEAST)
 
 
 def later(found: Records) -> list[float]:
-    """Mean success of each synchronous run had it begun `AGE` updates later: what old data cost in any case.
+    """Mean success of each synchronous run delayed by `AGE` updates: the least cost of age.
 
     Success before the first evaluation counts as that of the first.
     """
@@ -180,7 +180,7 @@ def difference_of(one: Sequence[float], other: Sequence[float]) -> tuple[float, 
 
 
 def mean_success(records: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Of each run, over all its evaluations: how soon it is good counts as well as how good it becomes."""
+    """Mean success of each run over all its evaluations."""
     return [statistics.fmean(success for _, success in record["evaluations"]) for record in records]
 
 

@@ -35,7 +35,7 @@ QUICK_FOLDER = FOLDER / ".cache" / "throughput-quick"
 
 @dataclass
 class Measured:
-    """Result lines of a group, by side, in the order of the runs; `missing` are sides whose program is not there."""
+    """Result lines of a group by side, in run order; `missing`: sides without a program."""
 
     lines: dict[str, list[Line]] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
@@ -81,7 +81,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def provide_peers(groups: Sequence[Group], skip: bool) -> set[str]:
-    """Set up what is missing; returns the programs that stay missing.
+    """Set up missing peers; returns those that stay missing.
 
     Raises:
         UserError: An environment could not be made.
@@ -124,7 +124,7 @@ def measure(name: str, group: Group, args: argparse.Namespace, absent: set[str])
 
 
 def usable(row: Row, measured: Measured) -> bool:
-    """Whether both sides of a row were run."""
+    """True if both sides of a row were run."""
     return not measured.missing & {row.ours, row.peer}
 
 
@@ -154,7 +154,7 @@ def result_of(name: str, row: Row, group: Group, measured: Measured) -> dict[str
 
 
 def finite(value: float) -> float | None:
-    """None for infinity and for what is no number, which JSON does not know."""
+    """Replace infinity and NaN, which JSON lacks, by None."""
     return value if math.isfinite(value) else None
 
 
@@ -166,7 +166,7 @@ def shown_command(group: Group, side: str) -> str:
 
 
 def keep(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Put rows into throughput.json in the place of older ones of the same name, and write the table again."""
+    """Merge rows into throughput.json by key, and write the table."""
     path = folder / "throughput.json"
     known = {(row["key"], row["label"]): row for row in (read_json(path)["rows"] if path.is_file() else [])}
     known |= {(row["key"], row["label"]): row for row in rows}

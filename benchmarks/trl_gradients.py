@@ -1,4 +1,4 @@
-"""One gradient of GRPO, RLOO and SFT: TRL's own trainers against ours, on the same weights and the same batch.
+"""Gradients of GRPO, RLOO and SFT against TRL's trainers, on equal weights and batch.
 
     benchmarks/peers/setup_trl.sh
     python benchmarks/trl_gradients.py
@@ -88,7 +88,7 @@ def compare(folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
 def policy_gradient(
     model: Path, case: str, kept: dict[str, Tensor], inputs: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Our algorithm's gradient by parameter, the share of clipped tokens, and how far advantages differ."""
+    """Gradient by parameter, share of clipped tokens, and difference of advantages."""
     words, temperature = CASES[case]
     algorithm = _algorithm(model, words, temperature)
     _write(algorithm.language, kept)

@@ -1,4 +1,4 @@
-"""Seconds of a GRPO step on SmolLM2-135M against TRL's GRPOTrainer, and what of ours is spent on moving weights.
+"""Seconds of a GRPO step on SmolLM2-135M against TRL's, and the share of weight transfer.
 
     benchmarks/peers/setup_trl.sh
     python benchmarks/trl_speed.py
@@ -158,7 +158,7 @@ HEADER = ["a step", "precision", "ours, s", "TRL, s", "ratio", "target", "weight
 
 
 def both_met(result: dict[str, Any]) -> bool:
-    """Whether a case reaches both targets."""
+    """True if a case reaches both targets."""
     faster = result["ours"]["median"] <= STEP_TARGET * result["trl"]["median"]
     return bool(faster and result["weights_share"] < WEIGHTS_TARGET)
 

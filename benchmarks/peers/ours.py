@@ -1,4 +1,4 @@
-"""distrl itself, measured the way the peers are: any config, the same clock, the same greedy evaluation.
+"""distrl as a peer: any config, the same clock, the same greedy evaluation.
 
     python peers/ours.py ../examples/cartpole_ppo.yaml backend=serial stop.env_steps=100000
 

@@ -1,4 +1,4 @@
-"""What every peer script shares: arguments, a clock that can pause, greedy evaluation, the result line.
+"""Helpers of peer scripts: arguments, a clock that can pause, evaluation, result line.
 
 Peers run in their own virtual environments, so this file imports nothing but the standard library, numpy and
 gymnasium, and stays valid from gymnasium 0.29 to 1.x.
@@ -85,7 +85,7 @@ class TrainingClock:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """What happens inside does not count."""
+        """Pause the clock inside this context."""
         begin = time.perf_counter()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Our replay as processes of their own: shards on Ray, reached from this process as a learner reaches them."""
+"""The replay as processes: shards on Ray, called as a learner calls them."""
 
 from __future__ import annotations
 

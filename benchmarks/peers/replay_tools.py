@@ -1,4 +1,4 @@
-"""What the replay peers share: sizes, data, a timer, the result line. Standard library and numpy only."""
+"""Helpers of replay peers: sizes, data, timer, result line; numpy only."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def share_of_even_ids(completion_ids: list[list[int]], **rest: Any) -> list[floa
 
 
 def recorder(base: type, inputs: list[dict[str, Any]]) -> type:
-    """A trainer that keeps what its loss is computed from."""
+    """A trainer that keeps the inputs of its loss."""
     method = "compute_loss" if base is trl.SFTTrainer else "_compute_loss"
 
     def loss(self: Any, model: Any, batch: dict[str, Any], *args: Any, **options: Any) -> Any:
