@@ -11,12 +11,7 @@ from distrl.base.errors import ConfigError
 class Limiter:
     """Limiter to floor(replay_ratio * steps inserted since `learning_starts`) gradient steps.
 
-    Samples per insert, replay_ratio * batch size, hold in both directions: the learner cannot run ahead of the
-    samplers, and an update takes every step that is due. Integers and fractions only, so nothing drifts over a run.
-
-    Args:
-        replay_ratio: Gradient steps per environment step.
-        learning_starts: Environment steps inserted before the first gradient step.
+    It bounds both sides: an update takes every step that is due, and no more. Integers and fractions never drift.
 
     >>> limiter = Limiter(0.5, learning_starts=10)
     >>> limiter.insert(13), limiter.due()

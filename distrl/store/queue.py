@@ -1,12 +1,11 @@
 """Queue between samplers and learner: admission, batches, and the staleness contract.
 
-It holds metadata and data handles of finished fragments, not the data.
+It contains metadata and data handles of finished fragments, not the data. *Admission*: a stream may be at most
+`max_staleness + 1` fragments ahead of those consumed. *Contract*: a unit is consumed only if learner version - unit
+version <= max_staleness; an older one is evicted.
 
-*Admission*: a stream may be at most `max_staleness + 1` fragments ahead of those consumed, so work is rarely discarded.
-*Contract*: a unit is consumed only if learner version - unit version <= max_staleness; an older one is evicted.
-
-With `ordered=True` (deterministic mode, and whenever max_staleness is 0) batch u is fragment u of every stream, in
-stream order. Otherwise a batch is the first `streams` fragments to arrive, so that slow streams delay no batch.
+With `ordered=True` (deterministic mode, and if max_staleness is 0) batch u is fragment u of every stream, in stream
+order. Otherwise a batch is the first `streams` fragments to arrive, so that slow streams delay no batch.
 """
 
 from __future__ import annotations
@@ -26,14 +25,7 @@ class Waiting:
 
 
 class Queue:
-    """Queue of finished fragments.
-
-    Args:
-        streams: Streams of the run; a batch has as many fragments.
-        max_staleness: Bound of the contract, in versions.
-        ordered: Batches by sequence number instead of by arrival.
-        ledger: Counts the units.
-    """
+    """Queue of finished fragments; a batch has as many fragments as there are `streams`."""
 
     def __init__(self, streams: int, max_staleness: int, ordered: bool, ledger: Ledger):
         self.streams = streams
@@ -51,9 +43,7 @@ class Queue:
     def admit(self, stream: int, version: int) -> Unit | None:
         """Return the next unit that `stream` may start now, or None at its admission limit.
 
-        Args:
-            version: Newest published version. In ordered mode unit n is consumed at version n, so it is started at
-                version n - max_staleness or later.
+        In ordered mode unit n is consumed at version n, so it starts at version n - max_staleness or later.
         """
         seq = self.next_seq[stream]
         if self.ordered:
@@ -80,10 +70,7 @@ class Queue:
         self._waiting[meta.unit] = Waiting(meta, data)
 
     def pop(self, version: int, updates_started: int) -> list[Waiting] | None:
-        """Pop the next batch for a learner at `version`; None while it is not complete.
-
-        Fragments older than the contract allows are evicted first. In ordered mode admission leaves none.
-        """
+        """Evict fragments that are too old and pop the next batch; None while it is not complete."""
         for unit, waiting in list(self._waiting.items()):
             if version - waiting.meta.version > self.max_staleness:
                 self.drop(unit, "evict")

@@ -42,12 +42,7 @@ def env_name(env_config: EnvConfig) -> str:
 
 
 def make_env(env_config: EnvConfig, **extra: object) -> gymnasium.Env:
-    """Make one environment with its wrappers and `extra` arguments such as `render_mode`.
-
-    Raises:
-        ConfigError: Unknown id, wrapper or keyword, with the nearest known one or the package to install.
-        EnvError: The environment cannot be built, or is not a `gymnasium.Env`.
-    """
+    """Make one environment with its wrappers and `extra` arguments such as `render_mode`."""
     env = _build(env_config, {**env_config.kwargs, **extra})
     for name, kwargs in env_config.wrapper_calls:
         with building(f"wrapper {name!r}"):

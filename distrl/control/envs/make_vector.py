@@ -8,17 +8,7 @@ from distrl.control.envs.make import env_name, make_env, register_namespace
 
 
 def make_vector(env_config: EnvConfig, num_envs: int, seed_of: SeedOf) -> VectorEnv:
-    """Make B = `num_envs` environments that step together.
-
-    Args:
-        env_config: Section `env`.
-        num_envs: B.
-        seed_of: (environment index, episode number) -> seed.
-
-    Raises:
-        ConfigError: The backend lacks this environment or a requested option.
-        EnvError: The environment cannot be built, or its spaces are not supported.
-    """
+    """Make B = `num_envs` environments, seeded by `seed_of(environment index, episode number)`."""
     register_namespace(env_config.id)
     if env_config.backend == "vector":
         from distrl.control.envs.backends.native import NativeVectorEnv

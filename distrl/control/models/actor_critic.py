@@ -19,13 +19,10 @@ from distrl.models.layers.torsos import build_torso
 
 
 class ActorCritic(nn.Module):
-    """A policy and a critic, with separate torsos or a shared one.
+    """Policy and critic, with separate torsos or a shared one; observations are normalized.
 
-    With memory, policy and critic always share torso and memory, whatever `model_config.shared` says: so one recurrent
-    state serves both, and the state that the sampler records at the start of a fragment is enough to value it.
-
-    The critic's output is a value (...), or the parameters of a distribution (..., P) with another `critic_head`;
-    `critic.value` maps either to values. All methods take normalized observations (see `Policy`).
+    With memory, torso and memory are always shared, so one recurrent state serves both. The critic returns values (...)
+    or with `critic_head` parameters (..., P), which `critic.value` maps to values.
     """
 
     def __init__(
@@ -56,20 +53,17 @@ class ActorCritic(nn.Module):
         return self.critic.of_features(self.policy.features(obs, state, first)[0])
 
     def value(self, obs: Any, state: Any = None, first: Tensor | None = None) -> Tensor:
-        """Values (N,) of single observations, tree (N, ...).
+        """Compute values (N,) of single observations.
 
-        Args:
-            obs: Normalized observations.
-            state: With memory, the state after the step before: for the true final observation of step (t, b) that is
-                `states[t, b]` of `unroll`.
-            first: (N,) bool, reset the state before.
+        With memory, `state` is the one after the step before: `states[t, b]` of `unroll` for the final observation of
+        step (t, b).
         """
         return self.critic.value(self.judge(obs, state, first))
 
     def evaluate(
         self, obs: Any, state: Any = None, first: Tensor | None = None, levels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Distribution parameters (N, P) and the critic's output (N, ...) of single observations, tree (N, ...)."""
+        """Compute distribution parameters (N, P) and the critic's output (N, ...)."""
         if not self.shared:
             return self.policy(obs)[0], self.critic(obs, levels)
         features, _ = self.policy.features(obs, state, first)
@@ -78,17 +72,9 @@ class ActorCritic(nn.Module):
     def unroll(
         self, obs: Any, state: Any = None, first: Tensor | None = None, levels: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Any]:
-        """Whole fragments.
+        """Evaluate fragments as `Policy.unroll`; the critic's output (T, B, ...) comes second.
 
-        Args:
-            obs: Normalized observations, tree (T, B, ...).
-            state: State before step 0, tree (B, ...); None without memory.
-            first: (T, B) bool, the state is reset before step t.
-            levels: (T, B, noise_size), for a critic's head that learns at random levels.
-
-        Returns:
-            Parameters (T, B, P), the critic's output (T, B, ...), and the states after each step, tree (T, B, ...), or
-            None.
+        `levels (T, B, noise_size)` are for critic heads that learn at random levels.
         """
         features, states = self.policy.unroll_features(obs, state, first)
         params = self.policy.params(features)
@@ -100,11 +86,7 @@ class ActorCritic(nn.Module):
 
 
 def build_critic(torso: Any, feature_size: int, head: ReturnHeadConfig | None, risk: RiskConfig | None) -> Any:
-    """A critic on its own torso, or on shared features of width `feature_size` where that is None.
-
-    Raises:
-        ConfigError: A head that state values cannot have.
-    """
+    """Build a critic with its own torso, or one on shared features where `torso` is None."""
     width = feature_size if torso is None else torso.output_size
     risk = risk or RiskConfig()
     if head is None or (head.name == "scalar" and head.kappa is None and risk.name == "mean"):
@@ -124,11 +106,7 @@ def build_actor_critic(
     critic_head: ReturnHeadConfig | None = None,
     risk: RiskConfig | None = None,
 ) -> ActorCritic:
-    """A policy and critic whose first weights depend on the seed alone; torch's own generator is left as it was.
-
-    Raises:
-        ConfigError: A space or config that no network fits.
-    """
+    """Build a policy and critic from a seed, without touching torch's own generator."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return ActorCritic(observation_space, action_space, model_config, normalize_obs, clip_obs, critic_head, risk)
@@ -141,7 +119,7 @@ def build_policy(
     normalize_obs: bool = False,
     clip_obs: float = 10.0,
 ) -> Policy:
-    """A policy alone, for a sampler that will load weights into it; torch's own generator is left as it was."""
+    """Build a policy, for a sampler that will load weights into it."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return Policy(observation_space, action_space, model_config, normalize_obs, clip_obs)

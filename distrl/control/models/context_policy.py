@@ -1,4 +1,4 @@
-"""A policy that also draws the context of its episodes, from a sampler that travels in its weights. Entry 76."""
+"""Policy that also draws the context of its episodes, from a sampler within its weights."""
 
 from __future__ import annotations
 
@@ -21,16 +21,10 @@ EDGE = 1e-3
 
 
 def beta_sample(mean: Tensor, uniform: Tensor) -> Tensor:
-    """Beta(2 m, 2 - 2 m), a pure function of uniform numbers. Joehnk 1964.
+    """Sample Beta(2 m, 2 - 2 m) for means m (...) from uniform numbers (..., 2, K). Joehnk 1964.
 
-    With x = u^(1/a), y = v^(1/b): x / (x + y) is Beta(a, b) where x + y <= 1.
-
-    Args:
-        mean: m in (0, 1), (...).
-        uniform: In [0, 1), (..., 2, K).
-
-    Returns:
-        (...), in [EDGE, 1 - EDGE]; of the first of K pairs that serves.
+    With x = u^(1/a), y = v^(1/b), x / (x + y) is Beta(a, b) where x + y <= 1: the first such of K pairs counts. Results
+    are in [EDGE, 1 - EDGE].
     """
     a = (2.0 * mean).unsqueeze(-1)
     x, y = uniform[..., 0, :] ** (1.0 / a), uniform[..., 1, :] ** (1.0 / (2.0 - a))
@@ -47,17 +41,11 @@ def beta_log_density(x: Tensor, mean: Tensor) -> Tensor:
 
 
 class WithContext(ActionDistribution):
-    """An action distribution, and a context (C,) that is drawn anew with each action (the environment reads the first).
+    """Action distribution plus a context (C,) per action; environments read an episode's first.
 
     Params are those of the action ++ the sampler's means (C,). With probability `source_share` the context comes from
-    the source instead. Actions are a Dict of `action` and `context` (C + 1,), whose last entry is 1 where it came
-    from the source. The context counts for no log-probability: it is no decision of the policy. The mode leaves it to
-    the environment (-1), so that evaluations see the environment as it is.
-
-    Args:
-        base: Distribution of the environment's own actions.
-        source: Means of the source distribution, (C,).
-        source_share: In [0, 1].
+    the source distribution (means `source`) instead; actions are a Dict of `action` and `context` (C + 1,), whose last
+    entry marks that. Log-probabilities exclude the context, and the mode lets the environment draw it (-1).
     """
 
     def __init__(self, base: ActionDistribution, source: Sequence[float], source_share: float):
@@ -106,15 +94,11 @@ class WithContext(ActionDistribution):
 
 
 class ContextPolicy(Policy):
-    """A `Policy` for an environment with the wrapper `choose_context`.
+    """`Policy` for an environment with the wrapper `choose_context`.
 
     Args:
-        observation_space, action_space, model_config, options: See `Policy`.
-        source: Mean of the environment's context distribution: Beta(2 m, 2 - 2 m) each; 0.5 is uniform.
+        source: Mean m of the environment's context distribution Beta(2 m, 2 - 2 m); 0.5 is uniform.
         source_share: Share of contexts drawn from it.
-
-    Attributes:
-        context_mean: Buffer (C,), the sampler's means; written by the learner before it publishes.
     """
 
     context_mean: Tensor
@@ -144,11 +128,7 @@ class ContextPolicy(Policy):
 
 
 def context_spaces(space: spaces.Space) -> tuple[spaces.Space, int]:
-    """The space of the environment's own actions, and how many contexts there are.
-
-    Raises:
-        ConfigError: The environment lets nobody choose its context.
-    """
+    """Return the space of the environment's own actions, and the number of contexts."""
     if isinstance(space, spaces.Dict) and set(space.spaces) == {"action", "context"}:
         shape = space.spaces["context"].shape
         assert shape is not None

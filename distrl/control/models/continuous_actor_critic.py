@@ -1,4 +1,4 @@
-"""What off-policy learners of continuous control train: a policy, an ensemble of critics, and a temperature."""
+"""Networks of off-policy continuous control: policy, ensemble of critics, and a temperature."""
 
 from __future__ import annotations
 
@@ -25,19 +25,10 @@ class Number(nn.Module):
 
 
 class ContinuousActorCritic(nn.Module):
-    """Policy, critics and a number that they share. Targets belong to the learner (`models.parameters.trained`).
+    """Policy, critics and a shared number. Targets belong to the learner.
 
-    Args:
-        observation_space, action_space: Of one environment; actions a bounded Box.
-        model_config: The run's `model` section.
-        stochastic: A squashed Gaussian, else a deterministic policy with noise.
-        normalize_obs, clip_obs: See `Policy`.
-        number: First value of `number`.
-        policy_options: See `SquashedPolicy`.
-        critic_options: See `CriticEnsemble`.
-
-    Raises:
-        ConfigError: Spaces or settings that this kind of learner cannot use.
+    `policy_options` and `critic_options` are for `SquashedPolicy` and `CriticEnsemble`; a policy that is not
+    `stochastic` is deterministic with noise.
     """
 
     policy: Any
@@ -68,12 +59,9 @@ class ContinuousActorCritic(nn.Module):
 def build_continuous_actor_critic(
     observation_space: Any, action_space: Any, model_config: Any, *, seed: int = 0, **options: Any
 ) -> ContinuousActorCritic:
-    """Networks whose first weights depend on the seed alone; torch's own generator is left as it was.
+    """Build the networks from a seed, without touching torch's own generator.
 
-    The module's `remake(seed=...)` makes another one of the same kind, for learners that reset their networks.
-
-    Args:
-        options: See `ContinuousActorCritic`.
+    The module's `remake(seed=...)` builds another one, for learners that reset their networks.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -1,7 +1,6 @@
-"""Policies of off-policy continuous control: squashed Gaussian, and deterministic with noise.
+"""Policies of off-policy continuous control, with the interface of `Policy`.
 
-Both have the face of `Policy`. How they explore at present (`warmup`, `sigma`, `exploration`) are buffers: the learner
-sets them before it publishes, samplers get them with the weights, and evaluation looks at the mode alone.
+Exploration settings (`warmup`, `sigma`, `exploration`) are buffers, which the learner sets before it publishes.
 """
 
 from __future__ import annotations
@@ -36,17 +35,7 @@ LEAST_VARIANCE = 1e-6
 
 
 class ContinuousPolicy(nn.Module):
-    """What both policies share.
-
-    Args:
-        observation_space: Of one environment.
-        head_size: How many numbers the network says.
-        model_config: Reads torso, hidden, activation.
-        normalize_obs, clip_obs: See `Policy`.
-
-    Raises:
-        ConfigError: Recurrent model, or an action space that is not a bounded Box.
-    """
+    """Base class: torso, linear head of `head_size`, exploration buffers."""
 
     warmup: Tensor
     recurrent = False
@@ -81,7 +70,7 @@ class ContinuousPolicy(nn.Module):
         """No memory, no state."""
 
     def network(self, obs: Any) -> Tensor:
-        """What the network says of normalized observations, tree (N, ...): (N, head_size)."""
+        """Apply torso and head to normalized observations: (N, head_size)."""
         return self.dense(self.encoder(obs)).squeeze(0)  # type: ignore[no-any-return]
 
     def forward(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, None]:
@@ -94,21 +83,16 @@ class ContinuousPolicy(nn.Module):
         return self(tree_map(lambda leaf: leaf.flatten(0, 1), obs))[0].unflatten(0, lead), None
 
     def explore(self, *, warmup: bool, sigma: float = 0.0) -> None:
-        """How samplers explore from the next version on.
-
-        Args:
-            warmup: Uniform actions.
-            sigma: Width of a deterministic policy's noise, in unit actions.
-        """
+        """Set uniform warm-up actions, and the noise width in unit actions, of the next version."""
         self.warmup.fill_(float(warmup))
 
 
 class SquashedPolicy(ContinuousPolicy):
-    """Observations to a squashed Gaussian.
+    """Squashed Gaussian policy.
 
     Args:
-        state_dependent: Explore with a matrix instead of independent noise (gSDE): log_std is then a learned matrix,
-            and the standard deviation of u is sqrt(features^2 exp(2 log_std)).
+        state_dependent: Explore with a matrix (gSDE): log_std is a learned matrix, and the standard deviation of u is
+            sqrt(features^2 exp(2 log_std)).
         log_std_init: First entries of that matrix.
     """
 
@@ -135,17 +119,12 @@ class SquashedPolicy(ContinuousPolicy):
             self.register_buffer("exploration", torch.zeros(self.feature_size, size))
 
     def sample(self, obs: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit actions (N, size) and their log-density (N,), with gradients: what updates use.
-
-        Args:
-            obs: Normalized observations, tree (N, ...).
-            noise: (N, size) standard normal.
-        """
+        """Sample unit actions (N, size) and their log-density (N,), with gradients."""
         mean, log_std, _ = self.gaussian(obs)
         return squashed_sample(mean, log_std, noise)
 
     def gaussian(self, obs: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Mean and log_std of u, each (N, size), with gradients; with gSDE, the present deviation (N, size)."""
+        """Compute mean and log_std of u, each (N, size); with gSDE also the deviation (N, size)."""
         if not self.state_dependent:
             mean, log_std = self.network(obs).chunk(2, -1)
             return mean, log_std.clamp(*LOG_STD_RANGE), None
@@ -168,7 +147,7 @@ class SquashedPolicy(ContinuousPolicy):
 
 
 class DeterministicPolicy(ContinuousPolicy):
-    """Observations to tanh of a linear head; explores with normal noise of width `sigma` in unit actions."""
+    """tanh of a linear head, with normal noise of width `sigma` in unit actions."""
 
     sigma: Tensor
 

@@ -16,12 +16,7 @@ VALUE_GAIN = 1.0
 
 
 class Critic(nn.Module):
-    """A value head on its own torso, or on features that the policy computes.
-
-    Args:
-        torso: Its own torso, or None where policy and critic share theirs.
-        feature_size: Width of the features that the head reads.
-    """
+    """Value head on its own torso, or on shared features where `torso` is None."""
 
     def __init__(self, torso: Any, feature_size: int):
         super().__init__()
@@ -42,13 +37,7 @@ class Critic(nn.Module):
 
 
 class DistributionalCritic(nn.Module):
-    """A critic that gives the parameters of a return distribution; its value is the distribution's mean, or its risk.
-
-    Args:
-        torso: Its own torso, or None where policy and critic share theirs.
-        head: From features to one distribution.
-        risk: What the value of a distribution is.
-    """
+    """Critic whose output is a return distribution, and whose value is its mean or `risk`."""
 
     def __init__(self, torso: Any, head: ReturnHead, risk: RiskMeasure):
         super().__init__()
@@ -58,11 +47,9 @@ class DistributionalCritic(nn.Module):
         self.risk = risk
 
     def forward(self, obs: Any, levels: Tensor | None = None) -> Tensor:
-        """Parameters (N, P) of normalized observations. Only with its own torso.
+        """Compute parameters (N, P); only with its own torso.
 
-        Args:
-            obs: Tree (N, ...).
-            levels: Random levels (N, noise_size) of heads that learn at them; without them the head is deterministic.
+        Heads with random levels are deterministic without `levels (N, noise_size)`.
         """
         return self.of_features(self.torso(obs), levels)
 

@@ -17,26 +17,15 @@ from distrl.models.layers.dense_ensemble import DenseEnsemble
 
 
 class CriticEnsemble(nn.Module):
-    """Observations and unit actions to the flat parameters of E return distributions.
+    """E critics: observations and unit actions to parameters of return distributions.
 
-    A torso, where pictures need one, is shared. Families whose parameters come from one linear layer are part of the
-    ensemble's batched products; implicit ones (IQN, FQF) have a head for each critic.
+    A torso for images is shared. Families with one linear layer are computed as batched products; implicit ones (IQN,
+    FQF) have a head for each critic.
 
     Args:
-        observation_space: Of one environment.
-        action_size: Numbers in one action.
-        model_config: Reads torso, hidden, activation.
         critics: E.
-        head: Family of return distributions, a name or a config.
         hidden: Layer sizes in place of `model_config.hidden`.
-        layer_norm: Normalize hidden layers: keeps values in bounds at high replay ratios (Ball et al. 2023, section
-            4.2).
-
-    Attributes:
-        distribution: The family that reads the parameters.
-
-    Raises:
-        ConfigError: A family over several reward channels.
+        layer_norm: Normalize hidden layers, which bounds values at high replay ratios (Ball et al. 2023, section 4.2).
     """
 
     def __init__(
@@ -81,7 +70,7 @@ class CriticEnsemble(nn.Module):
         self.noise_size = prototype.noise_size
 
     def draw_noise(self, rng: np.random.Generator, rows: int, members: int | None = None) -> np.ndarray | None:
-        """What implicit heads take while learning: uniform float32 (members, rows, noise_size); None for the others."""
+        """Draw uniform levels (members, rows, noise_size) for implicit heads; None for the others."""
         if not self.noise_size:
             return None
         return rng.random((members or self.critics, rows, self.noise_size), dtype=np.float32)
@@ -89,14 +78,12 @@ class CriticEnsemble(nn.Module):
     def forward(
         self, obs: Any, action: Tensor, *, frozen: bool = False, members: Any = None, noise: Tensor | None = None
     ) -> Tensor:
-        """Parameters of return distributions, (E, N, P).
+        """Compute parameters of return distributions (E, N, P).
 
         Args:
-            obs: Normalized observations, tree (N, ...).
-            action: Unit actions (N, action_size).
-            frozen: Gradients flow into `action` only, not into this module: what an actor's update needs.
-            members: Ask these critics only: a slice, or a list of their numbers.
-            noise: Of `draw_noise`, for as many members; without it implicit heads take fixed levels.
+            frozen: Gradients flow into `action` only: for the actor's update.
+            members: Slice or list of critics; None for all.
+            noise: Of `draw_noise` for as many members; without it implicit heads use fixed levels.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             vector = self.encoder(obs)

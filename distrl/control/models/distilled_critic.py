@@ -1,4 +1,4 @@
-"""An actor-critic whose value is distilled from its own value and the quantiles of a side network. PG-Rainbow."""
+"""Actor-critic whose value is distilled from the quantiles of a side network (PG-Rainbow)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,14 @@ SMALLEST_SCALE = 1e-6
 
 
 class DistilledActorCritic(ActorCritic):
-    """V_psi(s) = f_psi(V_theta(s) * q(s)): the critic's value times each of N quantiles of the side network, through f.
+    """V_psi(s) = f_psi(V_theta(s) * q(s)), with N quantiles q of a separately trained network.
 
-    The side network learns in its own way: it is no submodule, and no gradient of the value loss reaches it. Its
-    quantiles are divided by `scale`, their root mean square, so that f reads numbers of the size of V_theta.
+    The side network is no submodule and gets no gradient. Its quantiles are divided by `scale`, their root mean square;
+    until `ready`, every quantile is 1.
 
     Args:
-        observation_space, action_space, model_config, options: As for `ActorCritic`.
-        side: Quantile network over actions, deterministic without noise; its head reads N levels.
-        quantiles: N.
-        hidden: Units of f's one hidden layer; 0 makes f the mean, without parameters.
-        averaged: Quantiles of each action weighted by the policy's probabilities, instead of the best action's.
-
-    Attributes:
-        ready: Buffer () bool; until it is set, every quantile is 1.
-        scale: Buffer ().
+        hidden: Units of f's hidden layer; 0 makes f the mean, without parameters.
+        averaged: Average the quantiles over the policy's actions instead of taking the best action's.
     """
 
     ready: Tensor
@@ -95,7 +88,7 @@ class DistilledActorCritic(ActorCritic):
 
     @torch.no_grad()
     def raw_quantiles(self, obs: Any) -> Tensor:
-        """Quantiles (B, N) of the return, at even levels: of the policy's action on average, or of the best one."""
+        """Compute return quantiles (B, N) at even levels, for the policy's or the best action."""
         params = self.side.returns(obs)
         values = params[..., : self.quantile_count]  # (B, A, N); the levels follow
         if self.averaged:

@@ -16,13 +16,8 @@ from distrl.models.parameters.precision import HiddenPrecision
 class ObservationVector(nn.Module, HiddenPrecision):
     """Observations (N, ...) to vectors (N, output_size).
 
-    Numbers and choices are flattened and joined, leaf by leaf, without parameters: an action can then be joined to
-    them in front of the first layer. With pictures among them, or where the config names a torso other than `auto` and
-    `mlp`, that torso makes the vector.
-
-    Args:
-        observation_space: Any supported space.
-        model_config: Reads torso (and what the torso reads).
+    Leaves are flattened and joined without parameters, so that an action can be appended before the first layer. With
+    images, or a configured torso other than `auto` and `mlp`, that torso computes the vector.
     """
 
     def __init__(self, observation_space: spaces.Space, model_config: Any):

@@ -23,21 +23,8 @@ POLICY_GAIN = 0.01
 class Policy(nn.Module):
     """Torso, optional memory, head.
 
-    Observations that reach `forward` and `unroll` are normalized already: the sampler calls `normalize` once, with the
-    statistics of its weight version, and records what the policy saw; the learner must not normalize again.
-    Whoever acts from raw observations writes `policy(policy.normalize(obs))`.
-
-    Args:
-        observation_space: Of one environment.
-        action_space: Of one environment.
-        model_config: Reads torso, hidden, activation, recurrent, recurrent_size, log_std_init.
-        normalize_obs: Whether float observations are normalized.
-        clip_obs: Bound of normalized observations.
-
-    Attributes:
-        actions: The distribution that the parameters belong to.
-        recurrent: Whether the policy carries a state.
-        feature_size: Width of what the head reads, `features`.
+    `forward` and `unroll` take normalized observations: samplers call `normalize` once, with the statistics of their
+    weight version, and record the result. `features` have width `feature_size`.
     """
 
     def __init__(
@@ -61,7 +48,7 @@ class Policy(nn.Module):
             self.log_std = nn.Parameter(torch.full((self.actions.log_std_size,), float(model_config.log_std_init)))
 
     def normalize(self, obs: Any) -> Any:
-        """Raw observations (..., leaf shape) to what `forward` takes; float64 becomes float32 in any case."""
+        """Normalize raw observations (..., leaf shape); float64 becomes float32 in any case."""
         return self.normalizer(obs)
 
     def initial_state(self, batch: int) -> Any:
@@ -69,15 +56,9 @@ class Policy(nn.Module):
         return None if self.memory is None else self.memory.initial_state(batch)
 
     def forward(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
-        """One step.
+        """Take one step: distribution parameters (B, P), and the state after it.
 
-        Args:
-            obs: Normalized observations, tree (B, ...).
-            state: State after the step before, tree (B, ...); None begins episodes everywhere.
-            first: (B,) bool, the state is reset before the step. None resets nothing.
-
-        Returns:
-            Distribution parameters (B, P), and the state after the step (None without memory).
+        `state` None begins episodes everywhere; where `first` (B,) is true it is reset before the step.
         """
         if self.memory is None:
             return self.actions.join(through_head(self.torso, self.head, obs), self.log_std), None
@@ -85,27 +66,21 @@ class Policy(nn.Module):
         return self.params(features), state
 
     def unroll(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Whole fragments: the same as T calls of `forward`.
+        """Evaluate fragments of observations (T, B, ...), from the state (B, ...) before step 0.
 
-        Args:
-            obs: Normalized observations, tree (T, B, ...).
-            state: State before step 0, tree (B, ...).
-            first: (T, B) bool, the state is reset before step t.
-
-        Returns:
-            Parameters (T, B, P), and the states after each step, tree (T, B, ...), before any reset by the next one:
-            with `states[t, b]` the true final observation of step t can be valued.
+        Returns parameters (T, B, P), and the states (T, B, ...) after each step, before any reset by the next one:
+        `states[t, b]` serves to value the true final observation of step t.
         """
         features, states = self.unroll_features(obs, state, first)
         return self.params(features), states
 
     def features(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
-        """What the heads read after one step, (B, feature_size), and the state after it."""
+        """Compute the heads' input (B, feature_size) of one step, and the state after it."""
         features = self.torso(obs)
         return (features, None) if self.memory is None else self.memory(features, state, first)
 
     def unroll_features(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
-        """What the heads read at every step, (T, B, feature_size), and the states after each step."""
+        """Compute the heads' input (T, B, feature_size), and the states after each step."""
         steps, batch = tree_leaves(obs)[0].shape[:2]
         rows = self.torso(tree_map(lambda leaf: leaf.flatten(0, 1), obs))
         features = rows.unflatten(0, (steps, batch))

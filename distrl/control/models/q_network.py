@@ -1,8 +1,4 @@
-"""The networks of value-based learners: a policy that acts on action values.
-
-Torso, then a return head that gives every action's return distribution, `params (N, A, P)`. The policy's own output is
-one number an action (the mean, or a risk measure) with epsilon behind it.
-"""
+"""Networks of value-based learners: a policy that acts on action values."""
 
 from __future__ import annotations
 
@@ -29,19 +25,11 @@ from distrl.models.parameters.precision import HiddenPrecision
 
 
 class QPolicy(nn.Module, HiddenPrecision):
-    """Observations to action values; see `Policy` for the face.
+    """Return distributions of all actions, with the interface of `Policy`.
 
     Args:
-        observation_space, action_space: Of one environment.
-        model_config: Reads torso, hidden, activation.
-        head: What the network says about an action's return: a config, or a family for one linear layer.
-        risk: What acting maximizes; None is the mean.
-        dueling, noisy: See `DQNConfig`.
-        normalize_obs, clip_obs: As in `Policy`.
-
-    Attributes:
-        epsilon: Buffer (), written by the learner before it publishes.
-        distribution: Family of the return distributions.
+        head: Config, or a family for one linear layer.
+        risk: Measure that acting maximizes; None is the mean.
     """
 
     recurrent = False
@@ -86,7 +74,7 @@ class QPolicy(nn.Module, HiddenPrecision):
         return
 
     def returns(self, obs: Any, noise: Tensor | None = None) -> Tensor:
-        """Parameters of every action's return distribution (N, A, P); noise (N, S) for heads that take some."""
+        """Compute return parameters (N, A, P); noise (N, S) is for heads with random levels."""
         if not self.bf16:
             return self.head(self.torso(obs), noise)
         with self.hidden_precision(self.epsilon.device):
@@ -94,7 +82,7 @@ class QPolicy(nn.Module, HiddenPrecision):
         return self.head(features.float(), noise)
 
     def values(self, obs: Any) -> Tensor:
-        """What acting maximizes, (N, A)."""
+        """Compute the mean or risk (N, A) that acting maximizes."""
         return self.score(self.returns(obs))
 
     def forward(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, None]:
@@ -107,7 +95,7 @@ class QPolicy(nn.Module, HiddenPrecision):
 
 
 class QModel(nn.Module):
-    """What a value-based learner learns: its policy holds everything."""
+    """Learned module of value-based learners: the policy alone."""
 
     def __init__(self, policy: QPolicy):
         super().__init__()
@@ -115,9 +103,9 @@ class QModel(nn.Module):
 
 
 def small_first_weights(module: Any) -> Any:
-    """Weights uniform in +-1/sqrt(inputs), torch's own choice, instead of orthogonal ones; returns the module.
+    """Reset layers to torch's own uniform weights, +-1/sqrt(inputs), and return the module.
 
-    Value-based learners bootstrap from their first values, which orthogonal layers with gain sqrt(2) make large.
+    Orthogonal layers with gain sqrt(2) would make the first bootstrap targets large.
     """
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d):
@@ -126,11 +114,7 @@ def small_first_weights(module: Any) -> Any:
 
 
 def discrete_actions(space: spaces.Space) -> int:
-    """How many actions there are.
-
-    Raises:
-        ConfigError: They are not one choice among a few.
-    """
+    """Return the number of actions of a Discrete space; ConfigError for any other."""
     if isinstance(space, spaces.Discrete):
         return int(space.n)
     raise ConfigError(
@@ -140,11 +124,7 @@ def discrete_actions(space: spaces.Space) -> int:
 
 
 def require_distribution(distribution: ReturnDistribution) -> None:
-    """Risk measures need more than a mean.
-
-    Raises:
-        ConfigError: The head gives only that.
-    """
+    """Raise ConfigError for a head that predicts a mean only."""
     if isinstance(distribution, Scalar | TwoHot):
         raise ConfigError(
             f"a risk measure needs a return distribution; {type(distribution).__name__} gives its mean only.",
@@ -153,7 +133,7 @@ def require_distribution(distribution: ReturnDistribution) -> None:
 
 
 def plain_scalar(policy: QPolicy) -> bool:
-    """Whether the whole network is a multi-layer perceptron with one number an action: what can be written out."""
+    """Return True for an MLP with one number per action, which has an explicit implementation."""
     torso, head = policy.torso, policy.head
     return (
         type(head) is LinearHead

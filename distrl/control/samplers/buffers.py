@@ -15,13 +15,8 @@ from distrl.experience.moments import Moments
 class RolloutBuffer:
     """Arrays (T, B, ...) of one fragment, or of several that are stepped together.
 
-    Args:
-        env: Defines spaces, masks and reward channels.
-        policy: Defines the size of the distribution parameters.
-        steps: T.
-        width: B.
-        normalize: Store raw observations beside the normalized ones.
-        give_raw: Rollouts hold raw observations (floats as float32), which a replay normalizes when sampled.
+    `normalize` stores raw observations beside the normalized ones; with `give_raw`, rollouts contain raw observations
+    (floats as float32) for a replay.
     """
 
     def __init__(self, env: VectorEnv, policy: Policy, steps: int, width: int, normalize: bool, give_raw: bool = False):

@@ -13,8 +13,7 @@ from distrl.experience.fragment import Pace
 class StepClock:
     """Times of the steps of streams that are stepped together, in turns.
 
-    A turn has one time for the begin of the first stream's step, and one for the end of each stream's. The stepping
-    thread only appends times with `tick`; sums are computed on request.
+    A turn has one time for its begin and one for the end of each stream's step, appended by `tick`.
 
     >>> clock = StepClock()
     >>> tick = clock.begin([4, 7])

@@ -8,16 +8,9 @@ import numpy as np
 def running_returns(
     reward: np.ndarray, done: np.ndarray, before: np.ndarray, ended: np.ndarray, gamma: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute R_t = gamma * R_{t-1} * (1 - done_{t-1}) + r_t.
+    """Compute R_t = gamma * R_{t-1} * (1 - done_{t-1}) + r_t for rewards (T, B), and the last R.
 
-    Args:
-        reward: (T, B).
-        done: (T, B) bool, terminated or truncated.
-        before: R of the previous step (B,).
-        ended: (B,) bool, true if that step ended an episode.
-
-    Returns:
-        R (T, B) float64, and R of the last step (B,).
+    `before` (B,) is R of the previous step, and `ended` (B,) is true if that step ended an episode.
 
     >>> R, last = running_returns(np.ones((3, 1)), np.array([[0], [1], [0]], bool), np.zeros(1), np.zeros(1, bool), 0.5)
     >>> R[:, 0].tolist()

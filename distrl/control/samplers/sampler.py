@@ -29,13 +29,9 @@ from distrl.models.parameters.published import load_weights
 
 @dataclass
 class HostedStream:
-    """Stream hosted by this sampler.
+    """Stream of this sampler: environments and the state carried between fragments.
 
-    Attributes:
-        env: Its environments.
-        state: Recurrent state of the policy (B, ...); None for feed-forward policies.
-        running_return: Discounted return so far (B,).
-        ended: (B,) bool, true where the previous step ended an episode.
+    `state` is the recurrent state (B, ...), `running_return` and `ended` (B,) are those of the previous step.
     """
 
     env: VectorEnv
@@ -68,17 +64,14 @@ class EnvSampler:
     """Sampler that hosts streams of environments.
 
     Args:
-        index: Number of this sampler.
         model: Policy; its weights are overwritten by the first request.
         make_stream_env: (stream, first sequence number) -> VectorEnv.
-        rollout_steps: T, steps per fragment.
-        seed: Seed of the run; noise is drawn from (seed, stream, fragment).
+        seed: Noise is drawn from (seed, stream, fragment).
         gamma: Discount of the running return (reward normalization).
-        fuse: One forward pass for all streams (fast), else one for each stream with a fixed shape (deterministic).
+        fuse: One forward pass for all streams (fast), else one for each with a fixed shape (deterministic).
         normalize_obs, normalize_reward: Collect moments for the learner's normalizers.
         reuse_buffers: Overwrite the arrays of the previous fragment.
-        snapshots: Attach each stream's snapshot to its fragments.
-        raw_obs: Fragments hold observations before normalization (for a replay).
+        raw_obs: Fragments contain observations before normalization (for a replay).
     """
 
     def __init__(
@@ -120,12 +113,7 @@ class EnvSampler:
         self._buffers: dict[tuple[int, ...], RolloutBuffer] = {}
 
     def collect(self, requests: Sequence[CollectRequest], weights: Weights) -> list[tuple[FragmentMeta, FragmentData]]:
-        """Collect the requested units with these weights, in the order of the requests.
-
-        Raises:
-            EnvError: An environment raised, or violated the Gymnasium API.
-            NonFiniteError: The policy's output is not finite.
-        """
+        """Collect the requested units with these weights, in the order of the requests."""
         self.phases.switch("load")
         self.clock.begin([])  # no steps while environments are built
         if weights.version != self.version:

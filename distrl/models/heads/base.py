@@ -1,11 +1,9 @@
-"""Return heads: modules from features to the parameters of a return distribution for each action.
+"""Return heads: features to the parameters of a return distribution for each action.
 
     head = make_return_head(config.critic_head, feature_size, actions=4, dueling=True)
-    params = head(features)                        # (N, F) -> (N, A, P)
-    q = head.distribution.mean(params)             # (N, A)
-    loss = head.distribution.loss(chosen_params, target_values, target_probs)
+    q = head.distribution.mean(head(features))     # (N, F) -> (N, A, P) -> (N, A)
 
-State-action critics have one "action" (actions=1); `head(features).squeeze(-2)` is then (N, P).
+State-action critics have one "action"; `head(features).squeeze(-2)` is then (N, P).
 """
 
 from __future__ import annotations
@@ -25,12 +23,9 @@ MakeLinear = Callable[[int, int], nn.Module]
 
 
 class ReturnHead(nn.Module, ABC):
-    """Features (..., F) to parameters (..., A, P).
+    """Base class: features (..., F) to parameters (..., A, P) of a `distribution`.
 
-    Attributes:
-        distribution: The family that reads the parameters.
-        actions: A.
-        noise_size: Uniform numbers a row that `forward` takes while learning; 0 for heads that are not random.
+    `noise_size` is the number of uniform levels per row while learning; 0 for deterministic heads.
     """
 
     noise_size = 0
@@ -42,12 +37,7 @@ class ReturnHead(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Parameters (..., A, P).
-
-        Args:
-            features: (..., F).
-            noise: Uniform in [0, 1), (..., noise_size). Without it the head is deterministic, as for acting.
-        """
+        """Compute parameters (..., A, P); `noise` (..., noise_size) in [0, 1) gives random levels."""
 
     def draw_noise(self, rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray | None:
         """float32 (*shape, noise_size) for `forward`; None for heads that are not random."""
@@ -55,14 +45,9 @@ class ReturnHead(nn.Module, ABC):
 
 
 class LinearHead(ReturnHead):
-    """One linear layer. For every family whose parameters do not depend on levels.
+    """One linear layer, for families whose parameters do not depend on levels.
 
-    Args:
-        distribution: The family.
-        feature_size: F.
-        actions: A.
-        dueling: Parameters are V + A - mean_a A, with a layer for each. Wang et al. 2016.
-        make_linear: Makes the layers.
+    With `dueling`, parameters are V + A - mean_a A, with a layer for each (Wang et al. 2016).
     """
 
     def __init__(

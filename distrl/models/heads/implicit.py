@@ -19,14 +19,9 @@ OUTPUT_GAIN = 1.0
 
 
 class LevelNetwork(nn.Module):
-    """Z_tau(s, a) = W (psi(s) * phi(tau)), phi(tau) = relu(C cos(pi i tau) + b). Dabney et al. 2018 (IQN), eq. 4.
+    """Z_tau(s, a) = W (psi(s) * phi(tau)), phi(tau) = relu(C cos(pi i tau) + b).
 
-    Args:
-        feature_size: F, of psi.
-        actions: A.
-        embedding: Cosines.
-        dueling: V + A - mean_a A for every level.
-        make_linear: Makes W.
+    Source: Dabney et al. 2018 (IQN), eq. 4. `embedding` is the number of cosines.
     """
 
     def __init__(self, feature_size: int, actions: int, embedding: int, dueling: bool, make_linear: MakeLinear):
@@ -38,7 +33,7 @@ class LevelNetwork(nn.Module):
         self.layer, self.value_layer = last_layers(make_linear, feature_size, actions, 1, OUTPUT_GAIN, dueling)
 
     def forward(self, features: Tensor, taus: Tensor) -> Tensor:
-        """Values (..., A, K) at levels (K,), the same for all rows, or (..., K), from features (..., F)."""
+        """Compute values (..., A, K) at levels (K,) or (..., K) from features (..., F)."""
         phi = F.relu(self.embed(cosine_features(taus, self.embedding)))  # (..., K, F)
         joint = features.unsqueeze(-2) * phi
         values = self.layer(joint)
@@ -48,12 +43,7 @@ class LevelNetwork(nn.Module):
 
 
 class ImplicitHead(ReturnHead):
-    """IQN: random levels with noise, midpoints without. Parameters (..., A, 2 K).
-
-    Args:
-        distribution: An `ImplicitQuantile`.
-        embedding: Cosines.
-    """
+    """IQN: random levels with noise, midpoints without. Parameters (..., A, 2 K)."""
 
     def __init__(
         self,
@@ -80,15 +70,11 @@ class ImplicitHead(ReturnHead):
 
 
 class FractionHead(ReturnHead):
-    """FQF: fractions proposed from the features. Parameters (..., A, 3 N), with gradients on (..., A, 4 N - 1).
+    """FQF: fractions proposed from the features. Parameters (..., A, 3 N), or (..., A, 4 N - 1).
 
-    Fractions do not move the features, and values do not move the fractions: each has its own loss, as in the paper.
-
-    Args:
-        distribution: A `FractionQuantile`.
-        embedding: Cosines.
-        fraction_rate: Learning rate of the fractions over that of the rest. Adam and RMSprop ignore the scale of a
-            gradient, so the proposal's output is scaled in place of its loss.
+    The longer form holds with gradients. As in the paper, the fraction loss does not reach the features, nor the value
+    loss the fractions. `fraction_rate` is the relative learning rate of the fractions: it scales the proposal's output,
+    because Adam ignores the scale of a gradient.
     """
 
     def __init__(

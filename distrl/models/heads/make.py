@@ -19,16 +19,7 @@ def make_return_head(
     dueling: bool = False,
     make_linear: MakeLinear = nn.Linear,
 ) -> ReturnHead:
-    """Build the head of a config, or of a bare family name.
-
-    Args:
-        actions: 1 for state values and state-action critics.
-        dueling: V + A - mean_a A; without effect for one action.
-        make_linear: Makes the last layers (noisy nets).
-
-    Raises:
-        ConfigError: A family that does not exist, or numbers outside its range.
-    """
+    """Build the head of a config or family name; critics of states or actions have `actions` 1."""
     if isinstance(config, str):
         config = ReturnHeadConfig.model_validate(config)
     distribution = make_return_distribution(config.name, **config.options())

@@ -1,9 +1,7 @@
-"""Convolutional torsos for pictures.
+"""Convolutional torsos for images (N, ...) in the layout of the space (`image_shape`).
 
-Pictures come as (N, ...) arrays of the space's shape; where the channels are is read off the shape (`image_shape`).
-uint8 is scaled by 1/255, real numbers pass as they are. The convolutions use ReLU as published; `model.hidden` and
-`model.activation` describe the layers after them (the published sizes: `hidden: [512]` for Nature CNN, `[256]` for
-the IMPALA ResNet, `activation: relu`).
+uint8 is scaled by 1/255. Convolutions use ReLU as published; `model.hidden` and `model.activation` describe the layers
+after them (published: `[512]` for Nature CNN, `[256]` for the IMPALA ResNet, `relu`).
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from distrl.models.layers.dense import HIDDEN_GAIN, Dense, orthogonal
 
 
 def image_shape(space: spaces.Space) -> tuple[int, int, int]:
-    """Channels, height and width of a space of pictures; stacked frames count as channels.
+    """Return channels, height and width of an image space; stacked frames count as channels.
 
     >>> image_shape(spaces.Box(0, 255, (4, 84, 84, 3), np.uint8))
     (12, 84, 84)
@@ -38,9 +36,9 @@ def image_shape(space: spaces.Space) -> tuple[int, int, int]:
 
 
 def _layout(space: spaces.Space) -> tuple[tuple[int, ...], str]:
-    """The shape, and which of its dimensions are height, width, channels and stacked frames.
+    """Return the shape, and the order of height, width, channels and stacked frames in it.
 
-    Channels (or frames) are on the side that is the shorter one; a tie means channels last.
+    Channels (or frames) are on the shorter side; a tie means channels last.
     """
     shape = tuple(space.shape or ())
     if len(shape) == 2:
@@ -57,11 +55,7 @@ def _layout(space: spaces.Space) -> tuple[tuple[int, ...], str]:
 
 
 class ToChannelsFirst(nn.Module):
-    """Pictures (N, ...) as float32 (N, C, H, W).
-
-    Raises:
-        ConfigError: The space holds no pictures.
-    """
+    """Images (N, ...) to float32 (N, C, H, W)."""
 
     def __init__(self, space: spaces.Space):
         super().__init__()
@@ -85,11 +79,7 @@ class ToChannelsFirst(nn.Module):
 
 @register.torso("nature_cnn", paper="Mnih et al. 2015, Human-level control through deep reinforcement learning")
 class NatureCNN(nn.Module):
-    """Three convolutions (32 of 8x8 stride 4, 64 of 4x4 stride 2, 64 of 3x3), then `model.hidden`.
-
-    Raises:
-        ConfigError: The space holds no pictures, or they are too small for the kernels.
-    """
+    """Convolutions 32 of 8x8 stride 4, 64 of 4x4 stride 2, 64 of 3x3, then `model.hidden`."""
 
     takes_leaves = takes_images = True
     LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
@@ -121,11 +111,7 @@ class NatureCNN(nn.Module):
 
 @register.torso("minatar_cnn", paper="Young and Tian 2019, MinAtar, section 4")
 class MinAtarCNN(nn.Module):
-    """One convolution (16 of 3x3, stride 1), ReLU, then `model.hidden` (published: [128], relu); small pictures.
-
-    Raises:
-        ConfigError: The space holds no pictures, or they are smaller than the kernel.
-    """
+    """One convolution (16 of 3x3), ReLU, then `model.hidden` (published: [128], relu)."""
 
     takes_leaves = True
 
@@ -172,11 +158,7 @@ class _Section(nn.Module):
 
 @register.torso("impala_resnet", paper="Espeholt et al. 2018, IMPALA, figure 3 right")
 class ImpalaResNet(nn.Module):
-    """Three residual sections of 16, 32 and 32 filters, ReLU, then `model.hidden`; any picture size.
-
-    Raises:
-        ConfigError: The space holds no pictures.
-    """
+    """Three residual sections of 16, 32 and 32 filters, then `model.hidden`; any image size."""
 
     takes_leaves = takes_images = True
     FILTERS = (16, 32, 32)

@@ -1,5 +1,4 @@
-"""Noisy layers: exploration by random weights whose size is learned. Fortunato et al. 2018, "Noisy Networks for
-Exploration", section 3 (b), factorized Gaussian noise."""
+"""Noisy layers with factorized Gaussian noise. Fortunato et al. 2018, Noisy Networks."""
 
 from __future__ import annotations
 
@@ -17,12 +16,7 @@ SIGMA_ZERO = 0.5
 class NoisyLinear(nn.Module):
     """y = (mu_w + sigma_w * eps_out eps_in^T) x + mu_b + sigma_b * eps_out (eqs. 9 to 11).
 
-    The noise is a pair of buffers, drawn by whoever owns the weights (`redraw`), so that acting with published weights
-    is a pure function. In evaluation mode (`module.eval()`) there is no noise.
-
-    Args:
-        in_features, out_features: Sizes.
-        sigma_zero: First size of the noise.
+    The noise is a pair of buffers, changed by `redraw` only; evaluation mode has no noise.
     """
 
     eps_in: Tensor

@@ -1,7 +1,4 @@
-"""Observation normalization by running statistics (Common base CB3).
-
-The learner owns the statistics and publishes them inside the weights; this module only applies them.
-"""
+"""Observation normalization by running statistics, which the learner owns and publishes."""
 
 from __future__ import annotations
 
@@ -20,19 +17,10 @@ FIRST_COUNT = 1e-4
 
 
 class Normalizer(nn.Module):
-    """clip((obs - mean) / sqrt(var + 1e-8), -clip, clip) as float32, for the float Box leaves of an observation.
+    """clip((obs - mean) / sqrt(var + 1e-8), -clip, clip) as float32, for float Box leaves.
 
-    The statistics are flat: the elements of all float leaves, one leaf behind the other in the order of the space
-    (`rows` gives observations in that form). They are buffers, so they travel and are saved with the weights.
-
-    Args:
-        observation_space: What observations look like.
-        enabled: When false, float64 observations become float32 and nothing else happens.
-        clip: Bound of normalized values.
-
-    Attributes:
-        mean, var: float64 (D,).
-        count: float64 (), how many observations made them.
+    The statistics are flat (D,): all float leaves, concatenated in the order of the space. They are buffers, saved with
+    the weights. Disabled, only float64 observations are cast to float32.
     """
 
     mean: Tensor
@@ -74,14 +62,13 @@ class Normalizer(nn.Module):
         self.refresh()
 
     def refresh(self) -> None:
-        """Recompute what `forward` multiplies with. Needed after the buffers were written by other means than `load`
-        and `load_state_dict`."""
+        """Recompute center and scale, after buffers were written other than by `load*`."""
         with torch.no_grad():
             self.center.copy_(self.mean)
             self.scale.copy_(torch.rsqrt(self.var + EPSILON))
 
     def rows(self, obs: Any) -> np.ndarray:
-        """Raw numpy observations (..., leaf shape) as rows (N, D) float64, in the order of the statistics."""
+        """Flatten raw observations to rows (N, D) float64, in the order of the statistics."""
         columns = []
         for path, shape, part in self._leaves:
             leaf = np.asarray(pick(obs, path), np.float64)

@@ -18,7 +18,7 @@ SMALLEST_GRAY_IMAGE = 16
 
 
 def leaves(space: spaces.Space) -> list[tuple[Path, spaces.Space]]:
-    """The simple spaces inside a nest of Dict and Tuple, each with the keys that lead to it.
+    """List the simple spaces inside a nest of Dict and Tuple, each with its path.
 
     >>> leaves(spaces.Tuple([spaces.Discrete(2), spaces.Dict(x=spaces.Discrete(3))]))
     [((0,), Discrete(2)), ((1, 'x'), Discrete(3))]
@@ -40,12 +40,12 @@ def pick(tree: Any, path: Path) -> Any:
 
 
 def is_nested(space: spaces.Space) -> bool:
-    """Whether observations are trees rather than single arrays."""
+    """Return True if observations are trees rather than single arrays."""
     return isinstance(space, spaces.Dict | spaces.Tuple)
 
 
 def is_image(space: spaces.Space) -> bool:
-    """Whether a space holds pictures: uint8 (H, W), (H, W, C), (C, H, W), (S, H, W), (S, H, W, C) or (S, C, H, W)."""
+    """Return True for images: uint8 (H, W), (H, W, C), (C, H, W), and stacks of these."""
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
         return False
     if len(space.shape) == 2:
@@ -54,23 +54,14 @@ def is_image(space: spaces.Space) -> bool:
 
 
 def is_float(space: spaces.Space) -> bool:
-    """Whether a space holds real numbers, the only ones that are normalized by running statistics."""
+    """Return True for spaces of real numbers, which running statistics normalize."""
     return isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
 
 
 class Flatten(nn.Module):
-    """A simple observation as a vector: Box flattened (uint8 scaled by 1/255), choices one-hot, bits as 0 and 1.
+    """Simple observation as a vector: flat Box (uint8 / 255), one-hot choices, bits 0 and 1.
 
-    Args:
-        space: Box, Discrete, MultiDiscrete or MultiBinary. Discrete observations come as the environment gives them,
-            counted from the `start` of the space.
-
-    Attributes:
-        output_size: Length of the vector.
-        identity: Whether float32 observations (N, output_size) pass unchanged, so callers may leave the module out.
-
-    Raises:
-        ConfigError: Another kind of space.
+    With `identity`, float32 observations (N, output_size) pass unchanged, so callers may skip the module.
     """
 
     values: Tensor

@@ -1,7 +1,6 @@
-"""Recurrent memory: a GRU or LSTM cell whose state is reset where an episode begins.
+"""Recurrent memory: a GRU or LSTM cell whose state is zeroed before a step that is `first`.
 
-The reset is part of the step: state is zeroed where `first` holds, then the step is taken. An unrolled sequence is
-the same computation as single steps, with the input half of the gates computed for all steps at once.
+Unrolling computes the input half of the gates for all steps at once.
 """
 
 from __future__ import annotations
@@ -18,14 +17,9 @@ from distrl.models.layers.recurrent_unroll import GRUUnroll, LSTMUnroll
 
 
 class Memory(nn.Module):
-    """What GRU and LSTM share. Weights are named and laid out as in `torch.nn.GRUCell` and `LSTMCell`.
+    """Base class of GRU and LSTM, with weights as in `torch.nn.GRUCell` and `LSTMCell`.
 
-    Args:
-        input_size: Width of the features that come in.
-        size: Width of the state and of the features that go out.
-
-    Attributes:
-        twice_differentiable: Unroll by plain autograd, several times slower, so that gradients have gradients.
+    With `twice_differentiable`, unroll by plain autograd, which is several times slower.
     """
 
     gates: int
@@ -46,7 +40,7 @@ class Memory(nn.Module):
         return self.weight_hh.new_zeros(batch, self.size)
 
     def step(self, gates: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """One step from the input half of the gates (B, gates * size): features (B, size) and the next state."""
+        """Take one step from gates (B, gates * size): features (B, size) and the next state."""
         raise NotImplementedError
 
     def forward(self, features: Tensor, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
@@ -58,7 +52,7 @@ class Memory(nn.Module):
         return self.step(F.linear(features, self.weight_ih, self.bias_ih), state)
 
     def unroll(self, features: Tensor, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
-        """All steps: features (T, B, input_size) to (T, B, size) and the states after each step, tree (T, B, size)."""
+        """Map features (T, B, input_size) to (T, B, size), and the states after each step."""
         steps, batch = features.shape[:2]
         state = self.initial_state(batch) if state is None else state
         keep = None if first is None else _keep(first, features.dtype)
@@ -99,7 +93,7 @@ class GRU(Memory):
 
 
 class LSTM(Memory):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997, with forget gate): the state is (output, cell)."""
+    """LSTM (Hochreiter and Schmidhuber 1997, with forget gate): the state is (output, cell)."""
 
     gates = 4
 
@@ -123,11 +117,7 @@ MEMORIES: dict[str, type[Memory]] = {"gru": GRU, "lstm": LSTM}
 
 
 def build_memory(input_size: int, model_config: Any) -> Memory | None:
-    """The memory that `model_config.recurrent` names, of `recurrent_size` units; None for none.
-
-    Raises:
-        ConfigError: No such memory.
-    """
+    """Build the memory that `model_config.recurrent` names; None for none."""
     name = model_config.recurrent
     if name is None:
         return None

@@ -1,12 +1,10 @@
-"""GRU and LSTM over whole sequences with resets inside, with their backward passes written out.
+"""GRU and LSTM over whole sequences with resets, with explicit backward passes.
 
-Autograd would record some ten small operations a step; here the backward pass of a step is one product with the
-recurrent weights and a few multiplications, all factors are computed for all steps at once beforehand, and weight
-gradients are one product over all steps afterwards. The gradients are exact (tests compare them with autograd's), but
-cannot be differentiated again: second-order methods set `Memory.twice_differentiable`.
+Per step the backward pass is one product with the recurrent weights; other factors and weight gradients are computed
+for all steps at once. Gradients are exact but not differentiable again (see `Memory.twice_differentiable`).
 
-Shapes: T steps, B sequences, H units. `gates (T, B, k * H)` is the input half of the gates, biases included.
-`keep (T, B, 1)` is 0 where the state is reset before the step, else 1; `resets` says at which steps that happens.
+Shapes: T steps, B sequences, H units. `gates (T, B, k * H)` is the input half of the gates, biases included. `keep (T,
+B, 1)` is 0 where the state is reset before the step, else 1; `resets` lists these steps.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 
 class GRUUnroll(torch.autograd.Function):
-    """`apply(gates (T, B, 3H), state (B, H), weight (3H, H), bias (3H,), keep, resets) -> states (T, B, H)`."""
+    """`apply(gates (T, B, 3H), state (B, H), weight, bias, keep, resets) -> states (T, B, H)`."""
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, state: Tensor, weight: Tensor, bias: Tensor, keep: Any, resets: Any) -> Tensor:
@@ -69,9 +67,9 @@ class GRUUnroll(torch.autograd.Function):
 
 
 class LSTMUnroll(torch.autograd.Function):
-    """`apply(gates (T, B, 4H), state, cell (B, H), weight (4H, H), bias (4H,), keep, resets) -> (T, B, H) twice`.
+    """`apply(gates (T, B, 4H), state, cell (B, H), weight, bias, keep, resets)`.
 
-    Gates are in torch's order: input, forget, content, output. Gives the states and the cells after each step.
+    Gates are in torch's order: input, forget, content, output. Returns the states and cells (T, B, H) after each step.
     """
 
     @staticmethod
@@ -129,6 +127,6 @@ class LSTMUnroll(torch.autograd.Function):
 
 
 def _weight_grads(grad: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of recurrent weight and bias from those of `before @ weight.T + bias` at every step."""
+    """Compute the gradients of weight and bias from those of `before @ weight.T + bias`."""
     rows = grad.flatten(0, 1)
     return rows.t() @ before.flatten(0, 1), rows.sum(0)

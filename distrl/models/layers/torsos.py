@@ -1,8 +1,7 @@
-"""Torsos: what turns observations into features.
+"""Torsos: observation encoders, selected by `model.torso`.
 
-A torso is a module made as `Torso(observation_space, model_config)` with an `output_size` and
-`forward(obs tree (N, ...)) -> (N, output_size)`. It is chosen by the config word `model.torso`: `auto`, a registered
-name, or `module:Class`. Initialization is orthogonal with gain sqrt(2) and zero biases (Common base CB6).
+A torso is made as `Torso(observation_space, model_config)` and has an `output_size` and `forward(obs tree (N, ...)) ->
+(N, output_size)`. Initialization is orthogonal with gain sqrt(2) and zero biases.
 """
 
 from __future__ import annotations
@@ -26,13 +25,7 @@ SMALLEST_NATURE_IMAGE = 36
 
 @register.torso("mlp")
 class MLP(nn.Module):
-    """Fully connected torso over a flattened observation.
-
-    Args:
-        observation_space: Any simple space; choices become one-hot vectors.
-        model_config: Reads `hidden` and `activation`.
-        hidden: Layer sizes in place of `model_config.hidden`.
-    """
+    """Fully connected torso over a flattened observation; choices become one-hot vectors."""
 
     takes_leaves = True
 
@@ -55,10 +48,9 @@ def through_head(torso: Any, head: nn.Linear, obs: Any) -> Tensor:
 
 @register.torso("fusion")
 class Fusion(nn.Module):
-    """One torso for each leaf of a Dict or Tuple observation, their features concatenated, then fully connected layers.
+    """Features of one torso per leaf of a Dict or Tuple, then fully connected layers.
 
-    A flat leaf gets one layer (the first of `hidden`), a picture the torso that the config names, or the one that
-    `auto` picks.
+    A flat leaf gets one layer (the first of `hidden`), an image the configured torso, or the choice of `auto`.
     """
 
     def __init__(self, observation_space: spaces.Space, model_config: Any):
@@ -79,13 +71,10 @@ class Fusion(nn.Module):
 
 
 def build_torso(observation_space: spaces.Space, model_config: Any) -> Any:
-    """The torso that `model_config.torso` names for an observation space.
+    """Build the torso that `model_config.torso` names.
 
-    `auto` takes `fusion` for Dict and Tuple, `nature_cnn` for pictures (`impala_resnet` where a side is below 36), and
-    `mlp` for the rest. A torso that reads one array, named for a Dict or Tuple, reads the leaves that it can.
-
-    Raises:
-        ConfigError: No such torso, or it cannot take this space.
+    `auto` takes `fusion` for Dict and Tuple, `nature_cnn` for images (`impala_resnet` where a side is below 36), and
+    `mlp` for the rest. A torso of single arrays, named for a Dict or Tuple, encodes the leaves that it can.
     """
     name = model_config.torso
     if name == "auto":

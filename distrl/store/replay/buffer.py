@@ -1,11 +1,8 @@
 """Replay of the transitions of many environments, each observation stored once.
 
-Fragments are appended to one ring of rows. A row is a step: observation, action, reward, flags. Its successor is the
-next step of its environment, a *final row* (the true final observation of a truncated step), or the newest observation
-of its environment, which is stored behind the ring. So next observations are exact everywhere, fragment edges and
-truncations included, and n-step sums follow successors.
-
-A final row takes the place of one transition, so memory is fixed by the capacity.
+Fragments are appended to a ring of rows (steps). The successor of a row is the next step of its environment, a *final
+row* (the true final observation of a truncated step, in place of one transition), or the environment's newest
+observation, stored behind the ring. So next observations and n-step sums are exact everywhere.
 """
 
 from __future__ import annotations
@@ -42,15 +39,12 @@ class Replay:
 
     Args:
         observation_space: As policies receive it: stacked where frames are stacked.
-        action_space: Of one environment.
         capacity: Resident rows: transitions and final rows.
-        num_envs: Environments that may insert: all of the run, over all streams.
-        n_step: n of the n-step sums.
+        num_envs: Environments of the run, over all streams.
         prioritized: Priority settings; None samples uniformly.
         frame_stack: `env.frame_stack`; only the newest frame of each observation is stored.
-        extra_columns: Further rollout columns to store, e.g. `("logp",)` or `(Column("params", (6,)),)`.
-        folder: Folder of segment files, for `memory_map`.
-        memory_map: Store segments in files instead of memory.
+        extra_columns: Further columns, e.g. `("logp",)` or `(Column("params", (6,)),)`.
+        memory_map: Store segments as files in `folder` instead of memory.
         masked: Store action masks.
         segment_rows: Rows of a segment; None chooses.
 
@@ -102,32 +96,24 @@ class Replay:
     def insert(self, rollout: Columns, stream: int, sequence: int | None = None) -> int:
         """Append a fragment (T, B), evicting the oldest rows; returns the number of transitions.
 
-        Args:
-            rollout: Columns as in docs/architecture.md; observations raw.
-            stream: Its stream; a stream's fragments are inserted in order.
-            sequence: Its number within the stream. After a jump, the missing steps are not bridged. Without it, a gap
-                is noticed only at an unexpected `first`.
+        Observations are raw. `sequence` is the fragment's number in its stream: steps missing after a jump are not
+        bridged. Without it, a gap is noticed only at an unexpected `first`.
 
         Raises:
-            ConfigError: More rows than the capacity, more environments than `num_envs`, a stream of another width, or
-                observations that are no stack of frames.
+            ConfigError: Too many rows or environments, another width, or observations that are no stack of frames.
         """
         return insert_fragment(self.rows, rollout, stream, sequence)
 
     # ---- sampling ----------------------------------------------------------------------------------------------------
 
     def sample(self, batch_size: int, rng: np.random.Generator, gamma: float, beta: float | None = None) -> Columns:
-        """Draw transitions with replacement.
-
-        `beta` overrides the exponent of the importance weights.
+        """Draw transitions with replacement; `beta` overrides the importance exponent.
 
         Returns:
-            obs tree (N, ...), action, reward (N,) float32: n-step sums, discount (N,) float32: gamma^k (1 - terminated)
-            with k steps summed, next_obs tree (N, ...), weight (N,) float32 (1 when uniform), index (N,) and generation
-            (N,) int64, the extra columns, and where prioritized `probability` (N,) float64, with which each was drawn.
-            `next_obs` is the true final observation where an episode was truncated. Where it terminated (discount 0) it
-            is the first observation of the next episode, or the true final one from backends with reset steps. With
-            masks: mask, next_mask; all true for observations that came without one.
+            obs, action, reward (N,): n-step sums, discount (N,): gamma^k (1 - terminated) with k steps summed,
+                next_obs, weight (N,) (1 when uniform), index and generation (N,), the extra columns, `probability` (N,)
+                where prioritized, and mask, next_mask with masks. `next_obs` is the true final observation after
+                truncation; after termination (discount 0) it may be of the next episode.
 
         Raises:
             ResourceError: There is nothing to sample.
@@ -143,10 +129,9 @@ class Replay:
     def sample_sequences(
         self, batch_size: int, steps: int, rng: np.random.Generator, beta: float | None = None
     ) -> Columns:
-        """Draw sequences of up to `steps` steps of one episode, begun as drawn by `sample`.
+        """Draw columns (T, N, ...) of `sequences_at`, begun as drawn by `sample`.
 
-        Returns:
-            Columns (T, N, ...) of `sequences_at`, with weight, index and generation (N,) of the first steps.
+        Weight, index and generation (N,) are those of the first steps.
         """
         generation, slots = np.divmod(self.draw(batch_size, rng), self.rows.ring.rows)
         weights = self._weights(slots, beta)
@@ -183,7 +168,7 @@ class Replay:
         return {"weight": importance_weights(probability, rows.transitions, beta), "probability": probability}
 
     def update_priorities(self, index: np.ndarray, generation: np.ndarray, priority: np.ndarray) -> int:
-        """Set priorities (N,) of sampled transitions; returns how many were still resident.
+        """Set priorities (N,) of sampled transitions; returns the number still resident.
 
         Of duplicates the last counts. Raises PriorityError for a negative or non-finite priority.
         """
@@ -216,11 +201,7 @@ class Replay:
                 files[segment] = moved, checksum
 
     def load(self, folder: str | Path) -> None:
-        """Load a checkpoint into an empty replay; the same generators then give the same draws.
-
-        Raises:
-            CheckpointError: A file is missing or damaged, or it belongs to another replay.
-        """
+        """Load a checkpoint into an empty replay; the same generators then give the same draws."""
         load_replay(self.rows, folder)
 
 

@@ -46,9 +46,7 @@ def save_replay(replay: ReplayRows, folder: str | Path) -> None:
 def load_replay(replay: ReplayRows, folder: str | Path) -> None:
     """Load the files of `save_replay` into an empty replay.
 
-    Raises:
-        CheckpointError: A file is missing or damaged, or it was another replay's.
-        ValueError: The replay is not empty.
+    Raises CheckpointError for a missing or damaged file, or the files of another replay.
     """
     if replay.head:
         raise ValueError("only an empty replay can be loaded")

@@ -1,6 +1,6 @@
 """Hindsight relabeling of part of each batch with goals reached later in the episode.
 
-Source: Andrychowicz et al. 2017, Hindsight Experience Replay, section 3.3 (strategy "future").
+Source: Andrychowicz et al. 2017, section 3.3 (strategy "future").
 """
 
 from __future__ import annotations
@@ -43,15 +43,10 @@ class Hindsight:
     """Sampler of relabeled batches.
 
     Args:
-        observation_space: Of the environment.
-        compute_reward: (achieved_goal (N, G), desired_goal (N, G)) -> (N,): reward of a step that led to the achieved
-            goal. An environment's `compute_reward` with its `info` bound.
-        relabeled: Share of each batch that gets new goals: k / (k + 1) for k relabeled ones per original.
+        compute_reward: (achieved_goal (N, G), desired_goal (N, G)) -> (N,), the reward of a step.
+        relabeled: Share of each batch with new goals: k / (k + 1) for k relabeled ones per original.
         horizon: Goals are taken from up to `horizon` steps ahead; at least the length of an episode.
         compute_terminated: Termination by the same arguments; None keeps the recorded one.
-
-    Raises:
-        ConfigError: No goal environment, or a share outside 0..1.
     """
 
     def __init__(
@@ -76,9 +71,9 @@ class Hindsight:
     ) -> Columns:
         """Sample as `Replay.sample`, with `relabeled` (N,) bool marking rows with a new goal.
 
-        A new goal is the one achieved after a step drawn uniformly from the rest of the episode, this step included.
-        Rewards of n-step sums are recomputed for every step; a sum stops after a step that ends under the new goal,
-        and before one that terminated.
+        A new goal is achieved by a uniformly drawn step of the rest of the episode, this step included. Rewards of
+        n-step sums are recomputed; a sum stops after a step that ends under the new goal, and before one that
+        terminated.
         """
         batch = replay.sample(batch_size, rng, gamma, beta)
         rows = np.flatnonzero(rng.random(batch_size) < self.relabeled)

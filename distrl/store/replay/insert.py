@@ -160,8 +160,7 @@ def _append_finals(replay: ReplayRows, start: int, rollout: Columns) -> None:
 def _join_stream(replay: ReplayRows, state: StreamState, rollout: Columns, sequence: int | None, tail: int) -> None:
     """Connect a fragment to its stream; where steps are missing, close the open episodes.
 
-    Args:
-        tail: Rows below it may be evicted before the fragment is in.
+    Rows below `tail` may be evicted before the fragment is in.
     """
     first = rollout.first[0]
     if replay.frame_stack > 1 and not replay.stacks_checked:

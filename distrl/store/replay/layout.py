@@ -21,12 +21,8 @@ OBS_ONLY, TERMINATED, TRUNCATED, FIRST = 1, 2, 4, 8
 class Leaf:
     """One array of a row.
 
-    Attributes:
-        name: Column name: the tree's name, then its keys, joined by dots.
-        shape: Of one stored element (one frame where frames are stacked).
-        dtype: As stored; floats are float32, the precision of policies.
-        frames: Frames per observation.
-        axis: Axis along which frames are joined; None for a new first axis.
+    `name` is the tree's name and its keys, joined by dots; `shape` and `dtype` are as stored (one frame, floats as
+    float32). `frames` are joined along `axis`; None is a new first axis.
     """
 
     name: str
@@ -74,14 +70,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """Columns of a replay row.
-
-    Attributes:
-        obs, action: Trees of `Leaf`.
-        mask: Tree of `Leaf`, or None where actions are not masked.
-        extra: Columns by name.
-        frame_stack: Frames per observation.
-    """
+    """Columns of a replay row: trees of `Leaf`, and extra columns by name."""
 
     obs: Tree
     action: Tree
@@ -108,12 +97,7 @@ def make_layout(
     extra_columns: Sequence[Column | str] = (),
     masked: bool = False,
 ) -> Layout:
-    """Make the row layout for these spaces.
-
-    Raises:
-        ConfigError: The observation space is no such stack, the name of an extra column is taken, or the actions have
-            no masks.
-    """
+    """Make the row layout for these spaces."""
     extra = {}
     for column in extra_columns:
         column = Column(column) if isinstance(column, str) else column

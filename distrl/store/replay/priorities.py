@@ -17,14 +17,9 @@ class PriorityError(UserError):
 
 @dataclass(frozen=True)
 class PrioritySettings:
-    """Settings of prioritized replay.
+    """Settings of prioritized replay (Schaul et al. 2016, sections 3.3 and 3.4).
 
-    Attributes:
-        alpha: Probability is proportional to (priority + eps)^alpha; 0 is uniform.
-        beta: Exponent of the importance weights (N P)^-beta; 1 corrects fully. `sample(beta=...)` overrides it.
-        eps: Added to priorities, so that every transition can be drawn.
-
-    Source: Schaul et al. 2016, Prioritized Experience Replay, sections 3.3 and 3.4.
+    Probability is proportional to (priority + eps)^alpha; importance weights are (N P)^-beta.
     """
 
     alpha: float = 0.6

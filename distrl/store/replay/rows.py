@@ -19,14 +19,13 @@ class StreamState:
     """Newest step of a stream's environments.
 
     Attributes:
-        width: Number of environments B.
         last_obs_rows: Slots (B,) of their newest observations, behind the ring.
         nothing: B zero bytes, to compare with.
         last_obs: View of these rows where observations are single arrays.
-        last: Row number of the newest step; of environment b it is `last + b`. -1 before the first.
+        last: Row of the newest step; of environment b it is `last + b`. -1 before the first.
         ended: The newest step ended an episode: (B,) bool, as bytes.
         sequence: Number of the next fragment, where the caller counts them.
-        history: Row numbers where the newest time steps begin, as far back as a stack of frames reaches.
+        history: Rows where the newest time steps begin, as far back as a stack of frames reaches.
     """
 
     width: int
@@ -40,18 +39,11 @@ class StreamState:
 
 
 class ReplayRows:
-    """Rows of a replay with the primitives that insertion and sampling are made of.
-
-    Args:
-        layout: Columns of a row.
-        ring: Storage.
-        capacity: Resident rows at most.
-        num_envs: Environments that may insert.
-        priorities: Priority settings; None samples uniformly.
+    """Rows of a replay with the primitives of insertion and sampling.
 
     Attributes:
         tree: Masses of slots; None for uniform sampling.
-        next_slot: Successor of each slot (rows + num_envs,): a slot, or a newest observation behind the ring.
+        next_slot: Successor of each slot: a slot, or a newest observation behind the ring.
         prev_slot: Predecessor, where frames are stacked; an episode's first row precedes itself.
         broken: Steps whose older frames have been evicted.
         tail, head: Rows tail..head are resident.

@@ -38,8 +38,8 @@ def action_at(replay: ReplayRows, slots: np.ndarray) -> Tree:
 def transitions_at(replay: ReplayRows, slots: np.ndarray, n_step: int, gamma: float) -> dict[str, Tree]:
     """Gather the columns of n-step transitions that begin at slots (N,).
 
-    `reward` is the sum of gamma^i r_i over k <= n steps; a sum stops at the end of an episode and at the newest step.
-    `discount` is gamma^k (1 - terminated). Source: Sutton 1988.
+    `reward` is the sum of gamma^i r_i over k <= n steps, up to the end of the episode or the newest step. `discount` is
+    gamma^k (1 - terminated). Source: Sutton 1988.
     """
     if n_step == 1:
         reward = replay.reward.take(slots)
@@ -65,11 +65,7 @@ def transitions_at(replay: ReplayRows, slots: np.ndarray, n_step: int, gamma: fl
 
 
 def walk(replay: ReplayRows, slots: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Follow episodes forward from slots (N,) over up to K = `steps` steps, the first included.
-
-    Returns:
-        Slots (K, N), the last step repeated after the end of an episode, and the number of steps (N,).
-    """
+    """Follow episodes from slots (N,): slots (K, N), the last step repeated, and lengths (N,)."""
     path = np.empty((steps, len(slots)), np.int64)
     path[0] = current = slots
     length = np.ones(len(slots), np.int64)
@@ -102,10 +98,8 @@ def n_step_sums(
 def sequences_at(replay: ReplayRows, slots: np.ndarray, steps: int) -> Columns:
     """Gather sequences (T, N, ...), of one episode each, that begin at slots (N,).
 
-    Returns:
-        obs, action, reward, terminated, truncated, first, extra columns, mask; `valid` (T, N) is False after the end of
-        the episode, or after the newest step, where the last step is repeated; `last_obs` (N, ...) is the observation
-        after the last valid step, and `length` (N,) the number of valid steps.
+    Columns as of rollouts; `valid` (T, N) is False where the last step is repeated after the end, `last_obs` (N, ...)
+    is the observation after the last valid step, `length` (N,) the number of valid steps.
     """
     path, length = walk(replay, slots, steps)
     flat = path.reshape(-1)

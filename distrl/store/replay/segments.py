@@ -1,9 +1,8 @@
-"""Storage of a replay: a ring of append-only segments, in memory or in memory-mapped files.
+"""Storage of a replay: a ring of append-only segments, in memory or memory-mapped files.
 
-Row numbers are unique over a run: row i lies in segment i // segment_rows, at slot i % rows of the ring. A segment is
-written once, from its first row to its last, so a checkpoint may hard-link its file; when the ring wraps, its slots
-get a new segment and a new file. A column is one array either way: files are safetensors files whose headers fill
-whole pages, mapped into one range of addresses.
+Row i is in segment i // segment_rows, at slot i % rows of the ring. A segment is written once, so a checkpoint may
+hard-link its file; when the ring wraps, its slots get a new file. Files are safetensors files with page-aligned
+headers, mapped into one range of addresses.
 """
 
 from __future__ import annotations
@@ -37,16 +36,12 @@ class SegmentRing:
         capacity: Newest rows that stay readable.
         segment_rows: Rows of a segment; for files a multiple of `PAGE`.
         extra_rows: Rows behind the ring that belong to no segment.
-        folder: Folder of segment files; those of an earlier run are removed. None stores segments in memory.
+        folder: Folder of segment files; existing ones are removed. None stores segments in memory.
 
     Attributes:
-        rows: Slots of the ring: one segment more than the capacity needs, so that every segment with a readable row is
-            complete.
+        rows: Slots of the ring: one segment more than the capacity needs.
         arrays: Column by name, (rows + extra_rows, ...). Slots of a new segment begin with zero `flags`.
         files: Path and checksum of segments that are complete on disk.
-
-    Raises:
-        ConfigError: Files cannot be mapped on this system.
     """
 
     def __init__(
@@ -168,11 +163,7 @@ class SegmentRing:
         return target.name, checksum
 
     def load(self, segment: int, rows: int, path: Path, checksum: str) -> None:
-        """Load a file of `save` as the next segment.
-
-        Raises:
-            CheckpointError: The file is missing, was changed, or has other columns.
-        """
+        """Load a file of `save` as the next segment; CheckpointError if missing or changed."""
         if not path.is_file() or sha256(path) != checksum:
             raise CheckpointError(f"{path} is missing or damaged.", "Resume from an older checkpoint.")
         header = self._header(rows)

@@ -1,12 +1,8 @@
-"""Replay over K shards.
+"""Replay over K shards, called through a `ShardHandle`, possibly in other processes.
 
-A shard is called through a `ShardHandle`, possibly in another process. Every reply reports the shard's mass and counts;
-a batch is divided over shards by the masses reported last. With q_k a shard's share of those and m_i / M_k an item's
-share of its shard's mass at the draw, the item's probability is exactly q_k m_i / M_k, whatever changed in between;
-importance weights use it, so weighted means stay unbiased under concurrent updates.
-
-Insertion is asynchronous. Every other method first waits for the fragments sent before, so draws and counts equal those
-of synchronous insertion.
+A batch is divided over shards by the masses last reported. With q_k a shard's share and m_i / M_k an item's share of
+its shard's mass at the draw, the item's probability is exactly q_k m_i / M_k, so importance weights stay exact under
+concurrent updates. Insertion is asynchronous; other methods first wait for it.
 """
 
 from __future__ import annotations
@@ -37,12 +33,7 @@ class ShardLost(Exception):
 
 @dataclass(frozen=True)
 class ShardReport:
-    """State of a shard, part of every reply.
-
-    Attributes:
-        mass: Sum of masses, or the number of transitions where uniform.
-        counts: Transitions inserted, resident, evicted.
-    """
+    """State of a shard, part of every reply: mass, and transitions inserted, resident, evicted."""
 
     mass: float
     counts: Mapping[str, int]
@@ -125,17 +116,8 @@ class _Ready:
 class ShardedReplay:
     """Replay over K shards, with the methods of `Replay`.
 
-    Stream s is assigned to shard s modulo K. When a shard dies, its transitions are lost and its streams continue in
-    the next living shard.
-
-    Args:
-        shards: Handles; each replay was made with `num_envs` = environments of the whole run.
-        prioritized: Sampling in the shards is prioritized.
-        beta: Exponent of the importance weights.
-        require_all: Raise `ShardLost` when a shard dies, instead of continuing without it.
-
-    Attributes:
-        lost: Counts last reported by each dead shard.
+    Stream s is assigned to shard s modulo K. When a shard dies, its transitions are lost, its last counts move to
+    `lost`, and its streams continue in the next living shard; with `require_all`, `ShardLost` is raised instead.
     """
 
     def __init__(
@@ -275,12 +257,7 @@ class ShardedReplay:
         self._call_all({shard: ("load", f"{folder}/shard-{shard}") for shard in self._living()})
 
     def _call_all(self, calls: Mapping[int, Call]) -> dict[int, Any]:
-        """Call several shards concurrently; dead shards are missing in the result.
-
-        Raises:
-            ResourceError: All shards are dead.
-            ShardLost: One is dead, and `require_all`.
-        """
+        """Call several shards concurrently; dead shards are missing in the result."""
         replies: dict[int, Any] = {}
         pending: dict[int, ShardReply] = {}
         for shard, call in calls.items():

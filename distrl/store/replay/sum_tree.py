@@ -1,11 +1,7 @@
-"""Sum tree over masses: draws with probability mass / total, and updates, both vectorized.
+"""Sum tree over masses: vectorized updates, and draws with probability mass / total.
 
-A node holds the running sums of its children's masses, in float64. A change recomputes the touched nodes from their
-children instead of adding differences, so sums never drift. A node's mass
-is its last running sum, and a draw compares with the same running sums, so a draw cannot fall through rounding into a
-child that has no mass. The uppermost level is one list of running sums, made when it is needed.
-
-The numpy implementation and the loops compiled by numba (where installed) give equal bits.
+Nodes contain float64 running sums of their children, recomputed rather than adjusted, so they never drift, and a draw
+cannot reach a child without mass. Numpy and numba implementations give equal bits.
 """
 
 from __future__ import annotations
@@ -19,14 +15,7 @@ from distrl.store.replay.sum_tree_constants import BELOW, FAN, TOP
 
 
 class SumTree:
-    """Masses of `size` items, initially 0.
-
-    Args:
-        size: Number of items.
-        compiled: Use the compiled loops; None where numba is installed.
-
-    Attributes:
-        mass: Masses (size and more,), zero behind `size`.
+    """Masses of `size` items, initially 0; `compiled` None uses numba where installed.
 
     >>> tree = SumTree(5)
     >>> tree.set(np.array([1, 3]), np.array([1.0, 3.0]))

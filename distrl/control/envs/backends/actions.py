@@ -1,6 +1,6 @@
 """Conversion of a policy's batch of actions to the actions of single environments.
 
-`clipper` and `splitter` inspect the space once and return a function, so that a vector step does no type tests.
+`clipper` and `splitter` inspect the space once and return a function.
 """
 
 from __future__ import annotations
@@ -30,9 +30,6 @@ def _box_clipper(space: Box) -> Callable[[Tree], Tree]:
 
 def splitter(space: Space) -> Callable[[Tree], list[Tree]]:
     """Make a function that splits a clipped batch (N, ...) into N single actions.
-
-    Discrete indices become numpy integers as from `space.sample()`, which gymnasium checks faster than Python integers;
-    `start` is added.
 
     >>> [int(action) for action in splitter(Discrete(3, start=-1))(np.array([0, 2]))]
     [-1, 1]
@@ -151,10 +148,7 @@ class ActionHistory:
 
 
 def random_actions(space: Space, num: int, rng: np.random.Generator, mask: Tree | None = None) -> Tree:
-    """Draw uniform actions (num, ...): zero-based indices, floats within the bounds.
-
-    `mask` is a tree (num, A) as `VectorEnv.mask`.
-    """
+    """Draw uniform actions (num, ...): zero-based indices, floats within the bounds."""
     spaces = leaf_spaces(space)
     if mask is None:
         return tree_map(lambda leaf: _random_leaf(leaf, num, rng, None), spaces)

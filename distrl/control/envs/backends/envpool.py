@@ -1,7 +1,6 @@
 """Backend `envpool` (Weng et al. 2022), which needs `distrl[envs]` and Linux.
 
-EnvPool reports `truncated` and not `terminated` for a step that reaches the time limit, even if the episode also
-terminated there.
+At the time limit EnvPool reports `truncated` alone, even if the episode also terminated.
 """
 
 from __future__ import annotations
@@ -20,16 +19,9 @@ from distrl.control.envs.make import building, env_name
 
 
 class EnvPoolVectorEnv(NextStepResetEnv):
-    """EnvPool in synchronous mode.
+    """EnvPool in synchronous mode; `kwargs` are those of `envpool.make` (`num_threads`, ...).
 
-    Args:
-        env_config: `id` of EnvPool's list, `kwargs` for `envpool.make` (`num_threads`, `stack_num`, ...),
-            `max_episode_steps`.
-        num_envs: B.
-        seed_of: Only (env, 0) is used: EnvPool seeds its environments once.
-
-    Raises:
-        ConfigError: EnvPool is not installed or lacks the environment, or wrappers are configured.
+    EnvPool seeds its environments once: only `seed_of(env, 0)` is used.
     """
 
     def __init__(self, env_config: EnvConfig, num_envs: int, seed_of: SeedOf):

@@ -32,13 +32,11 @@ class Step:
 
     Attributes:
         reward: (B,) float64, raw.
-        terminated, truncated: (B,) bool; where both hold, termination wins.
+        terminated, truncated: (B,) bool; where both are true, termination wins.
         valid: (B,) bool, False at reset steps; None from backends without reset steps.
         finals: (environment index, true last observation) of every environment that ended.
-        episodes: One record for every environment that ended.
-        channels: (B, K) float64, the K reward channels of environments that report them.
-        final_masks: For each of `finals` the action mask, a tree (A,) of bool, all true after termination or without a
-            mask in the info; None for environments without masks.
+        channels: (B, K) float64 reward channels of environments that report them.
+        final_masks: Action masks of `finals`, trees (A,) of bool; None for environments without masks.
     """
 
     reward: np.ndarray
@@ -54,9 +52,8 @@ class Step:
 class VectorEnv(Protocol):
     """B environments that step together.
 
-    Discrete actions are zero-based indices, whatever the space's `start`; Box actions are clipped to the space.
-    `obs`, `first` and `mask` are overwritten by `step`. With `reset_steps`, the step after an end is spent on the reset
-    (gymnasium's `AutoresetMode.NEXT_STEP`) and its action is ignored.
+    Discrete actions are zero-based; Box actions are clipped. `obs`, `first` and `mask` are overwritten by `step`. With
+    `reset_steps`, the step after an end is spent on the reset (gymnasium's `AutoresetMode.NEXT_STEP`).
     """
 
     num_envs: int

@@ -1,7 +1,7 @@
 """Backend `gymnasium`: a loop over single environments with exact snapshots.
 
-The transitions equal those of `gymnasium.vector.SyncVectorEnv` in its mode `SAME_STEP`, without its copies and merged
-infos. Episodes are seeded by their number, so a seed and the actions since the reset restore an environment exactly.
+Transitions equal those of `gymnasium.vector.SyncVectorEnv` in mode `SAME_STEP`. Episodes are seeded by their number, so
+a seed and the actions since the reset restore an environment exactly.
 """
 
 from __future__ import annotations
@@ -31,13 +31,9 @@ _FULL_CHECKS = 3
 
 
 class LoopVectorEnv:
-    """`VectorEnv` of B gymnasium environments that are stepped in a loop.
+    """`VectorEnv` of B gymnasium environments stepped in a loop; `name` is for messages.
 
-    Args:
-        make: Makes one environment.
-        num_envs: B.
-        seed_of: (environment index, episode number) -> seed of that episode.
-        name: Name in messages.
+    `seed_of(environment index, episode number)` is the seed of that episode.
     """
 
     can_snapshot = True
@@ -77,11 +73,7 @@ class LoopVectorEnv:
         self.reward_channels = int(channels)
 
     def reset(self) -> None:
-        """Reset every environment into its next episode.
-
-        Raises:
-            EnvError: An environment raises, or its first observation does not fit its space.
-        """
+        """Reset every environment into its next episode."""
         infos = [self._begin(i, self._episodes[i] + 1) for i in range(self.num_envs)]
         self.first[:] = True
         self._any_first = True
@@ -90,12 +82,7 @@ class LoopVectorEnv:
     def step(self, action: Tree) -> Step:
         """Step every environment; an ended one begins its next episode in the same step.
 
-        Args:
-            action: Tree (B, ...): zero-based indices for Discrete, any floats for Box (clipped here).
-
-        Raises:
-            EnvError: An environment raises, or returns values that do not fit its spaces or are not finite. The message
-                names environment, episode, seed, step and action.
+        Raises EnvError naming environment, episode, seed, step and action.
         """
         clipped = self._clip(action)
         actions = self._split(clipped)
@@ -251,9 +238,7 @@ class LoopVectorEnv:
     def restore(self, state: dict[str, Tree]) -> None:
         """Restore a snapshot: reset every environment with its seed and replay its actions.
 
-        Raises:
-            EnvError: The snapshot has another number of environments, or the replay ends at another observation or
-                return: the environment is not a function of seed and actions.
+        Raises EnvError if the replay ends at another observation or return.
         """
         if len(state["episode"]) != self.num_envs:
             raise EnvError(f"a snapshot of {len(state['episode'])} environments for {self.num_envs} of {self.name}.")

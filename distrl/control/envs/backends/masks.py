@@ -1,7 +1,7 @@
 """Action masks of discrete actions.
 
-An environment provides them as `info["action_mask"]` (of `reset` and of every `step`) or by a method `action_masks()`.
-Discrete: (n,) bool. MultiDiscrete: (sum of nvec,) bool, or one array for each dimension. Dict, Tuple: a tree.
+Environments provide them as `info["action_mask"]` (of `reset` and `step`) or by a method `action_masks()`. Discrete:
+(n,) bool. MultiDiscrete: (sum of nvec,), or one array for each dimension. Dict, Tuple: a tree.
 """
 
 from __future__ import annotations
@@ -34,11 +34,7 @@ def mask_block(space: Space, num_envs: int) -> Tree | None:
 
 
 def final_mask(space: Space, read: MaskReader, info: Info) -> Tree:
-    """Read the mask (A,) of an episode's last observation; all true if `info` lacks one.
-
-    Raises:
-        ValueError: A wrong shape.
-    """
+    """Read the mask (A,) of an episode's last observation; all true if `info` lacks one."""
     block = mask_block(space, 1)
     given = None if read is _from_info and "action_mask" not in info else read(info)
     if given is not None:
@@ -55,11 +51,7 @@ def _sizes(space: Space) -> list[int]:
 def write_mask(space: Space, block: Tree, i: int, given: Tree, may_be_empty: bool = False) -> None:
     """Write one environment's mask into row i of a mask block.
 
-    Args:
-        may_be_empty: Treat a mask that allows no action as one that allows all.
-
-    Raises:
-        ValueError: A wrong shape, or a mask that allows no action.
+    With `may_be_empty`, a mask that allows no action counts as all true. Raises ValueError for an invalid mask.
     """
     if isinstance(space, Dict):
         for name, child in space.spaces.items():

@@ -18,14 +18,7 @@ from distrl.control.envs.spaces import describe
 class NativeVectorEnv(NextStepResetEnv):
     """Vector implementation of an environment, made by `gymnasium.make_vec`.
 
-    Args:
-        env_config: `id` of an environment with a vector entry point, `kwargs`, `max_episode_steps`.
-        num_envs: B.
-        seed_of: Only (0, episode number) is used: one seed for the whole vector.
-
-    Raises:
-        ConfigError: There is no vector version, its observations differ from those of single environments, or wrappers
-            are configured.
+    The whole vector has one seed per reset: only `seed_of(0, episode number)` is used.
     """
 
     def __init__(self, env_config: EnvConfig, num_envs: int, seed_of: SeedOf):

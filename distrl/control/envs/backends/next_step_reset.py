@@ -1,7 +1,6 @@
 """Base class of vector backends with `AutoresetMode.NEXT_STEP`.
 
-They reset an ended environment during the following call and ignore its action: a reset step. The observation after an
-end is the true last one; the first observation of the next episode comes one step later.
+The call after an end resets the environment and ignores its action (a reset step).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from distrl.control.envs.spaces import describe, require_supported, zeros
 
 
 class NextStepResetEnv:
-    """`VectorEnv` over an external vector implementation, which subclasses reset and step.
+    """`VectorEnv` over an external vector implementation; subclasses reset and step it.
 
     `EpisodeEnd.seed` is the seed that the environment was started with.
     """
@@ -54,11 +53,7 @@ class NextStepResetEnv:
         raise NotImplementedError
 
     def reset(self) -> None:
-        """Reset every environment into its next episode.
-
-        Raises:
-            EnvError: The backend raises, or its observations do not fit the space.
-        """
+        """Reset every environment into its next episode."""
         try:
             obs = self._raw_reset()
         except Exception as error:
@@ -69,14 +64,7 @@ class NextStepResetEnv:
         self.first[:] = True
 
     def step(self, action: Tree) -> Step:
-        """Step every environment; those that have just ended spend the step on the reset.
-
-        Args:
-            action: Tree (B, ...): zero-based indices for Discrete, any floats for Box (clipped here).
-
-        Raises:
-            EnvError: The backend raises, or returns values that are not finite.
-        """
+        """Step every environment; those that have just ended spend the step on the reset."""
         resetting = self._done
         try:
             obs, raw_reward, terminated, truncated = self._raw_step(self._join(self._clip(action)))

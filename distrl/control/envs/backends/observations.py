@@ -15,8 +15,8 @@ from distrl.control.envs.spaces import leaf_dtype, leaf_shape
 def batch_writer(space: Space, block: Tree) -> Callable[[list[Tree]], None]:
     """Make a function that writes a list of B observations into `block`.
 
-    One concatenation per leaf neither broadcasts nor casts floats to integers, so it also checks every shape and dtype.
-    It raises ValueError, TypeError or LookupError; `mismatch` then finds the environment.
+    Its one concatenation per leaf checks every shape and dtype; after a ValueError, TypeError or LookupError,
+    `mismatch` finds the environment.
     """
     if isinstance(space, Dict | Tuple):
         children = [(key, batch_writer(child, block[key])) for key, child in _children(space)]
@@ -64,7 +64,7 @@ def _children(space: Dict | Tuple) -> Iterable[tuple[str | int, Space]]:
 def finite_check(block: Tree) -> Callable[[], bool]:
     """Make a function that returns True if every float in `block` is finite.
 
-    A dot product with zeros is 0 for finite values and NaN otherwise, at a fraction of the cost of `isfinite`.
+    A dot product with zeros, NaN for non-finite values, is much faster than `isfinite`.
     """
     floats = [leaf.reshape(-1) for leaf in tree_leaves(block) if leaf.dtype.kind == "f"]
     pairs = [(leaf, np.zeros_like(leaf)) for leaf in floats]

@@ -41,15 +41,9 @@ class Finding:
 
 
 def check_env(env_config: EnvConfig, steps: int = 1000, seconds: float = 10.0) -> list[Finding]:
-    """Check an environment; never raises for a broken one.
+    """Check an environment; returns findings in order, and never raises for a broken one.
 
-    Args:
-        env_config: Section `env`.
-        steps: Random steps; a third of them for each comparison.
-        seconds: Time limit of each check (a step that hangs is not interrupted).
-
-    Returns:
-        Findings in order; a run would fail after an `error`.
+    A third of the random `steps` is for each comparison; `seconds` limits each check.
     """
     subject = _Subject(env_config, steps, seconds)
     findings: list[Finding] = []

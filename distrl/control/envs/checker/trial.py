@@ -47,11 +47,7 @@ class Trial:
 def run_trial(env: gymnasium.Env, steps: int, seed: int, seconds: float) -> Trial:
     """Step an environment with random actions until `steps`, `seconds` or its first problem.
 
-    Args:
-        env: With supported spaces.
-        steps: Environment steps.
-        seed: Seed of the actions; episode n is reset with `seed + n`.
-        seconds: Time limit (a step that hangs is not interrupted).
+    `seed` is that of the actions; episode n is reset with `seed + n`.
     """
     trial, rng, stop_at = Trial(), np.random.default_rng(seed), perf_counter() + seconds
     act = _actor(env.action_space, rng)

@@ -6,12 +6,9 @@ or the wrapper `atari` around an ALE id made with `frameskip: 1`. Faster, withou
 
     env: {id: Breakout-v5, backend: envpool, kwargs: {reward_clip: true, episodic_life: true}}
 
-EnvPool stacks 4 frames, skips 4, resizes to 84 x 84 and makes up to 30 no-ops (`stack_num`, `frame_skip`,
-`img_height`, `noop_max`; sticky actions are `repeat_action_probability`): leave `env.frame_stack` at 1. Evaluations of
-such a run play whole games with unclipped rewards through this module.
-
-`AtariPreprocessing` corresponds to `gymnasium.wrappers.AtariPreprocessing`; its area resize in numpy avoids the
-dependency on OpenCV.
+EnvPool stacks 4 frames, skips 4, resizes to 84 x 84 and makes up to 30 no-ops (`stack_num`, `frame_skip`, `img_height`,
+`noop_max`): leave `env.frame_stack` at 1. Evaluations of such a run play whole games with unclipped rewards through
+this module.
 """
 
 from __future__ import annotations
@@ -41,10 +38,9 @@ MAX_FRAMES = 108_000
     "the arcade learning environment",
 )
 class AtariPreprocessing(gymnasium.Wrapper):
-    """Atari preprocessing: no-op starts, frame skip, maximum of two frames, gray 84 x 84 images.
+    """Atari preprocessing: no-op starts, frame skip, maximum of two frames, gray images.
 
-    Stack frames with `env.frame_stack: 4`. With `episodic_life` a lost life begins a new game (as in gymnasium; EnvPool
-    and OpenAI's wrappers continue the game), so that an episode is a function of its seed and actions.
+    As `gymnasium.wrappers.AtariPreprocessing`, without OpenCV. Stack frames with `env.frame_stack: 4`.
 
     Args:
         env: With frames (H, W) or (H, W, 3) uint8, `frameskip: 1` and `info["lives"]`.
@@ -53,10 +49,8 @@ class AtariPreprocessing(gymnasium.Wrapper):
         size: Side of the square image.
         fire_reset: Press FIRE once at the start of games that wait for it.
         clip_reward: Clip rewards to their sign, in reported returns and evaluations too.
-        episodic_life: A lost life terminates the episode.
-
-    Raises:
-        ConfigError: The environment has no frames, or skips some itself.
+        episodic_life: A lost life terminates the episode and begins a new game (unlike in EnvPool), so that an episode
+            is a function of its seed and actions.
     """
 
     def __init__(
@@ -128,9 +122,7 @@ class AtariPreprocessing(gymnasium.Wrapper):
 
 
 def area_taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute indices and weights (K, new) of an area resize from `old` to `new` pixels.
-
-    new = sum_k weights[k] * old[indices[k]].
+    """Compute an area resize: new = sum_k weights[k] * old[indices[k]], both (K, new).
 
     >>> indices, weights = area_taps(3, 2)
     >>> indices.tolist(), weights.round(2).tolist()
@@ -152,19 +144,14 @@ def make_atari(
     render_mode: str | None = None,
     **preprocessing: Any,
 ) -> AtariPreprocessing:
-    """Make `distrl/Atari-v5`.
+    """Make `distrl/Atari-v5`; `preprocessing` are arguments of `AtariPreprocessing`.
 
     Args:
         game: `Breakout`, `space_invaders`, ...
-        sticky: Probability at every frame that the emulator repeats the previous action. Machado et al. recommend
-            0.25; most published tables use 0 with no-op starts.
+        sticky: Probability at every frame that the emulator repeats the previous action. Machado et al. recommend 0.25;
+            most published tables use 0 with no-op starts.
         full_action_space: All 18 actions, else those that the game uses.
         max_frames: Frames after which a game is truncated.
-        render_mode: `rgb_array`, `human` or None.
-        preprocessing: Arguments of `AtariPreprocessing`.
-
-    Raises:
-        ConfigError: Unknown game.
     """
     import ale_py
     from ale_py.env import AtariEnv
@@ -202,10 +189,7 @@ def make_envpool_atari(
 ) -> gymnasium.Env:
     """Make a single game with the arguments of `envpool.make`, for evaluations and checks.
 
-    `training` arguments (clipped rewards, episodes of one life, threads) are ignored on purpose.
-
-    Raises:
-        ConfigError: Images in color, or not square.
+    Training arguments (clipped rewards, episodes of one life, threads) are ignored on purpose.
     """
     if img_height != img_width or not gray_scale:
         raise ConfigError(

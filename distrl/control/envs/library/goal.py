@@ -1,7 +1,6 @@
 """Small goal environments for hindsight relabeling.
 
-Observations are a Dict of `observation`, `achieved_goal` and `desired_goal`, as in gymnasium-robotics. Rewards are 0 at
-the goal and -1 elsewhere; episodes end by their time limit only.
+Observations are as in gymnasium-robotics. Rewards are 0 at the goal and -1 elsewhere; episodes end by time only.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ class PointGoal(gymnasium.Env):
         speed: Longest move of a step along each axis.
         radius: Distance at which the goal counts as reached.
         wall: Put a wall with a gap at y > 0.5 on the line x = 0, between start and goal.
-        render_mode: Not supported.
     """
 
     metadata: Info = {"render_modes": []}
@@ -70,10 +68,7 @@ class PointGoal(gymnasium.Env):
 
 
 class BitFlip(gymnasium.Env):
-    """Flipping single bits to match a goal (Andrychowicz et al. 2017); `distrl/BitFlip-v0`.
-
-    Without relabeling, rewards are practically never seen above about 12 bits.
-    """
+    """Flipping single bits to match a goal (Andrychowicz et al. 2017); `distrl/BitFlip-v0`."""
 
     metadata: Info = {"render_modes": []}
 

@@ -1,7 +1,6 @@
 """MinAtar: five Atari games on 10 x 10 cells. Young and Tian 2019. Needs `distrl[envs]`.
 
-The games need only numpy, but the package imports matplotlib, seaborn and pandas (about two seconds in every process),
-so their files are loaded directly.
+The package imports matplotlib, seaborn and pandas, so its game files are loaded directly.
 """
 
 from __future__ import annotations
@@ -33,15 +32,13 @@ GAMES = {
 class MinAtar(gymnasium.Env):
     """MinAtar game with observations (10, 10, C) bool, a plane for each kind of object.
 
-    An episode is a function of its seed and actions: unlike in the package, its first step does not repeat the last
-    action of the previous episode.
+    Unlike in the package, an episode's first step does not repeat the last action of the previous episode.
 
     Args:
         game: A name of `GAMES`, or the package's name.
         sticky: Probability that a step repeats the previous action.
         ramping: Increase the difficulty with time.
         minimal_actions: Only the actions with an effect in this game (the package's `-v1`), else all 6 (`-v0`).
-        render_mode: `rgb_array` or None.
     """
 
     metadata: Info = {"render_modes": ["rgb_array"], "render_fps": 10}

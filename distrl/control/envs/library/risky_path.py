@@ -14,27 +14,19 @@ MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 
 
 class RiskyPath(TabularEnv):
-    """Way between the bottom corners: straight over ice, or around it along the top row.
+    """Path between the bottom corners: straight over ice, or around it along the top row.
 
-    Every cell but the top row and the outer columns is ice. A step onto ice costs a loss with probability
-    `loss_probability`: `loss_scale * 2^k` with probability proportional to `2^(-loss_shape k)`, a Pareto tail cut off
-    after `loss_levels` sizes. With the defaults and discount 1 the short way returns 3.3 on average, -12.5 in its
-    worst tenth, and -2 at its 10 % quantile; the long way always returns 2.
+    Every cell but the top row and the outer columns is ice. An arrival on ice costs `loss_scale * 2^k` with probability
+    `loss_probability` times a share proportional to `2^(-loss_shape k)`: a Pareto tail cut off after `loss_levels`
+    sizes. With the defaults and discount 1 the short path returns 3.3 on average, -12.5 in its worst tenth, and -2 at
+    its 10 % quantile; the long path always returns 2.
 
     Args:
-        width: Columns; the short way has width - 1 steps, of which width - 2 end on ice.
-        height: Rows; the long way has 2 (height - 1) steps more.
-        loss_probability: Probability of a loss at each arrival on ice.
-        loss_scale: Smallest loss.
+        width: Columns; the short path has width - 1 steps, of which width - 2 end on ice.
+        height: Rows; the long path has 2 (height - 1) steps more.
         loss_shape: Tail index: smaller is heavier; at 1 all sizes cost equally much on average.
-        loss_levels: Number of sizes.
         step_reward: Reward of every step, also against a wall.
-        goal_reward: Reward on arrival.
         observation: `one_hot` or `index` of the cell, row by row from the top left.
-        render_mode: Not supported.
-
-    Raises:
-        ConfigError: A grid without ice, or a probability outside [0, 1].
     """
 
     def __init__(

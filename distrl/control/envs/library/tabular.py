@@ -29,7 +29,7 @@ class TabularMDP:
         initial: (S,), distribution of the first state.
         gamma: Discount of closed forms; not used by the environment.
         std: As `reward`: standard deviation of the reward's noise; None for none.
-        degrees: Degrees of freedom of that noise: Student's t, infinity for the normal distribution.
+        degrees: Degrees of freedom of that noise (Student's t); infinity for the normal distribution.
         weights: (K,): weights of the channels in the reward of a step.
     """
 
@@ -76,7 +76,7 @@ class TabularMDP:
 class TabularEnv(gymnasium.Env):
     """Environment of a `TabularMDP`, with `info["reward_channels"]` if there are several.
 
-    Observations are `one_hot` (S,) float32, or `index` Discrete(S). `render_mode` is not supported.
+    Observations are `one_hot` (S,) float32, or `index` Discrete(S).
     """
 
     metadata: Info = {"render_modes": []}

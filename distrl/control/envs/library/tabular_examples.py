@@ -48,8 +48,7 @@ def gaussian_chain(gamma: float = 0.9) -> TabularMDP:
 def two_channels(gamma: float = 1.0) -> TabularMDP:
     """Make two reward channels whose joint distribution alone depends on the action.
 
-    The first action leads, without reward, to state 1 or 2. There a fair x in {-1, 1} is drawn, and the channels pay
-    (x, -x) in state 1 and (x, x) in state 2.
+    The first action leads to state 1 or 2, where with a fair x in {-1, 1} the channels pay (x, -x) or (x, x).
     """
     probs, reward = np.zeros((4, 2, 2)), np.zeros((4, 2, 2, 2))
     probs[[0, 3], :, 0] = 1.0
@@ -102,10 +101,7 @@ def halving() -> TabularMDP:
 
 
 def ring(states: int = 10, noise: float = 1.0, degrees: float = 2.0, gamma: float = 0.9) -> TabularMDP:
-    """Make a ring of S states walked in one direction: state s pays cos(2 pi s / S) plus noise.
-
-    `degrees` are the degrees of freedom of the noise: 2 has no variance, infinity is normal noise.
-    """
+    """Make a ring of S states walked in one direction: state s pays cos(2 pi s / S) plus noise."""
     s = np.arange(states)
     reward = np.cos(2.0 * np.pi * s / states)[:, None, None]
     return TabularMDP(

@@ -51,8 +51,6 @@ class RewardScale(gymnasium.RewardWrapper):
 class TimeAware(gymnasium.Wrapper):
     """Vector observation with the elapsed share of the time limit, in [0, 1], appended.
 
-    `limit` defaults to the environment's time limit.
-
     Source: Pardo et al. 2018, Time limits in reinforcement learning, section 3.
     """
 
@@ -84,10 +82,7 @@ class TimeAware(gymnasium.Wrapper):
 class FrameStack(gymnasium.Wrapper):
     """Stack of the last observations, oldest first, begun with copies of the first.
 
-    Every Box is stacked along `stack_axis`: color images along their channels, everything else along a new first axis,
-    (84, 84) -> (4, 84, 84).
-
-    Source: Mnih et al. 2015, Human-level control through deep reinforcement learning, methods.
+    Color images are stacked along their channels, everything else along a new first axis, (84, 84) -> (4, 84, 84).
     """
 
     def __init__(self, env: gymnasium.Env, frames: int):

@@ -1,8 +1,6 @@
 """Contexts of episodes (weather, masses, opponents) and their choice by the policy.
 
-An environment with contexts has `context_size` C and accepts `reset(options={"context": c})`, c in [0, 1]^C; without
-the option it draws c. The wrapper `choose_context` makes the choice the first action of an episode, so that it is part
-of the rollout and of snapshots.
+An environment with contexts has `context_size` C and accepts `reset(options={"context": c})`, c in [0, 1]^C.
 """
 
 from __future__ import annotations
@@ -25,8 +23,8 @@ class ChooseContext(gymnasium.Wrapper):
     """Choice of an episode's context by its first action, a step with reward 0.
 
     Actions become a Dict of `action` and `context` (C + 1,): the context, or negative entries to let the environment
-    draw it, and a last entry that is not read here. After the first action `context` is ignored. Apply it inside of
-    wrappers that count steps or change observations.
+    draw it, and a last entry that is not read here. Apply it inside of wrappers that count steps or change
+    observations.
     """
 
     def __init__(self, env: gymnasium.Env):
@@ -57,9 +55,9 @@ class ChooseContext(gymnasium.Wrapper):
 class GuardedPath(RiskyPath):
     """`RiskyPath` without ice, with a possible toll on arrivals in the middle column.
 
-    One context c, uniform by default: there is a toll if c > 1 - guard_probability, growing linearly in c from 0 to
-    `toll`. Only the top row avoids it. With the defaults the short way returns 4.4 on average and -1.5 in its worst
-    twentieth; the long way always returns 4. Its id is `distrl.control.envs.wrappers.context:GuardedPath`.
+    With context c there is a toll if c > 1 - guard_probability, growing linearly in c from 0 to `toll`. Only the top
+    row avoids it. With the defaults the short path returns 4.4 on average and -1.5 in its worst twentieth; the long
+    path always returns 4. Its id is `distrl.control.envs.wrappers.context:GuardedPath`.
     """
 
     context_size = 1

@@ -16,12 +16,7 @@ from distrl.control.envs.library.tabular import TabularEnv
 class ExploringStarts(gymnasium.Wrapper):
     """A share of a tabular environment's episodes begun in a uniformly drawn nonterminal state.
 
-    For training only: evaluate the environment with `distrl eval RUN --env 'wrappers=[]'`.
-
-    Source: Sutton and Barto 2018, Reinforcement Learning: An Introduction, section 5.3.
-
-    Raises:
-        ConfigError: Not a tabular environment, or a share outside [0, 1].
+    For training only: evaluate with `distrl eval RUN --env 'wrappers=[]'`. Source: Sutton and Barto 2018, section 5.3.
     """
 
     def __init__(self, env: gymnasium.Env, share: float = 0.5):

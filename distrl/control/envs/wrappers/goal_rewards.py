@@ -1,8 +1,4 @@
-"""Batched and checked `compute_reward` of goal environments.
-
-The interface is that of gymnasium-robotics: `compute_reward(achieved_goal, desired_goal, info)`, and if episodes
-terminate at their goal `compute_terminated` with the same arguments.
-"""
+"""Batched and checked `compute_reward` and `compute_terminated` of goal environments."""
 
 from __future__ import annotations
 
@@ -23,17 +19,9 @@ OfGoals = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class GoalRewards:
-    """Rewards and terminations under any goal.
+    """Rewards and terminations under any goal; `seed` is that of the episode used for the check.
 
-    Args:
-        env_config: Of an environment whose observations are a Dict of observation, achieved_goal and desired_goal.
-        seed: Seed of the episode used for the check.
-
-    Attributes:
-        terminated: As `reward`, returns (N,) bool; None if the environment has no `compute_terminated`.
-
-    Raises:
-        ConfigError: `compute_reward` is missing, takes no batches, or disagrees with the rewards of steps.
+    `terminated` is None if the environment has no `compute_terminated`.
     """
 
     def __init__(self, env_config: EnvConfig, seed: int):

@@ -18,8 +18,7 @@ from distrl.control.envs.backends.masks import Info
 class _Context(gymnasium.Wrapper):
     """Observation with one number that changes with every reward.
 
-    A vector observation gets one more entry; others become a Dict. A random first value is drawn from the episode's
-    seed.
+    A vector gets one more entry; others become a Dict. A random first value is drawn from the episode's seed.
     """
 
     key = "context"
@@ -103,12 +102,9 @@ class _Context(gymnasium.Wrapper):
 class Stock(_Context):
     """Observation with the stock c_{t+1} = (c_t + r_{t+1}) / gamma.
 
-    So c_0 + G_0 = gamma^t (c_t + G_t). A vector observation gets one more entry; any other becomes a Dict with the
-    entry `stock`. Wrappers that change rewards belong inside this one. `info["stock"]` is exact.
+    So c_0 + G_0 = gamma^t (c_t + G_t). Wrappers that change rewards belong inside this one. `info["stock"]` is exact.
 
     Args:
-        env: Any environment.
-        gamma: The learner's discount.
         start: c_0, or [LOW, HIGH] to draw it uniformly for each episode. For CVaR useful values are the negatives of
             possible returns.
         scale, limit: The observation is c / scale, clipped to [-limit, limit].
@@ -125,7 +121,7 @@ class Stock(_Context):
 class TargetReturn(_Context):
     """Observation with the target return g_{t+1} = (g_t - r_{t+1}) / gamma, a negative stock.
 
-    For policies conditioned on a return, and with the objective -|g - G| for steering it. Arguments as for `Stock`.
+    For policies conditioned on a return, and with the objective -|g - G| for steering it.
     """
 
     key = "target_return"

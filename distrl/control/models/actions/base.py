@@ -1,11 +1,6 @@
-"""Distributions over actions as pure functions of flat parameters.
+"""Action distributions as pure functions of flat parameters.
 
-A distribution object holds sizes only. The numbers come as `params (..., P)`, so they can be recorded in a rollout,
-sent between processes and compared with the parameters of another policy. Randomness comes as `noise`, drawn
-beforehand with numpy, so sampling is a pure function too.
-
-Log-probabilities and entropies: Common base CB4 of the method notes (categorical by log-softmax, masked logits
--1e8; diagonal Gaussian, unsquashed).
+Parameters `params (..., P)` are recorded in rollouts; randomness is `noise`, drawn beforehand with numpy.
 """
 
 from __future__ import annotations
@@ -27,15 +22,10 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class ActionDistribution(ABC):
-    """A distribution over one action space, as functions of flat parameters.
+    """Distribution over one action space.
 
-    Attributes:
-        param_size: P, how many numbers describe the distribution of one action.
-        noise_size: How many random numbers one sample takes.
-        head_size: How many of the parameters a network computes from the observation.
-        log_std_size: How many parameters are learned numbers that do not depend on the observation (log standard
-            deviations of Gaussians); `param_size = head_size + log_std_size`.
-        mask_size: A, the width of an action mask; 0 where actions cannot be masked.
+    `param_size` P = `head_size` (computed by a network) + `log_std_size` (learned, independent of the observation). One
+    sample takes `noise_size` random numbers. `mask_size` is the width of an action mask, 0 without masks.
     """
 
     param_size: int
@@ -45,7 +35,7 @@ class ActionDistribution(ABC):
     mask_size: int = 0
 
     def join(self, head: Tensor, log_std: Tensor | None) -> Tensor:
-        """Parameters (..., P) from a network's output (..., head_size) and the learned log_std (log_std_size,)."""
+        """Join network output (..., head_size) and log_std (log_std_size,) to parameters (..., P)."""
         return head
 
     @abstractmethod
@@ -79,10 +69,7 @@ def masked(logits: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class Categorical(ActionDistribution):
-    """One of n actions (a `Discrete` space): params are logits, actions int64 (...), mask (..., n).
-
-    Actions count from 0 everywhere in distrl; an environment whose space has a `start` adds it itself.
-    """
+    """One of n actions: params are logits, actions int64 (...) from 0, mask (..., n)."""
 
     def __init__(self, n: int):
         self.n = self.param_size = self.noise_size = self.head_size = self.mask_size = int(n)
@@ -114,9 +101,9 @@ class Categorical(ActionDistribution):
 
 
 class DiagonalGaussian(ActionDistribution):
-    """Independent normals (a float `Box`): params are mean ++ log_std, actions float32 (..., *shape).
+    """Independent normals: params are mean ++ log_std, actions float32 (..., *shape).
 
-    Actions are not clipped here: their log-probability is that of the unclipped action, and environments clip.
+    Actions are not clipped here: environments clip, and the log-probability is of the unclipped action.
     """
 
     def __init__(self, shape: Sequence[int]):

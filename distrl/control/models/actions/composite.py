@@ -1,8 +1,4 @@
-"""Distributions over actions with several parts: the parts are independent given the observation.
-
-Parameters, noise and masks of the parts lie one behind the other, so log-probabilities, entropies and divergences
-are sums over parts.
-"""
+"""Action distributions with several independent parts, whose parameters are concatenated."""
 
 from __future__ import annotations
 
@@ -19,10 +15,7 @@ from distrl.control.models.actions.base import ActionDistribution, Categorical, 
 
 
 class MultiCategorical(ActionDistribution):
-    """One choice per entry of `nvec` (`MultiDiscrete`): params are all logits (..., sum n), mask likewise.
-
-    Actions are int64 (..., *nvec.shape) and count from 0.
-    """
+    """One choice per entry of `nvec`: params and mask (..., sum n), actions (..., *nvec.shape)."""
 
     def __init__(self, nvec: np.ndarray | Sequence[int]):
         choices = np.asarray(nvec, np.int64)
@@ -60,10 +53,7 @@ class MultiCategorical(ActionDistribution):
 
 
 class Bernoulli(ActionDistribution):
-    """Independent bits (`MultiBinary`): params are logits of 1, actions int8 (..., *shape).
-
-    Where `mask (..., n)` is false, a bit stays 0.
-    """
+    """Independent bits: params are logits of 1, actions int8; a bit with a false mask stays 0."""
 
     def __init__(self, shape: Sequence[int]):
         self.shape = tuple(int(size) for size in shape)
@@ -99,9 +89,9 @@ class Bernoulli(ActionDistribution):
 
 
 class Composite(ActionDistribution):
-    """A dict or tuple of action spaces, nested at will: the action and the mask are trees of the same form.
+    """Dict or tuple of action spaces, nested at will; actions and masks are trees of this form.
 
-    A mask may leave out entries of a dict, or hold None in their place, where nothing is masked.
+    A mask may omit entries of a dict, or contain None, where nothing is masked.
     """
 
     def __init__(self, parts: dict[str, ActionDistribution] | tuple[ActionDistribution, ...]):

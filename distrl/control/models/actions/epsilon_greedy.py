@@ -1,8 +1,4 @@
-"""Acting on action values: epsilon-greedy as a distribution over discrete actions.
-
-Epsilon is the last of the distribution's parameters, so what a policy did is recorded in the rollout, and acting stays
-a pure function of (weights, observation, noise).
-"""
+"""Epsilon-greedy distribution over discrete actions, with epsilon as its last parameter."""
 
 from __future__ import annotations
 
@@ -19,9 +15,9 @@ SMALLEST = 1e-30
 
 
 class EpsilonGreedy(ActionDistribution):
-    """With probability epsilon any allowed action, each alike; else one with the largest value.
+    """A uniform allowed action with probability epsilon, else the first with the largest value.
 
-    Params are values (..., n) ++ epsilon (..., 1); actions int64 (...); mask (..., n). Ties go to the first.
+    Params are values (..., n) ++ epsilon (..., 1); actions int64 (...); mask (..., n).
     """
 
     def __init__(self, n: int):

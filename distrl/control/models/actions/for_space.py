@@ -1,4 +1,4 @@
-"""Which distribution belongs to which action space."""
+"""Lookup of the distribution for an action space."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ __all__ = ["ActionDistribution", "action_distribution"]
 
 
 def action_distribution(space: spaces.Space) -> ActionDistribution:
-    """The distribution over the actions of a space.
-
-    Discrete and MultiDiscrete actions count from 0, whatever the `start` of the space: what steps the environment
-    adds `start`.
-
-    Raises:
-        ConfigError: There is no distribution for this kind of space.
+    """Make the distribution for an action space.
 
     >>> action_distribution(spaces.Box(-1.0, 1.0, (3,))).param_size
     6

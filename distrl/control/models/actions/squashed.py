@@ -1,10 +1,9 @@
-"""Distributions over a bounded Box: what off-policy learners of continuous control act with.
+"""Distributions over a bounded Box for off-policy continuous control.
 
-Networks and critics see *unit* actions, which lie in (-1, 1) whatever the bounds of the space; `BoxScale` maps them to
-the environment's units. Exploration is a pure function of (params, noise): the parameters of a distribution end with
-how it explores at present (uniform warm-up, width of the noise), which the learner publishes with its weights.
+Networks and critics use *unit* actions in (-1, 1); `BoxScale` maps them to the space. Exploration settings (uniform
+warm-up, noise width) are the last parameters, so the learner publishes them with its weights.
 
-Squashed Gaussian: Haarnoja et al. 2018, appendix C. State-dependent exploration: Raffin et al. 2021 (gSDE).
+Sources: Haarnoja et al. 2018, appendix C (squashed Gaussian); Raffin et al. 2021 (gSDE).
 """
 
 from __future__ import annotations
@@ -38,17 +37,9 @@ ENTROPY_NODES = 64
 
 
 class BoxScale:
-    """Between unit actions (..., size) in [-1, 1] and actions (..., *shape) of a bounded Box.
+    """Map between unit actions (..., size) in [-1, 1] and those (..., *shape) of a bounded Box.
 
-    Args:
-        space: The action space.
-
-    Attributes:
-        shape, size: Of one action.
-        log_volume: sum of log((high - low) / 2): what the density of a unit action loses in the environment's units.
-
-    Raises:
-        ConfigError: Not a Box of real numbers, or without finite bounds.
+    `log_volume` is sum of log((high - low) / 2), the difference of log-densities in both units.
     """
 
     def __init__(self, space: spaces.Space):
@@ -96,10 +87,10 @@ class BoxScale:
 
 
 class SquashedSample(torch.autograd.Function):
-    """a = tanh(u), u = mean + exp(log_std) noise, and log pi(a), with the written-out gradient of both.
+    """a = tanh(u), u = mean + exp(log_std) noise, and log pi(a), with explicit gradients.
 
-    log pi(a) = sum_i [-noise_i^2 / 2 - log_std_i - log(2 pi) / 2 - log(1 - a_i^2)], where the last term is taken as
-    2 (log 2 - u - softplus(-2u)): 1 - a^2 is zero in float32 from |u| = 9 on, this is not. Its derivative by u is 2a.
+    log pi(a) = sum_i [-noise_i^2 / 2 - log_std_i - log(2 pi) / 2 - log(1 - a_i^2)], where the last term is computed as
+    2 (log 2 - u - softplus(-2u)), because 1 - a^2 is zero in float32 from |u| = 9 on. Its derivative by u is 2a.
     """
 
     @staticmethod
@@ -121,7 +112,7 @@ class SquashedSample(torch.autograd.Function):
 
 
 def squashed_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit actions (..., size) and the logarithm of their density (...), with gradients into mean and log_std."""
+    """Sample unit actions (..., size) and their log-density (...), with gradients."""
     return SquashedSample.apply(mean, log_std, noise)  # type: ignore[no-any-return]
 
 
@@ -131,10 +122,9 @@ def log_slope(u: Tensor) -> Tensor:
 
 
 class SquashedGaussian(ActionDistribution):
-    """tanh of independent normals, scaled to a bounded Box: params are mean ++ log_std ++ warm-up flag.
+    """tanh of independent normals, scaled to a Box: params are mean ++ log_std ++ warm-up flag.
 
-    While the flag is set, actions are uniform over the Box (made from the same normal noise by its distribution
-    function), and log-probabilities are theirs. Densities are in the environment's units: scaling included.
+    While the flag is set, actions are uniform over the Box. Densities are in the environment's units.
     """
 
     def __init__(self, space: spaces.Space):
@@ -162,8 +152,7 @@ class SquashedGaussian(ActionDistribution):
         return torch.where(self._warm(params).squeeze(-1), -self.size * _LOG_TWO, squashed) - self.scale.log_volume
 
     def entropy(self, params: Tensor, mask: Any = None) -> Tensor:
-        """Entropy of the normals plus E[log(1 - tanh(u)^2)], a one-dimensional integral for each action, by
-        Gauss-Hermite quadrature."""
+        """Entropy of the normals plus E[log(1 - tanh(u)^2)] by Gauss-Hermite quadrature."""
         mean, log_std = self._gaussian(params)
         nodes, weights = _hermite(params)
         slope = log_slope(mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * nodes) @ weights
@@ -185,7 +174,7 @@ class SquashedGaussian(ActionDistribution):
         return torch.where(q_warm, to_uniform, torch.where(p_warm, from_uniform, normals))
 
     def _explored(self, params: Tensor, noise: Tensor) -> Tensor:
-        """What is squashed: u."""
+        """Return u before squashing."""
         mean, log_std = self._gaussian(params)
         return torch.addcmul(mean, log_std.exp(), noise)
 
@@ -197,11 +186,10 @@ class SquashedGaussian(ActionDistribution):
 
 
 class StateDependentGaussian(SquashedGaussian):
-    """Generalized state-dependent exploration: params are mean ++ log_std ++ warm-up flag ++ deviation.
+    """State-dependent exploration: params are mean ++ log_std ++ warm-up flag ++ deviation.
 
-    The deviation is the policy's own: features times an exploration matrix that stays fixed until the learner
-    publishes another one, so that actions vary smoothly along an episode. Noise plays a part in the warm-up only.
-    Log-probabilities are those of the action given the observation, over all matrices: normal with `log_std`.
+    The deviation is features times an exploration matrix that is fixed within a version. Log-probabilities marginalize
+    over matrices: normal with `log_std`. Noise is used in the warm-up only.
     """
 
     def __init__(self, space: spaces.Space):
@@ -213,11 +201,10 @@ class StateDependentGaussian(SquashedGaussian):
 
 
 class DeterministicNoise(ActionDistribution):
-    """A deterministic action with normal noise: params are unit mean ++ sigma ++ warm-up flag.
+    """Deterministic action with clipped normal noise: params are mean ++ sigma ++ warm-up flag.
 
-    Samples are clipped to the bounds. `logp` is the density of the noise, and at a bound the mass that was clipped to
-    it; `entropy` and `kl` are those of the noise before clipping (`kl` overlooks the flag). A sigma of zero counts as
-    `LEAST_NOISE` there.
+    `logp` is the density of the noise, or at a bound the clipped mass; `entropy` and `kl` are of the unclipped noise
+    (`kl` ignores the flag). A sigma of zero counts as `LEAST_NOISE` there.
     """
 
     def __init__(self, space: spaces.Space):
