@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from distrl.base.columns import tree_map
+from distrl.base.columns import Tree, tree_map
 from distrl.config.sections.heads import ReturnHeadConfig, RiskConfig
+from distrl.config.sections.model import ModelConfig
 from distrl.control.models.critic import Critic, DistributionalCritic
 from distrl.control.models.policy import Policy
 from distrl.functional.returns.lambda_targets import replacement_size
@@ -29,7 +28,7 @@ class ActorCritic(nn.Module):
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        model_config: Any,
+        model_config: ModelConfig,
         normalize_obs: bool = False,
         clip_obs: float = 10.0,
         critic_head: ReturnHeadConfig | None = None,
@@ -40,19 +39,20 @@ class ActorCritic(nn.Module):
         self.recurrent = self.policy.recurrent
         self.shared = self.recurrent or bool(model_config.shared)
         torso = None if self.shared else build_torso(observation_space, model_config)
-        self.critic = build_critic(torso, self.policy.feature_size, critic_head, risk)
+        width = self.policy.feature_size if torso is None else int(torso.output_size)
+        self.critic = build_critic(torso, width, critic_head, risk)
 
-    def forward(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The same as `evaluate`."""
         return self.evaluate(obs, state, first)
 
-    def judge(self, obs: Any, state: Any = None, first: Tensor | None = None) -> Tensor:
+    def judge(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> Tensor:
         """The critic's output (N,) or (N, P); arguments as for `value`."""
         if not self.shared:
             return self.critic(obs)
         return self.critic.of_features(self.policy.features(obs, state, first)[0])
 
-    def value(self, obs: Any, state: Any = None, first: Tensor | None = None) -> Tensor:
+    def value(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> Tensor:
         """Compute values (N,) of single observations.
 
         With memory, `state` is the one after the step before: `states[t, b]` of `unroll` for the final observation of
@@ -61,7 +61,7 @@ class ActorCritic(nn.Module):
         return self.critic.value(self.judge(obs, state, first))
 
     def evaluate(
-        self, obs: Any, state: Any = None, first: Tensor | None = None, levels: Tensor | None = None
+        self, obs: Tree, state: Tree = None, first: Tensor | None = None, levels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Compute distribution parameters (N, P) and the critic's output (N, ...)."""
         if not self.shared:
@@ -70,8 +70,8 @@ class ActorCritic(nn.Module):
         return self.policy.params(features), self.critic.of_features(features, levels)
 
     def unroll(
-        self, obs: Any, state: Any = None, first: Tensor | None = None, levels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Any]:
+        self, obs: Tree, state: Tree = None, first: Tensor | None = None, levels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tree]:
         """Evaluate fragments as `Policy.unroll`; the critic's output (T, B, ...) comes second.
 
         `levels (T, B, noise_size)` are for critic heads that learn at random levels.
@@ -85,9 +85,10 @@ class ActorCritic(nn.Module):
         return params, values.unflatten(0, features.shape[:2]), states
 
 
-def build_critic(torso: Any, feature_size: int, head: ReturnHeadConfig | None, risk: RiskConfig | None) -> Any:
+def build_critic(
+    torso: nn.Module | None, width: int, head: ReturnHeadConfig | None, risk: RiskConfig | None
+) -> Critic | DistributionalCritic:
     """Build a critic with its own torso, or one on shared features where `torso` is None."""
-    width = feature_size if torso is None else torso.output_size
     risk = risk or RiskConfig()
     if head is None or (head.name == "scalar" and head.kappa is None and risk.name == "mean"):
         return Critic(torso, width)
@@ -99,7 +100,7 @@ def build_critic(torso: Any, feature_size: int, head: ReturnHeadConfig | None, r
 def build_actor_critic(
     observation_space: spaces.Space,
     action_space: spaces.Space,
-    model_config: Any,
+    model_config: ModelConfig,
     normalize_obs: bool = False,
     seed: int = 0,
     clip_obs: float = 10.0,
@@ -115,7 +116,7 @@ def build_actor_critic(
 def build_policy(
     observation_space: spaces.Space,
     action_space: spaces.Space,
-    model_config: Any,
+    model_config: ModelConfig,
     normalize_obs: bool = False,
     clip_obs: float = 10.0,
 ) -> Policy:

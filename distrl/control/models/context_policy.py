@@ -10,7 +10,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError
+from distrl.config.sections.model import ModelConfig
 from distrl.control.models.actions.base import ActionDistribution
 from distrl.control.models.policy import Policy
 
@@ -63,7 +65,7 @@ class WithContext(ActionDistribution):
         own = rng.random((*shape, self.noise_size - self.base.noise_size), dtype=np.float32)
         return np.concatenate([self.base.draw_noise(rng, shape), own], -1)
 
-    def sample(self, params: Tensor, noise: Tensor, mask: Any = None) -> dict[str, Tensor]:
+    def sample(self, params: Tensor, noise: Tensor, mask: Tree = None) -> dict[str, Tensor]:
         first, rest = noise[..., : self.base.noise_size], noise[..., self.base.noise_size :]
         action = self.base.sample(self.own(params), first, self._mask(mask))
         from_source = rest[..., :1] < self.source_share
@@ -71,17 +73,17 @@ class WithContext(ActionDistribution):
         context = beta_sample(mean, rest[..., 1:].unflatten(-1, (self.size, 2, TRIES)))
         return {"action": action, "context": torch.cat((context, from_source.to(context.dtype)), -1)}
 
-    def mode(self, params: Tensor, mask: Any = None) -> dict[str, Tensor]:
+    def mode(self, params: Tensor, mask: Tree = None) -> dict[str, Tensor]:
         action = self.base.mode(self.own(params), self._mask(mask))
         return {"action": action, "context": params.new_full((*params.shape[:-1], self.size + 1), -1.0)}
 
-    def logp(self, params: Tensor, action: Any, mask: Any = None) -> Tensor:
+    def logp(self, params: Tensor, action: Tree, mask: Tree = None) -> Tensor:
         return self.base.logp(self.own(params), action["action"], self._mask(mask))
 
-    def entropy(self, params: Tensor, mask: Any = None) -> Tensor:
+    def entropy(self, params: Tensor, mask: Tree = None) -> Tensor:
         return self.base.entropy(self.own(params), self._mask(mask))
 
-    def kl(self, p: Tensor, q: Tensor, mask: Any = None) -> Tensor:
+    def kl(self, p: Tensor, q: Tensor, mask: Tree = None) -> Tensor:
         return self.base.kl(self.own(p), self.own(q), self._mask(mask))
 
     def own(self, params: Tensor) -> Tensor:
@@ -89,7 +91,7 @@ class WithContext(ActionDistribution):
         return params[..., : self.base.param_size]
 
     @staticmethod
-    def _mask(mask: Any) -> Any:
+    def _mask(mask: Tree) -> Tree:
         return mask.get("action") if isinstance(mask, dict) else mask
 
 
@@ -107,7 +109,7 @@ class ContextPolicy(Policy):
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        model_config: Any,
+        model_config: ModelConfig,
         *,
         source: float,
         source_share: float,
@@ -118,7 +120,7 @@ class ContextPolicy(Policy):
         self.actions = WithContext(self.actions, [source] * size, source_share)
         self.register_buffer("context_mean", torch.full((size,), float(source)))
 
-    def forward(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
+    def forward(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> tuple[Tensor, Tree]:
         features, state = self.features(obs, state, first)
         return self.params(features), state
 

@@ -6,8 +6,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
+from distrl.config.sections.model import ModelConfig
 from distrl.control.models.continuous_policy import DeterministicPolicy, SquashedPolicy
 from distrl.control.models.critic_ensemble import CriticEnsemble
 
@@ -35,9 +37,9 @@ class ContinuousActorCritic(nn.Module):
 
     def __init__(
         self,
-        observation_space: Any,
-        action_space: Any,
-        model_config: Any,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        model_config: ModelConfig,
         *,
         stochastic: bool,
         normalize_obs: bool = False,
@@ -47,7 +49,7 @@ class ContinuousActorCritic(nn.Module):
         critic_options: dict[str, Any] | None = None,
     ):
         super().__init__()
-        policy_class: Any = SquashedPolicy if stochastic else DeterministicPolicy
+        policy_class: type[SquashedPolicy | DeterministicPolicy] = SquashedPolicy if stochastic else DeterministicPolicy
         self.policy = policy_class(
             observation_space, action_space, model_config, normalize_obs, clip_obs, **(policy_options or {})
         )
@@ -57,7 +59,12 @@ class ContinuousActorCritic(nn.Module):
 
 
 def build_continuous_actor_critic(
-    observation_space: Any, action_space: Any, model_config: Any, *, seed: int = 0, **options: Any
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    model_config: ModelConfig,
+    *,
+    seed: int = 0,
+    **options: Any,
 ) -> ContinuousActorCritic:
     """Build the networks from a seed, without touching torch's own generator.
 

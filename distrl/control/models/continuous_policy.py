@@ -11,8 +11,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from distrl.base.columns import tree_leaves, tree_map
+from distrl.base.columns import Tree, tree_leaves, tree_map
 from distrl.base.errors import ConfigError
+from distrl.config.sections.model import ModelConfig
 from distrl.control.models.actions.squashed import (
     DeterministicNoise,
     SquashedGaussian,
@@ -45,7 +46,7 @@ class ContinuousPolicy(nn.Module):
         self,
         observation_space: spaces.Space,
         head_size: int,
-        model_config: Any,
+        model_config: ModelConfig,
         normalize_obs: bool = False,
         clip_obs: float = 10.0,
     ):
@@ -62,22 +63,22 @@ class ContinuousPolicy(nn.Module):
         self.feature_size = self.dense.feature_size
         self.register_buffer("warmup", torch.zeros(1))
 
-    def normalize(self, obs: Any) -> Any:
+    def normalize(self, obs: Tree) -> Tree:
         """Raw observations (..., leaf shape) to what `forward` takes."""
         return self.normalizer(obs)
 
     def initial_state(self, batch: int) -> None:
         """No memory, no state."""
 
-    def network(self, obs: Any) -> Tensor:
+    def network(self, obs: Tree) -> Tensor:
         """Apply torso and head to normalized observations: (N, head_size)."""
         return self.dense(self.encoder(obs)).squeeze(0)  # type: ignore[no-any-return]
 
-    def forward(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, None]:
+    def forward(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> tuple[Tensor, None]:
         """Distribution parameters (N, P) of normalized observations, tree (N, ...), and no state."""
         raise NotImplementedError
 
-    def unroll(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, None]:
+    def unroll(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> tuple[Tensor, None]:
         """Parameters (T, B, P) of whole fragments, tree (T, B, ...)."""
         lead = tree_leaves(obs)[0].shape[:2]
         return self(tree_map(lambda leaf: leaf.flatten(0, 1), obs))[0].unflatten(0, lead), None
@@ -102,7 +103,7 @@ class SquashedPolicy(ContinuousPolicy):
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        model_config: Any,
+        model_config: ModelConfig,
         normalize_obs: bool = False,
         clip_obs: float = 10.0,
         state_dependent: bool = False,
@@ -118,12 +119,12 @@ class SquashedPolicy(ContinuousPolicy):
             self.log_std = nn.Parameter(torch.full((self.feature_size, size), log_std_init))
             self.register_buffer("exploration", torch.zeros(self.feature_size, size))
 
-    def sample(self, obs: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, obs: Tree, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Sample unit actions (N, size) and their log-density (N,), with gradients."""
         mean, log_std, _ = self.gaussian(obs)
         return squashed_sample(mean, log_std, noise)
 
-    def gaussian(self, obs: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    def gaussian(self, obs: Tree) -> tuple[Tensor, Tensor, Tensor | None]:
         """Compute mean and log_std of u, each (N, size); with gSDE also the deviation (N, size)."""
         if not self.state_dependent:
             mean, log_std = self.network(obs).chunk(2, -1)
@@ -135,7 +136,7 @@ class SquashedPolicy(ContinuousPolicy):
         variance = features.square() @ (2.0 * self.log_std).exp()
         return mean, 0.5 * (variance + LEAST_VARIANCE).log(), features @ self.exploration
 
-    def forward(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, None]:
+    def forward(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> tuple[Tensor, None]:
         mean, log_std, deviation = self.gaussian(obs)
         parts = [mean, log_std, self.warmup.expand(mean.shape[0], 1)]
         return torch.cat(parts if deviation is None else [*parts, deviation], -1), None
@@ -155,7 +156,7 @@ class DeterministicPolicy(ContinuousPolicy):
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        model_config: Any,
+        model_config: ModelConfig,
         normalize_obs: bool = False,
         clip_obs: float = 10.0,
     ):
@@ -164,11 +165,11 @@ class DeterministicPolicy(ContinuousPolicy):
         self.actions: DeterministicNoise = actions
         self.register_buffer("sigma", torch.zeros(1))
 
-    def action(self, obs: Any) -> Tensor:
+    def action(self, obs: Tree) -> Tensor:
         """Unit actions (N, size), with gradients."""
         return torch.tanh(self.network(obs))
 
-    def forward(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, None]:
+    def forward(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> tuple[Tensor, None]:
         mean = self.action(obs)
         exploring = torch.cat((self.sigma, self.warmup))
         return torch.cat((mean, exploring.expand(mean.shape[0], 2)), -1), None

@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distrl.base.columns import Tree
 from distrl.functional.risk.measures import RiskMeasure
 from distrl.models.heads.base import ReturnHead
 from distrl.models.layers.dense import orthogonal
@@ -23,7 +24,7 @@ class Critic(nn.Module):
         self.torso = torso
         self.head = orthogonal(nn.Linear(feature_size, 1), VALUE_GAIN)
 
-    def forward(self, obs: Any, levels: Tensor | None = None) -> Tensor:
+    def forward(self, obs: Tree, levels: Tensor | None = None) -> Tensor:
         """Values (N,) of normalized observations, tree (N, ...). Only with its own torso."""
         return through_head(self.torso, self.head, obs).squeeze(-1)
 
@@ -46,7 +47,7 @@ class DistributionalCritic(nn.Module):
         self.distribution = head.distribution
         self.risk = risk
 
-    def forward(self, obs: Any, levels: Tensor | None = None) -> Tensor:
+    def forward(self, obs: Tree, levels: Tensor | None = None) -> Tensor:
         """Compute parameters (N, P); only with its own torso.
 
         Heads with random levels are deterministic without `levels (N, noise_size)`.

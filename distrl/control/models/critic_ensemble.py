@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError
 from distrl.config.sections.heads import ReturnHeadConfig
+from distrl.config.sections.model import ModelConfig
 from distrl.control.models.observation_vector import ObservationVector
 from distrl.models.heads.make import make_return_head
 from distrl.models.layers.dense_ensemble import DenseEnsemble
@@ -30,9 +32,9 @@ class CriticEnsemble(nn.Module):
 
     def __init__(
         self,
-        observation_space: Any,
+        observation_space: spaces.Space,
         action_size: int,
-        model_config: Any,
+        model_config: ModelConfig,
         *,
         critics: int = 2,
         head: ReturnHeadConfig | str = "scalar",
@@ -76,7 +78,13 @@ class CriticEnsemble(nn.Module):
         return rng.random((members or self.critics, rows, self.noise_size), dtype=np.float32)
 
     def forward(
-        self, obs: Any, action: Tensor, *, frozen: bool = False, members: Any = None, noise: Tensor | None = None
+        self,
+        obs: Tree,
+        action: Tensor,
+        *,
+        frozen: bool = False,
+        members: slice | Sequence[int] | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """Compute parameters of return distributions (E, N, P).
 

@@ -8,7 +8,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from distrl.base.columns import tree_leaves
+from distrl.base.columns import Tree, tree_leaves
+from distrl.config.sections.model import ModelConfig
 from distrl.control.models.actor_critic import ActorCritic
 from distrl.control.models.q_network import QPolicy
 from distrl.models.layers.dense import HIDDEN_GAIN, orthogonal
@@ -35,7 +36,7 @@ class DistilledActorCritic(ActorCritic):
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        model_config: Any,
+        model_config: ModelConfig,
         *,
         side: QPolicy,
         quantiles: int,
@@ -58,13 +59,13 @@ class DistilledActorCritic(ActorCritic):
         """The quantile network."""
         return self._side[0]
 
-    def judge(self, obs: Any, state: Any = None, first: Tensor | None = None) -> Tensor:
+    def judge(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> Tensor:
         return self.distilled(super().judge(obs, state, first), self.quantiles(obs))
 
     def evaluate(
         self,
-        obs: Any,
-        state: Any = None,
+        obs: Tree,
+        state: Tree = None,
         first: Tensor | None = None,
         levels: Tensor | None = None,
         quantiles: Tensor | None = None,
@@ -79,7 +80,7 @@ class DistilledActorCritic(ActorCritic):
         return joint.mean(-1) if self.distill is None else self.distill(joint).squeeze(-1)
 
     @torch.no_grad()
-    def quantiles(self, obs: Any) -> Tensor:
+    def quantiles(self, obs: Tree) -> Tensor:
         """q(s) / scale, (B, N), of normalized observations, tree (B, ...)."""
         if not bool(self.ready):
             leaf = tree_leaves(obs)[0]
@@ -87,7 +88,7 @@ class DistilledActorCritic(ActorCritic):
         return self.raw_quantiles(obs) / self.scale
 
     @torch.no_grad()
-    def raw_quantiles(self, obs: Any) -> Tensor:
+    def raw_quantiles(self, obs: Tree) -> Tensor:
         """Compute return quantiles (B, N) at even levels, for the policy's or the best action."""
         params = self.side.returns(obs)
         values = params[..., : self.quantile_count]  # (B, A, N); the levels follow

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from distrl.base.columns import Tree
+from distrl.config.sections.model import ModelConfig
 from distrl.models.layers.observation_leaves import Flatten, is_image, leaves, pick
 from distrl.models.layers.torsos import build_torso
 from distrl.models.parameters.precision import HiddenPrecision
@@ -20,7 +20,7 @@ class ObservationVector(nn.Module, HiddenPrecision):
     images, or a configured torso other than `auto` and `mlp`, that torso computes the vector.
     """
 
-    def __init__(self, observation_space: spaces.Space, model_config: Any):
+    def __init__(self, observation_space: spaces.Space, model_config: ModelConfig):
         super().__init__()
         found = leaves(observation_space)
         learned = model_config.torso not in ("auto", "mlp") or any(is_image(leaf) for _, leaf in found)
@@ -34,7 +34,7 @@ class ObservationVector(nn.Module, HiddenPrecision):
         else:
             self.output_size = sum(int(part.output_size) for part in parts)
 
-    def forward(self, obs: Any) -> Tensor:
+    def forward(self, obs: Tree) -> Tensor:
         """Normalized observations, tree (N, ...), to (N, output_size) float32."""
         if self.identity:
             return obs  # type: ignore[no-any-return]

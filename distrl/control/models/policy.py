@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from distrl.base.columns import tree_leaves, tree_map
+from distrl.base.columns import Tree, tree_leaves, tree_map
+from distrl.config.sections.model import ModelConfig
 from distrl.control.models.actions.for_space import ActionDistribution, action_distribution
 from distrl.models.layers.dense import orthogonal
 from distrl.models.layers.normalizer import Normalizer
@@ -31,7 +30,7 @@ class Policy(nn.Module):
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        model_config: Any,
+        model_config: ModelConfig,
         normalize_obs: bool = False,
         clip_obs: float = 10.0,
     ):
@@ -47,15 +46,15 @@ class Policy(nn.Module):
         if self.actions.log_std_size:
             self.log_std = nn.Parameter(torch.full((self.actions.log_std_size,), float(model_config.log_std_init)))
 
-    def normalize(self, obs: Any) -> Any:
+    def normalize(self, obs: Tree) -> Tree:
         """Normalize raw observations (..., leaf shape); float64 becomes float32 in any case."""
         return self.normalizer(obs)
 
-    def initial_state(self, batch: int) -> Any:
+    def initial_state(self, batch: int) -> Tree:
         """The state before an episode: a tree of zeros (B, ...), or None without memory."""
         return None if self.memory is None else self.memory.initial_state(batch)
 
-    def forward(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
+    def forward(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> tuple[Tensor, Tree]:
         """Take one step: distribution parameters (B, P), and the state after it.
 
         `state` None begins episodes everywhere; where `first` (B,) is true it is reset before the step.
@@ -65,7 +64,7 @@ class Policy(nn.Module):
         features, state = self.features(obs, state, first)
         return self.params(features), state
 
-    def unroll(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
+    def unroll(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> tuple[Tensor, Tree]:
         """Evaluate fragments of observations (T, B, ...), from the state (B, ...) before step 0.
 
         Returns parameters (T, B, P), and the states (T, B, ...) after each step, before any reset by the next one:
@@ -74,12 +73,12 @@ class Policy(nn.Module):
         features, states = self.unroll_features(obs, state, first)
         return self.params(features), states
 
-    def features(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
+    def features(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> tuple[Tensor, Tree]:
         """Compute the heads' input (B, feature_size) of one step, and the state after it."""
         features = self.torso(obs)
         return (features, None) if self.memory is None else self.memory(features, state, first)
 
-    def unroll_features(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
+    def unroll_features(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> tuple[Tensor, Tree]:
         """Compute the heads' input (T, B, feature_size), and the states after each step."""
         steps, batch = tree_leaves(obs)[0].shape[:2]
         rows = self.torso(tree_map(lambda leaf: leaf.flatten(0, 1), obs))

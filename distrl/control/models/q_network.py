@@ -10,8 +10,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError
 from distrl.config.sections.heads import ReturnHeadConfig, RiskConfig
+from distrl.config.sections.model import ModelConfig
 from distrl.control.models.actions.epsilon_greedy import EpsilonGreedy
 from distrl.functional.distributions.base import ReturnDistribution, Scalar
 from distrl.functional.distributions.categorical import TwoHot
@@ -39,7 +41,7 @@ class QPolicy(nn.Module, HiddenPrecision):
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        model_config: Any,
+        model_config: ModelConfig,
         head: ReturnHeadConfig | ReturnDistribution,
         risk: RiskConfig | None = None,
         dueling: bool = False,
@@ -65,7 +67,7 @@ class QPolicy(nn.Module, HiddenPrecision):
         self.noisy = noisy
         self.register_buffer("epsilon", torch.ones(()))
 
-    def normalize(self, obs: Any) -> Any:
+    def normalize(self, obs: Tree) -> Tree:
         """Raw observations to what `forward` takes."""
         return self.normalizer(obs)
 
@@ -73,7 +75,7 @@ class QPolicy(nn.Module, HiddenPrecision):
         """No memory."""
         return
 
-    def returns(self, obs: Any, noise: Tensor | None = None) -> Tensor:
+    def returns(self, obs: Tree, noise: Tensor | None = None) -> Tensor:
         """Compute return parameters (N, A, P); noise (N, S) is for heads with random levels."""
         if not self.bf16:
             return self.head(self.torso(obs), noise)
@@ -81,11 +83,11 @@ class QPolicy(nn.Module, HiddenPrecision):
             features = self.torso(obs)
         return self.head(features.float(), noise)
 
-    def values(self, obs: Any) -> Tensor:
+    def values(self, obs: Tree) -> Tensor:
         """Compute the mean or risk (N, A) that acting maximizes."""
         return self.score(self.returns(obs))
 
-    def forward(self, obs: Any, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, None]:
+    def forward(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> tuple[Tensor, None]:
         """Parameters of the action distribution (B, A + 1), and no state."""
         return self.actions.join_epsilon(self.values(obs), self.epsilon), None
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -91,7 +89,7 @@ class FractionHead(ReturnHead):
         self.size = distribution.size
         self.fraction_rate = fraction_rate
         self.network = LevelNetwork(feature_size, actions, embedding, dueling, make_linear)
-        self.proposal: Any = nn.Linear(feature_size, self.size)
+        self.proposal = nn.Linear(feature_size, self.size)
         nn.init.zeros_(self.proposal.weight)  # even fractions at the start: QR's midpoints
         nn.init.zeros_(self.proposal.bias)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from torch import nn
 
@@ -23,7 +23,11 @@ def make_return_head(
     if isinstance(config, str):
         config = ReturnHeadConfig.model_validate(config)
     distribution = make_return_distribution(config.name, **config.options())
-    kinds: dict[str, Any] = {"linear": LinearHead, "implicit": ImplicitHead, "fractions": FractionHead}
+    kinds: dict[str, Callable[..., ReturnHead]] = {
+        "linear": LinearHead,
+        "implicit": ImplicitHead,
+        "fractions": FractionHead,
+    }
     head_class = kinds[distribution.head]
     options = config.network_options()
     return head_class(distribution, feature_size, actions, dueling and actions > 1, make_linear, **options)

@@ -6,8 +6,6 @@ after them (published: `[512]` for Nature CNN, `[256]` for the IMPALA ResNet, `r
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.config.sections.model import ModelConfig
 from distrl.models.layers.dense import HIDDEN_GAIN, Dense, orthogonal
 
 
@@ -84,7 +83,7 @@ class NatureCNN(nn.Module):
     takes_leaves = takes_images = True
     LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 
-    def __init__(self, observation_space: spaces.Space, model_config: Any):
+    def __init__(self, observation_space: spaces.Space, model_config: ModelConfig):
         super().__init__()
         self.to_channels_first = ToChannelsFirst(observation_space)
         channels, height, width = self.to_channels_first.size
@@ -115,7 +114,7 @@ class MinAtarCNN(nn.Module):
 
     takes_leaves = True
 
-    def __init__(self, observation_space: spaces.Space, model_config: Any):
+    def __init__(self, observation_space: spaces.Space, model_config: ModelConfig):
         super().__init__()
         self.to_channels_first = ToChannelsFirst(observation_space)
         channels, height, width = self.to_channels_first.size
@@ -163,7 +162,7 @@ class ImpalaResNet(nn.Module):
     takes_leaves = takes_images = True
     FILTERS = (16, 32, 32)
 
-    def __init__(self, observation_space: spaces.Space, model_config: Any):
+    def __init__(self, observation_space: spaces.Space, model_config: ModelConfig):
         super().__init__()
         self.to_channels_first = ToChannelsFirst(observation_space)
         channels, height, width = self.to_channels_first.size

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from distrl.base.columns import Tree
 from distrl.models.layers.observation_leaves import Path, is_float, is_nested, leaves, pick
 
 #: Added to the variance before the square root, and the weight of the first (made up) statistics.
@@ -53,7 +53,7 @@ class Normalizer(nn.Module):
             self.register_load_state_dict_post_hook(lambda module, _: module.refresh())
             self.refresh()
 
-    def load(self, mean: Any, var: Any, count: Any) -> None:
+    def load(self, mean: ArrayLike, var: ArrayLike, count: ArrayLike) -> None:
         """Take over statistics: mean and var (D,), count a number; numpy or torch."""
         with torch.no_grad():
             self.mean.copy_(torch.as_tensor(mean, dtype=torch.float64))
@@ -67,7 +67,7 @@ class Normalizer(nn.Module):
             self.center.copy_(self.mean)
             self.scale.copy_(torch.rsqrt(self.var + EPSILON))
 
-    def rows(self, obs: Any) -> np.ndarray:
+    def rows(self, obs: Tree) -> np.ndarray:
         """Flatten raw observations to rows (N, D) float64, in the order of the statistics."""
         columns = []
         for path, shape, part in self._leaves:
@@ -75,7 +75,7 @@ class Normalizer(nn.Module):
             columns.append(leaf.reshape(-1, part.stop - part.start) if shape else leaf.reshape(-1, 1))
         return columns[0] if len(columns) == 1 else np.concatenate(columns, -1)
 
-    def forward(self, obs: Any) -> Any:
+    def forward(self, obs: Tree) -> Tree:
         """Normalize an observation tree with any leading dimensions. Not meant to be differentiated."""
         if self._plain is not None:
             return self._leaf(obs, self._plain, slice(0, self.size))
@@ -84,7 +84,7 @@ class Normalizer(nn.Module):
         parts = {path: (shape, part) for path, shape, part in self._leaves}
         return self._tree(obs, (), parts)
 
-    def _tree(self, obs: Any, path: Path, parts: dict[Path, tuple[tuple[int, ...], slice]]) -> Any:
+    def _tree(self, obs: Tree, path: Path, parts: dict[Path, tuple[tuple[int, ...], slice]]) -> Tree:
         if isinstance(obs, dict):
             return {key: self._tree(child, (*path, key), parts) for key, child in obs.items()}
         if isinstance(obs, tuple):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError
 
 Path = tuple[str | int, ...]
@@ -23,16 +22,13 @@ def leaves(space: spaces.Space) -> list[tuple[Path, spaces.Space]]:
     >>> leaves(spaces.Tuple([spaces.Discrete(2), spaces.Dict(x=spaces.Discrete(3))]))
     [((0,), Discrete(2)), ((1, 'x'), Discrete(3))]
     """
-    if isinstance(space, spaces.Dict):
-        children: Any = space.spaces.items()
-    elif isinstance(space, spaces.Tuple):
-        children = enumerate(space.spaces)
-    else:
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
         return [((), space)]
+    children = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
     return [((key, *path), leaf) for key, child in children for path, leaf in leaves(child)]
 
 
-def pick(tree: Any, path: Path) -> Any:
+def pick(tree: Tree, path: Path) -> Tree:
     """The leaf of a tree at a path."""
     for key in path:
         tree = tree[key]

@@ -5,14 +5,13 @@ Unrolling computes the input half of the gates for all steps at once.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distrl.base.columns import tree_map, tree_stack
+from distrl.base.columns import Tree, tree_map, tree_stack
 from distrl.base.errors import ConfigError, unknown
+from distrl.config.sections.model import ModelConfig
 from distrl.models.layers.recurrent_unroll import GRUUnroll, LSTMUnroll
 
 
@@ -35,15 +34,15 @@ class Memory(nn.Module):
         for weight in (*self.weight_ih.chunk(self.gates), *self.weight_hh.chunk(self.gates)):
             nn.init.orthogonal_(weight)
 
-    def initial_state(self, batch: int) -> Any:
+    def initial_state(self, batch: int) -> Tree:
         """The state before an episode, zeros (B, size)."""
         return self.weight_hh.new_zeros(batch, self.size)
 
-    def step(self, gates: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def step(self, gates: Tensor, state: Tree) -> tuple[Tensor, Tree]:
         """Take one step from gates (B, gates * size): features (B, size) and the next state."""
         raise NotImplementedError
 
-    def forward(self, features: Tensor, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
+    def forward(self, features: Tensor, state: Tree = None, first: Tensor | None = None) -> tuple[Tensor, Tree]:
         """One step: features (B, input_size) to (B, size) and the state after it."""
         if state is None:
             state = self.initial_state(features.shape[0])
@@ -51,7 +50,7 @@ class Memory(nn.Module):
             state = _reset(state, _keep(first, features.dtype))
         return self.step(F.linear(features, self.weight_ih, self.bias_ih), state)
 
-    def unroll(self, features: Tensor, state: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
+    def unroll(self, features: Tensor, state: Tree = None, first: Tensor | None = None) -> tuple[Tensor, Tree]:
         """Map features (T, B, input_size) to (T, B, size), and the states after each step."""
         steps, batch = features.shape[:2]
         state = self.initial_state(batch) if state is None else state
@@ -69,7 +68,7 @@ class Memory(nn.Module):
             states.append(state)
         return torch.stack(outputs), tree_stack(states)
 
-    def sequence(self, gates: Tensor, state: Any, keep: Tensor | None, resets: list[bool]) -> tuple[Tensor, Any]:
+    def sequence(self, gates: Tensor, state: Tree, keep: Tensor | None, resets: list[bool]) -> tuple[Tensor, Tree]:
         """All steps from the input half of the gates (T, B, gates * size): see `memory_unroll`."""
         raise NotImplementedError
 
@@ -87,7 +86,7 @@ class GRU(Memory):
         state = torch.lerp(candidate, state, update)
         return state, state
 
-    def sequence(self, gates: Tensor, state: Any, keep: Tensor | None, resets: list[bool]) -> tuple[Tensor, Any]:
+    def sequence(self, gates: Tensor, state: Tree, keep: Tensor | None, resets: list[bool]) -> tuple[Tensor, Tree]:
         states = GRUUnroll.apply(gates, state, self.weight_hh, self.bias_hh, keep, resets)
         return states, states
 
@@ -108,7 +107,7 @@ class LSTM(Memory):
         hidden = torch.sigmoid(outlet) * torch.tanh(cell)
         return hidden, (hidden, cell)
 
-    def sequence(self, gates: Tensor, state: Any, keep: Tensor | None, resets: list[bool]) -> tuple[Tensor, Any]:
+    def sequence(self, gates: Tensor, state: Tree, keep: Tensor | None, resets: list[bool]) -> tuple[Tensor, Tree]:
         states = LSTMUnroll.apply(gates, *state, self.weight_hh, self.bias_hh, keep, resets)
         return states[0], states
 
@@ -116,7 +115,7 @@ class LSTM(Memory):
 MEMORIES: dict[str, type[Memory]] = {"gru": GRU, "lstm": LSTM}
 
 
-def build_memory(input_size: int, model_config: Any) -> Memory | None:
+def build_memory(input_size: int, model_config: ModelConfig) -> Memory | None:
     """Build the memory that `model_config.recurrent` names; None for none."""
     name = model_config.recurrent
     if name is None:
@@ -131,5 +130,5 @@ def _keep(first: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.logical_not(first).to(dtype).unsqueeze(-1)
 
 
-def _reset(state: Any, keep: Tensor) -> Any:
+def _reset(state: Tree, keep: Tensor) -> Tree:
     return tree_map(lambda leaf: leaf * keep, state)

@@ -20,7 +20,9 @@ class GRUUnroll(torch.autograd.Function):
     """`apply(gates (T, B, 3H), state (B, H), weight, bias, keep, resets) -> states (T, B, H)`."""
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, state: Tensor, weight: Tensor, bias: Tensor, keep: Any, resets: Any) -> Tensor:
+    def forward(
+        ctx: Any, gates: Tensor, state: Tensor, weight: Tensor, bias: Tensor, keep: Tensor | None, resets: list[bool]
+    ) -> Tensor:
         size, transposed = state.shape[-1], weight.t()
         sigmoid_gates, tanh_gates = gates.split((2 * size, size), -1)
         keeps = None if keep is None else keep.unbind(0)
@@ -44,7 +46,7 @@ class GRUUnroll(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         weight, keep, before, mixes, candidates, hiddens = ctx.saved_tensors
         reset, update = mixes.chunk(2, -1)
         # Derivatives of the new state by the arguments of the three gates, through tanh and sigmoid.
@@ -74,7 +76,14 @@ class LSTMUnroll(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, gates: Tensor, state: Tensor, cell: Tensor, weight: Tensor, bias: Tensor, keep: Any, resets: Any
+        ctx: Any,
+        gates: Tensor,
+        state: Tensor,
+        cell: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        keep: Tensor | None,
+        resets: list[bool],
     ) -> tuple[Tensor, Tensor]:
         size, transposed = state.shape[-1], weight.t()
         keeps = None if keep is None else keep.unbind(0)
@@ -102,7 +111,7 @@ class LSTMUnroll(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, grad_cells: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, grad_cells: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         weight, keep, before, cells_before, activations, squashed = ctx.saved_tensors
         inlet, forget, content, outlet = activations.chunk(4, -1)
         # Derivatives of the cell by the arguments of its three gates, of the state by the output gate's and the cell.

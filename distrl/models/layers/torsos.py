@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.config.sections.model import ModelConfig
 from distrl.models.layers.dense import Dense
 from distrl.models.layers.observation_leaves import Flatten, is_image, is_nested, leaves, pick
 
@@ -29,7 +31,7 @@ class MLP(nn.Module):
 
     takes_leaves = True
 
-    def __init__(self, observation_space: spaces.Space, model_config: Any, hidden: Sequence[int] | None = None):
+    def __init__(self, observation_space: spaces.Space, model_config: ModelConfig, hidden: Sequence[int] | None = None):
         super().__init__()
         flatten = Flatten(observation_space)
         self.flatten = None if flatten.identity else flatten
@@ -41,7 +43,7 @@ class MLP(nn.Module):
         return self.dense(obs if self.flatten is None else self.flatten(obs), head)
 
 
-def through_head(torso: Any, head: nn.Linear, obs: Any) -> Tensor:
+def through_head(torso: nn.Module, head: nn.Linear, obs: Tree) -> Tensor:
     """head(torso(obs)); in one piece where the torso can do that."""
     return torso(obs, head) if isinstance(torso, MLP) else F.linear(torso(obs), head.weight, head.bias)
 
@@ -53,7 +55,7 @@ class Fusion(nn.Module):
     A flat leaf gets one layer (the first of `hidden`), an image the configured torso, or the choice of `auto`.
     """
 
-    def __init__(self, observation_space: spaces.Space, model_config: Any):
+    def __init__(self, observation_space: spaces.Space, model_config: ModelConfig):
         super().__init__()
         found = leaves(observation_space)
         if not found:
@@ -65,12 +67,12 @@ class Fusion(nn.Module):
         self.dense = Dense(width, model_config.hidden, model_config.activation)
         self.output_size = self.dense.output_size
 
-    def forward(self, obs: Any) -> Tensor:
+    def forward(self, obs: Tree) -> Tensor:
         features = [torso(pick(obs, path)) for torso, path in zip(self.torsos, self.paths, strict=True)]
         return self.dense(torch.cat(features, -1))
 
 
-def build_torso(observation_space: spaces.Space, model_config: Any) -> Any:
+def build_torso(observation_space: spaces.Space, model_config: ModelConfig) -> Any:
     """Build the torso that `model_config.torso` names.
 
     `auto` takes `fusion` for Dict and Tuple, `nature_cnn` for images (`impala_resnet` where a side is below 36), and
@@ -104,7 +106,7 @@ def _auto(space: spaces.Space) -> str:
     return "nature_cnn" if min(height, width) >= SMALLEST_NATURE_IMAGE else "impala_resnet"
 
 
-def _leaf_torso(space: spaces.Space, model_config: Any) -> Any:
+def _leaf_torso(space: spaces.Space, model_config: ModelConfig) -> Any:
     """The torso of one leaf inside a Dict or Tuple."""
     if not is_image(space):
         return MLP(space, model_config, hidden=model_config.hidden[:1])

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from distrl.base.columns import Tree
 
 #: What a forbidden action's logit becomes. Finite, so that 0 * log 0 stays 0 in entropies and their gradients.
 MASKED_LOGIT = -1e8
@@ -43,23 +44,23 @@ class ActionDistribution(ABC):
         """The noise of `shape` samples: float32 (*shape, noise_size)."""
 
     @abstractmethod
-    def sample(self, params: Tensor, noise: Tensor, mask: Any = None) -> Any:
+    def sample(self, params: Tensor, noise: Tensor, mask: Tree = None) -> Tree:
         """Actions (...) from parameters (..., P) and noise (..., noise_size)."""
 
     @abstractmethod
-    def mode(self, params: Tensor, mask: Any = None) -> Any:
+    def mode(self, params: Tensor, mask: Tree = None) -> Tree:
         """The most likely action."""
 
     @abstractmethod
-    def logp(self, params: Tensor, action: Any, mask: Any = None) -> Tensor:
+    def logp(self, params: Tensor, action: Tree, mask: Tree = None) -> Tensor:
         """Log-probability (density, for Box) of an action: (...)."""
 
     @abstractmethod
-    def entropy(self, params: Tensor, mask: Any = None) -> Tensor:
+    def entropy(self, params: Tensor, mask: Tree = None) -> Tensor:
         """Entropy in nats: (...)."""
 
     @abstractmethod
-    def kl(self, p: Tensor, q: Tensor, mask: Any = None) -> Tensor:
+    def kl(self, p: Tensor, q: Tensor, mask: Tree = None) -> Tensor:
         """KL(p || q) in nats from two parameter tensors under one mask: (...)."""
 
 
@@ -119,22 +120,22 @@ class DiagonalGaussian(ActionDistribution):
     def draw_noise(self, rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
         return rng.standard_normal((*shape, self.size), dtype=np.float32)
 
-    def sample(self, params: Tensor, noise: Tensor, mask: Any = None) -> Tensor:
+    def sample(self, params: Tensor, noise: Tensor, mask: Tree = None) -> Tensor:
         mean, log_std = params.chunk(2, -1)
         return self._shaped(torch.addcmul(mean, log_std.exp(), noise))
 
-    def mode(self, params: Tensor, mask: Any = None) -> Tensor:
+    def mode(self, params: Tensor, mask: Tree = None) -> Tensor:
         return self._shaped(params[..., : self.size])
 
-    def logp(self, params: Tensor, action: Tensor, mask: Any = None) -> Tensor:
+    def logp(self, params: Tensor, action: Tensor, mask: Tree = None) -> Tensor:
         mean, log_std = params.chunk(2, -1)
         standardized = (self._flattened(action) - mean) * torch.exp(-log_std)
         return (-0.5 * standardized.square() - log_std).sum(-1) - self.size * _HALF_LOG_TWO_PI
 
-    def entropy(self, params: Tensor, mask: Any = None) -> Tensor:
+    def entropy(self, params: Tensor, mask: Tree = None) -> Tensor:
         return params[..., self.size :].sum(-1) + self.size * (0.5 + _HALF_LOG_TWO_PI)
 
-    def kl(self, p: Tensor, q: Tensor, mask: Any = None) -> Tensor:
+    def kl(self, p: Tensor, q: Tensor, mask: Tree = None) -> Tensor:
         p_mean, p_log_std = p.chunk(2, -1)
         q_mean, q_log_std = q.chunk(2, -1)
         spread = torch.exp(2.0 * (p_log_std - q_log_std))

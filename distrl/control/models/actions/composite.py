@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distrl.base.columns import Tree
 from distrl.control.models.actions.base import ActionDistribution, Categorical, masked
 
 
@@ -95,8 +95,8 @@ class Composite(ActionDistribution):
     """
 
     def __init__(self, parts: dict[str, ActionDistribution] | tuple[ActionDistribution, ...]):
-        self.keys: list[Any] = list(parts) if isinstance(parts, dict) else list(range(len(parts)))
-        self.parts: list[ActionDistribution] = [parts[key] for key in self.keys]
+        self.keys: list[str] | list[int] = list(parts) if isinstance(parts, dict) else list(range(len(parts)))
+        self.parts: list[ActionDistribution] = list(parts.values()) if isinstance(parts, dict) else list(parts)
         self.is_dict = isinstance(parts, dict)
         self.param_size = sum(part.param_size for part in self.parts)
         self.noise_size = sum(part.noise_size for part in self.parts)
@@ -114,39 +114,39 @@ class Composite(ActionDistribution):
     def draw_noise(self, rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
         return np.concatenate([part.draw_noise(rng, shape) for part in self.parts], -1)
 
-    def sample(self, params: Tensor, noise: Tensor, mask: Any = None) -> Any:
+    def sample(self, params: Tensor, noise: Tensor, mask: Tree = None) -> Tree:
         noises = noise.split([part.noise_size for part in self.parts], -1)
         return self._tree([part.sample(x, e, m) for part, m, x, e in self._deal(mask, self._split(params), noises)])
 
-    def mode(self, params: Tensor, mask: Any = None) -> Any:
+    def mode(self, params: Tensor, mask: Tree = None) -> Tree:
         return self._tree([part.mode(x, m) for part, m, x in self._deal(mask, self._split(params))])
 
-    def logp(self, params: Tensor, action: Any, mask: Any = None) -> Tensor:
+    def logp(self, params: Tensor, action: Tree, mask: Tree = None) -> Tensor:
         actions = [action[key] for key in self.keys]
         return _total(part.logp(x, a, m) for part, m, x, a in self._deal(mask, self._split(params), actions))
 
-    def entropy(self, params: Tensor, mask: Any = None) -> Tensor:
+    def entropy(self, params: Tensor, mask: Tree = None) -> Tensor:
         return _total(part.entropy(x, m) for part, m, x in self._deal(mask, self._split(params)))
 
-    def kl(self, p: Tensor, q: Tensor, mask: Any = None) -> Tensor:
+    def kl(self, p: Tensor, q: Tensor, mask: Tree = None) -> Tensor:
         return _total(part.kl(x, y, m) for part, m, x, y in self._deal(mask, self._split(p), self._split(q)))
 
     def _split(self, params: Tensor) -> Sequence[Tensor]:
         return params.split([part.param_size for part in self.parts], -1)
 
-    def _deal(self, mask: Any, *columns: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    def _deal(self, mask: Tree, *columns: Sequence[Tree]) -> Iterator[tuple[Tree, ...]]:
         """Each part with its mask and its share of the columns."""
         if mask is None:
-            masks: list[Any] = [None] * len(self.parts)
+            masks: list[Tree] = [None] * len(self.parts)
         else:
             masks = [mask.get(key) if self.is_dict else mask[key] for key in self.keys]
         return zip(self.parts, masks, *columns, strict=True)
 
-    def _tree(self, leaves: list[Any]) -> Any:
+    def _tree(self, leaves: list[Tree]) -> Tree:
         return dict(zip(self.keys, leaves, strict=True)) if self.is_dict else tuple(leaves)
 
 
-def _total(terms: Any) -> Tensor:
+def _total(terms: Iterable[Tensor]) -> Tensor:
     first, *rest = terms
     for term in rest:
         first = first + term

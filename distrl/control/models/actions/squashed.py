@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ConfigError
 from distrl.control.models.actions.base import ActionDistribution
 
@@ -136,22 +137,22 @@ class SquashedGaussian(ActionDistribution):
     def draw_noise(self, rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
         return rng.standard_normal((*shape, self.size), dtype=np.float32)
 
-    def sample(self, params: Tensor, noise: Tensor, mask: Any = None) -> Tensor:
+    def sample(self, params: Tensor, noise: Tensor, mask: Tree = None) -> Tensor:
         unit = torch.tanh(self._explored(params, noise))
         return self.scale.to_env(torch.where(self._warm(params), torch.erf(noise / _SQRT_TWO), unit))
 
-    def mode(self, params: Tensor, mask: Any = None) -> Tensor:
+    def mode(self, params: Tensor, mask: Tree = None) -> Tensor:
         """tanh(mean): the median, scaled. (The density's own maximum may lie at a bound.)"""
         return self.scale.to_env(torch.tanh(params[..., : self.size]))
 
-    def logp(self, params: Tensor, action: Tensor, mask: Any = None) -> Tensor:
+    def logp(self, params: Tensor, action: Tensor, mask: Tree = None) -> Tensor:
         mean, log_std = self._gaussian(params)
         u = torch.atanh(self.scale.to_unit(action).clamp(NEAREST_BOUND - 1.0, 1.0 - NEAREST_BOUND))
         standardized = (u - mean) * torch.exp(-log_std)
         squashed = (-0.5 * standardized.square() - log_std - log_slope(u)).sum(-1) - self.size * _HALF_LOG_TWO_PI
         return torch.where(self._warm(params).squeeze(-1), -self.size * _LOG_TWO, squashed) - self.scale.log_volume
 
-    def entropy(self, params: Tensor, mask: Any = None) -> Tensor:
+    def entropy(self, params: Tensor, mask: Tree = None) -> Tensor:
         """Entropy of the normals plus E[log(1 - tanh(u)^2)] by Gauss-Hermite quadrature."""
         mean, log_std = self._gaussian(params)
         nodes, weights = _hermite(params)
@@ -159,7 +160,7 @@ class SquashedGaussian(ActionDistribution):
         squashed = (log_std + slope).sum(-1) + self.size * (0.5 + _HALF_LOG_TWO_PI)
         return torch.where(self._warm(params).squeeze(-1), self.size * _LOG_TWO, squashed) + self.scale.log_volume
 
-    def kl(self, p: Tensor, q: Tensor, mask: Any = None) -> Tensor:
+    def kl(self, p: Tensor, q: Tensor, mask: Tree = None) -> Tensor:
         """Squashing is one-to-one, so between squashed normals it is that of the normals themselves."""
         p_warm, q_warm = self._warm(p).squeeze(-1), self._warm(q).squeeze(-1)
         p_mean, p_log_std = self._gaussian(p)
@@ -215,15 +216,15 @@ class DeterministicNoise(ActionDistribution):
     def draw_noise(self, rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
         return rng.standard_normal((*shape, self.size), dtype=np.float32)
 
-    def sample(self, params: Tensor, noise: Tensor, mask: Any = None) -> Tensor:
+    def sample(self, params: Tensor, noise: Tensor, mask: Tree = None) -> Tensor:
         mean, sigma = params[..., : self.size], params[..., self.size : self.size + 1]
         unit = (mean + sigma * noise).clamp(-1.0, 1.0)
         return self.scale.to_env(torch.where(self._warm(params), torch.erf(noise / _SQRT_TWO), unit))
 
-    def mode(self, params: Tensor, mask: Any = None) -> Tensor:
+    def mode(self, params: Tensor, mask: Tree = None) -> Tensor:
         return self.scale.to_env(params[..., : self.size])
 
-    def logp(self, params: Tensor, action: Tensor, mask: Any = None) -> Tensor:
+    def logp(self, params: Tensor, action: Tensor, mask: Tree = None) -> Tensor:
         mean, sigma = params[..., : self.size], self._sigma(params)
         unit = self.scale.to_unit(action)
         standardized = (unit - mean) / sigma
@@ -233,11 +234,11 @@ class DeterministicNoise(ActionDistribution):
         uniform = -self.size * _LOG_TWO - self.scale.log_volume
         return torch.where(self._warm(params).squeeze(-1), uniform, normal)
 
-    def entropy(self, params: Tensor, mask: Any = None) -> Tensor:
+    def entropy(self, params: Tensor, mask: Tree = None) -> Tensor:
         normal = self.size * (self._sigma(params).squeeze(-1).log() + 0.5 + _HALF_LOG_TWO_PI)
         return torch.where(self._warm(params).squeeze(-1), self.size * _LOG_TWO, normal) + self.scale.log_volume
 
-    def kl(self, p: Tensor, q: Tensor, mask: Any = None) -> Tensor:
+    def kl(self, p: Tensor, q: Tensor, mask: Tree = None) -> Tensor:
         p_sigma, q_sigma = self._sigma(p), self._sigma(q)
         distance = ((p[..., : self.size] - q[..., : self.size]) / q_sigma).square()
         return (q_sigma.log() - p_sigma.log() + 0.5 * ((p_sigma / q_sigma).square() + distance - 1.0)).sum(-1)
