@@ -17,7 +17,9 @@ def policy_gradient(logp: Tensor, advantage: Tensor) -> Tensor:
     return advantage * logp
 
 
-def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float, dual_clip: float | None = None) -> Tensor:
+def clipped_surrogate(
+    ratio: Tensor, advantage: Tensor, clip: float, dual_clip: float | None = None, clip_high: float | None = None
+) -> Tensor:
     """Objective, maximized: PPO's clipped surrogate. Schulman et al. 2017, eq. 7.
 
     min(ratio A, clip(ratio, 1 - clip, 1 + clip) A): no gain, and no gradient, for moving further than `clip` in the
@@ -29,13 +31,17 @@ def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float, dual_clip: 
         clip: eq. 7's epsilon.
         dual_clip: Bound c > 1 of Ye et al. 2020: where A < 0 the objective is at least c A, so that one
             stale sample with a huge ratio cannot dominate. None leaves it out.
+        clip_high: Upper epsilon, if another than the lower one (DAPO, Yu et al. 2025).
 
     >>> clipped_surrogate(torch.tensor([1.3, 1.3, 0.7, 0.7]), torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2)
     tensor([ 1.2000, -1.3000,  0.7000, -0.8000])
     """
     # The same as with the clipped ratio: where A > 0 only 1 + clip can bind, where A < 0 only 1 - clip, so the bound is
     # A + clip |A|. It is a constant, which halves the work of the gradient.
-    objective = torch.minimum(ratio * advantage, advantage + clip * advantage.abs())
+    room = clip * advantage.abs()
+    if clip_high is not None and clip_high != clip:
+        room = torch.where(advantage > 0, clip_high * advantage, room)
+    objective = torch.minimum(ratio * advantage, advantage + room)
     if dual_clip is None:
         return objective
     return torch.where(advantage < 0, torch.maximum(objective, dual_clip * advantage), objective)

@@ -32,10 +32,7 @@ def reinforce_plus_plus(
 
     Args:
         token_reward: (N, L), with the KL penalty inside: credit `kl_penalized_outcome`.
-        mask: (N, L) bool.
         gamma: Discount from one trainable token to the next.
-        ddof: Of the standard deviation.
-        eps: Added to it.
     """
     return masked_standardize(scan_trainable(token_reward, gamma, mask), mask, eps, ddof)
 
@@ -66,14 +63,7 @@ def bnpo(
 
     Args:
         reward: (R,) in [0, 1].
-        group: (R,) int64.
         alpha: Parameters of the density; None: `beta_parameters` of the group means.
-        beta: The same.
-        largest: Bound of 1 / density.
-        allow_singleton: See group_advantages.py.
-
-    Raises:
-        ConfigError: A reward outside [0, 1].
     """
     groups, value = compared(group, allow_singleton), as_double(reward)
     if bool(((value < 0) | (value > 1)).any()):
@@ -117,9 +107,7 @@ def bnpo_components(
 
     Args:
         components: (R, K), each in [0, 1].
-        group: (R,) int64.
         weights: K of them; None: the components' mean.
-        allow_singleton: See group_advantages.py.
     """
     each = torch.stack([bnpo(one, group, allow_singleton=allow_singleton) for one in components.unbind(1)], dim=1)
     return each.mean(1) if weights is None else each @ torch.tensor(weights).to(each)
@@ -142,15 +130,9 @@ def gdpo(
 
     Args:
         components: (R, K); NaN where a reward does not apply to a row.
-        group: (R,) int64.
-        weights: K of them, by default ones.
-        ddof: Of both standard deviations.
-        eps: Added to both.
         missing: A row without a reward gets advantage 0 from it; its group's statistics leave it out (`exclude`) or
             take it as 0 (`zero`, the public code).
         normalize_batch: False stops before the batch normalization. With one reward there never is one: it is GRPO.
-        all_equal: See group_advantages.py.
-        allow_singleton: See group_advantages.py.
     """
     compared(group, allow_singleton)  # judged on the group as sampled, not on the rows that a reward applies to
     total = torch.zeros(len(components), dtype=torch.float64, device=components.device)
@@ -187,10 +169,6 @@ def process_grpo(
     Args:
         token_reward: (N, L), read where `step_end` holds.
         step_end: (N, L) bool, the trainable token that ends a step.
-        group: (N,) int64.
-        mask: (N, L) bool.
-        ddof: Of the standard deviation over all steps of a group.
-        eps: Added to it.
     """
     ends = step_end & mask
     value = as_double(token_reward)[ends]
@@ -213,11 +191,7 @@ def copo_global(
     """The prompt's mean reward standardized over the prompts of the batch, the same for all its answers. (R,).
 
     Args:
-        reward: (R,).
-        group: (R,) int64.
         answer: (R,) int64 ids, needed for the penalty only.
-        ddof: Of the standard deviation over prompts.
-        eps: Added to it.
         entropy_penalty: lam: mean rewards are multiplied by 1 - lam * entropy of the answers first.
     """
     groups = Groups(group)

@@ -19,7 +19,6 @@ def paper_scores(reward: Tensor, bundle: Tensor, draw: Tensor) -> tuple[Tensor, 
     """Score of every paper, and the papers as groups of rows.
 
     Args:
-        reward: (R,).
         bundle: (R,) int64, the bundle of the row's prompt.
         draw: (R,) int64, k: which of its prompt's answers the row is.
 
@@ -56,7 +55,6 @@ def mixed_var_weight(
     """The clipped score of mixed value at risk: (w CVaR part + range part) / (1 + w). Same shape.
 
     Args:
-        score: Any shape.
         low: q_a, the a-quantile of scores.
         high: q_b.
         a: Level of the lower tail.
@@ -95,27 +93,13 @@ def riskpo_mvar(
     """Mixed value at risk of the papers' scores, over the bundle's standard deviation, given to its answers. (R,).
 
     Args:
-        reward: (R,).
         group: (R,) int64, prompts.
-        bundle: (R,) int64.
-        draw: (R,) int64.
         low_quantile: q_a tracked over training (`track_quantile`); None: this batch's own.
-        high_quantile: q_b, the same.
         batch_share: How much this batch's own quantiles count beside the tracked ones. 0: not at all.
-        a: See `mixed_var_weight`, as the next four.
-        b: The same.
-        tail_weight: The same.
-        natural_baseline: The same.
-        risk_seeking: The same.
         credit: `uniform`: every answer of a paper gets its advantage; `std`: over the standard deviation of the
             prompt's rewards (1 where that is at most 1e-3); `sum_mean`: in proportion to the answer's reward less
             its prompt's mean, equal shares where these sum to less than 1e-6.
         share_limit: Bound of the shares of `sum_mean`.
-        ddof: Of both standard deviations.
-        eps: Added to the bundle's; a bundle whose scores do not vary is not divided.
-
-    Raises:
-        ConfigError: An unknown credit.
     """
     if credit not in ("uniform", "std", "sum_mean"):
         raise ConfigError(f"advantage riskpo_mvar: no credit {credit!r}.", "Write uniform, std or sum_mean.")

@@ -22,11 +22,7 @@ from distrl.language.chain.groups import Groups, as_double, like
 
 
 def compared(group: Tensor, allow_singleton: bool = False) -> Groups:
-    """The groups, none of them a single row unless that is allowed.
-
-    Raises:
-        ConfigError: A group of one.
-    """
+    """The groups, none of them a single row unless that is allowed."""
     groups = Groups(group)
     single = groups.ids[groups.count == 1]
     if len(single) and not allow_singleton:
@@ -49,11 +45,7 @@ def scaled(deviation: Tensor, value: Tensor, groups: Groups, ddof: int, eps: flo
 
 
 def without_ties(advantage: Tensor, value: Tensor, groups: Groups, all_equal: str) -> Tensor:
-    """Zeros for groups of several equal rewards, if the rule says so. (R,).
-
-    Raises:
-        ConfigError: An unknown rule.
-    """
+    """Zeros for groups of several equal rewards, if the rule says so. (R,)."""
     if all_equal == "divide":
         return advantage
     if all_equal != "zero":
@@ -67,7 +59,6 @@ def reinforce(reward: Tensor, baseline: Tensor | None = None) -> Tensor:
     """reward - baseline. (R,). The baseline may be anything that does not depend on the row's own answer.
 
     Args:
-        reward: (R,).
         baseline: (R,): a running mean, or the reward of the greedy answer (ReMax).
     """
     return like(as_double(reward) - (0.0 if baseline is None else as_double(baseline)), reward)
@@ -126,15 +117,9 @@ def quantile_advantage(
     where wrong, those to an easier prompt 0 where right. Raising `level` makes more prompts easy ones.
 
     Args:
-        reward: (R,).
-        group: (R,) int64.
         level: K; None or outside (0, 1): the mean, that is GRPO.
         interpolation: `linear`, `lower`, `higher` as in `torch.quantile`, or `exact`, the gate above (with rewards 0
             and 1 `linear` can give a threshold strictly between, and then signs as with a mean).
-        ddof: See the module.
-        eps: See the module.
-        all_equal: See the module.
-        allow_singleton: See the module.
     """
     if level is None or not 0.0 < level < 1.0:
         return grpo(reward, group, ddof=ddof, eps=eps, all_equal=all_equal, allow_singleton=allow_singleton)
@@ -162,18 +147,9 @@ def mc_grpo(
     deviation is 0 (with rewards 0 and 1: in every odd group) the standard deviation divides instead.
 
     Args:
-        reward: (R,).
-        group: (R,) int64.
         scale: `mad`, `std` or `none`.
         floor: Added to the median absolute deviation.
         paper_exact: Divide by `floor` alone where that deviation is 0, which makes advantages of 1 / floor.
-        ddof: Of the standard deviation.
-        eps: Added to the standard deviation.
-        all_equal: See the module.
-        allow_singleton: See the module.
-
-    Raises:
-        ConfigError: An unknown scale.
     """
     groups, value = compared(group, allow_singleton), as_double(reward)
     median = groups.median(value).masked_fill(groups.count == 1, 0.0)

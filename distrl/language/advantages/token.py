@@ -32,10 +32,7 @@ def token_gae(
     Args:
         token_reward: (N, L), rewards on trainable tokens.
         value: (N, L), the critic's value of the prefix before each token.
-        mask: (N, L) bool.
         bootstrap: (N,) value after the last trainable token: 0 where the answer ended, V where only its budget did.
-        gamma: Discount.
-        lam: GAE's lambda.
     """
     value = value.detach()
     following = next_trainable(value, mask, 0.0 if bootstrap is None else bootstrap.detach())
@@ -70,9 +67,6 @@ def pipo(previous_advantage: Tensor, *, improvement: float, limit: float = 1.0, 
         improvement: xi, `improvement_signal`: a number that the run supplies.
         limit: phi(x) = clip(x, -limit, limit).
         shape: `clip`, or `relu`, which only suppresses.
-
-    Raises:
-        ConfigError: Another shape.
     """
     if shape not in ("clip", "relu"):
         raise ConfigError(f"advantage pipo: no shape {shape!r}.", "Write clip or relu.")
@@ -120,16 +114,10 @@ def dcpo_entropy(
 
     Args:
         reward: (R,) with R = N.
-        group: (N,) int64.
         tempered_ratio: (N, L), `temperature_ratio` at `virtual_temperature(entropy, target)`.
-        mask: (N, L) bool.
         entropy: The policy's mean token entropy at its last update, in nats: a number that the run supplies.
         target: The entropy to hold.
         threshold: Rewards above it count as correct.
-        ddof: See group_advantages.py, as the others.
-        eps: The same.
-        all_equal: The same.
-        allow_singleton: The same.
     """
     base = grpo(reward, group, ddof=ddof, eps=eps, all_equal=all_equal, allow_singleton=allow_singleton)
     correct = as_double(reward) > threshold

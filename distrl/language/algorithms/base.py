@@ -55,11 +55,7 @@ REFERENCE_COLUMNS = frozenset({"ref_logp", "tempered_ref_logp"})
 
 
 class LanguageAlgorithm(SingleModelAlgorithm):
-    """Update of a language model from groups of answers.
-
-    Args:
-        config, model, options: As `Algorithm`; the model is a `LanguageModel`.
-    """
+    """Update of a language model from groups of answers."""
 
     Config: ClassVar[type[AlgorithmConfig]] = LanguageAlgorithmConfig
     off_policy_correction: ClassVar[bool] = True
@@ -106,15 +102,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return FlatAdam(flat.parameter(), betas=tuple(config.adam_betas))
 
     def begin(self, components: Sequence[str], settings: Any) -> None:
-        """Build the components.
-
-        Args:
-            components: Names of the task's reward components.
-            settings: The section `language`.
-
-        Raises:
-            ConfigError: Unknown method, option or reward component.
-        """
+        """Build the components."""
         config = self.schedules
         self.components, self.settings = tuple(components), settings
         self.entropies = config.entropy_coef > 0 or self.measures_entropy
@@ -191,7 +179,6 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         Args:
             batch: `tokens`, `mask`, and `support` where sampling truncates.
             temperature: Multiplier of the run's temperature; a tensor (N,) has one for each row.
-            entropy: Compute entropies too.
         """
         settings = self.settings
         return token_logp(
@@ -243,10 +230,6 @@ class LanguageAlgorithm(SingleModelAlgorithm):
 
     def update(self, batch: Columns, rng: np.random.Generator) -> Update:
         """Prepare the batch, then take one optimizer step per minibatch of whole groups in each epoch.
-
-        Args:
-            batch: (N, L) and (N,) columns on this device.
-            rng: Shuffles the groups.
 
         Raises:
             NonFiniteError: A loss or gradient is NaN or infinite; the weights are those before the update.
@@ -301,11 +284,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return part.with_(logp=logp) if entropy is None else part.with_(logp=logp, entropy=entropy)
 
     def loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:
-        """Compute the loss of a micro-batch, and its terms in the order of `loss_terms`; losses add up.
-
-        Args:
-            part: Rows of a minibatch with the columns of `add_loss_weights` and `forward`.
-        """
+        """Compute the loss of a micro-batch, and its terms in the order of `loss_terms`; losses add up."""
         return self.objective.loss(part), []
 
     def batch_metrics(self, batch: Columns) -> dict[str, float]:
@@ -363,11 +342,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return policy_metric_sums(part)
 
     def entropy_mean(self, part: Columns) -> Tensor:
-        """Compute the contribution of a micro-batch to the mean entropy, weighted as the loss.
-
-        Raises:
-            ConfigError: The algorithm does not compute entropies.
-        """
+        """Compute the contribution of a micro-batch to the mean entropy, weighted as the loss."""
         if "entropy" not in part:
             raise ConfigError(f"algorithm {self.config.name} has no entropy bonus.", "Set algorithm.entropy_coef=0.")
         return aggregate(part.entropy, part.sum_weight)

@@ -32,11 +32,7 @@ def policy_metric_sums(part: Columns) -> list[Tensor]:
 
 
 def reward_plan(words: Mapping[str, Any], components: Sequence[str], all_components: bool = False) -> RewardPlan:
-    """Build the plan of the config key `reward`; default: the first component, or the sum of all.
-
-    Raises:
-        ConfigError: An unknown key, or a component that the task does not give.
-    """
+    """Build the plan of the config key `reward`; default: the first component, or the sum of all."""
     options = dict(words)
     for key in options:
         if key not in PLAN_KEYS:
@@ -65,11 +61,7 @@ def recorded_support(support: Tensor, mask: Tensor) -> Support:
 
 
 def not_given(word: Any, supplied: Sequence[str], algorithm: str) -> None:
-    """Refuse options that the algorithm itself supplies.
-
-    Raises:
-        ConfigError: The word gives one of them.
-    """
+    """Refuse options that the algorithm itself supplies."""
     for name in supplied:
         if isinstance(word, Mapping) and name in word:
             raise ConfigError(f"algorithm.advantage gives {name}, which {algorithm} sets.", "Remove it from the word.")

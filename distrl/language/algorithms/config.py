@@ -31,7 +31,7 @@ class LanguageAlgorithmConfig(AlgorithmConfig):
     objective: ComponentConfig = "token_ppo"
     """The loss of a token, a row or a group."""
     aggregation: ComponentConfig = "token_mean"
-    """How token losses are summed up: `token_mean`, `seq_mean_token_mean`, `seq_mean_token_sum_norm`, ..."""
+    """Weights of token losses in the sum: `token_mean`, `seq_mean_token_mean`, `seq_mean_token_sum_norm`, ..."""
     divergence: ComponentConfig | None = None
     """Distance to the reference model, the first weights: `k1`, `k2`, `k3`, ...; with `beta`."""
     beta: float = Field(0.0, ge=0)

@@ -5,17 +5,14 @@ A fresh head must learn faster than a pretrained trunk may move, so each has its
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.models.parameters.flat import FlatParameters
 
-#: How names of parameters of heads begin; they come after those of the network.
+#: Prefix of the names of parameters of heads; they come after those of the network.
 HEADS = ("critic.", "partition.")
 
 
@@ -29,7 +26,7 @@ class TokenHeadConfig(LanguageAlgorithmConfig):
 class TokenHeadAlgorithm(LanguageAlgorithm):
     """Two optimizer groups over the flat parameter vector: the language model, then its heads."""
 
-    Config: ClassVar[type[AlgorithmConfig]] = TokenHeadConfig
+    Config = TokenHeadConfig
 
     def make_optimizer(self, flat: FlatParameters) -> torch.optim.Optimizer:
         names = flat.names

@@ -16,12 +16,7 @@ PASS_AT = (2, 4, 8)
 
 
 def batch_metrics(batch: Columns, components: Sequence[str]) -> dict[str, float]:
-    """Compute metrics of the policy that sampled a batch.
-
-    Args:
-        batch: Result of `LanguageAlgorithm.prepare`.
-        components: Names of the task's reward components.
-    """
+    """Compute metrics of the policy that sampled a batch."""
     groups = Groups(batch.group)
     correct = batch.correct.double()
     lengths = batch.mask.sum(1).double()

@@ -43,7 +43,6 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
     """Overrides of the methods of `LanguageAlgorithm` that use gradients or whole vectors.
 
     Args:
-        config, model, options: As `LanguageAlgorithm`; the model is whole, on the CPU, and the same in every process.
         device: Where shards live and layers compute.
         shards: Which groups of a minibatch are this process's.
     """
@@ -175,7 +174,7 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
         return self.sharded.own(vector)[own].clone()
 
     def _places(self, number: int) -> tuple[slice, slice]:
-        """Where an optimizer's parameter of this number lies in the process's vector, and in the whole one."""
+        """Position of an optimizer's parameter in the process's vector, and in the whole one."""
         sizes = [parameter.numel() for group in self.trained.optimizer.param_groups for parameter in group["params"]]
         edges = [0, *itertools.accumulate(sizes)]
         begins = dict(zip(self.flat.offsets, self.sharded.whole.offsets, strict=True))

@@ -24,7 +24,6 @@ def aggregate(loss: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         loss: (N, L) per token, (N,) per row, or (Q,) per group.
-        weight: Same shape.
     """
     return (loss.masked_fill(weight == 0, 0.0) * weight.to(loss.dtype)).sum()
 
@@ -52,11 +51,7 @@ def seq_mean_token_sum_norm(mask: Tensor, *, max_length: int) -> Tensor:
     """One constant for all tokens: 1 / (B max_length). (N, L). No bias for short or for long answers.
 
     Args:
-        mask: (N, L) bool.
         max_length: The generation budget, in tokens: a constant of the run, not the padded length of this batch.
-
-    Raises:
-        ConfigError: A budget that is not positive.
     """
     if max_length < 1:
         raise ConfigError(
@@ -70,12 +65,7 @@ def group_mean(mask: Tensor, group: Tensor, *, within: str = "token") -> Tensor:
     """Every prompt counts alike, however many samples it got. (N, L).
 
     Args:
-        mask: (N, L) bool.
-        group: (N,) int64.
         within: `token`: each of a prompt's tokens counts alike; `sequence`: each of its sequences does.
-
-    Raises:
-        ConfigError: Another word for `within`.
     """
     groups = Groups(group)
     length = lengths(mask)

@@ -26,9 +26,6 @@ class Component:
     """A registered function with its options, called on columns.
 
     Attributes:
-        plug_point: Its plug point.
-        name: Its registered name.
-        function: The pure function.
         reads: Columns that it needs.
         may_read: Columns that it uses where the batch has them.
         options: Values of its keyword-only parameters.
@@ -49,7 +46,6 @@ class Component:
         """Call the function on a batch.
 
         Args:
-            batch: Columns, rows first.
             numbers: Values of `supplied` parameters; others are ignored, so one algorithm can call any component.
 
         Raises:
@@ -77,16 +73,8 @@ class Component:
 def component(plug_point: str, word: str | Mapping[str, Any], supplied: Sequence[str] = ()) -> Component:
     """Build a component from its config: a name, or a mapping of `name` and options.
 
-    Args:
-        plug_point: Its plug point.
-        word: Its config.
-        supplied: Parameters whose values the caller passes at each call.
-
     >>> component("advantage", {"name": "grpo", "ddof": 0}).reads
     ('reward', 'group')
-
-    Raises:
-        ConfigError: An unknown name, an option that the method does not have, or one that it needs and did not get.
     """
     name, given = _word(plug_point, word)
     function = register.get(plug_point, name)
@@ -102,11 +90,7 @@ def component(plug_point: str, word: str | Mapping[str, Any], supplied: Sequence
 
 
 def configured(plug_point: str, word: str | Mapping[str, Any]) -> Callable[..., Any]:
-    """A registered function with the options of its config word, to be called by position.
-
-    Raises:
-        ConfigError: As `component`.
-    """
+    """A registered function with the options of its config word, to be called by position."""
     name, given = _word(plug_point, word)
     function = register.get(plug_point, name)
     _checked(plug_point, name, function, given)

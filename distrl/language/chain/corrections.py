@@ -22,11 +22,7 @@ def behavior_ratio(old_logp: Tensor, behavior_logp: Tensor, mask: Tensor, level:
     Args:
         old_logp: (N, L), the learner's.
         behavior_logp: (N, L), the sampler's.
-        mask: (N, L) bool.
         level: `token`; `sequence`, the product over the sequence; `geometric`, its geometric mean per token.
-
-    Raises:
-        ConfigError: Another level.
     """
     change = log_ratio(old_logp, behavior_logp, mask)
     if level == "token":

@@ -24,11 +24,7 @@ from distrl.language.chain.tokens import log_ratio, masked
 
 
 def importance_ratio(logp: Tensor, old_logp: Tensor | None, mask: Tensor, importance: str) -> Tensor | float:
-    """pi / pi_old as the placement says; without `old_logp` the tokens are taken as drawn from pi itself.
-
-    Raises:
-        ConfigError: An unknown placement.
-    """
+    """pi / pi_old as the placement says; without `old_logp` the tokens are taken as drawn from pi itself."""
     if importance == "none":
         return 1.0
     if importance not in ("stopped", "live"):
@@ -41,11 +37,7 @@ def importance_ratio(logp: Tensor, old_logp: Tensor | None, mask: Tensor, import
 def k1(
     logp: Tensor, ref_logp: Tensor, mask: Tensor, old_logp: Tensor | None = None, *, importance: str = "live"
 ) -> Tensor:
-    """log pi - log pi_ref with a live ratio: the exact gradient of KL(pi || ref), off-policy too. (N, L).
-
-    Raises:
-        ConfigError: A placement other than `live`: its expected gradient is zero, the term would do nothing.
-    """
+    """log pi - log pi_ref with a live ratio: the exact gradient of KL(pi || ref), off-policy too. (N, L)."""
     if importance != "live":
         raise ConfigError(
             f"divergence k1 with importance {importance!r} has zero expected gradient.",
@@ -91,7 +83,6 @@ def rapo_forward_kl(logp: Tensor, tempered_ref_logp: Tensor, mask: Tensor, old_l
     Args:
         logp: (N, L) of the tokens drawn.
         tempered_ref_logp: (N, L) of the same tokens under the reference at temperature 1 / phi, phi of `rapo_trust`.
-        mask: (N, L) bool.
         old_logp: (N, L) of the policy that drew them; None: pi itself.
     """
     log_w = -log_ratio(logp, tempered_ref_logp, mask, limit=10.0)  # 0 off the mask, where w ln w - w + 1 is 0 too

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distrl.base.errors import ConfigError
 
-#: How to choose between two neighboring order statistics; `exact` is the left-continuous inverse of the step function.
+#: Choice between two neighboring order statistics; `exact` is the left-continuous inverse of the step function.
 INTERPOLATIONS = ("linear", "lower", "higher", "exact")
 
 
@@ -62,15 +62,12 @@ class Groups:
         return low, high
 
     def all_equal(self, x: Tensor, tolerance: float = 1e-8, relative: float = 5e-7) -> Tensor:
-        """Whether a group's values differ by no more than rounding in float32, (R,) to (Q,) bool."""
+        """True for groups whose values differ by no more than rounding in float32, (R,) to (Q,) bool."""
         low, high = self.extremes(x)
         return high - low < tolerance + relative * torch.maximum(low.abs(), high.abs())
 
     def order(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Values sorted inside their groups, and where each group begins.
-
-        Args:
-            x: (R,).
 
         Returns:
             (R,) values, group after group, ascending inside each; (Q,) position of each group's first.
@@ -83,13 +80,8 @@ class Groups:
         """The `level` quantile of each group, (R,) to (Q,).
 
         Args:
-            x: (R,).
-            level: In [0, 1].
             interpolation: `linear`, `lower`, `higher` act on position level * (count - 1), as `torch.quantile` does;
                 `exact` is inf{x: F(x) >= level}, the order statistic number ceil(level * count).
-
-        Raises:
-            ConfigError: An unknown interpolation.
         """
         if interpolation not in INTERPOLATIONS:
             raise ConfigError(f"no interpolation {interpolation!r}.", f"Write one of {', '.join(INTERPOLATIONS)}.")
@@ -112,7 +104,6 @@ class Groups:
         """log of the mean of exp(x) over the kept rows of each group, (R,) to (Q,). Differentiable.
 
         Args:
-            x: (R,).
             keep: (R,) bool; None keeps all. A group without any gives 0, and no gradient.
         """
         keep = torch.ones_like(x, dtype=torch.bool) if keep is None else keep
@@ -155,11 +146,10 @@ class Groups:
 
 
 def outcome_entropy(answer: Tensor, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
-    """How scattered a group's final answers are.
+    """Entropy of a group's final answers.
 
     Args:
         answer: (R,) int64 ids: equal ids are equal answers. Negative: no answer could be read; counted nowhere.
-        groups: Of the same rows.
 
     Returns:
         Share of each row's answer among its group's readable ones (R,), 0 where unreadable; the entropy of these

@@ -69,8 +69,6 @@ class Objective:
         objective: A token, row or group loss.
         level: `token`, `row` or `group`.
         aggregation: Weights of token losses; also of the divergence.
-        divergence: None: none.
-        beta: Its coefficient.
         correction: None: none. Only token losses can be corrected token by token.
     """
 
@@ -123,11 +121,7 @@ def objective(
     beta: float = 0.0,
     correction: str | Mapping[str, Any] | None = None,
 ) -> Objective:
-    """Build an objective from the configs of its components.
-
-    Raises:
-        ConfigError: An unknown word, or a token-wise correction of a loss that is not one of tokens.
-    """
+    """Build an objective from the configs of its components."""
     name = word if isinstance(word, str) else str(word.get("name"))
     known = {method.name: point for point in LOSS_LEVELS for method in register.methods(point)}
     if ":" not in name and name not in known:

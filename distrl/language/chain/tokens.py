@@ -55,7 +55,6 @@ def next_trainable(x: Tensor, mask: Tensor, end: Tensor | float = 0.0) -> Tensor
     """At each trainable token the value of `x` at the next trainable token of its sequence, 0 elsewhere. (N, L).
 
     Args:
-        x: (N, L).
         mask: (N, L) bool. Tokens in between, such as a tool's answer, are stepped over.
         end: Value at the last trainable token, a number or (N,).
     """
@@ -85,14 +84,7 @@ def _compact(mask: Tensor) -> Tensor:
 
 
 def masked_standardize(x: Tensor, mask: Tensor, eps: float = 1e-8, ddof: int = 0) -> Tensor:
-    """(x - mean) / (std + eps) over all elements where the mask holds; 0 elsewhere and where nothing varies.
-
-    Args:
-        x: Any shape; gradients are cut.
-        mask: Same shape.
-        eps: Added to the standard deviation.
-        ddof: Its denominator is count - ddof.
-    """
+    """(x - mean) / (std + eps) over all elements where the mask holds; 0 elsewhere and where nothing varies."""
     value = masked(x.detach().double(), mask)
     count = mask.sum()
     centered = masked(value - value.sum() / count.clamp(min=1), mask)

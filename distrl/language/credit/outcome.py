@@ -22,10 +22,7 @@ def kl_penalized_outcome(
     """`outcome` less beta times a KL estimate at every trainable token: the reference is inside the reward.
 
     Args:
-        reward: (N,).
         old_logp: (N, L) under the policy that is being improved.
-        ref_logp: (N, L).
-        mask: (N, L) bool.
         beta: Price of a nat.
         estimator: `k1` (log pi - log ref) or `k3` (never negative).
     """
@@ -38,9 +35,7 @@ def turn_rewards(turn_reward: Tensor, turn: Tensor, mask: Tensor) -> Tensor:
     """Each turn's reward on the turn's last trainable token; a turn without any gives it to nobody. (N, L).
 
     Args:
-        turn_reward: (N, K).
         turn: (N, L) int64 number of the turn that a token belongs to, in [0, K), not decreasing along the sequence.
-        mask: (N, L) bool.
     """
     index = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
     last = torch.full(turn_reward.shape, -1, dtype=torch.int64, device=mask.device)

@@ -96,20 +96,12 @@ class Curriculum:
         return {PREFIX + name: np.asarray(value) for name, value in self.state_dict().items()}
 
     def load_extras(self, extras: Mapping[str, np.ndarray]) -> None:
-        """The inverse of `to_extras`; other names are passed over.
-
-        Raises:
-            CheckpointError: As `load_state_dict`.
-        """
+        """The inverse of `to_extras`; other names are passed over."""
         self.load_state_dict({name.removeprefix(PREFIX): x for name, x in extras.items() if name.startswith(PREFIX)})
 
 
 def make_curriculum(name: str, size: int, options: Mapping[str, Any] | None = None) -> Curriculum:
-    """The curriculum that a config names.
-
-    Raises:
-        ConfigError: No such curriculum, or not one of its options.
-    """
+    """The curriculum that a config names."""
     factory = register.get("curriculum", name)
     known = [word for word in inspect.signature(factory).parameters if word != "size"]
     for word in options or {}:
@@ -129,9 +121,6 @@ def task_curriculum(word: str | Mapping[str, Any] | None, task: Any) -> Curricul
     Args:
         word: Its name, or its name with options; None for none.
         task: Gives items. Of an endless one the option `size` says how many of the first are asked.
-
-    Raises:
-        ConfigError: No such curriculum or option, or no number of items.
     """
     if word is None:
         return None
@@ -163,10 +152,6 @@ class SuccessBand(Curriculum):
     """Items whose success rate is within a band, and items not seen yet.
 
     Args:
-        size: See `Curriculum`.
-        floor: See `Curriculum`.
-        low: Smallest success rate.
-        high: Largest.
         step: Weight of the newest group in an item's rate, in (0, 1]. 1: only the newest counts.
     """
 
@@ -199,8 +184,6 @@ class Dynamic(Curriculum):
     wastes no answers.
 
     Args:
-        size: See `Curriculum`.
-        floor: See `Curriculum`.
         rest: Updates for which an item is left out.
     """
 

@@ -36,14 +36,8 @@ def knapsack_budget(
 
     Args:
         success_rate: Of each prompt so far; None where it is not known.
-        total: Answers in all.
-        low: Minimum per prompt.
-        high: Maximum per prompt.
         default: For prompts of unknown rate; by default an equal share of the total.
         confidence: Of a mixed group, when deciding what is surplus.
-
-    Raises:
-        ConfigError: A total that the bounds do not allow.
     """
     prompts = len(success_rate)
     if not prompts * low <= total <= prompts * high:

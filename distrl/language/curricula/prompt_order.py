@@ -22,11 +22,8 @@ class PromptLines:
     asked before.
 
     Args:
-        task: Gives items.
-        streams: Streams of the run.
         lines: Prompt lines of each stream.
         items_per_line: Items of one line in a fragment.
-        seed: The run's seed.
         curriculum: Draws the items, if there is one; its state comes with the weights.
     """
 
@@ -50,7 +47,6 @@ class PromptLines:
         """The items of a fragment.
 
         Args:
-            unit: The fragment.
             extras: Arrays published with the weights: with a curriculum, its state.
         """
         if self.curriculum is not None:

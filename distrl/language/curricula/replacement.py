@@ -27,7 +27,6 @@ def replace_rows(batch: Columns, redrawn: Columns, chosen: Tensor, places: Tenso
 
     Args:
         batch: Columns with rows first, among them `advantage`.
-        redrawn: The same columns (padded to the same lengths), of the redrawn answers.
         chosen: (m,) rows of `redrawn`.
         places: (at least m,) rows of `batch`, drawn by the caller; the first m are replaced.
     """

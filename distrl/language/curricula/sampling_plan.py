@@ -14,13 +14,7 @@ import numpy as np
 
 
 class PromptSamples(NamedTuple):
-    """Samples of one prompt, which form one group.
-
-    Attributes:
-        prompt: Index in the fragment.
-        answers: Number of samples.
-        temperature_scale: Multiplier of the run's temperature.
-    """
+    """Samples of one prompt, which form one group."""
 
     prompt: int
     answers: int
@@ -33,13 +27,7 @@ class SamplingPlan(Protocol):
     def __call__(
         self, prompts: Sequence[Sequence[int]], extras: Mapping[str, np.ndarray], rng: np.random.Generator
     ) -> list[PromptSamples]:
-        """Return the groups of a fragment, in order; every prompt has one at temperature scale 1.
-
-        Args:
-            prompts: Tokens of its prompts.
-            extras: Arrays published with the weights.
-            rng: Generator of this fragment.
-        """
+        """Return the groups of a fragment, in order; every prompt has one at temperature scale 1."""
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,7 @@ NEWEST = "newest.md"  # what TensorBoard shows
 
 
 class TextKeeper:
-    """Writes into the run folder from the learner's process.
-
-    Args:
-        folder: The run folder.
-        settings: The section `language.texts`.
-        tokenizer: Tokens to text.
-        components: Names of the task's reward components.
-    """
+    """Writes into the run folder from the learner's process."""
 
     def __init__(self, folder: Path, settings: Any, tokenizer: Any, components: tuple[str, ...]):
         self.folder, self.settings, self.tokenizer, self.components = folder, settings, tokenizer, components
@@ -39,10 +32,6 @@ class TextKeeper:
 
     def keep(self, episodes: Columns, update: int) -> list[str]:
         """Write what is due after an update.
-
-        Args:
-            episodes: The answers that it learned from.
-            update: Updates made, this one included.
 
         Returns:
             Warnings: files that cannot be written do not end a run.

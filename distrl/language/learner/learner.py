@@ -30,10 +30,7 @@ class TextLearner(Learner):
     """Updates one language-model algorithm.
 
     Args:
-        algorithm: Algorithm with its model.
         task: Of its reward components, and of the demonstrations that a fresh model begins with.
-        seed: The run's seed.
-        settings: The run's `language` section.
         curriculum: Learns from every batch which items to ask, if the run has one.
         keeper: Writes answers into the run folder, if there is one.
         post: Tells samplers at once of the weights of every update.

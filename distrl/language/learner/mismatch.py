@@ -88,7 +88,6 @@ class MismatchGate:
 
         Args:
             batch: (N, L) columns as the sampler made them.
-            version: Of the present weights.
 
         Raises:
             ResourceError: They disagree, and the gate was told to stop the run.

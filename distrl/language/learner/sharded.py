@@ -21,9 +21,9 @@ from distrl.experience.weights import Weights
 from distrl.language.learner.learner import TextLearner
 from distrl.learning.learner_base import Progress, Report
 
-#: How long a process waits for word from process 0: as long as a run lasts. A death of either side ends it at once.
+#: Limit of a wait for process 0: as long as a run lasts. The death of either process ends it at once.
 PATIENCE = datetime.timedelta(days=365)
-#: What process 0 says: go on with the call that the loop has made in every process, do one of these with me, or leave.
+#: Orders of process 0: continue the call that the loop made in every process, do one of these, or end.
 GO, WEIGHTS, STATE, END = range(4)
 
 
@@ -32,7 +32,6 @@ class Following:
 
     Args:
         acts: What the others do at word of process 0, by word; given the number that comes with it.
-        device: Where they compute.
     """
 
     def __init__(self, acts: Mapping[int, Callable[[int], Any]], device: torch.device):
@@ -103,7 +102,6 @@ class ShardedLearner:
     """A `TextLearner` whose algorithm is a `ShardedLanguageAlgorithm`, as its actor sees it.
 
     Args:
-        learner: The learner of this process.
         fresh_model: Makes the run's first model, whole, for a supervised start.
     """
 

@@ -25,16 +25,8 @@ def rebel(
     their log-ratio. A group of one has no pair and contributes 0.
 
     Args:
-        logp: (N, L).
-        old_logp: (N, L).
-        reward: (N,).
-        group: (N,) int64.
-        mask: (N, L) bool.
         eta: Step size of the mirror descent.
         pairs: `all`, or `adjacent`: first with second, third with fourth.
-
-    Raises:
-        ConfigError: Another word for `pairs`.
     """
     if pairs not in ("all", "adjacent"):
         raise ConfigError(f"group_loss rebel: no pairs {pairs!r}.", "Write all or adjacent.")
@@ -66,10 +58,6 @@ def drpo(
     give 0 and still count in the mean. The trust region is `divergences.hinge_penalty`.
 
     Args:
-        logp: (N, L).
-        correct: (N,) bool.
-        group: (N,) int64.
-        mask: (N, L) bool.
         max_length: Generation budget in tokens.
         tau: Temperature over wrong answers: small ones push the likeliest only.
         length_temperature: lambda; large: all lengths alike.
@@ -105,7 +93,6 @@ def consistency_weight(
 
     Args:
         answer: (R,) int64 ids of final answers.
-        group: (R,) int64.
         reward: (R,), read if `forced`.
         steepness: gamma.
         threshold: rho, in nats.

@@ -27,12 +27,7 @@ def gspo(
     """PPO's clip on the geometric mean of a sequence's token ratios. (N,).
 
     Args:
-        logp: (N, L).
-        old_logp: (N, L).
-        advantage: (N,).
-        mask: (N, L) bool.
         clip_low: Far smaller than for tokens: means of log-ratios vary little.
-        clip_high: The same.
     """
     ratio = sequence_mean(log_ratio(logp, old_logp, mask), mask).exp()
     return _present(clipped_loss(ratio, advantage.detach(), clip_low, clip_high), mask)
@@ -56,12 +51,8 @@ def tbrm(
     One answer a prompt is enough, from any policy; no ratio, no clip.
 
     Args:
-        logp: (N, L).
-        ref_logp: (N, L).
-        reward: (N,).
         start_value: (N,) logsumexp of the *raw* logits that the first token was drawn from, with gradient: the
             baseline, in units of beta.
-        mask: (N, L) bool.
         beta: Temperature of the KL-regularized problem, in units of the reward.
     """
     residual = start_value + sequence_sum(logp - ref_logp.detach(), mask) - reward.detach() / beta
@@ -86,17 +77,12 @@ def flowrl(
     """w (log Z + mean logp - beta A - mean ref)^2: answers in proportion to exp(reward), not the best one only. (N,).
 
     Args:
-        logp: (N, L).
-        old_logp: (N, L).
-        ref_logp: (N, L).
         advantage: (N,), GRPO's: the reward as the flow sees it.
         log_z: (N,) of the partition head on the prompt, with gradient.
-        mask: (N, L) bool.
         behavior_logp: (N, L) of the sampler; given, the loss is also weighted by min(old / behavior, cap).
         beta: Inverse temperature.
         clip_low: The weight w, the product of the token ratios without gradient, is at least 1 - clip_low; None: no
             weight.
-        clip_high: And at most 1 + clip_high.
         behavior_cap: Cap of the sampler's weight.
     """
     gap = log_z + sequence_mean(logp - ref_logp.detach(), mask) - beta * advantage.detach()
@@ -117,11 +103,7 @@ def a_star_po(
     """(beta sum (logp - ref) + V* - reward)^2: regression to the optimal advantage, one answer a prompt. (N,).
 
     Args:
-        logp: (N, L).
-        ref_logp: (N, L).
-        reward: (N,).
         optimal_value: (N,), `soft_value` of the reference's answers to the same prompt; 0 where there are none.
-        mask: (N, L) bool.
         beta: Of the KL term, far smaller than the one of `soft_value`.
     """
     log_change = sequence_sum(logp - ref_logp.detach(), mask)
@@ -132,8 +114,6 @@ def soft_value(reward: Tensor, group: Tensor, beta: float = 0.5) -> Tensor:
     """A*-PO's V*: beta log mean exp(reward / beta) of the reference's answers, per group (Q,), ids ascending.
 
     Args:
-        reward: (R,).
-        group: (R,) int64.
         beta: Optimism: towards 0 the largest reward, at infinity the mean. Exactly 0 is the public code's word for
             the mean too.
     """

@@ -25,7 +25,6 @@ def one_token_rollout(logits: Tensor, token: Tensor, drawn: Tensor, mask: Tensor
         logits: (N, L, V) at temperature 1, with gradient.
         token: (N, L) int64, the given ones.
         drawn: (N, L, K) int64, `draw_tokens`.
-        mask: (N, L) bool.
         other: beta, reward of a wrong token.
     """
     logp = torch.log_softmax(logits, -1).gather(-1, drawn)

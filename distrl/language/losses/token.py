@@ -15,25 +15,22 @@ from torch import Tensor
 
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.functional.policy.objectives import clipped_surrogate
 from distrl.language.chain.tokens import log_ratio, masked, next_trainable, sequence_mean, to_tokens
 
 
 def clipped_loss(
     ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float, dual_clip: float | None = None
 ) -> Tensor:
-    """-min(ratio A, clip(ratio, 1 - low, 1 + high) A), elementwise. Schulman et al. 2017, eq. 7, with two bounds.
+    """-min(ratio A, clip(ratio, 1 - low, 1 + high) A), elementwise: `clipped_surrogate` as a loss.
 
     Args:
         ratio: pi / pi_old.
-        advantage: Same shape.
         clip_low: How far a ratio may fall where A < 0.
         clip_high: How far it may rise where A > 0; larger than `clip_low` keeps rare tokens alive (DAPO).
         dual_clip: Bound c > 1 on the ratio where A < 0 (Ye et al. 2020): the loss is at most -c A. None: none.
     """
-    loss = torch.maximum(-ratio * advantage, -ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage)
-    if dual_clip is None:
-        return loss
-    return torch.where(advantage < 0, torch.minimum(loss, -dual_clip * advantage), loss)
+    return -clipped_surrogate(ratio, advantage, clip_low, dual_clip, clip_high)
 
 
 def clip_shares(
@@ -82,10 +79,6 @@ def cispo(
     """-sg(clip(ratio)) A log pi: the weight is clipped, no token loses its gradient. (N, L).
 
     Args:
-        logp: See the module, as the next three.
-        old_logp: The same.
-        advantage: The same.
-        mask: The same.
         clip_low: Weights are at least 1 - clip_low; None: no lower bound.
         clip_high: Weights are at most 1 + clip_high.
     """
@@ -124,18 +117,11 @@ def decoupled_ppo(
     """PPO around a proximal policy, weighted by proximal / behavior: stale data keep their gradient. (N, L).
 
     Args:
-        logp: See the module.
         old_logp: (N, L) under the proximal policy: the learner's weights just before this update.
         behavior_logp: (N, L) recorded token by token by the sampler, perhaps under several versions.
-        advantage: See the module.
-        mask: The same.
         clip_low: Of the ratio to the proximal policy.
-        clip_high: The same.
         cap: Of the weight; `inf` for the unbiased form.
         mode: Weights beyond the cap become 0 (`mask`) or the cap (`truncate`).
-
-    Raises:
-        ConfigError: Another mode.
     """
     if mode not in ("mask", "truncate"):
         raise ConfigError(f"token_loss decoupled_ppo: no mode {mode!r}.", "Write mask or truncate.")
@@ -149,7 +135,6 @@ def proximal_by_versions(logp: Tensor, behavior_logp: Tensor, share: Tensor | fl
 
     Args:
         logp: (N, L) under the current weights.
-        behavior_logp: (N, L).
         share: (proximal version - behavior version) / (current version - behavior version).
     """
     return behavior_logp + share * (logp.detach() - behavior_logp)
@@ -188,14 +173,9 @@ def copo(
     """w PPO(local advantage) + (1 - w) PPO(global advantage), each clipped by its own sign. (N, L).
 
     Args:
-        logp: See the module.
-        old_logp: The same.
         advantage: (N,) or (N, L), GRPO's.
         global_advantage: (N,), `copo_global`.
         local_weight: (N,) in [0, 1], `consistency_weight`.
-        mask: See the module.
-        clip_low: See `clipped_loss`.
-        clip_high: The same.
     """
     ratio = log_ratio(logp, old_logp, mask).exp()
     local = clipped_loss(ratio, to_tokens(advantage.detach(), mask), clip_low, clip_high)
@@ -222,13 +202,9 @@ def rover(
     0 after the last. float32 at least: the mean is dominated by tokens that are never used.
 
     Args:
-        logp: See the module.
-        old_logp: The same.
         mean_logp: (N, L), `mean_log_prob` of the logits that each token was drawn from.
         old_mean_logp: (N, L) the same under the old policy, stored at rollout time.
         advantage: (N,), the reward less its group's mean, given to every token.
-        mask: See the module.
-        rho: Scale of Q.
         next_q_coef: Scale of the bootstrap, usually 0.2 to 1.
     """
     q = rho * log_ratio(logp, old_logp, mask)

@@ -20,12 +20,7 @@ def ttrv(answer: Tensor, group: Tensor, *, alpha: float = 0.75, entropy_mode: st
 
     Args:
         answer: (R,) int64 ids; negative where no answer could be read: reward 0, counted nowhere.
-        group: (R,) int64.
-        alpha: Weight of the entropy.
         entropy_mode: `batch`, `group_const` (the same rewards; the advantage decides) or `marginal`.
-
-    Raises:
-        ConfigError: Another mode.
     """
     groups = Groups(group)
     share, entropy, total = outcome_entropy(answer, groups)

@@ -31,12 +31,7 @@ def clip(component: Tensor, *, low: float = 0.0, high: float = 1.0) -> Tensor:
 
 @register.combination("weighted_sum")
 def weighted_sum(components: Tensor, weights: Tensor) -> Tensor:
-    """Sum of weight * component over those that apply. (R,).
-
-    Args:
-        components: (R, K), NaN where a component does not apply.
-        weights: (K,).
-    """
+    """Sum of weight * component over those that apply. (R,)."""
     return (components.nan_to_num(nan=0.0) * weights.to(components)).sum(1)
 
 

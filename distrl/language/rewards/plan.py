@@ -73,13 +73,7 @@ class Rewards:
 
 
 def combine(plan: RewardPlan, components: Tensor, length: Tensor) -> Rewards:
-    """Apply a plan.
-
-    Args:
-        plan: Its steps.
-        components: (R, K) as the verifier gave them.
-        length: (R,) tokens of each answer.
-    """
+    """Apply a plan."""
     columns = {name: plan.transforms.get(name, _same)(components[:, k]) for k, name in enumerate(plan.names)}
     gated = dict(columns)
     for name, condition, gate in plan.component_gates:
@@ -109,13 +103,7 @@ def plan_from_words(
     Args:
         components: Name -> any of `weight`, `transform` (plug point component_transform) and `gate` (plug point gate,
             with `on`: the conditioning component).
-        combination: A word.
         gates: Words of plug point gate with `on`, for the combined reward.
-        length: A word of plug point length_reward.
-        shaping: A word of plug point shaping.
-
-    Raises:
-        ConfigError: An unknown key, word, option or component.
     """
     known = ("weight", "transform", "gate")
     for name, about in components.items():

@@ -22,7 +22,6 @@ def hypervolume(points: Tensor, reference: Tensor) -> float:
     Recursive slicing: exact, meant for up to 4 objectives and some tens of points.
 
     Args:
-        points: (P, D).
         reference: (D,), below what is interesting; points that are not above it in every objective add nothing.
     """
     height = (points.double() - reference.double()).clamp(min=0.0)
@@ -51,11 +50,6 @@ def hypervolume_factor(gain: float) -> float:
 
 def extend_front(front: Tensor, point: Tensor, reference: Tensor) -> tuple[Tensor, float]:
     """The buffer of validation points with a new one, if it adds volume, and how much it adds.
-
-    Args:
-        front: (P, D), may be empty.
-        point: (D,).
-        reference: (D,).
 
     Returns:
         (P or P + 1, D) and the gain.

@@ -26,8 +26,6 @@ class DemonstrationSampler:
     reported, as nobody acted.
 
     Args:
-        index: Which sampler this is.
-        tokenizer: Text to tokens.
         task: Gives items and demonstrations.
         lines: Which items a fragment holds.
         context: Most tokens of prompt and answer together; None where only the model knows.

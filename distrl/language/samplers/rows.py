@@ -41,12 +41,7 @@ def answer_rows(
 
     Args:
         task: Judges; an answer that it cannot judge counts as wrong.
-        tokenizer: Tokens to text.
-        item: Item of the task.
-        prompt: Its tokens.
         answers: Answers of the engine, one per row.
-        group: The rows' group.
-        options: The engine's sampling options.
     """
     stop = set(tokenizer.stop_ids)
     texts = [tokenizer.decode([token for token in answer.tokens.tolist() if token not in stop]) for answer in answers]

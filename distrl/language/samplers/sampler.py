@@ -47,15 +47,11 @@ class TextSampler:
     would have to move.
 
     Args:
-        index: Which sampler this is.
         engine: Generates; its weights are overwritten by the first request.
-        tokenizer: Text to tokens and back.
         task: Gives items and judges answers.
         lines: Which items a fragment asks.
         context: Longest prompt and answer together, in tokens.
         draws: How often each prompt is answered, and at which temperature.
-        options: Sampling options of the engine.
-        seed: The run's seed.
         fuse: One batch for all streams (fast); else each stream on its own, at one fixed shape (deterministic).
         rebuild: Makes a new engine in the place of one that failed; the batch is then answered once more.
         news: Weights newer than a version, or None; asked before every token. Without, a batch is answered by the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from pydantic import Field
 
 from distrl.base.columns import Columns
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.advantages.token import virtual_temperature
 from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.curricula.replacement import replace_rows, replacement_count, select_regenerated
@@ -63,8 +62,8 @@ class AEPO(LanguageAlgorithm):
     Redrawn answers count as samples of the policy, so its log-probabilities are computed at the run's temperature.
     """
 
-    Config: ClassVar[type[AlgorithmConfig]] = AEPOConfig
-    measures_entropy: ClassVar[bool] = True
+    Config = AEPOConfig
+    measures_entropy = True
 
     def __init__(self, config: Any, model: Any, **options: Any):
         super().__init__(config, model, **options)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from distrl.base.columns import Columns
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.advantages.batch import copo_global
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.losses.group import consistency_weight
@@ -24,7 +21,7 @@ class COPOConfig(LanguageAlgorithmConfig):
     aggregation: ComponentConfig = "group_mean"
     """Every prompt counts alike."""
     steepness: float = Field(3.0, gt=0)
-    """How sharply the blend goes from global to local. Large: a switch."""
+    """Steepness of the blend from global to local. Large: a switch."""
     threshold: float = 1.0
     """Entropy of a prompt's answers, in nats, at which both count alike. Below 0 with a large steepness: GRPO."""
     forced: bool = False
@@ -37,7 +34,7 @@ class COPOConfig(LanguageAlgorithmConfig):
 class COPO(LanguageAlgorithm):
     """GRPO's loss blended with one of the prompt's place among the batch's prompts."""
 
-    Config: ClassVar[type[AlgorithmConfig]] = COPOConfig
+    Config = COPOConfig
 
     def add_columns(self, batch: Columns) -> Columns:
         config = self.config

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
 from distrl.base.columns import Columns
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.advantages.token import correct_share_weight, virtual_temperature
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 
@@ -30,9 +29,9 @@ class DCPO(LanguageAlgorithm):
     Sampling stays at the run's temperature; the other distribution enters by its ratio alone.
     """
 
-    Config: ClassVar[type[AlgorithmConfig]] = DCPOConfig
-    supplied: ClassVar[tuple[str, ...]] = ("entropy", "target")
-    measures_entropy: ClassVar[bool] = True
+    Config = DCPOConfig
+    supplied = ("entropy", "target")
+    measures_entropy = True
 
     def __init__(self, config: Any, model: Any, **options: Any):
         super().__init__(config, model, **options)

@@ -7,14 +7,13 @@ proximal policy, the weights just before the update, and the weight proximal / b
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.losses.token import proximal_by_versions
 
@@ -41,7 +40,7 @@ class DecoupledPPOConfig(LanguageAlgorithmConfig):
 class DecoupledPPO(LanguageAlgorithm):
     """PPO with three policies: behavior, proximal, present. On fresh data it is ordinary PPO."""
 
-    Config: ClassVar[type[AlgorithmConfig]] = DecoupledPPOConfig
+    Config = DecoupledPPOConfig
 
     def begin(self, components: Any, settings: Any) -> None:
         super().begin(components, settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -13,7 +13,6 @@ from pydantic import Field
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.chain.groups import Groups
 from distrl.language.curricula.budgets import knapsack_budget
@@ -34,7 +33,6 @@ class SuccessTable:
 
     Attributes:
         keys: (S,) int64 prompts, 0 where there is none.
-        rates: (S,) float64.
     """
 
     def __init__(self, size: int):
@@ -104,7 +102,7 @@ class KnapsackSamples:
 class Knapsack(LanguageAlgorithm):
     """GRPO whose groups are as large as their prompts deserve, by the success that they had when last asked."""
 
-    Config: ClassVar[type[AlgorithmConfig]] = KnapsackConfig
+    Config = KnapsackConfig
 
     def __init__(self, config: Any, model: Any, **options: Any):
         super().__init__(config, model, **options)

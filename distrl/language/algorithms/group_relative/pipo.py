@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from pydantic import Field
 
 from distrl.base.columns import Columns, tree_map
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.advantages.token import improvement_signal, pipo
 from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig
 
@@ -35,7 +34,7 @@ class PIPO(LanguageAlgorithm):
     fell, then the ordinary update. With another advantage or objective that one is verified.
     """
 
-    Config: ClassVar[type[AlgorithmConfig]] = PIPOConfig
+    Config = PIPOConfig
 
     def __init__(self, config: Any, model: Any, **options: Any):
         super().__init__(config, model, **options)

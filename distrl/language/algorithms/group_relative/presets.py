@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from distrl.language.algorithms.base import ComponentConfig
 from distrl.language.algorithms.group_relative.grpo import GRPO
 from distrl.learning.presets import preset
@@ -117,7 +115,7 @@ BNPO = preset(
 class AllRewards(GRPO):
     """GRPO for several rewards; by default all components of the task."""
 
-    all_components: ClassVar[bool] = True
+    all_components = True
 
 
 GDPO = preset(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
 
 from distrl.base.columns import Columns
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.chain.divergences import rapo_trust
 
@@ -31,7 +28,7 @@ class RAPOConfig(LanguageAlgorithmConfig):
 class RAPO(LanguageAlgorithm):
     """GRPO that covers what the reference can do: trusted where answers succeed, flattened where they fail."""
 
-    Config: ClassVar[type[AlgorithmConfig]] = RAPOConfig
+    Config = RAPOConfig
 
     def add_columns(self, batch: Columns) -> Columns:
         if "tempered_ref_logp" not in self.reads:

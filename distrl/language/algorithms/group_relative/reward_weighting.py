@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -13,7 +13,6 @@ from torch import Tensor
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.rewards.plan import combine
 from distrl.language.rewards.weights import (
@@ -54,8 +53,8 @@ class DynamicRewardWeighting(LanguageAlgorithm):
     A new point of the front: a batch's mean components, of answers to fresh prompts made after the last update.
     """
 
-    Config: ClassVar[type[AlgorithmConfig]] = DynamicRewardConfig
-    all_components: ClassVar[bool] = True
+    Config = DynamicRewardConfig
+    all_components = True
 
     def begin(self, components: Sequence[str], settings: Any) -> None:
         super().begin(components, settings)

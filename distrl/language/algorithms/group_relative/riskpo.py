@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.advantages.bundles import paper_scores, track_quantile
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.chain.groups import Groups
@@ -26,7 +25,7 @@ class RiskPOConfig(LanguageAlgorithmConfig):
     levels: tuple[float, float] = (0.2, 0.8)
     """Lower tail and upper end of the range, as levels of the scores' distribution. Usual: 0.2 and 0.8 or 0.9."""
     mode: Literal["track", "batch", "mix"] = "track"
-    """Whose quantiles count: those tracked over training, the batch's own, or the means of both."""
+    """Source of the quantiles: tracked over training, the batch's own, or the means of both."""
     quantile_rate: float = Field(0.1, gt=0, le=1)
     """Step size of the tracked quantiles. Usual: 0.1."""
 
@@ -35,8 +34,8 @@ class RiskPOConfig(LanguageAlgorithmConfig):
 class RiskPO(LanguageAlgorithm):
     """Mixed value at risk over bundles of prompts, with quantiles that are tracked over training."""
 
-    Config: ClassVar[type[AlgorithmConfig]] = RiskPOConfig
-    supplied: ClassVar[tuple[str, ...]] = ("a", "b", "low_quantile", "high_quantile", "batch_share")
+    Config = RiskPOConfig
+    supplied = ("a", "b", "low_quantile", "high_quantile", "batch_share")
 
     def __init__(self, config: Any, model: Any, **options: Any):
         super().__init__(config, model, **options)

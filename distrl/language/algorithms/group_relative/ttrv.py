@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
 from distrl.base.columns import Columns
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.chain.component import component
 
@@ -32,7 +31,7 @@ class TTRV(LanguageAlgorithm):
     It sharpens what the model believes: where the most frequent answer is wrong, it learns the wrong one.
     """
 
-    Config: ClassVar[type[AlgorithmConfig]] = TTRVConfig
+    Config = TTRVConfig
 
     def begin(self, components: Sequence[str], settings: Any) -> None:
         super().begin(components, settings)

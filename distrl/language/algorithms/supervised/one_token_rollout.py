@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -12,7 +12,6 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.base.seeds import seed_for
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.algorithms.base import ComponentConfig
 from distrl.language.algorithms.supervised.sft import SFT, SFTConfig
 from distrl.language.chain.aggregation import aggregate
@@ -38,7 +37,7 @@ class OneTokenRolloutConfig(SFTConfig):
 class OneTokenRollout(SFT):
     """Supervised fine-tuning as a policy gradient of one token: nothing is learned that the policy would hardly say."""
 
-    Config: ClassVar[type[AlgorithmConfig]] = OneTokenRolloutConfig
+    Config = OneTokenRolloutConfig
 
     def begin(self, components: Any, settings: Any) -> None:
         super().begin(components, settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -11,7 +11,6 @@ from torch import Tensor
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.models.token_logp import token_logp
 
@@ -35,8 +34,8 @@ class SFT(LanguageAlgorithm):
     so data have no age; evaluation does. Streams, ledger, resume and deterministic mode are those of every run.
     """
 
-    Config: ClassVar[type[AlgorithmConfig]] = SFTConfig
-    demonstrations: ClassVar[bool] = True
+    Config = SFTConfig
+    demonstrations = True
     policy_metric_names = ()  # there is no behavior policy to have moved from
 
     def begin(self, components: Any, settings: Any) -> None:

@@ -8,7 +8,7 @@ Stage 2: the policy answers each prompt once, and beta2 log(pi / pi_ref) is regr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from distrl.base.columns import Columns
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.chain.groups import Groups
 from distrl.language.tasks.base import Task
@@ -52,7 +51,7 @@ class AStarPOConfig(LanguageAlgorithmConfig):
 class AStarPO(LanguageAlgorithm):
     """Optimal advantage regression in two stages."""
 
-    Config: ClassVar[type[AlgorithmConfig]] = AStarPOConfig
+    Config = AStarPOConfig
     DEFAULT_PROMPTS = 1024
 
     def begin_task(self, task: Task) -> None:
@@ -73,7 +72,7 @@ class AStarPO(LanguageAlgorithm):
 
     @property
     def estimating(self) -> bool:
-        """Whether this is stage 1: some prompt lacks answers of the reference."""
+        """True in stage 1: some prompt lacks answers of the reference."""
         return bool(self.count.min() < self.config.reference_answers)
 
     def update(self, batch: Columns, rng: np.random.Generator) -> Update:
@@ -86,7 +85,7 @@ class AStarPO(LanguageAlgorithm):
 
     @property
     def reference_share(self) -> float:
-        """How far stage 1 has come, 0 to 1."""
+        """Progress of stage 1, 0 to 1."""
         wanted = self.config.reference_answers
         return float(np.minimum(self.count, wanted).mean() / wanted)
 

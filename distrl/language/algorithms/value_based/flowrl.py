@@ -6,7 +6,7 @@ to balance the equation on every answer, with log-probabilities per token.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from distrl.base.columns import Columns
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.language.algorithms.base import ComponentConfig
 from distrl.language.algorithms.batch import recorded_support
@@ -70,7 +69,7 @@ class Partition(nn.Module):
 class FlowRL(TokenHeadAlgorithm):
     """Flow matching of the reward's distribution with a learned partition function."""
 
-    Config: ClassVar[type[AlgorithmConfig]] = FlowRLConfig
+    Config = FlowRLConfig
     loss_terms = ("policy/log_z",)
 
     @classmethod

@@ -7,7 +7,7 @@ losses are one backward pass through the trunk.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.config.sections.heads import ReturnHeadConfig
 from distrl.functional.distributions.base import ReturnDistribution
@@ -69,7 +68,7 @@ class TokenPPOConfig(TokenHeadConfig):
 class TokenPPO(TokenHeadAlgorithm):
     """Proximal policy optimization of tokens with a value or return-distribution head on the trunk."""
 
-    Config: ClassVar[type[AlgorithmConfig]] = TokenPPOConfig
+    Config = TokenPPOConfig
     loss_terms: tuple[str, ...] = ("loss/policy", "loss/value")
 
     @classmethod

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 
 from distrl.base.columns import Columns
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithmConfig
 from distrl.language.algorithms.whole_vocabulary import WholeVocabulary
 
@@ -40,7 +37,7 @@ class Rover(WholeVocabulary):
     The target bootstraps from the mean over the whole vocabulary at the next token, so float32 is needed.
     """
 
-    Config: ClassVar[type[AlgorithmConfig]] = RoverConfig
+    Config = RoverConfig
 
     @torch.no_grad()
     def compute_old_logp(self, batch: Columns) -> Columns:

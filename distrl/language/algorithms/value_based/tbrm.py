@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
 
 from distrl.base.columns import Columns
 from distrl.base.registry import register
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithmConfig
 from distrl.language.algorithms.whole_vocabulary import WholeVocabulary
 from distrl.language.chain.tokens import masked
@@ -36,7 +33,7 @@ class TBRM(WholeVocabulary):
     stays: a baseline that the model learns in the place of its logits' free constant.
     """
 
-    Config: ClassVar[type[AlgorithmConfig]] = TBRMConfig
+    Config = TBRMConfig
 
     def forward(self, part: Columns) -> Columns:
         logp, total, _ = self.logit_columns(part)
