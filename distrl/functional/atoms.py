@@ -1,7 +1,7 @@
-"""Discrete return distributions as atoms: the common tongue of all return distributions.
+"""Discrete return distributions as atoms: `values (..., M)`, with `probs (..., M)` of sum 1.
 
-A distribution is `values (..., M)` with `probs (..., M)` that sum to 1. Every head converts to atoms and learns
-from atoms, so a Bellman target is `bellman(reward, discount, values)` with unchanged probabilities.
+Every head converts to atoms and learns from atoms; a Bellman target is `bellman(reward, discount, values)` with
+unchanged probabilities.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ class Atoms(NamedTuple):
 
 
 def equal_probs(values: Tensor) -> Tensor:
-    """1/M for each of M values (..., M), as a view of one number."""
+    """Return 1/M for each of M values (..., M), as a view of one number."""
     return values.new_full((1,), 1.0 / values.shape[-1]).expand(values.shape)
 
 
 def is_one_number(probs: Tensor) -> bool:
-    """Whether probabilities are a view of a single number, as `equal_probs` makes them: order is no matter then."""
+    """Return True for a view of a single number, as `equal_probs` makes: order is irrelevant."""
     return not any(probs.stride()) and probs.ndim > 0
 
 
 def midpoints(count: int, like: Tensor) -> Tensor:
-    """The levels (2i - 1) / (2 count), i = 1..count, as (count,) of the dtype and device of `like`.
+    """Return the levels (2i - 1) / (2 count), i = 1..count, of the dtype and device of `like`.
 
     >>> midpoints(2, torch.zeros(()))
     tensor([0.2500, 0.7500])
@@ -47,7 +47,7 @@ def midpoints(count: int, like: Tensor) -> Tensor:
 
 
 def bellman(reward: Tensor, discount: Tensor, values: Tensor) -> Tensor:
-    """reward + discount * values, atom by atom.
+    """Compute reward + discount * values, atom by atom.
 
     Args:
         reward: (...); (..., K) for values of K channels.
@@ -60,18 +60,18 @@ def bellman(reward: Tensor, discount: Tensor, values: Tensor) -> Tensor:
 
 
 def atoms_mean(values: Tensor, probs: Tensor) -> Tensor:
-    """Expectation (...) of a distribution."""
+    """Compute the expectation (...)."""
     return (values * probs).sum(-1)
 
 
 def atoms_variance(values: Tensor, probs: Tensor) -> Tensor:
-    """Variance (...) of a distribution."""
+    """Compute the variance (...)."""
     centered = values - atoms_mean(values, probs).unsqueeze(-1)
     return (probs * centered.square()).sum(-1)
 
 
 def sorted_atoms(values: Tensor, probs: Tensor) -> Atoms:
-    """The same distribution with ascending values."""
+    """Sort a distribution by its values."""
     ascending, order = values.sort(-1)
     if is_one_number(probs):
         return Atoms(ascending, probs.expand(values.shape))
@@ -79,7 +79,7 @@ def sorted_atoms(values: Tensor, probs: Tensor) -> Atoms:
 
 
 def atoms_quantile(values: Tensor, probs: Tensor, tau: Tensor | float, ordered: bool = False) -> Tensor:
-    """F^-1(tau) = the smallest value whose cumulative probability reaches tau.
+    """Compute F^-1(tau), the smallest value with a cumulative probability of at least tau.
 
     Args:
         tau: Levels in [0, 1]: a number, or a tensor (S,) or (..., S).
@@ -102,14 +102,7 @@ def atoms_quantile(values: Tensor, probs: Tensor, tau: Tensor | float, ordered: 
 
 
 def atoms_cdf(values: Tensor, probs: Tensor, x: Tensor | float) -> Tensor:
-    """P(Z <= x).
-
-    Args:
-        x: A number, or a tensor (S,) or (..., S).
-
-    Returns:
-        (...) for a number, (..., S) for a tensor.
-    """
+    """Compute P(Z <= x): (...) for a number, (..., S) for a tensor (S,) or (..., S)."""
     points = torch.as_tensor(x, dtype=values.dtype, device=values.device)
     if points.ndim == 0:
         return (probs * (values <= points)).sum(-1)

@@ -1,13 +1,9 @@
-"""The one recurrence behind every return estimator: A_t = delta_t + decay_t * A_{t+1}.
+"""The recurrence of every return estimator: A_t = delta_t + decay_t * A_{t+1}.
 
-Three ways to run it, all exact up to rounding:
-
-- *Doubling* (Hillis and Steele 1986): after round k, row t holds the sum of its first 2^k terms, so ceil(log2 T)
-  rounds of whole-array operations do the work of T steps. The fastest way for all but big arrays.
-- *Loop over rows*: fewest operations. It wins when the arrays outgrow the cache, where doubling pays memory traffic
-  for every round, and it is the safe way when decays exceed 1: products of many decays, which doubling forms and the
-  loop does not, could then overflow and turn a finite sum into NaN.
-- On an accelerator, doubling in torch: one kernel launch costs as much as a large array.
+- *Doubling* (Hillis and Steele 1986): after round k, row t contains the sum of its first 2^k terms, so ceil(log2 T)
+  whole-array operations replace T steps. Fastest except for big arrays; on an accelerator, fewest kernel launches.
+- *Loop over rows*: fewest operations, for arrays larger than the cache and for decays above 1, whose products
+  (formed by doubling only) could overflow and turn a finite sum into NaN.
 """
 
 from __future__ import annotations
@@ -26,12 +22,6 @@ def reverse_scan(delta: Tensor, decay: Tensor) -> Tensor:
     Args:
         delta: (T, ...) floating.
         decay: Same shape, dtype and device, not negative. `decay[T-1]` has no effect; a 0 cuts the recurrence.
-
-    Returns:
-        A, (T, ...), a new tensor.
-
-    Raises:
-        ValueError: The shapes differ.
 
     >>> reverse_scan(torch.ones(3), torch.full((3,), 0.5))
     tensor([1.7500, 1.5000, 1.0000])

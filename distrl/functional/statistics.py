@@ -1,8 +1,4 @@
-"""Statistics of masked batches. A mask is bool of the same shape as the values; None counts everything.
-
-They describe one tensor as it lies on one process. A learner that splits a minibatch into shards computes them on the
-whole batch first, so every shard sees the same numbers.
-"""
+"""Statistics of masked batches, on one process. Masks are bool; None counts everything."""
 
 from __future__ import annotations
 
@@ -15,9 +11,9 @@ from torch import Tensor
 
 
 def masked_mean(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean over the elements where `mask` holds; the mean over nothing is 0. Scalar, differentiable.
+    """Average the elements where `mask` is set, also next to others that are not finite.
 
-    Masked elements have no influence even if they are not finite.
+    The mean over nothing is 0.
 
     >>> masked_mean(torch.tensor([1.0, 3.0, float("nan")]), torch.tensor([True, True, False]))
     tensor(2.)
@@ -28,11 +24,11 @@ def masked_mean(x: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def masked_normalize(x: Any, mask: Any = None, eps: float = 1e-8) -> Any:
-    """(x - mean) / (std + eps) over the elements where `mask` holds, 0 elsewhere. Same shape.
+    """Compute (x - mean) / (std + eps) over the elements where `mask` is set, 0 elsewhere.
 
-    The standard deviation has the unbiased denominator n - 1. Where it tells nothing (below 1e-8, within rounding of
-    the mean, or fewer than two elements) the values are centered and not divided, so that equal advantages become
-    zeros and not noise. Tensors, or numpy arrays.
+    The standard deviation has the unbiased denominator n - 1. Below 1e-8, within rounding of the mean, and for fewer
+    than two elements the values are centered and not divided, so that equal advantages become zeros and not noise.
+    Tensors, or numpy arrays.
     """
     if isinstance(x, np.ndarray):
         return _normalize_array(x, mask, eps)
@@ -51,7 +47,7 @@ def masked_normalize(x: Any, mask: Any = None, eps: float = 1e-8) -> Any:
 
 
 def _normalize_array(x: np.ndarray, mask: np.ndarray | None, eps: float) -> np.ndarray:
-    """`masked_normalize` of a numpy array."""
+    """Compute `masked_normalize` of a numpy array."""
     count = x.size if mask is None else int(mask.sum())
     if count < 2:
         return np.zeros_like(x)
@@ -64,10 +60,9 @@ def _normalize_array(x: np.ndarray, mask: np.ndarray | None, eps: float) -> np.n
 
 
 def explained_variance(value: Tensor, returns: Tensor, mask: Tensor | None = None) -> Tensor:
-    """1 - var(returns - value) / var(returns): 1 is a perfect critic, 0 a constant one, below 0 a harmful one.
+    """Compute 1 - var(returns - value) / var(returns): 1 is a perfect critic, 0 a constant one.
 
-    Returns:
-        Scalar; 0 where the returns do not vary, for then there is nothing to explain.
+    0 for constant returns.
     """
     total = _variance(returns, mask)
     explained = 1.0 - _variance(returns - value, mask) / total
@@ -75,18 +70,18 @@ def explained_variance(value: Tensor, returns: Tensor, mask: Tensor | None = Non
 
 
 def approx_kl(log_ratio: Tensor) -> Tensor:
-    """Per-element estimate of KL(old || new) from samples of old: ratio - 1 - log ratio. Schulman 2020, "k3".
+    """Estimate KL(old || new) per element from samples of old: ratio - 1 - log ratio.
 
-    Unbiased and never negative. The name of the argument is log new - log old.
+    Schulman 2020, "k3": unbiased and never negative. The argument is log new - log old.
     """
     return torch.expm1(log_ratio) - log_ratio
 
 
 def effective_sample_size(log_weight: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(sum w)^2 / sum w^2 of importance weights w, given their logarithms. Kong 1992.
+    """Compute (sum w)^2 / sum w^2 of importance weights from their logarithms. Kong 1992.
 
-    Between 1 (one sample carries everything) and the number of samples (all weights equal); 0 for no samples.
-    Weights are scaled by their maximum first, so large logarithms do not overflow.
+    Between 1 (one sample dominates) and the number of samples (equal weights); 0 for no samples. Weights are scaled by
+    their maximum first, so large logarithms do not overflow.
     """
     kept = log_weight if mask is None else log_weight[mask]
     if kept.numel() == 0:
@@ -96,5 +91,5 @@ def effective_sample_size(log_weight: Tensor, mask: Tensor | None = None) -> Ten
 
 
 def _variance(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean squared distance from the mean (denominator n)."""
+    """Compute the variance with denominator n."""
     return masked_mean((x - masked_mean(x, mask)).square(), mask)

@@ -1,4 +1,4 @@
-"""Exact solutions of small known MDPs: the references that learned values are compared with. Common base CB15.
+"""Exact solutions of small known MDPs: the references that learned values are compared with.
 
 An MDP is given by its transition probabilities (S, A, S) and mean rewards (S, A). A state that ends the episode has
 rows of zeros: what is missing from a row's sum is the probability that the episode ends. All in float64.
@@ -60,7 +60,7 @@ def under_policy(transition: Tensor, reward: Tensor, policy: Tensor) -> tuple[Te
 
 
 def policy_evaluation(transition: Tensor, reward: Tensor, policy: Tensor, gamma: float) -> Tensor:
-    """V = (I - gamma P_pi)^-1 r_pi, (S,). CB15.
+    """V = (I - gamma P_pi)^-1 r_pi, (S,).
 
     With gamma = 1 the policy must end every episode, else the system is singular.
 
@@ -78,7 +78,7 @@ def backup(transition: Tensor, reward: Tensor, values: Tensor, gamma: float) -> 
 
 
 def occupancy(transition: Tensor, policy: Tensor, initial: Tensor, gamma: float) -> Tensor:
-    """eta(s, a) = (1 - gamma) sum_t gamma^t P(s_t = s, a_t = a), (S, A). CB15.
+    """eta(s, a) = (1 - gamma) sum_t gamma^t P(s_t = s, a_t = a), (S, A).
 
     Its flow equation: sum_a eta(s', a) = (1 - gamma) initial(s') + gamma sum_{s,a} eta(s, a) P(s' | s, a); and the
     policy's return is J = <eta, r> / (1 - gamma).
@@ -177,7 +177,7 @@ def greedy_value(q: Tensor) -> Tensor:
 
 
 def soft_value(alpha: float) -> ValueRule:
-    """V = alpha log sum_a exp(Q / alpha): the rule of soft Q-learning and SAC. CB15.
+    """V = alpha log sum_a exp(Q / alpha): the rule of soft Q-learning and SAC.
 
     >>> soft_value(1.0)(torch.zeros(1, 2))
     tensor([0.6931])

@@ -3,7 +3,7 @@
 The stock c_{t+1} = (c_t + r_{t+1}) / gamma says what has been earned so far: c_0 + G_0 = gamma^t (c_t + G_t) always.
 Acting greedily by E f(c + Z) with distribution Z of the remaining return maximizes E f(c_0 + G_0), where acting by a
 risk measure of Z alone maximizes no property of the episode's return. Pires et al. 2025, Optimizing return
-distributions with distributional dynamic programming (entry 15).
+distributions with distributional dynamic programming.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def test_too_many_atoms() -> None:
     assert merge(tensor(1.0, 1.0 + 1e-12, 0.0), tensor(0.5, 0.5, 0.0))[0].tolist() == [1.0]
 
 
-# Quantile TD, entry 8
+# Quantile TD
 
 
 def test_one_quantile_is_median_td() -> None:
@@ -152,7 +152,7 @@ def test_a_deterministic_chain() -> None:
 
 
 def ring_error(noise: str, quantiles: int | None, step: float) -> float:
-    """Mean squared error of the values of the ring of entry 8 after 1000 updates, over 6 seeds."""
+    """Mean squared error of the values of a ring after 1000 updates, over 6 seeds."""
     mdp = examples.ring(10, gamma=0.9)
     truth = torch.from_numpy(closed_forms.ring_values(mdp))
     mean_reward, errors = closed_forms.mean_reward(mdp)[:, 0], []
@@ -181,7 +181,7 @@ def test_quantile_td_wins_under_heavy_tails_and_td_without_noise() -> None:
     assert best["none", None] <= best["none", 64]
 
 
-# Stock augmentation, entry 15
+# Stock augmentation
 
 
 def test_the_lottery_of_the_page() -> None:

@@ -1,4 +1,4 @@
-"""Ensemble rules: one target distribution of the distributions of several critics.
+"""Ensemble rules: one target distribution from the distributions of several critics.
 
 Values and probabilities are (E, N, M) for E critics with M atoms; the result is one distribution a row, (N, M').
 """
@@ -20,11 +20,7 @@ Rule = Callable[[Tensor, Tensor], Atoms]
 
 
 def critic_rule(name: str, drop: int = 0) -> Rule:
-    """Return the rule of a config word: min, subset (min of the drawn critics), mean, truncate, quantile_min.
-
-    Args:
-        drop: truncate: atoms dropped per critic.
-    """
+    """Return a rule: min, subset (min of the drawn critics), mean, truncate, quantile_min."""
     rules: dict[str, Rule] = {
         "min": minimum,
         "subset": minimum,
@@ -65,9 +61,6 @@ def truncated(values: Tensor, probs: Tensor, drop: int) -> Atoms:
 
     Returns:
         Ascending atoms: (N, E * (M - drop)) with equal probabilities, else (N, E * M) with zeros at the top.
-
-    Raises:
-        ConfigError: `drop` leaves nothing, or is negative.
     """
     pooled = values.movedim(0, 1)
     critics, count = pooled.shape[-2:]
@@ -95,11 +88,7 @@ def _truncated_mass(values: Tensor, probs: Tensor, share: float) -> Atoms:
 
 
 def rank_minimum(values: Tensor, probs: Tensor) -> Atoms:
-    """Take the lowest of the critics quantile by quantile. Ma et al. 2020 (DSAC).
-
-    Raises:
-        ConfigError: Atoms with unequal probabilities: their ranks are not comparable between critics.
-    """
+    """Take the lowest of the critics quantile by quantile. Ma et al. 2020 (DSAC)."""
     if not _equal(probs):
         raise ConfigError(
             "ensemble: quantile_min compares quantiles, but these critics' atoms are not equally likely.",
@@ -110,5 +99,5 @@ def rank_minimum(values: Tensor, probs: Tensor) -> Atoms:
 
 
 def _equal(probs: Tensor) -> bool:
-    """Return True for probabilities that are one expanded number, as `equal_probs` makes them."""
+    """Return True for an expanded number, as `equal_probs` makes."""
     return all(stride == 0 or size == 1 for stride, size in zip(probs.stride(), probs.shape, strict=True))

@@ -1,10 +1,9 @@
-"""Critic targets as three plug-ins: next-action rule x ensemble aggregation x reward transform.
+"""Next-action rules of critic targets.
 
-    target = reward_transform(reward) + discount * next distribution,
-    next distribution = what the next-action rule makes of the (aggregated) distributions of all next actions.
+    target = reward_transform(reward) + discount * next distribution
 
-A next-action rule sees action values and says how the next actions are weighted; with entropy, also what each one's
-value gains. It works on any return distribution: weights mix distributions, gains shift them.
+A rule maps action values to an action or to weights of the next actions and, with entropy, to gains of their values.
+It applies to any return distribution: weights mix distributions, gains shift them.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.functional.atoms import Atoms
 
-#: What a forbidden action is worth when the best one is looked for.
+#: Value of forbidden actions in an argmax.
 FORBIDDEN = -torch.inf
 
 
 class NextAction(NamedTuple):
-    """What a rule decided: one action of each row, or weights of all actions.
+    """Result of a next-action rule: one action of each row, or weights of all actions.
 
     Attributes:
         action: (N,) int64, or None.
@@ -38,44 +37,41 @@ class NextAction(NamedTuple):
 
 
 def allowed(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Values (..., A) with forbidden actions at -inf."""
+    """Set the values (..., A) of forbidden actions to -inf."""
     return values if mask is None else torch.where(mask, values, FORBIDDEN)
 
 
 @register.next_action("greedy", paper="Human-level control through deep RL, Mnih et al. 2015")
 def greedy(target: Tensor, online: Tensor, mask: Tensor | None = None, temperature: float = 0.0) -> NextAction:
-    """The action that the target network holds for the best. Mnih et al. 2015."""
+    """Take the best action of the target network. Mnih et al. 2015."""
     return NextAction(action=allowed(target, mask).argmax(-1))
 
 
 @register.next_action("double", paper="Deep RL with Double Q-learning, van Hasselt et al. 2016")
 def double(target: Tensor, online: Tensor, mask: Tensor | None = None, temperature: float = 0.0) -> NextAction:
-    """The action that the online network holds for the best, valued by the target network. van Hasselt et al. 2016."""
+    """Take the best action of the online network, at its target value. van Hasselt et al. 2016."""
     return NextAction(action=allowed(online, mask).argmax(-1))
 
 
 @register.next_action("soft", paper="Munchausen Reinforcement Learning, Vieillard et al. 2020, eq. 2")
 def soft(target: Tensor, online: Tensor, mask: Tensor | None = None, temperature: float = 0.03) -> NextAction:
-    """All actions by softmax(Q / temperature), each with the entropy bonus -temperature log pi. Soft Q-learning."""
+    """Weigh actions by softmax(Q / temperature), with the entropy bonus -temperature log pi."""
     logp = F.log_softmax(allowed(target, mask) / temperature, -1)
     weight = logp.exp()
     return NextAction(weight=weight, gain=torch.where(weight > 0, -temperature * logp, 0.0))
 
 
 def take_action(params: Tensor, index: Tensor) -> Tensor:
-    """The entries of one action of each row: (N, A, ...) and (N,) to (N, ...)."""
+    """Select one action of each row: (N, A, ...) and (N,) to (N, ...)."""
     return params[torch.arange(len(index), device=params.device), index]
 
 
 def next_distribution(choice: NextAction, values: Tensor, probs: Tensor) -> Atoms:
-    """The distribution of the return after the next action.
+    """Compute the distribution of the return after the next action, (N, M).
 
     Args:
-        choice: Of a next-action rule.
+        choice: Of a next-action rule; weighted actions give the mixture (N, A * M).
         values, probs: Atoms of every action, (N, A, M); values (N, A, M, K) for distributions of K reward channels.
-
-    Returns:
-        Atoms (N, M), or for weighted actions their mixture (N, A * M).
     """
     if choice.action is not None:
         every = probs.expand(values.shape[:3])
@@ -97,12 +93,12 @@ def munchausen(
     temperature: float = 0.03,
     lowest: float = -1.0,
 ) -> Tensor:
-    """r + scale * clip(temperature log pi(a|s), lowest, 0), pi = softmax(Q / temperature). Vieillard et al., eq. 3.
+    """Add the scaled log-probability of the action to the reward. Vieillard et al. 2020, eq. 3.
+
+    r + scale * clip(temperature log pi(a|s), lowest, 0) with pi = softmax(Q / temperature).
 
     Args:
-        reward: (N,).
         values: Q of the target network at the same observation (N, A).
-        action: Taken (N,).
         mask: (N, A) bool.
         scale: The paper's alpha.
         lowest: The paper's l_0, which keeps the logarithm finite.
@@ -112,11 +108,7 @@ def munchausen(
 
 
 def check_temperature(rule: str, temperature: float, munchausen_scale: float) -> None:
-    """Rules with entropy need a temperature.
-
-    Raises:
-        ConfigError: It is zero.
-    """
+    """Refuse a temperature of zero for rules with entropy."""
     if temperature <= 0 and (rule == "soft" or munchausen_scale > 0):
         raise ConfigError(
             f"algorithm.temperature is {temperature:g}, but soft and Munchausen targets divide by it.",

@@ -1,8 +1,8 @@
-"""Return distributions as pure functions of flat parameters: the protocol, and the scalar family.
+"""Return distributions, as pure functions of flat parameters, and the scalar family.
 
-An object holds sizes and options only; numbers come as `params (..., P)` from a head (`models/heads/base.py`), and
-gradients flow into them. Every family can be read as atoms and learns from atoms, so any head can learn from any
-other's target, and risk measures and ensembles work on all.
+An object contains sizes and options only; numbers come as `params (..., P)` from a head (`models/heads/base.py`), and
+gradients flow into them. Every family converts to atoms and learns from atoms, so any head can learn from any other's
+target.
 
 Shapes: params (..., P); distributions and losses (...); levels, points and noise (S,) or (..., S), results (..., S).
 """
@@ -41,8 +41,8 @@ class ReturnDistribution(ABC):
         param_size: P.
         channels: K, reward channels of the distribution; 1 except for joint distributions.
         ordered: `atoms` gives ascending values.
-        head: Which network computes the parameters: linear, implicit or fractions.
-        head_gain: Gain of that network's last layer at the start.
+        head: The network that computes the parameters: linear, implicit or fractions.
+        head_gain: Initial gain of that network's last layer.
     """
 
     param_size: int
@@ -53,18 +53,18 @@ class ReturnDistribution(ABC):
 
     @abstractmethod
     def atoms(self, params: Tensor) -> Atoms:
-        """Return values and probs (..., M): exact for discrete families, a fine discretization of densities."""
+        """Return values and probs (..., M); densities are discretized finely."""
 
     @abstractmethod
     def loss(self, params: Tensor, target_values: Tensor, target_probs: Tensor) -> Tensor:
-        """Return the loss (...) against a target distribution (..., M). Targets get no gradient."""
+        """Return the loss (...) against a target (..., M), which gets no gradient."""
 
     def target_atoms(self, params: Tensor) -> Atoms:
         """Return atoms as a target: `atoms`, or (..., M, K) for joint distributions."""
         return self.atoms(params)
 
     def initial_bias(self) -> Tensor:
-        """(P,) parameters of the distribution that an untrained head should give."""
+        """Return the parameters (P,) of an untrained head's distribution."""
         return torch.zeros(self.param_size)
 
     def mean(self, params: Tensor) -> Tensor:
@@ -74,32 +74,32 @@ class ReturnDistribution(ABC):
         return atoms_variance(*self.atoms(params))
 
     def quantile(self, params: Tensor, tau: Tensor | float) -> Tensor:
-        """F^-1(tau): (...) for a number, (..., S) for a tensor (S,) or (..., S)."""
+        """Return F^-1(tau): (...) for a number, (..., S) for a tensor (S,) or (..., S)."""
         return atoms_quantile(*self.atoms(params), tau, self.ordered)
 
     def cdf(self, params: Tensor, x: Tensor | float) -> Tensor:
-        """P(Z <= x): (...) for a number, (..., S) for a tensor (S,) or (..., S)."""
+        """Return P(Z <= x): (...) for a number, (..., S) for a tensor (S,) or (..., S)."""
         return atoms_cdf(*self.atoms(params), x)
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
-        """S returns for each row from uniform noise in [0, 1), (S,) or (..., S): the inverse-transform method."""
+        """Sample S returns a row by inverse transform of uniform noise (S,) or (..., S)."""
         return self.quantile(params, noise)
 
     def draw_noise(self, rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
-        """Uniform float32 noise for `sample`, or for `particles`-like replacement."""
+        """Draw uniform float32 noise for `sample`."""
         return rng.random(tuple(shape), dtype=np.float32)
 
     def particles(self, params: Tensor, count: int) -> Tensor:
-        """The distribution as `count` equally likely values (..., count): its quantiles at the midpoints."""
+        """Return `count` equally likely values (..., count): quantiles at the midpoints."""
         return self.quantile(params, midpoints(count, params))
 
     @torch.no_grad()
     def priority(self, params: Tensor, loss: Tensor, target_values: Tensor, target_probs: Tensor) -> Tensor:
-        """How surprising each row was, (...), at least 0, for prioritized replay: its loss. CB8."""
+        """Return priorities (...) >= 0 for prioritized replay: the loss."""
         return loss.clamp(min=0.0)
 
     def risk(self, params: Tensor, measure: RiskMeasure) -> Tensor:
-        """The risk-adjusted value (...)."""
+        """Return the risk-adjusted value (...)."""
         if isinstance(measure, ValueAtRisk):  # exact for densities, whose atoms would round it
             return self.quantile(params, measure.level)
         return measure(*self.atoms(params), ordered=self.ordered)
@@ -107,7 +107,7 @@ class ReturnDistribution(ABC):
 
 @register.return_distribution("scalar", paper="the expectation only")
 class Scalar(ReturnDistribution):
-    """No distribution, only its mean: params (..., 1). Squared or Huber loss against the target's mean.
+    """The mean alone: params (..., 1). Squared or Huber loss against the target's mean.
 
     Args:
         kappa: Huber threshold; null for 0.5 u^2, 0 for |u|.
@@ -131,11 +131,7 @@ class Scalar(ReturnDistribution):
 
 
 def make_return_distribution(name: str, **options: Any) -> ReturnDistribution:
-    """A family by name: `make_return_distribution("quantile", size=32)`.
-
-    Raises:
-        ConfigError: No such family, an option that it does not have, or a number outside its range.
-    """
+    """Make a family by name: `make_return_distribution("quantile", size=32)`."""
     family = register.get("return_distribution", name)
     known = list(inspect.signature(family).parameters)
     for key in options:
@@ -145,11 +141,7 @@ def make_return_distribution(name: str, **options: Any) -> ReturnDistribution:
 
 
 def whole(family: str, key: str, value: int, least: int = 1) -> int:
-    """`value`, if it is a whole number of at least `least`.
-
-    Raises:
-        ConfigError: It is not.
-    """
+    """Require a whole number of at least `least`."""
     if value != int(value) or value < least:
         raise ConfigError(
             f"return distribution {family}: {key} is {value}; expected a whole number of at least {least}."
@@ -158,16 +150,12 @@ def whole(family: str, key: str, value: int, least: int = 1) -> int:
 
 
 def at_least_zero(family: str, key: str, value: float) -> float:
-    """`value`, if it is finite and not negative.
-
-    Raises:
-        ConfigError: It is not.
-    """
+    """Require a finite number of at least 0."""
     if not 0.0 <= value < math.inf:
         raise ConfigError(f"return distribution {family}: {key} is {value}; expected a number of at least 0.")
     return float(value)
 
 
 def equal_atoms(values: Tensor) -> Atoms:
-    """Equally likely values."""
+    """Return equally likely values as atoms."""
     return Atoms(values, equal_probs(values))

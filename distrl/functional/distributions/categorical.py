@@ -14,12 +14,12 @@ from distrl.functional.distributions.projections import make_grid, project_categ
 
 @register.return_distribution("categorical", paper="C51, Bellemare et al. 2017", entries=[102])
 class Categorical(ReturnDistribution):
-    """Probabilities of fixed values: params are logits (..., size). Cross-entropy against the projected target.
+    """Probabilities of fixed values: params are logits (..., size). Projected cross-entropy.
 
     Args:
         size: Atoms.
         v_min: Lowest value.
-        v_max: Highest value; returns beyond either end are counted as that end.
+        v_max: Highest value; returns beyond either end count as that end.
         spacing: linear, or symlog (fine near 0, coarse far away).
     """
 
@@ -32,7 +32,7 @@ class Categorical(ReturnDistribution):
         self._grids = {(torch.float64, torch.device("cpu")): make_grid(self.v_min, self.v_max, self.size, spacing)}
 
     def grid(self, like: Tensor) -> Tensor:
-        """The values, (size,), of the dtype and device of `like`."""
+        """Return the values (size,) with the dtype and device of `like`."""
         key = (like.dtype, like.device)
         if key not in self._grids:
             # a fixed tensor: inside a captured CUDA graph nothing may be copied from the CPU
@@ -47,7 +47,7 @@ class Categorical(ReturnDistribution):
 
     @torch.no_grad()
     def project(self, values: Tensor, probs: Tensor) -> Tensor:
-        """Probabilities (..., size) of a distribution (..., M) on the grid."""
+        """Project a distribution (..., M) onto the grid: probabilities (..., size)."""
         if self.spacing == "linear":
             return project_categorical(values, probs, self.v_min, self.v_max, self.size)
         return project_to_grid(values, probs, self.grid(values))
@@ -58,9 +58,9 @@ class Categorical(ReturnDistribution):
 
 @register.return_distribution("two_hot", paper="Schrittwieser et al. 2020; Hafner et al. 2023")
 class TwoHot(Categorical):
-    """The mean as a classification: cross-entropy against the target's mean, shared by two neighbors on the grid.
+    """The mean as a classification: cross-entropy against its two neighbors on the grid.
 
-    Its mean is meant; its spread says how unsure the classifier is, not how random returns are.
+    The variance measures the uncertainty of the classifier, not of returns.
     """
 
     head_gain = 0.0  # the ends of the grid are far away: the smallest noise in the logits would move the mean

@@ -1,8 +1,7 @@
 """Distributions with a density: a Gaussian (DSAC), and a mixture of Gaussians.
 
-As atoms, a normal distribution is cut into bins of equal width, each at its conditional mean, with
-values scaled to the exact variance. For the same number of atoms that holds tails, and so risk measures, far better
-than midpoint quantiles, whose outermost bins are wide.
+As atoms, a normal distribution is cut into bins of equal width, each at its conditional mean, with values scaled to the
+exact variance. That approximates tails far better than midpoint quantiles, whose outermost bins are wide.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _BISECTIONS = 60
 
 
 def normal_atoms(count: int) -> Atoms:
-    """N(0, 1) as `count` ascending float64 atoms with exact mean and variance: values and probs, (count,) each."""
+    """Discretize N(0, 1) into `count` ascending float64 atoms with exact mean and variance."""
     # more atoms reach further: 4 standard deviations with 32, 4.5 with 64; beyond 6 is nothing
     reach = min(1.5 + 0.5 * math.log2(count), 6.0) if count > 2 else 0.0
     edges = torch.linspace(-reach, reach, count - 1, dtype=torch.float64)
@@ -42,7 +41,7 @@ def normal_atoms(count: int) -> Atoms:
 
 
 class _NormalTable:
-    """`normal_atoms` for the dtypes and devices that were asked for."""
+    """`normal_atoms`, cached by dtype and device."""
 
     def __init__(self, count: int):
         self._tables = {(torch.float64, torch.device("cpu")): normal_atoms(count)}
@@ -65,22 +64,18 @@ def gaussian_loss(
     scale: float | Tensor = 1.0,
     eps: float = 0.0,
 ) -> Tensor:
-    """Negative log-likelihood of a target distribution under N(mean, sigma^2), with DSAC's gradients. Entry 100.
+    """Compute the negative log-likelihood E -log N(y; mean, sigma) with DSAC's gradients, (...).
 
     d mean = -scale E (y - mean) / (sigma^2 + eps), d sigma = -scale E ((yc - mean)^2 - sigma^2) / (sigma^3 + eps),
     where yc is y clipped to mean +- clip. Without options these are the exact gradients. Duan et al. 2021 (DSAC) and
     2023 (DSAC-T).
 
     Args:
-        mean, sigma: (...), the ones that get a gradient.
         target_values, target_probs: y (..., M).
         clip: Bound on y - mean in the sigma gradient, a number or (...); None is none.
         mean_target: (...) in place of E y in the mean gradient (DSAC-T: the expected target).
         scale: Of both gradients (DSAC-T: the running mean of sigma, squared).
         eps: Added to both denominators (0.1 in the authors' code).
-
-    Returns:
-        (...) the negative log-likelihood E -log N(y; mean, sigma).
     """
     with torch.no_grad():
         error = target_values - mean.unsqueeze(-1)
@@ -98,11 +93,11 @@ def gaussian_loss(
 
 
 class Density(ReturnDistribution):
-    """What families with a density share."""
+    """Base of families with a density."""
 
     @torch.no_grad()
     def priority(self, params: Tensor, loss: Tensor, target_values: Tensor, target_probs: Tensor) -> Tensor:
-        """|target mean - mean|: a log-likelihood may have any sign, and counts sharpness as well as error."""
+        """Return |target mean - mean|: a log-likelihood may have any sign."""
         return (atoms_mean(target_values, target_probs) - self.mean(params)).abs()
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
@@ -112,11 +107,13 @@ class Density(ReturnDistribution):
 
 @register.return_distribution("gaussian", paper="DSAC, Duan et al. 2021", entries=[100])
 class Gaussian(Density):
-    """One normal distribution: params are mean ++ raw, with sigma = softplus(raw) + sigma_min. Negative log-likelihood.
+    """One normal distribution: params are mean ++ raw. Negative log-likelihood.
+
+    sigma = softplus(raw) + sigma_min.
 
     Args:
-        size: Atoms that it is read as.
-        sigma_min: Floor of sigma, in units of return: gradients grow like 1 / sigma^2. DSAC uses 1.
+        size: Atoms of its discretization.
+        sigma_min: Lower bound of sigma, in units of return: gradients grow like 1 / sigma^2. DSAC uses 1.
         clip: DSAC's bound on errors in the gradient of sigma; null is none.
     """
 
@@ -132,7 +129,7 @@ class Gaussian(Density):
         self._table = _NormalTable(self.size)
 
     def split(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """mean and sigma, (...) each."""
+        """Return mean and sigma, (...) each."""
         return params[..., 0], F.softplus(params[..., 1]) + self.sigma_min
 
     def initial_bias(self) -> Tensor:
@@ -170,12 +167,12 @@ class Gaussian(Density):
 
 @register.return_distribution("mixture", paper="mixture of Gaussians, Barth-Maron et al. 2018")
 class Mixture(Density):
-    """A mixture of `size` Gaussians: params are logits ++ means ++ raw, (..., 3 size). Negative log-likelihood.
+    """A mixture of `size` Gaussians: params are logits ++ means ++ raw. Negative log-likelihood.
 
     Args:
         size: Components.
-        atoms_each: Atoms that each component is read as.
-        sigma_min: Floor of every sigma; a component on a single outcome would shrink to it.
+        atoms_each: Atoms of each component's discretization.
+        sigma_min: Lower bound of every sigma; a component on a single outcome would shrink to it.
     """
 
     def __init__(self, size: int = 5, atoms_each: int = 32, sigma_min: float = 0.01):
@@ -186,7 +183,7 @@ class Mixture(Density):
         self._table = _NormalTable(self.atoms_each)
 
     def split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log weights, means and sigmas, (..., size) each."""
+        """Return log weights, means and sigmas, (..., size) each."""
         logits, means, raw = params.chunk(3, -1)
         return F.log_softmax(logits, -1), means, F.softplus(raw) + self.sigma_min
 
@@ -219,7 +216,7 @@ class Mixture(Density):
         return (logw.exp() * torch.special.ndtr((points.unsqueeze(-1) - means) / sigmas)).sum(-1)
 
     def quantile(self, params: Tensor, tau: Tensor | float) -> Tensor:
-        """F^-1(tau) by bisection; its gradient by the implicit function theorem, -dF / density."""
+        """Bisect for F^-1(tau); its gradient is implicit, -dF / density."""
         levels = torch.as_tensor(tau, dtype=params.dtype, device=params.device)
         flat = levels.reshape(1) if levels.ndim == 0 else levels
         found = self._bisect(params, flat.expand(*params.shape[:-1], flat.shape[-1]))
@@ -242,7 +239,7 @@ class Mixture(Density):
         return high
 
     def log_density(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x) at points (..., S)."""
+        """Return log p(x) at points (..., S)."""
         logw, means, sigmas = (part.unsqueeze(-2) for part in self.split(params))  # (..., 1, size)
         score = (x.unsqueeze(-1) - means) / sigmas
         return torch.logsumexp(logw - 0.5 * score.square() - sigmas.log(), -1) - _HALF_LOG_TWO_PI

@@ -20,9 +20,9 @@ from distrl.functional.distributions.mmd import BANDWIDTHS, KERNELS, mmd_squared
     entries=[14],
 )
 class Joint(ReturnDistribution):
-    """`size` equally likely vectors of K returns: params (..., size * K), particle by particle. MMD^2 loss.
+    """Particles, `size` equally likely vectors of K returns: params (..., size * K). MMD^2 loss.
 
-    mean, quantile, risk and the like are those of the weighted sum of channels, the return that is acted for.
+    mean, quantile and risk are those of the weighted sum of channels, which acting maximizes.
 
     Args:
         size: Particles M.
@@ -56,7 +56,7 @@ class Joint(ReturnDistribution):
         self.kernel, self.bandwidths = kernel, tuple(bandwidths)
 
     def vectors(self, params: Tensor) -> Tensor:
-        """The particles (..., M, K)."""
+        """Return the particles (..., M, K)."""
         return params.unflatten(-1, (self.size, self.channels))
 
     def initial_bias(self) -> Tensor:
@@ -66,19 +66,19 @@ class Joint(ReturnDistribution):
         return (2.0 * (steps * rates % 1.0) - 1.0).flatten().float()
 
     def atoms(self, params: Tensor) -> Atoms:
-        """Atoms of the weighted sum of channels, (..., M)."""
+        """Return atoms of the weighted sum of channels, (..., M)."""
         vectors = self.vectors(params)
         if all(weight == 1.0 for weight in self.weights):
             return equal_atoms(vectors.sum(-1))
         return equal_atoms((vectors * vectors.new_tensor(self.weights)).sum(-1))
 
     def target_atoms(self, params: Tensor) -> Atoms:
-        """values (..., M, K) and probs (..., M)."""
+        """Return values (..., M, K) and probs (..., M)."""
         vectors = self.vectors(params)
         return Atoms(vectors, equal_probs(vectors[..., 0]))
 
     def loss(self, params: Tensor, target_values: Tensor, target_probs: Tensor) -> Tensor:
-        """MMD^2 against vectors (..., L, K); with one channel also against plain atoms (..., L)."""
+        """Compute MMD^2 against vectors (..., L, K); with one channel also atoms (..., L)."""
         if self.channels == 1 and target_values.ndim == params.ndim:
             target_values = target_values.unsqueeze(-1)
         return mmd_squared(self.vectors(params), target_values, target_probs, self.kernel, self.bandwidths)

@@ -1,4 +1,4 @@
-"""Expected returns of several reward channels, each learned through its own map: orchestrated value mapping."""
+"""Orchestrated value mapping: expected returns of reward channels, each under its own map."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from distrl.functional.distributions.value_maps import ValueMap, compose
 
 
 class MappedChannels(ReturnDistribution):
-    """Q~_j = f_j(Q_j) for reward channels r_j with r = sum_j w_j r_j: params (..., L). Fatemi and Tavakoli 2022.
+    """Mapped means of reward channels: params (..., L). Fatemi and Tavakoli 2022.
 
-    A distribution of one atom with L channels, so targets r_j + discount * f_j^-1(Q~_j) are formed as for joint
-    distributions; the loss compares in the mapped space.
+    Q~_j = f_j(Q_j) for channels r_j with r = sum_j w_j r_j: a distribution of one atom with L channels, with targets
+    r_j + discount * f_j^-1(Q~_j) as for joint distributions; the loss compares in the mapped space.
 
     Args:
         maps: f_j, one for each channel.
@@ -39,13 +39,13 @@ class MappedChannels(ReturnDistribution):
         return Atoms(mean, torch.ones_like(mean))
 
     def target_atoms(self, params: Tensor) -> Atoms:
-        """Q_j of every channel, unmapped: values (..., 1, L)."""
+        """Return Q_j of every channel, unmapped: values (..., 1, L)."""
         parts = [f.inverse(q) for f, q in zip(self.maps, params.unbind(-1), strict=True)]
         values = torch.stack(parts, -1).unsqueeze(-2)
         return Atoms(values, torch.ones_like(values[..., 0]))
 
     def loss(self, params: Tensor, target_values: Tensor, target_probs: Tensor) -> Tensor:
-        """Huber's loss of f_j(target_j) - Q~_j, summed over channels (...). Target values (..., M, L)."""
+        """Sum Huber's loss of f_j(target_j) - Q~_j over channels (...). Targets (..., M, L)."""
         with torch.no_grad():
             means = [atoms_mean(values, target_probs) for values in target_values.unbind(-1)]
             goals = torch.stack([f.forward(mean) for f, mean in zip(self.maps, means, strict=True)], -1)

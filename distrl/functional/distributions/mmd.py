@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy between joint return distributions: the loss of MD3QN and, with one channel, of MMD-DQN."""
+"""Maximum mean discrepancy, the loss of MD3QN and, with one channel, of MMD-DQN."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def mmd_squared(
     kernel: str = "gaussian",
     bandwidths: Sequence[float] = BANDWIDTHS,
 ) -> Tensor:
-    """MMD^2 as a biased V-statistic. Zhang et al. 2021 (MD3QN); entry 14.
+    """Compute MMD^2 as a biased V-statistic, (...). Zhang et al. 2021 (MD3QN).
 
     E k(Z, Z') - 2 E k(Z, Y) + E k(Y, Y') with k(x, y) = sum_h exp(-|x - y|^2 / (2 h)) or -|x - y| (energy distance,
     which needs no bandwidth and scales with the returns).
@@ -33,12 +33,6 @@ def mmd_squared(
         target_probs: (..., L); None means equal ones.
         kernel: gaussian or energy.
         bandwidths: h, in squared units of return.
-
-    Returns:
-        (...), at least 0 up to rounding.
-
-    Raises:
-        ConfigError: No such kernel.
     """
     if kernel not in KERNELS:
         raise ConfigError(unknown("kernel", kernel, KERNELS))
@@ -54,7 +48,7 @@ def mmd_squared(
 
 
 def _kernel(x: Tensor, y: Tensor, kernel: str, bandwidths: Sequence[float]) -> Tensor:
-    """k(x_i, y_j): (..., M, K) and (..., L, K) to (..., M, L)."""
+    """Compute k(x_i, y_j): (..., M, K) and (..., L, K) to (..., M, L)."""
     # cdist: its gradient at distance 0 is 0, where a plain square root gives NaN
     distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
     if kernel == "energy":

@@ -1,7 +1,7 @@
-"""Projections of discrete distributions onto a fixed grid of atoms: C51 and two-hot. Common base CB9.
+"""Projections of discrete distributions onto a fixed grid of atoms: C51 and two-hot.
 
-A projection gives each atom's mass to its two neighbors on the grid, in proportion to closeness. That keeps the mean,
-unless the atom lies beyond the ends of the grid.
+Each atom's mass goes to its two neighbors on the grid, in proportion to closeness. That keeps the mean of atoms between
+the ends of the grid.
 """
 
 from __future__ import annotations
@@ -12,16 +12,12 @@ from torch import Tensor
 from distrl.base.errors import ConfigError, unknown
 from distrl.functional.distributions.value_maps import Symlog
 
-#: How grids may be spaced: evenly, or evenly after symlog (fine near 0, coarse far away).
+#: Spacings of grids: evenly, or evenly after symlog (fine near 0, coarse far away).
 SPACINGS = ("linear", "symlog")
 
 
 def make_grid(v_min: float, v_max: float, size: int, spacing: str = "linear") -> Tensor:
-    """`size` ascending float64 values from v_min to v_max.
-
-    Raises:
-        ConfigError: A grid that is empty, has fewer than 2 values, or an unknown spacing.
-    """
+    """Return `size` ascending float64 values from v_min to v_max."""
     if size < 2 or not v_min < v_max:
         raise ConfigError(
             f"a support of {size} atoms from v_min {v_min} to v_max {v_max}; expected at least 2, and v_min < v_max.",
@@ -39,14 +35,11 @@ def make_grid(v_min: float, v_max: float, size: int, spacing: str = "linear") ->
 
 
 def project_categorical(values: Tensor, probs: Tensor, v_min: float, v_max: float, size: int) -> Tensor:
-    """A distribution projected onto `size` even atoms from v_min to v_max. Bellemare et al. 2017, eq. 7.
+    """Project onto `size` even atoms, (..., size). Bellemare et al. 2017, eq. 7.
 
     Args:
-        values: (..., M), beyond the ends allowed: then the end atom gets the mass.
+        values: (..., M); beyond the ends the end atom gets the mass.
         probs: (..., M).
-
-    Returns:
-        Probabilities (..., size).
 
     >>> next_values, reward, gamma = torch.tensor([0.0, 1.0, 2.0]), 0.25, 0.5
     >>> project_categorical(reward + gamma * next_values, torch.tensor([0.2, 0.3, 0.5]), 0.0, 2.0, 3)
@@ -57,7 +50,7 @@ def project_categorical(values: Tensor, probs: Tensor, v_min: float, v_max: floa
 
 
 def project_to_grid(values: Tensor, probs: Tensor, grid: Tensor) -> Tensor:
-    """A distribution projected onto any ascending grid (G,); see `project_categorical`."""
+    """Project onto any ascending grid (G,); see `project_categorical`."""
     size = len(grid)
     values = values.clamp(grid[0], grid[-1])
     lower = (torch.searchsorted(grid, values.detach().contiguous(), right=True) - 1).clamp(0, size - 2)
@@ -66,13 +59,13 @@ def project_to_grid(values: Tensor, probs: Tensor, grid: Tensor) -> Tensor:
 
 
 def two_hot(values: Tensor, grid: Tensor) -> Tensor:
-    """Numbers (...) as probabilities (..., G) of at most two neighbors on an ascending grid, with the same mean."""
+    """Express numbers as probabilities (..., G) of at most two neighbors, with the same mean."""
     value = values.unsqueeze(-1)
     return project_to_grid(value, torch.ones_like(value), grid)
 
 
 def _spread(place: Tensor, probs: Tensor, size: int) -> Tensor:
-    """Mass `probs` at fractional places in [0, size - 1], both (..., M), shared between the whole places around."""
+    """Share mass (..., M) at fractional places in [0, size - 1] between neighboring places."""
     if place.device.type == "cuda":  # sums of scattered additions depend on their order there, which is not fixed
         return spread_dense(place, probs, size)
     # the upper neighbor is never the same place: no mass is lost where a value hits an atom
@@ -84,7 +77,7 @@ def _spread(place: Tensor, probs: Tensor, size: int) -> Tensor:
 
 
 def spread_dense(place: Tensor, probs: Tensor, size: int) -> Tensor:
-    """`_spread` by a dense (..., M, size) product: the same sums in a fixed order, as GPUs like it."""
+    """Compute `_spread` by a dense (..., M, size) product, with a fixed order of sums."""
     whole = torch.arange(size, dtype=place.dtype, device=place.device)
     near = (1.0 - (place.unsqueeze(-1) - whole).abs()).clamp(min=0)
     return (probs.unsqueeze(-1) * near).sum(-2)

@@ -1,4 +1,4 @@
-"""Distributions as quantiles: at fixed levels (QR), at given ones (IQN), at learned ones (FQF)."""
+"""Quantile distributions: at fixed levels (QR), given levels (IQN), learned levels (FQF)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INITIAL_SPREAD = 1.0
 
 @register.return_distribution("quantile", paper="QR-DQN, Dabney et al. 2018", entries=[10, 77])
 class Quantile(ReturnDistribution):
-    """`size` equally likely values, the quantiles at the midpoints (2i - 1) / (2 size). Quantile Huber loss.
+    """Quantiles at the midpoints (2i - 1) / (2 size): `size` equally likely values.
 
     Args:
         size: Quantiles.
@@ -33,7 +33,7 @@ class Quantile(ReturnDistribution):
         self.ordered = self.monotone = bool(monotone)
 
     def values(self, params: Tensor) -> Tensor:
-        """The quantiles (..., size)."""
+        """Return the quantiles (..., size)."""
         if not self.monotone:
             return params
         steps = F.softplus(params[..., 1:])
@@ -63,10 +63,10 @@ class Quantile(ReturnDistribution):
 
 @register.return_distribution("iqn", paper="IQN, Dabney et al. 2018", entries=[3])
 class ImplicitQuantile(ReturnDistribution):
-    """Quantiles at levels that the caller chose: params are values ++ levels, (..., 2 N) for any N.
+    """Quantiles at given levels: params are values ++ levels, (..., 2 N) for any N.
 
-    The N values count as equally likely: an unbiased reading for uniform random levels, QR's for midpoints. With levels
-    distorted by a risk measure (`measure.distort`) the plain mean is the risk-adjusted value.
+    The N values count as equally likely: unbiased for uniform random levels. With levels distorted by a risk measure
+    (`measure.distort`) the plain mean is the risk-adjusted value.
 
     Args:
         size: Random levels a row while learning, N and N' of the paper.
@@ -83,7 +83,7 @@ class ImplicitQuantile(ReturnDistribution):
         self.param_size = 2 * self.acting_size
 
     def split(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """values and levels, (..., N) each."""
+        """Return values and levels, (..., N) each."""
         values, taus = params.chunk(2, -1)
         return values, taus
 
@@ -100,10 +100,10 @@ class ImplicitQuantile(ReturnDistribution):
 
 @register.return_distribution("fqf", paper="FQF, Yang et al. 2019")
 class FractionQuantile(ReturnDistribution):
-    """Quantiles at learned fractions: params are values ++ midpoints of the fractions ++ their widths, (..., 3 size).
+    """Quantiles at learned fractions: params are values ++ fraction midpoints ++ widths.
 
     While learning, a head adds the values at the size - 1 inner boundaries of the fractions, (..., 4 size - 1); the
-    loss then also moves the fractions, by gradient only: its value stays the quantile Huber loss.
+    loss then also moves the fractions, by gradient only: its value remains the quantile Huber loss.
 
     Args:
         size: Fractions.
@@ -120,7 +120,7 @@ class FractionQuantile(ReturnDistribution):
         self.param_size = 3 * self.size
 
     def split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """values, midpoints of the fractions and their widths, (..., size) each."""
+        """Return values, midpoints of the fractions and their widths, (..., size) each."""
         values, taus, widths = params[..., : self.param_size].chunk(3, -1)
         return values, taus, widths
 

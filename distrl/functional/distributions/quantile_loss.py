@@ -1,7 +1,7 @@
-"""Quantile regression: the losses of QR-DQN, IQN and FQF, and what they share. Common base CB9.
+"""Quantile regression: the losses of QR-DQN, IQN and FQF.
 
-The pairwise losses compute their gradient along with their value (one pass over the N x M errors in place of two with
-everything kept), so they can be differentiated once only.
+The pairwise losses compute their gradient along with their value (one pass over the N x M errors), so they can be
+differentiated once only.
 """
 
 from __future__ import annotations
@@ -16,18 +16,16 @@ from distrl.functional.distributions.quantile_pairs import pairs, pays
 
 
 def with_gradient(value: Tensor, inputs: Tensor, gradient: Tensor) -> Tensor:
-    """`value` (...), whose derivative by `inputs` (..., N) is `gradient` (..., N), and 0 by everything else."""
+    """Give `value` (...) the derivative `gradient` (..., N) by `inputs` (..., N), and no other."""
     if not inputs.requires_grad:
         return value
     return value + ((inputs - inputs.detach()) * gradient).sum(-1)
 
 
 def huber(error: Tensor, kappa: float | None) -> Tensor:
-    """0.5 u^2 up to |u| = kappa, then kappa (|u| - kappa / 2). Huber 1964.
+    """Compute 0.5 u^2 up to |u| = kappa, then kappa (|u| - kappa / 2). Huber 1964.
 
-    Args:
-        error: u, any shape.
-        kappa: Where it turns linear; None never (0.5 u^2), 0 at once (|u|).
+    kappa None is 0.5 u^2 everywhere, 0 is |u|.
 
     >>> huber(torch.tensor([0.5, 3.0]), 1.0)
     tensor([0.1250, 2.5000])
@@ -43,20 +41,15 @@ def huber(error: Tensor, kappa: float | None) -> Tensor:
 def quantile_huber(
     values: Tensor, taus: Tensor, target_values: Tensor, target_probs: Tensor, kappa: float = 1.0
 ) -> Tensor:
-    """Quantile Huber loss against a discrete distribution. Dabney et al. 2018 (QR-DQN), eq. 10.
+    """Compute the quantile Huber loss (...) against atoms. Dabney et al. 2018 (QR-DQN), eq. 10.
 
     sum_i E_{y ~ target} |tau_i - 1{u_ij < 0}| H_kappa(u_ij) / kappa with u_ij = y_j - theta_i. kappa = 0 is the pinball
-    loss, whose minimum are the target's quantiles; kappa > 0 smooths it and biases quantiles by at most kappa.
+    loss, minimized by the target's quantiles; kappa > 0 smooths it and biases quantiles by at most kappa.
 
     Args:
         values: theta (..., N), the only argument that gets a gradient.
         taus: Levels in (0, 1), (N,) or (..., N).
-        target_values: y (..., M).
-        target_probs: (..., M).
-        kappa: In units of the values.
-
-    Returns:
-        (...).
+        target_values, target_probs: y (..., M).
     """
     if is_one_number(target_probs) and pays(values, target_values, kappa):
         with torch.no_grad():
@@ -80,7 +73,7 @@ def quantile_huber(
 
 
 def fraction_term(widths: Tensor, boundary_values: Tensor, midpoint_values: Tensor) -> Tensor:
-    """A zero whose gradient moves the fractions of FQF. Yang et al. 2019, proposition 1.
+    """Return zeros (...) whose gradient moves the fractions of FQF. Yang et al. 2019, prop. 1.
 
     The Wasserstein-1 distance between the quantile function and its N steps changes with boundary tau_i by
     2 F^-1(tau_i) - F^-1(tau_hat_i) - F^-1(tau_hat_{i-1}); values get no gradient.
@@ -89,9 +82,6 @@ def fraction_term(widths: Tensor, boundary_values: Tensor, midpoint_values: Tens
         widths: tau_{i+1} - tau_i, (..., N), summing to 1.
         boundary_values: F^-1(tau_i) for the N - 1 inner boundaries, (..., N - 1).
         midpoint_values: F^-1(tau_hat_i), (..., N).
-
-    Returns:
-        (...) zeros: adding them to a loss leaves its value, and so priorities, alone.
     """
     taus = widths.cumsum(-1)[..., :-1]
     gradient = 2.0 * boundary_values - midpoint_values[..., 1:] - midpoint_values[..., :-1]
@@ -99,7 +89,7 @@ def fraction_term(widths: Tensor, boundary_values: Tensor, midpoint_values: Tens
 
 
 def cosine_features(taus: Tensor, count: int) -> Tensor:
-    """cos(pi i tau), i = 0..count-1: (...) to (..., count). Dabney et al. 2018 (IQN), eq. 4.
+    """Compute cos(pi i tau), i = 0..count-1, (..., count). Dabney et al. 2018 (IQN), eq. 4.
 
     >>> cosine_features(torch.tensor(0.5, dtype=torch.float64), 4).round(decimals=6) + 0.0
     tensor([ 1.,  0., -1.,  0.], dtype=torch.float64)

@@ -1,8 +1,7 @@
-"""The N x M errors of quantile regression on a CPU, with kept memory.
+"""The N x M errors of quantile regression on a CPU, in reused memory.
 
-A batch of 256 distributions with 25 quantiles, two critics and 46 target atoms has 600,000 errors. As one expression,
-each of a dozen intermediate results is fresh memory, and the operating system hands out pages for longer than the
-arithmetic takes. Here all of it happens in three buffers that stay. Tests compare with the plain expression.
+256 distributions with 25 quantiles, two critics and 46 target atoms have 600,000 errors. A plain expression allocates a
+dozen such arrays, which takes longer than the arithmetic; here three buffers persist.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _kept = threading.local()
 
 
 def pays(values: Tensor, target_values: Tensor, kappa: float) -> bool:
-    """Whether `pairs` takes these arguments, and is faster."""
+    """Return True where `pairs` supports these arguments and is faster."""
     errors = values.numel() * target_values.shape[-1]
     return (
         kappa > 0
@@ -36,7 +35,7 @@ def pays(values: Tensor, target_values: Tensor, kappa: float) -> bool:
 
 
 def pairs(values: Tensor, taus: Tensor, target_values: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
-    """Quantile Huber loss and its gradient for equally likely target atoms; see `quantile_loss.quantile_huber`.
+    """Compute `quantile_loss.quantile_huber` (...) and its gradient for equally likely targets.
 
     With c = clip(u, -kappa, kappa), split into its positive and negative parts c+ and c-, an error's slope is
     (tau c+ + (1 - tau) c-) / kappa, and its cost the same with c (u - c / 2) in place of c.
@@ -45,9 +44,6 @@ def pairs(values: Tensor, taus: Tensor, target_values: Tensor, kappa: float) -> 
         values: theta (..., N).
         taus: (N,) or (..., N).
         target_values: (..., M).
-
-    Returns:
-        Loss (...), and its derivative by `values` (..., N).
     """
     count = target_values.shape[-1]
     errors, part, cost = _buffers((*torch.broadcast_shapes(values.shape, (*target_values.shape[:-1], 1)), count))
@@ -63,12 +59,12 @@ def pairs(values: Tensor, taus: Tensor, target_values: Tensor, kappa: float) -> 
 
 
 def _sum(terms: Tensor, ones: Tensor) -> Tensor:
-    """Over the last dimension, and scaled: as a matrix times a vector, faster than a sum."""
+    """Sum over the last dimension and scale, as a matrix-vector product."""
     return torch.mv(terms.view(-1, len(ones)), ones).view(terms.shape[:-1])
 
 
 def _buffers(shape: Sequence[int]) -> list[Tensor]:
-    """Three arrays in memory that stays with this thread."""
+    """Return three arrays in memory that persists for this thread."""
     size = math.prod(shape)
     memory = getattr(_kept, "memory", None)
     if memory is None or memory.numel() < 3 * size:

@@ -1,7 +1,7 @@
-"""Invertible maps of values, and rewards split into channels that each have their own map.
+"""Invertible maps of values, and rewards split into channels with separate maps.
 
-Networks find it easier to learn mapped values: large ones shrink, small differences near 0 grow. Orchestrated value
-mapping (Fatemi and Tavakoli 2022, entry 11) learns Q~_j = f_j(Q_j) for each of L reward channels, r = sum_j w_j r_j.
+Orchestrated value mapping (Fatemi and Tavakoli 2022) learns Q~_j = f_j(Q_j) for each of L reward channels,
+r = sum_j w_j r_j.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from distrl.base.errors import ConfigError, unknown
 
 
 class ValueMap(ABC):
-    """A strictly increasing function of values; `inverse` undoes `forward`. Both work on tensors of any shape."""
+    """A strictly increasing function of values, for tensors of any shape."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """f(x): from returns to what a network learns."""
+        """Map returns to the network's scale: f(x)."""
 
     @abstractmethod
     def inverse(self, y: Tensor) -> Tensor:
-        """f^-1(y): from what a network says to returns."""
+        """Map the network's scale to returns: f^-1(y)."""
 
 
 class Identity(ValueMap):
@@ -69,13 +69,13 @@ class SquareRoot(ValueMap):
 
 
 class LogMap(ValueMap):
-    """f(x) = c ln(x + gamma^k) - c k ln gamma for x >= 0, so f(0) = 0. LogDQN, van Seijen et al. 2019.
+    """f(x) = c ln(x + gamma^k) - c k ln gamma for x >= 0. LogDQN, van Seijen et al. 2019.
 
     Differences of values k steps before a reward, which shrink like gamma^k, become visible.
 
     Args:
         gamma: The discount, in (0, 1).
-        k: How many steps ahead still count. Larger: finer near 0.
+        k: Horizon in steps. Larger: finer near 0.
         c: Scale.
     """
 
@@ -98,11 +98,7 @@ class LogMap(ValueMap):
 
 
 def make_value_map(name: str, gamma: float = 0.99, k: float = 100.0, c: float = 0.5, eps: float = 1e-2) -> ValueMap:
-    """The map that a config names: identity, symlog, sqrt (with `eps`), log (with `gamma`, `k`, `c`).
-
-    Raises:
-        ConfigError: No such map.
-    """
+    """Make a map by name: identity, symlog, sqrt (`eps`), log (`gamma`, `k`, `c`)."""
     makers = {
         "identity": Identity,
         "symlog": Symlog,
@@ -115,15 +111,17 @@ def make_value_map(name: str, gamma: float = 0.99, k: float = 100.0, c: float = 
 
 
 def signed_channels(reward: Tensor) -> tuple[Tensor, tuple[float, ...]]:
-    """Gains and losses apart: (max(r, 0), max(-r, 0)) as (..., 2), with weights (1, -1). van Seijen et al. 2019."""
+    """Split gains and losses: (max(r, 0), max(-r, 0)) as (..., 2), with weights (1, -1).
+
+    van Seijen et al. 2019.
+    """
     return torch.stack((reward.clamp(min=0), (-reward).clamp(min=0)), -1), (1.0, -1.0)
 
 
 def banded_channels(reward: Tensor, edges: Sequence[float]) -> tuple[Tensor, tuple[float, ...]]:
-    """Gains and losses, each split by size: a reward goes whole into the band of |r|. Entry 11, multi-bin.
+    """Split gains and losses by size: a reward goes whole into the band of |r|.
 
     Args:
-        reward: (...).
         edges: Ascending sizes; n edges make n + 1 bands, and a size equal to an edge belongs to the upper one.
 
     Returns:
@@ -137,6 +135,6 @@ def banded_channels(reward: Tensor, edges: Sequence[float]) -> tuple[Tensor, tup
 
 
 def compose(mapped: Tensor, maps: Sequence[ValueMap], weights: Sequence[float]) -> Tensor:
-    """sum_j w_j f_j^-1(Q~_j): mapped values (..., L) to values (...). Entry 11."""
+    """Compute sum_j w_j f_j^-1(Q~_j): mapped values (..., L) to values (...)."""
     parts = [w * f.inverse(q) for w, f, q in zip(weights, maps, mapped.unbind(-1), strict=True)]
     return torch.stack(parts).sum(0)

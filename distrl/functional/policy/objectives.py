@@ -1,8 +1,8 @@
-"""Policy objectives and value losses, one number per element: nothing here averages or masks.
+"""Policy objectives and value losses, one number per element, without averages or masks.
 
-Objectives are to be MAXIMIZED, losses and penalties to be MINIMIZED: a learner's loss is
-`-batch.mean(objective) + batch.mean(loss)`. Gradients flow through `ratio`, `logp` and `value`, and into `advantage`,
-`returns` and weights only if the caller lets them.
+Objectives are MAXIMIZED, losses and penalties MINIMIZED: a learner's loss is
+`-batch.mean(objective) + batch.mean(loss)`. Gradients also flow into `advantage`, `returns` and weights that require
+them.
 """
 
 from __future__ import annotations
@@ -22,15 +22,13 @@ def clipped_surrogate(
 ) -> Tensor:
     """Objective, maximized: PPO's clipped surrogate. Schulman et al. 2017, eq. 7.
 
-    min(ratio A, clip(ratio, 1 - clip, 1 + clip) A): no gain, and no gradient, for moving further than `clip` in the
+    min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) with ratio = pi(a|s) / pi_old(a|s): no gradient beyond `clip` in the
     direction of the advantage.
 
     Args:
-        ratio: pi(a|s) / pi_old(a|s).
-        advantage: Same shape.
         clip: eq. 7's epsilon.
-        dual_clip: Bound c > 1 of Ye et al. 2020: where A < 0 the objective is at least c A, so that one
-            stale sample with a huge ratio cannot dominate. None leaves it out.
+        dual_clip: Bound c > 1 of Ye et al. 2020: where A < 0 the objective is at least c A, which bounds the effect of
+            one stale sample with a huge ratio.
         clip_high: Upper epsilon, if another than the lower one (DAPO, Yu et al. 2025).
 
     >>> clipped_surrogate(torch.tensor([1.3, 1.3, 0.7, 0.7]), torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2)
@@ -48,20 +46,16 @@ def clipped_surrogate(
 
 
 def spo_objective(ratio: Tensor, advantage: Tensor, eps: float) -> Tensor:
-    """Objective, maximized: ratio A - |A| / (2 eps) (ratio - 1)^2. Xie et al. 2024 (Simple Policy Optimization).
+    """Objective, maximized: Simple Policy Optimization. Xie et al. 2024.
 
-    Each sample's optimum is ratio = 1 + sign(A) eps, and beyond it the gradient pulls back, where PPO's is zero.
-
-    Args:
-        ratio: pi(a|s) / pi_old(a|s).
-        advantage: Same shape.
-        eps: Where the optimum lies, as `clip` of PPO.
+    ratio A - |A| / (2 eps) (ratio - 1)^2: each sample's optimum is ratio = 1 + sign(A) eps, and beyond it the gradient
+    pulls back, where PPO's is zero.
     """
     return ratio * advantage - advantage.abs() / (2.0 * eps) * (ratio - 1.0).square()
 
 
 def adapt_kl_coefficient(coefficient: float, kl: float, target: float) -> float:
-    """The next penalty coefficient: halved where the KL came out below target / 1.5, doubled above 1.5 target.
+    """Halve the coefficient for kl < target / 1.5, double it above 1.5 target.
 
     Schulman et al. 2017, section 4.
     """
@@ -72,11 +66,9 @@ def adapt_kl_coefficient(coefficient: float, kl: float, target: float) -> float:
 
 @torch.no_grad()
 def truncated_importance_weight(log_ratio: Tensor, bar: float) -> Tensor:
-    """min(bar, exp(log_ratio)), without gradient: the weight of V-trace, APPO and truncated importance sampling.
+    """Compute min(bar, exp(log_ratio)) without gradient, as in V-trace.
 
-    Args:
-        log_ratio: log pi - log mu of the actions taken.
-        bar: Upper bound; `inf` leaves the weight as it is.
+    `log_ratio` is log pi - log mu of the actions taken; `bar` inf truncates nothing.
     """
     return log_ratio.exp().clamp(max=bar)
 
@@ -87,10 +79,9 @@ def value_loss(value: Tensor, returns: Tensor) -> Tensor:
 
 
 def clipped_value_loss(value: Tensor, old_value: Tensor, returns: Tensor, clip: float | None) -> Tensor:
-    """Loss, minimized: half the larger of two squared errors, of the value and of the value moved at most `clip`.
+    """Loss, minimized: half the larger squared error of the value and of the clipped value.
 
-    max((V - R)^2, (V_old + clip(V - V_old, -clip, clip) - R)^2) / 2: the value head's counterpart of PPO's clipping, in
-    units of the return. None leaves the clipping out.
+    max((V - R)^2, (V_old + clip(V - V_old, -clip, clip) - R)^2) / 2, in units of the return. None does not clip.
     """
     if clip is None:
         return value_loss(value, returns)

@@ -22,7 +22,7 @@ from distrl.functional.scan import reverse_scan
 
 @torch.no_grad()
 def lambda_particles(steps: Steps, gamma: float | Tensor, lam: float, uniform: Tensor) -> Atoms:
-    """Compute targets (T, B, M) as equally likely particles, by sampled replacement; for quantile-like heads.
+    """Compute targets (T, B, M) as equally likely particles, by sampled replacement.
 
     y_j(t) = r_t + gamma (y_j(t+1) with probability lam, else theta_j(s_{t+1})), drawn for every particle; its mean over
     draws is the lambda-return of the mean critic.
@@ -45,7 +45,7 @@ def vtrace_particles(
     rho_bar: float = 1.0,
     c_bar: float = 1.0,
 ) -> Atoms:
-    """Compute V-trace targets (T, B, M) as particles: their mean over draws is `vs` of `vtrace` on the mean critic.
+    """Compute V-trace targets (T, B, M) as particles, with `vs` of `vtrace` as mean over draws.
 
     vs_t = (1 - rho) V_t + rho r + gamma ((rho - c) V_{t+1} + c vs_{t+1}) is a mixture where c <= rho <= 1.
 
@@ -53,9 +53,6 @@ def vtrace_particles(
         steps: Values are theta_j, (T, B, M), equally likely.
         log_ratio: log pi(a|s) - log mu(a|s), (T, B).
         rho_bar, c_bar: Clips, c_bar <= rho_bar <= 1.
-
-    Raises:
-        ConfigError: Clips for which the target is no mixture.
     """
     _check_clips(rho_bar, c_bar)
     ratio = log_ratio.exp().unsqueeze(-1)
@@ -65,7 +62,7 @@ def vtrace_particles(
 def _replacement(
     steps: Steps, gamma: float | Tensor, uniform: Tensor, trace: float | Tensor, rho: Tensor | None = None
 ) -> Atoms:
-    """Let particles follow their successor where u < trace, bootstrap up to rho, and keep their own value above."""
+    """Follow the successor where u < trace, bootstrap up to rho, keep the own value above."""
     discount, _ = steps.discounts(gamma)
     discount = discount.unsqueeze(-1)
     follow = (uniform < trace) & ~steps.cut().unsqueeze(-1)
@@ -82,7 +79,7 @@ def _replacement(
 
 @torch.no_grad()
 def lambda_projected(steps: Steps, gamma: float | Tensor, lam: float, grid: Tensor) -> Atoms:
-    """Compute targets (T, B, G) as probabilities on a fixed grid, without sampling; for categorical heads.
+    """Compute targets (T, B, G) as probabilities on a fixed grid, without sampling.
 
     eta_t = projection of (r_t + gamma z) under (1 - lam) Z(s_{t+1}) + lam eta_{t+1}, backwards. Exact mixture, exact
     mean while the grid contains the returns; each projection adds a little variance.
@@ -114,7 +111,7 @@ def vtrace_projected(
 
 
 def _projected(steps: Steps, gamma: float | Tensor, share: Tensor, rho: Tensor, grid: Tensor) -> Atoms:
-    """Step back with probability rho: from eta_{t+1} with probability `share` (T, B), else from Z(s_{t+1})."""
+    """Step back with probability rho: from eta_{t+1} with probability `share`, else Z(s_{t+1})."""
     discount, _ = steps.discounts(gamma)
     moved = steps.reward.unsqueeze(-1) + discount.unsqueeze(-1) * grid  # (T, B, G)
     share = share.masked_fill(steps.cut(), 0.0).unsqueeze(-1)

@@ -28,11 +28,7 @@ PARTICLES = 64
 
 
 def replacement_size(distribution: ReturnDistribution) -> int:
-    """Return the uniform numbers per step that `lambda_atoms` needs; 0 for targets without sampling.
-
-    Raises:
-        ConfigError: A joint distribution: a policy gradient has one reward.
-    """
+    """Return the uniform numbers per step that `lambda_atoms` needs, or 0."""
     if distribution.channels > 1:
         raise ConfigError(
             "return distribution joint learns several reward channels; a policy gradient's critic learns one.",
@@ -89,7 +85,7 @@ def lambda_atoms(
 
 
 def _particles(distribution: ReturnDistribution, params: Tensor) -> Atoms:
-    """Return atoms whose j-th probability is the same in every state, so that particles can be exchanged."""
+    """Return atoms whose j-th probability is the same in every state."""
     values, probs = distribution.atoms(params)
     if isinstance(distribution, Quantile | ImplicitQuantile | Gaussian):
         return Atoms(values, probs)

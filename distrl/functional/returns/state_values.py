@@ -1,6 +1,6 @@
-"""Returns and advantages from state values, without gradients. T time steps of B environments.
+"""Returns and advantages from state values, (T, B), without gradients.
 
-Where both flags of an end hold, termination wins. A one-step error uses (1 - terminated), a trace is cut at
+If both flags of an end are set, termination wins. A one-step error uses (1 - terminated), a trace is cut at
 terminated | truncated. Reset steps of vector backends follow an end, so no trace crosses them; `valid` masks them out.
 """
 
@@ -34,12 +34,15 @@ class Steps(NamedTuple):
     truncated: Tensor
 
     def discounts(self, gamma: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Return gamma (1 - terminated) of bootstraps and gamma (1 - terminated | truncated) of traces, (T, B)."""
+        """Return discounts (T, B) of bootstraps and of traces.
+
+        gamma (1 - terminated) and gamma (1 - (terminated | truncated)).
+        """
         discount = (~self.terminated).to(self.reward.dtype) * gamma
         return discount, discount * (~self.truncated)
 
     def cut(self) -> Tensor:
-        """Return (T, B) bool: the next row is not the successor (ends of episodes, and the last row)."""
+        """Return (T, B) bool: True at ends of episodes and in the last row."""
         cut = self.terminated | self.truncated
         cut[-1:] = True
         return cut
@@ -62,9 +65,9 @@ def next_values(value: Tensor, last_value: Tensor, final_value: Tensor, final_in
 
 @torch.no_grad()
 def gae(steps: Steps, gamma: float | Tensor, lam: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Compute generalized advantages and value targets advantage + value, (T, B). Schulman et al. 2016, eq. 16.
+    """Compute generalized advantages and value targets, (T, B). Schulman et al. 2016, eq. 16.
 
-    lam = 1 is Monte Carlo minus the baseline, lam = 0 the one-step error.
+    lam = 1 is Monte Carlo minus the baseline, lam = 0 the one-step error; targets are advantage + value.
     """
     discount, keep = steps.discounts(gamma)
     delta = steps.reward + discount * steps.next_value - steps.value
@@ -108,7 +111,7 @@ def vtrace(
     c_bar: float = 1.0,
     pg_rho_bar: float | None = None,
 ) -> VTrace:
-    """Compute V-trace targets and policy-gradient advantages. Espeholt et al. 2018, eq. 1 and section 4.2.
+    """Compute V-trace targets and advantages. Espeholt et al. 2018, eq. 1 and section 4.2.
 
     vs_t - V_t = rho_t (r_t + gamma V_{t+1} - V_t) + gamma c_t (vs_{t+1} - V_{t+1}), and the advantage is
     rho^pg_t (r_t + gamma vs_{t+1} - V_t), with `next_value` for vs_{t+1} at cuts. On-policy with lam = 1 the advantage

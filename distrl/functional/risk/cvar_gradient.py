@@ -1,7 +1,7 @@
-"""CeSoR: risk-averse policy gradients that are not blind to success. Greenberg et al. 2022; entry 76.
+"""CeSoR: CVaR policy gradients, soft risk, cross-entropy sampling. Greenberg et al. 2022.
 
-Plain CVaR gradients use the worst episodes only, so early on nothing good is ever learned from. CeSoR starts from the
-mean and lowers the level slowly (soft risk), and samples hard conditions on purpose (cross entropy), weighted back.
+Plain CVaR gradients use the worst episodes only and so never learn from early successes. CeSoR lowers the level slowly
+from the mean (soft risk), and oversamples hard conditions (cross entropy), with importance weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from distrl.functional.risk.measures import in_unit
 
 
 def soft_risk_level(iteration: int, iterations: int, level: float, share: float = 0.8) -> float:
-    """The level in force: from 1 down to `level`, linearly over the first `share` of all iterations.
+    """Anneal the level from 1 to `level`, linearly over the first `share` of all iterations.
 
     >>> [round(soft_risk_level(m, 100, 0.1), 4) for m in (0, 40, 80, 100)]
     [1.0, 0.55, 0.1, 0.1]
@@ -27,7 +27,7 @@ def soft_risk_level(iteration: int, iterations: int, level: float, share: float 
 
 
 def clipped_weight(log_ratio: Tensor, from_source: Tensor, bound: float = 5.0) -> Tensor:
-    """Compute importance weights of conditions: 1 for the source, else the ratio clipped to [1/bound, bound].
+    """Compute importance weights: 1 for the source, else the ratio clipped to [1/bound, bound].
 
     Args:
         log_ratio: log source density - log sampling density of each episode's condition, (N,).
@@ -50,15 +50,15 @@ class CVaRGradient(NamedTuple):
 
 
 def cvar_gradient(returns: Tensor, weight: Tensor, level: float, from_source: Tensor | None = None) -> CVaRGradient:
-    """1{R < q} w (R - q) / sum(1{R < q} w): the policy gradient of CVaR. Tamar et al. 2015; entry 76.
+    """Compute the policy gradient of CVaR: 1{R < q} w (R - q) / sum(1{R < q} w).
 
-    At level 1 it is REINFORCE with the batch mean as baseline, and all episodes count.
+    Tamar et al. 2015. At level 1 it is REINFORCE with the batch mean as baseline, over all episodes.
 
     Args:
         returns: R of each episode, (N,).
         weight: Importance weights, (N,).
         level: In (0, 1].
-        from_source: Episodes whose quantile is q, (N,) bool; None takes all. With none of them true, all.
+        from_source: Episodes whose quantile is q, (N,) bool; None, or none of them true, takes all.
     """
     level = in_unit("cesor", "level", level)
     reference = returns if from_source is None or not bool(from_source.any()) else returns[from_source]
@@ -82,18 +82,15 @@ def worst_conditions_mean(
     tail: float = 0.2,
     source_share: float = 0.2,
 ) -> Tensor:
-    """The cross-entropy step: weighted mean of the conditions of the worst episodes. Entry 76, CE update.
+    """Compute the cross-entropy step: the weighted mean condition of the worst episodes.
 
     Worst means below max(q_tail, q_level): the tail (1 - source_share) quantile of the batch, and the level-quantile of
     source episodes. Weights keep the sampler from collapsing onto the single worst condition. For a Beta(2 m, 2 - 2 m)
-    sampler the result is m.
+    sampler the result is m. It is clipped to [0.001, 0.999].
 
     Args:
         conditions: In [0, 1], (N,) or (N, C).
         level: The final level of the objective, not the soft one.
-
-    Returns:
-        () or (C,), clipped to [0.001, 0.999].
     """
     reference = returns[from_source] if bool(from_source.any()) else returns
     bound = torch.maximum(returns.quantile(tail * (1.0 - source_share)), reference.quantile(level))

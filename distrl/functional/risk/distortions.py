@@ -1,4 +1,4 @@
-"""Risk measures that distort probabilities: CVaR, Wang, CPW, power, norm, mixed VaR. Common base CB10.
+"""Risk measures that distort probabilities: CVaR, Wang, CPW, power, norm, mixed VaR.
 
 Each has its distortion g (`weigh`, of cumulative probabilities) and its inverse beta (`distort`, of sampled levels).
 """
@@ -38,7 +38,9 @@ class CVaR(Distortion):
 
 @register.risk("wang", paper="Wang 2000; " + _IQN, entries=[3, 10])
 class Wang(Distortion):
-    """Quantiles moved by eta standard deviations: g(u) = Phi(Phi^-1(u) - eta). Of N(m, s) it is m + eta s.
+    """Quantiles shifted by eta standard deviations: g(u) = Phi(Phi^-1(u) - eta).
+
+    Of N(m, s) it is m + eta s.
 
     Args:
         eta: Below 0 averse, above 0 seeking; 0 the mean.
@@ -78,7 +80,7 @@ class Power(Distortion):
 
 @register.risk("cpw", paper="Tversky and Kahneman 1992; " + _IQN, entries=[3])
 class CPW(Distortion):
-    """Cumulative probability weighting: beta(tau) = tau^n / (tau^n + (1 - tau)^n)^(1 / n), g its inverse.
+    """Cumulative probability weighting: beta(tau) = tau^n / (tau^n + (1 - tau)^n)^(1 / n).
 
     Locally averse near 1 and seeking near 0, as people are.
 
@@ -130,9 +132,9 @@ class Norm(Distortion):
 
 @register.risk("mixed_var", paper="RiskPO (mixed value at risk)", entries=[94])
 class MixedVaR(Distortion):
-    """(weight RVaR_{0:low} + RVaR_{low:high}) / (1 + weight), where RVaR_{a:b} is the mean of the quantiles a to b.
+    """Mixed value at risk: (weight RVaR_{0:low} + RVaR_{low:high}) / (1 + weight).
 
-    The lower tail counts more, the upper one not at all: no reward for gambling.
+    RVaR_{a:b} is the mean of the quantiles a to b. The upper tail has no weight: no reward for gambling.
 
     Args:
         low: In (0, 1).
@@ -162,7 +164,7 @@ class MixedVaR(Distortion):
 
 
 def bisect_inverse(function: Callable[[Tensor], Tensor], level: Tensor) -> Tensor:
-    """x in [0, 1] with function(x) = level, for a function that increases from 0 to 1. Differentiable by `level`."""
+    """Invert an increasing function on [0, 1] at `level`, differentiably."""
     with torch.no_grad():
         low, high = torch.zeros_like(level), torch.ones_like(level)
         for _ in range(torch.finfo(level.dtype).bits - 8):  # a bit each; float32 has 24, float64 53

@@ -1,12 +1,10 @@
-"""Risk measures: functionals of a discrete return distribution, for any head. Common base CB10.
+"""Risk measures: functionals of a discrete return distribution, for any head.
 
 A measure is called with atoms, `measure(values (..., M), probs (..., M)) -> (...)`. Higher is better, returns are
-gains, and the averse settings look at the lower tail. Results are differentiable by values and by probabilities.
-`risk_probs` gives the derivative by the values: for distortions these are probabilities again, so that acting,
-baselines and advantages can be computed as expectations under them.
+gains, and the averse settings weigh the lower tail. Results are differentiable by values and by probabilities.
 
-Three places use risk, and they are different problems: acting greedily by the risk of the return from here on (a
-nested objective), the baseline of a policy gradient, and the distribution of the whole episode's return (`stock.py`).
+Three distinct problems use risk: greedy acting by the risk of the remaining return (a nested objective), the baseline
+of a policy gradient, and the distribution of the whole episode's return (`stock.py`).
 """
 
 from __future__ import annotations
@@ -28,14 +26,14 @@ class RiskMeasure(ABC):
     """A functional of return distributions.
 
     Attributes:
-        is_distortion: It is an expectation under re-weighted quantiles, so `distort` and `weigh` exist.
+        is_distortion: An expectation under re-weighted quantiles, with `distort` and `weigh`.
     """
 
     is_distortion = False
 
     @abstractmethod
     def __call__(self, values: Tensor, probs: Tensor, ordered: bool = False) -> Tensor:
-        """The risk-adjusted value (...) of distributions with atoms (..., M).
+        """Return the risk-adjusted value (...) of atoms (..., M).
 
         Args:
             ordered: The values ascend already, which saves a sort.
@@ -43,14 +41,10 @@ class RiskMeasure(ABC):
 
     @abstractmethod
     def risk_probs(self, values: Tensor, probs: Tensor, ordered: bool = False) -> Tensor:
-        """d measure / d values, (..., M) in the order of `values`, without gradient. Sums to 1 for each one here."""
+        """Return d measure / d values, (..., M) in the order of `values`, summing to 1."""
 
     def distort(self, tau: Tensor) -> Tensor:
-        """beta(tau): levels at which to read quantiles, so that uniform tau give the measure as a plain mean (IQN).
-
-        Raises:
-            ConfigError: This measure is no distortion.
-        """
+        """Return beta(tau): with these levels a plain mean of quantiles is the measure (IQN)."""
         raise ConfigError(
             f"risk measure {type(self).__name__} is no distortion of quantile levels.",
             "Apply it to the atoms, or use mean, cvar, wang, cpw, power, norm, var or mixed_var.",
@@ -58,20 +52,20 @@ class RiskMeasure(ABC):
 
 
 class Distortion(RiskMeasure):
-    """int F^-1(u) dg(u) with a distortion g: [0, 1] -> [0, 1], increasing from 0 to 1."""
+    """int F^-1(u) dg(u) with an increasing distortion g from g(0) = 0 to g(1) = 1."""
 
     is_distortion = True
 
     @abstractmethod
     def weigh(self, level: Tensor) -> Tensor:
-        """g(u) at cumulative probabilities u."""
+        """Return g(u) at cumulative probabilities u."""
 
     @abstractmethod
     def distort(self, tau: Tensor) -> Tensor:
-        """beta = g^-1."""
+        """Return beta = g^-1."""
 
     def weights(self, probs: Tensor) -> Tensor:
-        """g(u_i) - g(u_{i-1}) for atoms in ascending order of their values: (..., M), summing to 1."""
+        """Return g(u_i) - g(u_{i-1}) for ascending atoms: (..., M), summing to 1."""
         if probs.shape[-1] == 1:
             return torch.ones_like(probs)
         if probs.ndim > 1 and is_one_number(probs):  # one row serves all
@@ -99,7 +93,7 @@ class Distortion(RiskMeasure):
 
 @register.risk("mean", paper="risk-neutral", entries=[3, 10])
 class Mean(Distortion):
-    """The expectation: no attitude to risk."""
+    """The expectation: risk-neutral."""
 
     def weigh(self, level: Tensor) -> Tensor:
         return level
@@ -164,9 +158,7 @@ class Entropic(RiskMeasure):
 
 @register.risk("var", paper="value at risk, Jorion 1996")
 class ValueAtRisk(Distortion):
-    """The level-quantile F^-1(level).
-
-    Its gradient sees one atom only: learning from it is noisy.
+    """The level-quantile F^-1(level), with a noisy gradient (one atom).
 
     Args:
         level: In (0, 1].
@@ -183,11 +175,7 @@ class ValueAtRisk(Distortion):
 
 
 def make_risk(name: str, **options: Any) -> RiskMeasure:
-    """A risk measure by name: `make_risk("cvar", level=0.1)`.
-
-    Raises:
-        ConfigError: No such measure, an option that it does not have, or a number outside its range.
-    """
+    """Make a risk measure by name: `make_risk("cvar", level=0.1)`."""
     measure = register.get("risk", name)
     known = [key for key in inspect.signature(measure).parameters if key not in ("args", "kwargs")]
     for key in options:
@@ -200,11 +188,7 @@ def make_risk(name: str, **options: Any) -> RiskMeasure:
 
 
 def in_unit(measure: str, key: str, value: float) -> float:
-    """`value`, if it lies in (0, 1].
-
-    Raises:
-        ConfigError: It does not.
-    """
+    """Require a number in (0, 1]."""
     if not 0.0 < value <= 1.0:
         raise ConfigError(
             f"risk {measure}: {key} is {value}; expected a number in (0, 1].",
@@ -214,11 +198,7 @@ def in_unit(measure: str, key: str, value: float) -> float:
 
 
 def finite(measure: str, key: str, value: float) -> float:
-    """`value`, if it is a finite number.
-
-    Raises:
-        ConfigError: It is not.
-    """
+    """Require a finite number."""
     if not math.isfinite(value):
         raise ConfigError(f"risk {measure}: {key} is {value}; expected a finite number.")
     return float(value)

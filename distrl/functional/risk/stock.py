@@ -1,8 +1,8 @@
-"""Stock augmentation: optimize a functional of the whole episode's return. Distributional DP with stock, entry 15.
+"""Stock augmentation: optimize a functional of the whole episode's return.
 
-The agent also sees its stock c_t, with c_{t+1} = (c_t + r_t) / gamma, so that c_0 + G_0 = gamma^t (c_t + G_t): what was
-earned and what is to come, in the units of now. Acting greedily by E f(c + Z(s, c, a)) then optimizes E f(c_0 + G_0)
-over episodes, for functions f that do not mind positive factors. Greedy CVaR of the return from here on does not.
+The agent also observes its stock c_t, with c_{t+1} = (c_t + r_t) / gamma, so that c_0 + G_0 = gamma^t (c_t + G_t).
+Greedy actions by E f(c + Z(s, c, a)) then optimize E f(c_0 + G_0) over episodes, for functions f that commute with
+positive factors. Greedy CVaR of the remaining return does not.
 """
 
 from __future__ import annotations
@@ -23,54 +23,42 @@ UTILITIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def utility(name: str) -> Callable[[Tensor], Tensor]:
-    """The function f that a config names.
-
-    Raises:
-        ConfigError: No such utility.
-    """
+    """Return the function f of a config word."""
     if name not in UTILITIES:
         raise ConfigError(unknown("utility", name, UTILITIES))
     return UTILITIES[name]
 
 
 def stock_utility(values: Tensor, probs: Tensor, stock: Tensor, name: str) -> Tensor:
-    """E f(c + Z): what a stock-augmented agent maximizes over actions.
+    """Compute E f(c + Z), (...), which a stock-augmented agent maximizes over actions.
 
     Args:
         values, probs: Atoms of Z(s, c, a), (..., M).
         stock: c, broadcasting to (...).
         name: A key of `UTILITIES`.
-
-    Returns:
-        (...).
     """
     return (probs * utility(name)(values + stock.unsqueeze(-1))).sum(-1)
 
 
 def cvar_of_stock(values: Tensor, probs: Tensor, stock: Tensor, level: float) -> Tensor:
-    """-c_0 + E min(c_0 + G, 0) / level: its maximum over c_0 is the CVaR of G. Rockafellar and Uryasev 2000.
+    """Compute -c_0 + E min(c_0 + G, 0) / level, whose maximum over c_0 is the CVaR of G.
+
+    Rockafellar and Uryasev 2000.
 
     Args:
-        values, probs: Atoms of the return that the policy for c_0 earns, (..., M).
+        values, probs: Atoms of the return of the policy for c_0, (..., M).
         stock: c_0, (...).
-        level: In (0, 1].
-
-    Returns:
-        (...).
     """
     level = in_unit("cvar_of_stock", "level", level)
     return -stock + stock_utility(values, probs, stock, "shortfall") / level
 
 
 def best_stock(values: Tensor, probs: Tensor, grid: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """The first stock that serves CVaR best, and that CVaR.
+    """Return the first stock c_0 with the highest CVaR, and that CVaR, (...) each.
 
     Args:
         values, probs: Atoms of Z(s_0, c, greedy action) for every candidate stock, (..., S, M).
         grid: Candidates c, (S,).
-
-    Returns:
-        c_0 (...) and the objective there (...).
     """
     objective, place = cvar_of_stock(values, probs, grid.expand(values.shape[:-1]), level).max(-1)
     return grid[place], objective

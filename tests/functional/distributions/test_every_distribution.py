@@ -245,7 +245,7 @@ def test_normal_atoms_have_exact_moments_and_are_close_in_wasserstein():
 
 
 def test_gaussian_gradients_of_dsac():
-    """Exact check of entry 100: y - Q = 3, sigma = 2 gives dQ = -0.75 and dsigma = -0.625."""
+    """With y - Q = 3, sigma = 2 gives dQ = -0.75 and dsigma = -0.625."""
     mean, sigma = torch.tensor(0.0, requires_grad=True), torch.tensor(2.0, requires_grad=True)
     target = (torch.tensor([3.0]), torch.ones(1))
     by_mean, by_sigma = torch.autograd.grad(gaussian_loss(mean, sigma, *target), (mean, sigma))
@@ -266,7 +266,7 @@ def test_gaussian_with_sigma_one_is_half_the_squared_error():
 
 
 def test_scalar_is_mean_regression_and_tqc_of_one_atom_is_half_of_it():
-    """Entry 77, n = M = 1, d = 0: half the Huber loss."""
+    """With n = M = 1, d = 0: half the Huber loss."""
     params, target = torch.tensor([[0.5]]), (torch.tensor([[3.0]]), torch.ones(1, 1))
     huber = make_return_distribution("scalar", kappa=1.0).loss(params, *target)
     assert huber.item() == pytest.approx(2.0)

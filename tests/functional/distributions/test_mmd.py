@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy: exact checks of entry 14, gradients, and what it learns."""
+"""Maximum mean discrepancy: exact values, gradients, and what it learns."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_against_the_double_sum_and_finite_differences(kernel):
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_learns_the_correlation_of_channels(sign):
-    """The coin of entry 14: rewards (x, sign x) with x = -1 or 1; each channel alone looks the same."""
+    """A coin: rewards (x, sign x) with x = -1 or 1; each channel alone looks the same."""
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(16, 2, generator=generator).requires_grad_()
     optimizer = torch.optim.Adam([z], 0.05)

@@ -19,7 +19,7 @@ from distrl.functional.distributions.projections import (
 
 
 def slow_projection(values, probs, grid):
-    """The loop of CB9: shares between floor and ceiling, everything to one atom where they meet."""
+    """Shares between floor and ceiling, everything to one atom where they meet."""
     step = (grid[-1] - grid[0]) / (len(grid) - 1)
     mass = torch.zeros(len(grid), dtype=probs.dtype)
     for value, prob in zip(values, probs, strict=True):
@@ -34,7 +34,7 @@ def slow_projection(values, probs, grid):
 
 
 def test_exact_numbers():
-    """CB9, and the exact hits of entry 102."""
+    """A worked example, and exact hits."""
     next_values = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
     probs = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
     found = project_categorical(0.25 + 0.5 * next_values, probs, 0, 2, 3)

@@ -18,7 +18,7 @@ def test_exact_number_of_qr():
 
 
 def test_one_level_at_one_half_is_half_the_huber_loss():
-    """Entry 3; with kappa to infinity kappa * loss tends to u^2 / 4."""
+    """With kappa to infinity kappa * loss tends to u^2 / 4."""
     for u in (0.3, -2.0, 5.0):
         one = (torch.zeros(1), torch.tensor([0.5]), torch.tensor([u]), torch.ones(1))
         assert quantile_huber(*one).item() == pytest.approx(0.5 * huber(torch.tensor(u), 1.0).item())

@@ -1,4 +1,4 @@
-"""Maps of values, and rewards in channels (entry 11)."""
+"""Maps of values, and rewards in channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CeSoR (entry 76): soft risk, the CVaR gradient, cross-entropy sampling."""
+"""CeSoR: soft risk, the CVaR gradient, cross-entropy sampling."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def distribution(pairs):
     ],
 )
 def test_exact_numbers(name, options, expected):
-    """Common base CB10."""
+    """Closed forms."""
     measure = make_risk(name, **options)
     assert measure(FOUR, equal_probs(FOUR)).item() == pytest.approx(expected, abs=5e-5)
     assert measure(FOUR[[2, 0, 3, 1]], equal_probs(FOUR)).item() == pytest.approx(expected, abs=5e-5)
@@ -93,7 +93,7 @@ def test_closed_forms_of_a_normal_distribution(name, options, expected, dtype):
 
 @pytest.mark.parametrize("name", DISTORTIONS)
 def test_distortion_and_its_sampling_map_are_inverse_and_agree(name):
-    """CB10: E F^-1(beta(tau)) for uniform tau is the same functional (the acting rule of IQN)."""
+    """E F^-1(beta(tau)) for uniform tau is the same functional (the acting rule of IQN)."""
     measure = make_risk(name)
     level = torch.linspace(0.001, 0.99, 200, dtype=torch.float64)
     inside = measure.weigh(level) < 1 - 1e-9  # beyond, g is flat and has no inverse
@@ -161,13 +161,13 @@ def test_equal_probabilities_as_a_view_and_written_out_give_the_same(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_constant_distribution_has_no_risk(name):
-    """Entry 10: equal quantiles give every distortion the same advantages."""
+    """Equal quantiles give every distortion the same advantages."""
     values = torch.full((2, 8), 1.25)
     torch.testing.assert_close(make_risk(name)(values, equal_probs(values)), torch.full((2,), 1.25))
 
 
 def test_risk_averse_acting_on_the_two_armed_bandit():
-    """Effect of entry 3: arm B, 10 % -8 and else 2.2, has the higher mean; CVaR takes arm A, N(1, 0.1)."""
+    """Arm B, 10 % -8 and else 2.2, has the higher mean; CVaR takes arm A, N(1, 0.1)."""
     safe = 1 + 0.1 * torch.special.ndtri(midpoints(100, torch.zeros(())))
     risky = torch.full((100,), 2.2)
     risky[:10] = -8.0

@@ -1,4 +1,4 @@
-"""Stock augmentation (entry 15)."""
+"""Stock augmentation."""
 
 from __future__ import annotations
 
