@@ -39,7 +39,7 @@ from distrl.language.curricula.sampling_plan import EqualSamples, SamplingPlan
 from distrl.language.models.loading import load_language_model
 from distrl.language.models.model import LanguageModel, adapter_layers
 from distrl.language.models.packing import can_pack
-from distrl.language.models.token_logp import token_logp
+from distrl.language.models.token_logp import Scoring, token_logp
 from distrl.language.rewards.plan import combine
 from distrl.language.tasks.base import Task, make_task
 from distrl.learning.algorithm import Update
@@ -180,18 +180,15 @@ class LanguageAlgorithm(SingleModelAlgorithm):
             batch: `tokens`, `mask`, and `support` where sampling truncates.
             temperature: Multiplier of the run's temperature; a tensor (N,) has one for each row.
         """
+        scoring = self.scoring(batch, temperature, entropy)
+        return token_logp(self.language, batch.tokens, batch.mask, scoring, packing=self.packing)
+
+    def scoring(self, batch: Columns, temperature: float | Tensor = 1.0, entropy: bool = False) -> Scoring:
+        """Return the distribution that the batch was drawn from, at a multiple of its temperature."""
         settings = self.settings
-        return token_logp(
-            self.language,
-            batch.tokens,
-            batch.mask,
-            temperature=(settings.temperature or 1.0) * temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            support=recorded_support(batch.support, batch.mask) if "support" in batch else None,
-            packing=self.packing,
-            entropy=entropy,
-        )
+        support = recorded_support(batch.support, batch.mask) if "support" in batch else None
+        heat = (settings.temperature or 1.0) * temperature
+        return Scoring(heat, settings.top_p, settings.top_k, support, entropy)
 
     @torch.no_grad()
     def scored(self, batch: Columns, temperature: float | Tensor = 1.0) -> Tensor:

@@ -22,7 +22,7 @@ from distrl.language.engines.cached_forward import Decoder, make_decoder
 from distrl.language.engines.key_values import KeyValues
 from distrl.language.engines.token_sampling import Draw, draw
 from distrl.language.models.model import LanguageModel
-from distrl.language.models.token_logp import token_logp
+from distrl.language.models.token_logp import Scoring, token_logp
 from distrl.language.models.weights import load_language_weights
 
 #: Tokens of prompts that are computed in one forward pass.
@@ -135,7 +135,7 @@ class TransformersEngine:
             mask = (columns >= torch.tensor(list(prompts))[:, None]) & (columns < ends[:, None])
             with torch.inference_mode():
                 device = self.model.device
-                logp, _ = token_logp(self.model, tokens.to(device), mask.to(device), temperature=temperature)
+                logp, _ = token_logp(self.model, tokens.to(device), mask.to(device), Scoring(temperature))
             results += [row[chosen].numpy() for row, chosen in zip(logp.cpu(), mask, strict=True)]
         return results
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from distrl.base.errors import ResourceError
 from distrl.config.sections.language import GateSettings
 from distrl.language.algorithms.base import LanguageAlgorithm
 from distrl.language.algorithms.batch import recorded_support
-from distrl.language.models.token_logp import token_logp
+from distrl.language.models.token_logp import Scoring, token_logp
 
 #: Mean difference of log-probabilities that arithmetic alone may make.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
@@ -176,14 +175,14 @@ class MismatchGate:
         settings = self.algorithm.settings
         used = recorded_support(batch.support, batch.mask) if support and "support" in batch else None
         chosen = settings.temperature if temperature is None else temperature
-        return self._token_logp(batch, temperature=chosen, support=used)
+        return self._token_logp(batch, Scoring(chosen, support=used))
 
     def _truncated(self, batch: Columns, top_p: float) -> Tensor:
-        return self._token_logp(batch, temperature=self.algorithm.settings.temperature, top_p=top_p)
+        return self._token_logp(batch, Scoring(self.algorithm.settings.temperature, top_p))
 
-    def _token_logp(self, batch: Columns, **options: Any) -> Tensor:
+    def _token_logp(self, batch: Columns, scoring: Scoring) -> Tensor:
         packing = self.algorithm.packing
-        return token_logp(self.algorithm.language, batch.tokens, batch.mask, packing=packing, **options)[0]
+        return token_logp(self.algorithm.language, batch.tokens, batch.mask, scoring, packing=packing)[0]
 
     def _with_weights(self, batch: Columns, weights: Tensor) -> Tensor:
         flat = self.algorithm.flat.data

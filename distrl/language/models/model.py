@@ -1,7 +1,7 @@
 """A causal language model, its tokenizer, and what learning needs of both.
 
     model = load_language_model(config.language, seed=0, alphabet=task.alphabet)
-    hidden = model.hidden(tokens, segments=segments)         # (N, L, D), the trunk's last layer
+    hidden = model.hidden(tokens)                            # (N, L, D), the trunk's last layer
     logp, entropy = token_logp(model, tokens, mask)          # language/models/token_logp.py
 
 Full logits of a batch never exist: whoever needs them takes `hidden` and the head in chunks.
@@ -81,15 +81,10 @@ class LanguageModel(nn.Module):
         """(V,) of the output layer, where it has one."""
         return getattr(self.network.get_output_embeddings(), "bias", None)
 
-    def forward(self, tokens: Tensor, positions: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
-        """The same as `hidden`, for wrappers that hook into `forward`."""
-        return self.hidden(tokens, positions, segments)
-
     def hidden(
         self,
         tokens: Tensor,
         positions: Tensor | None = None,
-        segments: Tensor | None = None,
         visible: Tensor | None = None,
     ) -> Tensor:
         """The trunk's last layer, after its norm: (N, L, D) float32.
@@ -102,9 +97,7 @@ class LanguageModel(nn.Module):
             visible: (N, L, L) bool, which keys (last) each query sees, in place of segments; give positions with it.
         """
         if positions is None:
-            positions = segment_positions(segments) if segments is not None else _count(tokens)
-        if visible is None and segments is not None:
-            visible = segment_mask(segments)
+            positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
         mask = None if visible is None else visible[:, None]
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             out = self.network.base_model(
@@ -152,25 +145,6 @@ class LanguageModel(nn.Module):
                     parameter.requires_grad_(True)
 
 
-def segment_positions(segments: Tensor) -> Tensor:
-    """Positions counted from 0 in every run of equal segments. (N, L) int64.
-
-    >>> segment_positions(torch.tensor([[0, 0, 0, 1, 1, -1]])).tolist()
-    [[0, 1, 2, 0, 1, 0]]
-    """
-    index = _count(segments)
-    begins = torch.ones_like(segments, dtype=torch.bool)
-    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return index - torch.where(begins, index, 0).cummax(1).values
-
-
-def segment_mask(segments: Tensor) -> Tensor:
-    """(N, L, L) bool: the query at [:, i] sees the key at [:, :, j], j <= i of the same segment."""
-    same = segments[:, :, None] == segments[:, None, :]
-    length = segments.shape[1]
-    return same & torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-
-
 def adapter_layers(network: nn.Module) -> list[Any]:
     """The layers of a network that carry LoRA adapters."""
     return [module for module in network.modules() if hasattr(module, "lora_A") and hasattr(module, "base_layer")]
@@ -178,10 +152,6 @@ def adapter_layers(network: nn.Module) -> list[Any]:
 
 def _adapter_parameters(layer: Any) -> list[nn.Parameter]:
     return [*layer.lora_A.parameters(), *layer.lora_B.parameters()]
-
-
-def _count(tokens: Tensor) -> Tensor:
-    return torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
 
 
 def _no_dropout(network: Any) -> None:

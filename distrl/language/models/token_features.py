@@ -1,10 +1,8 @@
-"""What lies under the log-probabilities: the states that tokens are predicted from, and functions of their logits.
+"""Hidden states for selected tokens, and chunked functions of their logits.
 
-    features = token_features(model, tokens, mask)                        # (K, D), one row for each masked token
-    logp, total = each_chunk(model, features, tokens[mask], function)  # function(logits (C, V), targets (C,), begin)
-    spread(logp, mask)                                                 # (N, L)
-
-Everything masked is in row-major order.
+features = token_features(model, tokens, mask)                     # (K, D), one row per masked token, row-major
+logp, total = each_chunk(model, features, tokens[mask], function)  # function(logits (C, V), targets (C,), begin)
+spread(logp, mask)                                                 # (N, L)
 """
 
 from __future__ import annotations
@@ -19,42 +17,43 @@ from torch.utils.checkpoint import checkpoint
 from distrl.language.chain.tokens import lengths
 from distrl.language.models.model import LanguageModel
 from distrl.language.models.packing import packed_features
-from distrl.language.models.token_logp import CHUNK_NUMBERS
+
+#: Numbers in the logits of one chunk: 64 MiB of float32.
+CHUNK_NUMBERS = 2**24
 
 #: From logits (C, V), tokens (C,) and the number of the first of them to columns (C,).
 TokenFunction = Callable[[Tensor, Tensor, int], tuple[Tensor, ...]]
 
 
 def token_features(model: LanguageModel, tokens: Tensor, mask: Tensor, packing: bool = False) -> Tensor:
-    """States (K, D) that the masked tokens are predicted from: those of the tokens before them.
+    """Compute the states (K, D) that the masked tokens are predicted from: those of the preceding tokens.
 
     Args:
-        model: The language model.
         tokens: (N, L) int64.
-        mask: (N, L) bool, never the first token of a row; or (N, L + 1), where the last column stands for the token
-            that would come after the row.
-        packing: Compute rows packed, and what rows begin with once (`language/models/packing.py`).
+        mask: (N, L) bool, never the first token of a row; or (N, L + 1), whose last column is the token after the row.
+        packing: Compute rows packed, and common beginnings once (`language/models/packing.py`).
     """
     if packing:
         return packed_features(model, F.pad(tokens, (0, mask.shape[1] - tokens.shape[1])), mask)
+    return preceding(model.hidden(tokens), mask)
+
+
+def preceding(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Select from hidden states (N, L, D) those before the masked tokens: (K, D)."""
     rows, columns = mask.nonzero(as_tuple=True)
-    return model.hidden(tokens)[rows, columns - 1]
+    return hidden[rows, columns - 1]
 
 
 def each_chunk(
     model: LanguageModel, features: Tensor, targets: Tensor, function: TokenFunction, chunk: int | None = None
 ) -> tuple[Tensor, ...]:
-    """Apply a function of the logits, some hundred positions at a time: all logits of a batch never exist at once.
+    """Apply a function of the logits to a few hundred positions at a time; returns its columns, (K,) each.
 
     Args:
-        model: Has the output layer.
         features: (K, D).
         targets: (K,) int64.
-        function: A pure function: with gradient it is computed again in the backward pass.
+        function: A pure function; the backward pass computes it again.
         chunk: Positions whose logits exist at once. Default: 64 MiB of logits.
-
-    Returns:
-        Columns of the function, (K,) each.
     """
     size = chunk or max(1, CHUNK_NUMBERS // model.head_weight.shape[0])
 
@@ -72,15 +71,15 @@ def each_chunk(
 
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:
-    """(K, ...) to the places (N, L, ...) of the mask, 0 elsewhere."""
+    """Place values (K, ...) at the masked positions of (N, L, ...), 0 elsewhere."""
     wide = mask.view(*mask.shape, *[1] * (values.dim() - 1))
     return values.new_zeros(*mask.shape, *values.shape[1:]).masked_scatter(wide, values)
 
 
 def compact_mask(mask: Tensor) -> Tensor:
-    """(N, T) bool: as many leading places of each row as it has masked tokens; T is the most.
+    """Return (N, T) bool: as many leading places of each row as it has masked tokens; T is the most.
 
-    `spread(values, compact_mask(mask))` puts masked tokens side by side: what lies between them costs no time step.
+    `spread(values, compact_mask(mask))` puts masked tokens side by side, without the time steps between them.
     """
     count = lengths(mask)
     most = int(count.max()) if len(count) else 0

@@ -1,8 +1,7 @@
-"""Log-probabilities of tokens, computed in chunks of the positions that count.
+"""Log-probabilities of tokens, computed in chunks of the scored positions.
 
-The logits of a batch, (N, L, V), are the largest tensor of a language model by far and never exist at once: hidden
-states of scored positions are gathered, the output layer is applied to some hundred of them at a time, and the backward
-pass computes each chunk's logits again.
+The logits of a batch, (N, L, V), are the largest tensor of a language model by far and never exist at once: the output
+layer is applied to a few hundred scored positions at a time (`token_features.each_chunk`).
 """
 
 from __future__ import annotations
@@ -13,21 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from distrl.language.models.model import LanguageModel
-from distrl.language.models.packing import packed_features
-
-#: Numbers in the logits of one chunk: 64 MiB of float32.
-CHUNK_NUMBERS = 2**24
+from distrl.language.models.token_features import each_chunk, spread, token_features
 
 
 @dataclass(frozen=True)
 class Support:
-    """The tokens that truncation (top-k, top-p) left for each scored token: ragged, in row-major order of the mask.
+    """Tokens left by truncation (top-k, top-p) for each scored token, in row-major order of the mask.
 
     Attributes:
-        ids: (K,) int64, the lists one behind the other.
+        ids: (K,) int64, the concatenated lists.
         offsets: (M + 1,) int64; token m had ids[offsets[m] : offsets[m + 1]]. An empty list is no truncation.
     """
 
@@ -36,7 +31,7 @@ class Support:
 
     @classmethod
     def of(cls, lists: Sequence[np.ndarray | None], device: torch.device | str = "cpu") -> Support:
-        """From one array of ids for each scored token, None where nothing was left out.
+        """Build it from one array of ids per scored token, None without truncation.
 
         >>> Support.of([np.array([3, 5]), None]).offsets.tolist()
         [0, 2, 2]
@@ -47,7 +42,7 @@ class Support:
         return cls(torch.from_numpy(flat).to(device), torch.from_numpy(offsets).to(device))
 
     def mask(self, begin: int, end: int, vocabulary: int) -> Tensor:
-        """(end - begin, V) bool: what tokens `begin` to `end` could have been."""
+        """Return (end - begin, V) bool: the support of tokens `begin` to `end`."""
         offsets = self.offsets[begin : end + 1]
         counts = offsets.diff()
         allowed = (counts == 0)[:, None].expand(-1, vocabulary).clone()
@@ -56,174 +51,99 @@ class Support:
         return allowed
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """Distribution that tokens are scored under.
+
+    Attributes:
+        temperature: Divides logits; 0 (greedy) counts as 1. A tensor (N,) has one per row; infinity is uniform.
+        top_p, top_k: Truncate as sampling does, with this model's distribution; a scored token always stays. Tokens
+            drawn with truncation need `support` instead, as other weights leave other tokens.
+        support: Recorded tokens left by truncation; replaces `top_p` and `top_k`.
+        entropy: Compute the entropy of each token's distribution, over the support that it is scored on.
+        chunk: Positions whose logits exist at once. Default: 64 MiB of logits.
+    """
+
+    temperature: float | Tensor = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    support: Support | None = None
+    entropy: bool = False
+    chunk: int | None = None
+
+
 def token_logp(
     model: LanguageModel,
     tokens: Tensor,
     mask: Tensor,
+    scoring: Scoring = Scoring(),
     *,
-    positions: Tensor | None = None,
-    segments: Tensor | None = None,
-    temperature: float | Tensor = 1.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    support: Support | None = None,
-    chunk: int | None = None,
-    entropy: bool = False,
+    features: Tensor | None = None,
     packing: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probability of every masked token given those before it.
+    """Compute the log-probability of every masked token given those before it.
 
     Args:
-        model: The language model.
         tokens: (N, L) int64.
         mask: (N, L) bool, tokens to score; never the first of a sequence.
-        positions, segments: As for `LanguageModel.hidden`.
-        temperature: Logits are divided by it. 0 (the likeliest token was taken) counts as 1. A tensor (N,) has one for
-            each row, which may be infinite: then all tokens are equally likely.
-        top_p, top_k: Truncate as sampling does, with this model's distribution; a scored token always stays. For tokens
-            that were drawn with truncation give `support`: other weights leave other tokens.
-        support: What truncation left when the tokens were drawn; `top_p` and `top_k` are ignored then.
-        chunk: Positions whose logits exist at once. Default: 64 MiB of logits.
-        entropy: Also the entropy of each token's distribution, over the support that it is scored on.
-        packing: Compute rows packed, and what rows begin with once (`packing.py`); for rows without positions
-            and segments of their own.
+        features: (K, D) hidden states that the masked tokens are predicted from, if already computed.
+        packing: Compute rows packed (`packing.py`).
 
     Returns:
-        logp (N, L) and entropy (N, L) or None, float32, both 0 where the mask does not hold.
+        logp (N, L) and entropy (N, L) or None, float32, both 0 off the mask.
 
     Raises:
-        ValueError: The mask holds for a first token, which nothing comes before.
+        ValueError: The mask includes a first token.
     """
-    distribution = _TokenDistribution(model, top_p, top_k, entropy)
-    _check_mask(mask)
-    if packing:
-        features = packed_features(model, tokens, mask)
-    else:
-        features = _before(model.hidden(tokens, positions, segments), mask)
-    return _score(distribution, features, tokens, mask, _temperatures(temperature, mask), support, chunk)
-
-
-def score_hidden(
-    model: LanguageModel,
-    hidden: Tensor,
-    tokens: Tensor,
-    mask: Tensor,
-    *,
-    temperature: float | Tensor = 1.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    support: Support | None = None,
-    chunk: int | None = None,
-    entropy: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """`token_logp` on hidden states (N, L, D) that are there already, for example because a critic reads them too.
-
-    Raises:
-        ValueError: The mask holds for a first token, which nothing comes before.
-    """
-    _check_mask(mask)
-    distribution = _TokenDistribution(model, top_p, top_k, entropy)
-    return _score(distribution, _before(hidden, mask), tokens, mask, _temperatures(temperature, mask), support, chunk)
-
-
-def score_features(
-    model: LanguageModel,
-    features: Tensor,
-    tokens: Tensor,
-    mask: Tensor,
-    *,
-    temperature: float | Tensor = 1.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    support: Support | None = None,
-    chunk: int | None = None,
-    entropy: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """`token_logp` on the states (K, D) that masked tokens are predicted from: `token_features.token_features`."""
-    distribution = _TokenDistribution(model, top_p, top_k, entropy)
-    return _score(distribution, features, tokens, mask, _temperatures(temperature, mask), support, chunk)
-
-
-def _check_mask(mask: Tensor) -> None:
     if bool(mask[:, 0].any()):
         raise ValueError("the mask holds for the first token of a row; nothing comes before it")
+    if features is None:
+        features = token_features(model, tokens, mask, packing)
+    temperature = _temperatures(scoring.temperature, mask)
 
+    def score(logits: Tensor, targets: Tensor, begin: int) -> tuple[Tensor, ...]:
+        end = begin + len(targets)
+        if temperature is not None:
+            logits = logits / (temperature[begin:end, None] if temperature.dim() else temperature)
+        allowed = None
+        if scoring.support is not None:
+            allowed = scoring.support.mask(begin, end, logits.shape[1])
+        elif scoring.top_k > 0 or scoring.top_p < 1.0:
+            allowed = truncation(logits.detach(), scoring.top_p, scoring.top_k)
+        return _logp_and_entropy(logits, targets, allowed, scoring.entropy)
 
-def _before(hidden: Tensor, mask: Tensor) -> Tensor:
-    """(K, D): the states that masked tokens are predicted from."""
-    rows, columns = mask.nonzero(as_tuple=True)
-    return hidden[rows, columns - 1]
+    columns = each_chunk(model, features, tokens[mask], score, scoring.chunk)
+    return spread(columns[0], mask), spread(columns[1], mask) if scoring.entropy else None
 
 
 def _temperatures(temperature: float | Tensor, mask: Tensor) -> Tensor | None:
-    """(K,) of the masked tokens, or () for all of them; None where nothing is divided."""
+    """Return the temperatures (K,) of the masked tokens, () for a common one; None for 1."""
     if isinstance(temperature, Tensor):
         return temperature[mask.nonzero(as_tuple=True)[0]]
     return None if temperature in (0.0, 1.0) else torch.tensor(temperature, device=mask.device)
 
 
-def _score(
-    distribution: _TokenDistribution,
-    features: Tensor,
-    tokens: Tensor,
-    mask: Tensor,
-    temperature: Tensor | None,
-    support: Support | None,
-    chunk: int | None,
-) -> tuple[Tensor, Tensor | None]:
-    """The distributions of the features (K, D), some at a time, at the masked tokens."""
-    targets = tokens[mask]
-    vocabulary = distribution.model.head_weight.shape[0]
-    size = chunk or max(1, CHUNK_NUMBERS // vocabulary)
-    logps, entropies = [], []
-    for begin in range(0, len(targets), size):
-        end = min(begin + size, len(targets))
-        allowed = None if support is None else support.mask(begin, end, vocabulary)
-        heat = temperature[begin:end, None] if temperature is not None and temperature.dim() else temperature
-        arguments = (features[begin:end], targets[begin:end], heat, allowed)
-        if torch.is_grad_enabled() and len(targets) > size:
-            one, two = checkpoint(distribution, *arguments, use_reentrant=False, preserve_rng_state=False)
-        else:
-            one, two = distribution(*arguments)
-        logps.append(one)
-        entropies.append(two)
-    return _spread(logps, mask), _spread(entropies, mask) if distribution.entropy else None
-
-
-@dataclass(frozen=True)
-class _TokenDistribution:
-    """From hidden states (C, D) and tokens (C,) to log-probabilities and entropies (C,)."""
-
-    model: LanguageModel
-    top_p: float
-    top_k: int
-    entropy: bool
-
-    def __call__(
-        self, hidden: Tensor, targets: Tensor, temperature: Tensor | None, allowed: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        logits = self.model.logits(hidden)
-        if temperature is not None:
-            logits = logits / temperature
-        if allowed is None and (self.top_k > 0 or self.top_p < 1.0):
-            allowed = truncation(logits.detach(), self.top_p, self.top_k)
-        if allowed is not None:
-            allowed = allowed.scatter(1, targets[:, None], True)
-            logits = logits.masked_fill(~allowed, -torch.inf)
-        total = logits.logsumexp(1)
-        logp = logits.gather(1, targets[:, None]).squeeze(1) - total
-        if not self.entropy:
-            return logp, logp.detach()
-        # H = log Z - sum p x; excluded tokens have p = 0 and x = -inf, and must not give NaN
-        probabilities = (logits - total[:, None]).exp()
-        finite = logits if allowed is None else logits.masked_fill(~allowed, 0.0)
-        return logp, total - (probabilities * finite).sum(1)
+def _logp_and_entropy(
+    logits: Tensor, targets: Tensor, allowed: Tensor | None, with_entropy: bool
+) -> tuple[Tensor, ...]:
+    """Return log-probabilities (C,) of targets, and entropies (C,) on request, from logits (C, V)."""
+    if allowed is not None:
+        allowed = allowed.scatter(1, targets[:, None], True)
+        logits = logits.masked_fill(~allowed, -torch.inf)
+    total = logits.logsumexp(1)
+    logp = logits.gather(1, targets[:, None]).squeeze(1) - total
+    if not with_entropy:
+        return (logp,)
+    # H = log Z - sum p x; excluded tokens have p = 0 and x = -inf, and must not give NaN
+    probabilities = (logits - total[:, None]).exp()
+    finite = logits if allowed is None else logits.masked_fill(~allowed, 0.0)
+    return logp, total - (probabilities * finite).sum(1)
 
 
 def truncation(logits: Tensor, top_p: float = 1.0, top_k: int = 0) -> Tensor:
-    """(C, V) bool: the tokens that top-k, and then top-p on what it left, keep. At least one for each row.
+    """Return (C, V) bool: the tokens left by top-k and then top-p, at least one per row.
 
-    Top-p keeps the likeliest tokens until their probability reaches `top_p`, the one that reaches it included
+    Top-p keeps the likeliest tokens until their probability reaches `top_p`, including the one that reaches it
     (Holtzman et al. 2020, eq. 2).
     """
     count = logits.shape[1]
@@ -235,9 +155,3 @@ def truncation(logits: Tensor, top_p: float = 1.0, top_k: int = 0) -> Tensor:
         keep = probabilities.cumsum(1) - probabilities < top_p
         keep[:, 0] = True
     return torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, keep)
-
-
-def _spread(parts: list[Tensor], mask: Tensor) -> Tensor:
-    """(M,) back to the places (N, L) of the mask."""
-    values = torch.cat(parts) if parts else torch.zeros(0, device=mask.device)
-    return torch.zeros(mask.shape, device=mask.device, dtype=values.dtype).masked_scatter(mask, values)

@@ -12,7 +12,7 @@ from distrl.base.registry import register
 from distrl.config.load import load_config
 from distrl.experience.fragment import CollectRequest, Unit
 from distrl.language.algorithms.base import LanguageAlgorithm
-from distrl.language.models.token_logp import token_logp
+from distrl.language.models.token_logp import Scoring, token_logp
 from distrl.language.models.weights import EXTRA
 from distrl.learning.learner_base import Progress
 from distrl.runtime.plan.make import make_plan
@@ -132,7 +132,7 @@ def test_the_entropy_bonus_has_the_entropys_gradient() -> None:
         gradients.append(algorithm.flat.grad.clone())
         assert ("policy/entropy" in moved) == (bonus > 0)
     algorithm.flat.zero_grad()
-    _, entropy = token_logp(algorithm.language, batch.tokens, batch.mask, entropy=True)
+    _, entropy = token_logp(algorithm.language, batch.tokens, batch.mask, Scoring(entropy=True))
     assert entropy is not None
     mean = entropy.sum() / batch.mask.sum()
     assert float(moved["policy/entropy"]) == pytest.approx(mean.item(), rel=1e-5)

@@ -9,7 +9,7 @@ from distrl.language.engines import Completion, SamplingOptions
 from distrl.language.engines.base import Engine
 from distrl.language.engines.token_sampling import draw
 from distrl.language.models.model import LanguageModel
-from distrl.language.models.token_logp import Support, token_logp
+from distrl.language.models.token_logp import Scoring, Support, token_logp
 
 
 def uniforms(rows: int, length: int, seed: int = 0) -> np.ndarray:
@@ -64,7 +64,8 @@ def assert_learner_agrees(
         mask[i, len(prompts[i // repeats]) : len(row)] = True
     support = Support.of([ids for answer in answers for ids in answer.support or []]) if options.truncates else None
     with torch.no_grad():
-        logp, entropy = token_logp(model, tokens, mask, temperature=options.temperature, support=support, entropy=True)
+        scoring = Scoring(options.temperature, support=support, entropy=True)
+        logp, entropy = token_logp(model, tokens, mask, scoring)
     said = np.concatenate([answer.logp for answer in answers])
     np.testing.assert_allclose(logp[mask].numpy(), said, atol=tolerance)
     if options.entropy:

@@ -16,7 +16,6 @@ from distrl.language.engines.transformers import TransformersEngine
 from distrl.language.models.export import export_pretrained
 from distrl.language.models.loading import choose_dtype, load_language_model
 from distrl.language.models.memory_estimate import check_memory, memory_parts
-from distrl.language.models.model import segment_mask
 from distrl.language.models.source import resolve_source
 from distrl.language.models.token_logp import token_logp
 from distrl.language.models.tokenizers import CharacterTokenizer, HubTokenizer
@@ -85,17 +84,6 @@ def test_a_tokenizer_that_lacks_something():
     with_template = hub_tokenizer(template, eos_token="<end>")
     assert with_template.encode_prompt(messages) == CharacterTokenizer(ALPHABET).encode("1+2=>")
     assert with_template.decode([*with_template.encode("12"), 1, 1]) == "12"
-
-
-def test_segments_see_only_themselves_and_the_past():
-    mask = segment_mask(torch.tensor([[0, 0, 1, 1, -1]]))[0]
-    assert mask.int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [0, 0, 1, 0, 0],
-        [0, 0, 1, 1, 0],
-        [0, 0, 0, 0, 1],
-    ]
 
 
 @pytest.mark.parametrize("head", ["scalar", {"name": "categorical", "size": 11}, {"name": "quantile", "size": 5}])

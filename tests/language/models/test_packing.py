@@ -8,7 +8,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from distrl.language.models.packing import can_pack, pack, packed_features
-from distrl.language.models.token_logp import Support, token_logp
+from distrl.language.models.token_logp import Scoring, Support, token_logp
 from tests.language.engines.test_transformers import other_architecture
 from tests.language.models.language_cases import ragged, tiny
 
@@ -47,7 +47,7 @@ def unrelated(vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
 def gradients(model, tokens, mask, packing: bool, **options) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     weight = torch.linspace(-1, 1, mask.numel()).view(mask.shape)
     model.zero_grad()
-    logp, entropy = token_logp(model, tokens, mask, packing=packing, entropy=True, **options)
+    logp, entropy = token_logp(model, tokens, mask, Scoring(entropy=True, **options), packing=packing)
     ((logp * weight).sum() + 0.3 * entropy.sum()).backward()
     return logp.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
@@ -142,7 +142,7 @@ def test_a_row_has_no_gradient_from_the_tokens_of_others(model):
 def test_nothing_to_score(model):
     tokens = torch.tensor([[3, 4], [5, 6]])
     mask = torch.zeros(2, 2, dtype=torch.bool)
-    logp, entropy = token_logp(model, tokens, mask, packing=True, entropy=True)
+    logp, entropy = token_logp(model, tokens, mask, Scoring(entropy=True), packing=True)
     assert not logp.any()
     assert not entropy.any()
     assert packed_features(model, tokens, mask).shape == (0, 32)
@@ -151,7 +151,5 @@ def test_nothing_to_score(model):
 def test_a_model_that_ignores_positions_is_found_out(model, monkeypatch):
     assert can_pack(model)
     hidden = type(model).hidden
-    monkeypatch.setattr(
-        type(model), "hidden", lambda self, tokens, positions=None, segments=None, visible=None: hidden(self, tokens)
-    )
+    monkeypatch.setattr(type(model), "hidden", lambda self, tokens, positions=None, visible=None: hidden(self, tokens))
     assert not can_pack(model)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distrl.language.models.token_logp import Support, token_logp, truncation
+from distrl.language.models.token_logp import Scoring, Support, token_logp, truncation
 from tests.language.models.language_cases import ragged, tiny
 
 
@@ -58,7 +58,7 @@ def assert_same_gradients(one, two, tolerance=1e-5):
 def test_chunks_equal_full_logits_and_their_gradients(model, batch, chunk, temperature):
     tokens, mask = batch
     weight = torch.linspace(-1, 1, mask.numel()).view(mask.shape)
-    logp, entropy = token_logp(model, tokens, mask, temperature=temperature, chunk=chunk, entropy=True)
+    logp, entropy = token_logp(model, tokens, mask, Scoring(temperature=temperature, chunk=chunk, entropy=True))
     want_logp, want_entropy = plain(model, tokens, mask, temperature)
     torch.testing.assert_close(logp, want_logp, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(entropy, want_entropy, rtol=1e-5, atol=1e-5)
@@ -71,7 +71,7 @@ def test_every_row_may_have_its_own_temperature(model, batch):
     tokens, mask = batch
     heats = torch.tensor([0.7, 1.0, torch.inf])
     for chunk in (None, 4):
-        logp, entropy = token_logp(model, tokens, mask, temperature=heats, chunk=chunk, entropy=True)
+        logp, entropy = token_logp(model, tokens, mask, Scoring(temperature=heats, chunk=chunk, entropy=True))
         for row, heat in enumerate(heats.tolist()):
             one = slice(row, row + 1)
             want_logp, want_entropy = plain(model, tokens[one], mask[one], heat)
@@ -93,7 +93,7 @@ def test_recorded_support_renormalizes(model, batch):
         allowed[tuple(place)] = False
         allowed[tuple(place)][torch.from_numpy(lists[-1])] = True
     for chunk in (None, 3):
-        logp, entropy = token_logp(model, tokens, mask, support=Support.of(lists), chunk=chunk, entropy=True)
+        logp, entropy = token_logp(model, tokens, mask, Scoring(support=Support.of(lists), chunk=chunk, entropy=True))
         want_logp, want_entropy = plain(model, tokens, mask, allowed=allowed)
         torch.testing.assert_close(logp, want_logp, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(entropy, want_entropy, rtol=1e-5, atol=1e-5)
@@ -106,7 +106,7 @@ def test_recorded_support_renormalizes(model, batch):
 def test_a_token_alone_in_its_support_has_probability_one(model, batch):
     tokens, mask = batch
     lists = [np.array([token]) for token in tokens[mask].tolist()]
-    logp, entropy = token_logp(model, tokens, mask, support=Support.of(lists), entropy=True)
+    logp, entropy = token_logp(model, tokens, mask, Scoring(support=Support.of(lists), entropy=True))
     assert float(logp.abs().max()) < 1e-6
     assert float(entropy.abs().max()) < 1e-6
 
@@ -121,7 +121,7 @@ def test_truncation_keeps_the_smallest_set():
 
 def test_own_truncation_never_excludes_the_scored_token(model, batch):
     tokens, mask = batch
-    logp, _ = token_logp(model, tokens, mask, top_k=1)
+    logp, _ = token_logp(model, tokens, mask, Scoring(top_k=1))
     assert bool(torch.isfinite(logp).all())
     # with top_k=1 a token is alone, or shares its support with the likeliest one
     allowed = truncation(model.network(input_ids=tokens).logits.flatten(0, 1), top_k=1).view(*tokens.shape, -1)
@@ -131,7 +131,7 @@ def test_own_truncation_never_excludes_the_scored_token(model, batch):
 
 def test_nothing_to_score(model, batch):
     tokens, _ = batch
-    logp, entropy = token_logp(model, tokens, torch.zeros(tokens.shape, dtype=torch.bool), entropy=True)
+    logp, entropy = token_logp(model, tokens, torch.zeros(tokens.shape, dtype=torch.bool), Scoring(entropy=True))
     assert logp.shape == tokens.shape
     assert not logp.any()
     assert not entropy.any()
@@ -141,32 +141,6 @@ def test_first_token_is_refused(model, batch):
     tokens, _ = batch
     with pytest.raises(ValueError, match="first token"):
         token_logp(model, tokens, torch.ones(tokens.shape, dtype=torch.bool))
-
-
-def test_packed_rows_equal_single_ones_with_gradients(model):
-    sequences = ragged([6, 4, 7, 3], model.tokenizer.vocab_size, seed=1)
-    model.zero_grad()
-    single = []
-    for sequence in sequences:
-        mask = torch.ones(1, len(sequence), dtype=torch.bool)
-        mask[:, 0] = False
-        single.append(token_logp(model, sequence[None], mask, entropy=True))
-    total = sum((logp * 0.5 + entropy).sum() for logp, entropy in single)
-    want = gradients(model, total)
-
-    # two rows of 12: padding in front of, between and behind the sequences
-    tokens = torch.zeros(2, 12, dtype=torch.int64)
-    segments = torch.full((2, 12), -1)
-    mask = torch.zeros(2, 12, dtype=torch.bool)
-    places = [(0, 1, 7), (0, 7, 11), (1, 0, 7), (1, 9, 12)]
-    for number, ((row, begin, end), sequence) in enumerate(zip(places, sequences, strict=True)):
-        tokens[row, begin:end], segments[row, begin:end] = sequence, number
-        mask[row, begin + 1 : end] = True
-    logp, entropy = token_logp(model, tokens, mask, segments=segments, entropy=True)
-    for (row, begin, end), (want_logp, want_entropy) in zip(places, single, strict=True):
-        torch.testing.assert_close(logp[row, begin:end], want_logp[0], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(entropy[row, begin:end], want_entropy[0], rtol=1e-5, atol=1e-5)
-    assert_same_gradients(gradients(model, (logp * 0.5 + entropy).sum()), want)
 
 
 def test_padding_changes_nothing(model):
@@ -186,7 +160,7 @@ def test_full_logits_never_exist(model, batch):
     mask[:, 0] = False
     shapes = []
     with torch.autograd.graph.saved_tensors_hooks(lambda kept: shapes.append(tuple(kept.shape)) or kept, lambda k: k):
-        token_logp(model, tokens, mask, chunk=16)
+        token_logp(model, tokens, mask, Scoring(chunk=16))
     assert shapes
     assert not [shape for shape in shapes if shape and shape[-1] == model.tokenizer.vocab_size and len(shape) == 2 and
                 shape[0] > 16 and shape[0] != model.config.hidden_size]  # fmt: skip

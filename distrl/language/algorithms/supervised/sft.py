@@ -12,7 +12,7 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
-from distrl.language.models.token_logp import token_logp
+from distrl.language.models.token_logp import Scoring, token_logp
 
 
 class SFTConfig(LanguageAlgorithmConfig):
@@ -56,7 +56,7 @@ class SFT(LanguageAlgorithm):
         self, batch: Columns, temperature: float | Tensor = 1.0, entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """At temperature 1 over the whole vocabulary, however answers are drawn at evaluations."""
-        return token_logp(self.language, batch.tokens, batch.mask, packing=self.packing, entropy=entropy)
+        return token_logp(self.language, batch.tokens, batch.mask, Scoring(entropy=entropy), packing=self.packing)
 
     def policy_metrics(self, part: Columns) -> list[Tensor]:
         return []

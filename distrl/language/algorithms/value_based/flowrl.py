@@ -16,10 +16,10 @@ from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
 from distrl.language.algorithms.base import ComponentConfig
-from distrl.language.algorithms.batch import recorded_support
 from distrl.language.algorithms.heads import TokenHeadAlgorithm, TokenHeadConfig
 from distrl.language.chain.aggregation import aggregate
-from distrl.language.models.token_logp import score_hidden
+from distrl.language.models.token_features import preceding
+from distrl.language.models.token_logp import token_logp
 
 
 class FlowRLConfig(TokenHeadConfig):
@@ -82,18 +82,9 @@ class FlowRL(TokenHeadAlgorithm):
 
     def forward(self, part: Columns) -> Columns:
         """Log-probabilities (N, L) and log Z (N,), of one forward pass."""
-        settings = self.settings
         hidden = self.language.hidden(part.tokens)
-        logp, _ = score_hidden(
-            self.language,
-            hidden,
-            part.tokens,
-            part.mask,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            support=recorded_support(part.support, part.mask) if "support" in part else None,
-        )
+        features = preceding(hidden, part.mask)
+        logp, _ = token_logp(self.language, part.tokens, part.mask, self.scoring(part), features=features)
         prompt = prompt_mean(hidden if self.config.partition_trunk else hidden.detach(), part.mask)
         partition: Any = self.language.partition
         return part.with_(logp=logp, log_z=partition(prompt))

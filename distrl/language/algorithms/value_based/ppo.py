@@ -25,12 +25,11 @@ from distrl.functional.returns.lambda_targets import lambda_atoms, replacement_s
 from distrl.functional.returns.state_values import Steps
 from distrl.functional.statistics import explained_variance
 from distrl.language.algorithms.base import ComponentConfig
-from distrl.language.algorithms.batch import recorded_support
 from distrl.language.algorithms.heads import TokenHeadAlgorithm, TokenHeadConfig
 from distrl.language.chain.aggregation import aggregate, token_mean
 from distrl.language.chain.tokens import last_token, lengths, masked, masked_standardize
 from distrl.language.models.token_features import compact_mask, spread, token_features
-from distrl.language.models.token_logp import score_features
+from distrl.language.models.token_logp import token_logp
 from distrl.learning.support_watch import SupportWatch
 
 #: Weights of a fresh head, relative to those of other heads.
@@ -190,19 +189,9 @@ class TokenPPO(TokenHeadAlgorithm):
 
     def forward(self, part: Columns) -> Columns:
         """Log-probabilities (N, L) and the critic's parameters (K, P), of one forward pass."""
-        settings = self.settings
         features = token_features(self.language, part.tokens, part.mask, self.packing)
-        logp, entropy = score_features(
-            self.language,
-            features,
-            part.tokens,
-            part.mask,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            support=recorded_support(part.support, part.mask) if "support" in part else None,
-            entropy=self.entropies,
-        )
+        scoring = self.scoring(part, entropy=self.entropies)
+        logp, entropy = token_logp(self.language, part.tokens, part.mask, scoring, features=features)
         critic_output = self.language.value_params(features if self.config.critic_trunk else features.detach())
         part = part.with_(logp=logp, critic_output=critic_output)
         return part if entropy is None else part.with_(entropy=entropy)
