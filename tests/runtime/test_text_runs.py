@@ -67,9 +67,9 @@ def test_deterministic_runs_do_not_ask_the_clock_for_a_precision(deterministic: 
 def test_precision_is_measured_by_the_learner_alone_and_kept(tmp_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
 
-    def probe(model: Any) -> language_loading.DtypeProbe:
+    def probe(model: Any) -> torch.dtype:
         measured.append(torch.bfloat16 if not measured else torch.float32)
-        return language_loading.DtypeProbe(measured[-1], 2.0, 0.0)
+        return measured[-1]
 
     monkeypatch.setattr(language_loading, "choose_dtype", probe)
     gate = {"every": 1, "rows": 4}

@@ -1,4 +1,4 @@
-"""Floor 3: whoever continues prompts. One small interface, `Engine`; everything else is a way to be fast behind it."""
+"""Generation backends (plug point `engine`). All implement `Engine`."""
 
 from distrl.language.engines.base import Completion, Engine, SamplingOptions, make_engine
 

@@ -1,29 +1,31 @@
-"""What every engine promises: `generate`, `score`, `load_weights`, `abort`."""
+"""Interface of engines: `generate`, `score`, `load_weights`, `abort`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.config.sections.language import LanguageConfig
 from distrl.experience.weights import Weights
+from distrl.language.models.model import LanguageModel
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How tokens are drawn.
+    """Options of token sampling.
 
     Attributes:
         max_new_tokens: Longest answer, its stop token included.
-        temperature: Logits are divided by it; 0 takes the likeliest token.
-        top_p: Draw from the smallest set of tokens that holds this probability; 1 draws from all.
+        temperature: Divides the logits; 0 takes the likeliest token.
+        top_p: Draw from the smallest set of tokens with this probability; 1 draws from all.
         top_k: Draw from the k likeliest tokens, before top-p; 0 draws from all.
         stop_ids: Tokens that end an answer.
-        entropy: Also give the entropy of the distribution that each token was drawn from.
+        entropy: Return the entropy of each token's distribution too.
     """
 
     max_new_tokens: int = 64
@@ -44,21 +46,21 @@ class SamplingOptions:
 
     @property
     def truncates(self) -> bool:
-        """Tokens are left out of the distribution that is drawn from."""
+        """True if top-p or top-k leave tokens out."""
         return self.temperature > 0 and (self.top_p < 1.0 or self.top_k > 0)
 
 
 @dataclass
 class Completion:
-    """One answer, exactly as it was drawn.
+    """One generated answer.
 
     Attributes:
-        tokens: int32 (n,), with the stop token where there is one.
+        tokens: int32 (n,), including a stop token.
         logp: float32 (n,), of the sampling distribution: after temperature, top-k and top-p. 0 at temperature 0.
-        stopped: The answer has ended; False where it was cut at `max_new_tokens`, or aborted.
-        versions: int64 (n,), version of the weights that each token was drawn with.
-        support: For each token the ids that truncation left, ascending; None where nothing is truncated.
-        entropy: float32 (n,), where asked for.
+        stopped: True after a stop token; False if cut at `max_new_tokens` or aborted.
+        versions: int64 (n,), version of the weights of each token.
+        support: Ids left by truncation for each token, ascending; None without truncation.
+        entropy: float32 (n,), on request.
     """
 
     tokens: np.ndarray
@@ -70,11 +72,7 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Continues prompts with a language model.
-
-    Attributes:
-        version: Of the weights it holds.
-    """
+    """Continues prompts with a language model; `version` is that of its weights."""
 
     version: int
 
@@ -87,15 +85,14 @@ class Engine(Protocol):
     ) -> list[Completion]:
         """Answer every prompt `repeats` times.
 
-        A pure function of weights, prompts, uniforms and options, but for the last bits of log-probabilities, which
-        depend on the number of rows computed together; the same call gives the same bits.
+        A pure function of weights, prompts, uniforms and options, except for the last bits of log-probabilities, which
+        depend on the number of rows computed together.
 
         Args:
-            prompts: P lists of token ids, none of them empty.
-            repeats: Answers for each prompt, one number for all or P numbers.
+            prompts: P lists of token ids, none empty.
+            repeats: Answers per prompt, one number for all or P numbers.
             uniforms: float64 (R, T) in [0, 1), R answers in all, T at least `max_new_tokens`: token t of a row is the
                 inverse of the cumulative distribution at uniforms[row, t], tokens in order of their ids.
-            options: How tokens are drawn.
 
         Returns:
             R completions: those of the first prompt, then those of the second, ...
@@ -107,30 +104,22 @@ class Engine(Protocol):
     def score(
         self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], temperature: float = 1.0
     ) -> list[np.ndarray]:
-        """Log-probabilities, float32, of the tokens behind each prompt."""
+        """Return the log-probabilities, float32, of the tokens behind each prompt."""
 
     def load_weights(self, weights: Weights) -> None:
-        """Adopt a version; the next token is drawn with it."""
+        """Adopt a version for the next token."""
 
     def abort(self) -> None:
-        """End a running `generate` at the next token, from another thread; it gives what there is."""
+        """End a running `generate` at the next token, from another thread; it returns partial answers."""
 
 
-def make_engine(settings: Any, model: Any) -> Engine:
-    """The engine that a config's section `language` names, around a model.
-
-    Raises:
-        ConfigError: No such engine.
-    """
+def make_engine(settings: LanguageConfig, model: LanguageModel) -> Engine:
+    """Make the engine named in the section `language`; raise ConfigError if unknown."""
     return register.get("engine", settings.engine)(model, settings.max_rows)
 
 
 def answer_counts(prompts: Sequence[Sequence[int]], repeats: int | Sequence[int]) -> list[int]:
-    """Answers for each prompt.
-
-    Raises:
-        ConfigError: Not one number for each prompt.
-    """
+    """Return the number of answers to each prompt; raise ConfigError unless there is one per prompt."""
     if isinstance(repeats, int):
         return [repeats] * len(prompts)
     if len(repeats) != len(prompts):
@@ -145,11 +134,7 @@ def check_request(
     options: SamplingOptions,
     context: int,
 ) -> None:
-    """Refuse what no engine can answer.
-
-    Raises:
-        ConfigError: With the numbers.
-    """
+    """Raise ConfigError for a request that no engine can answer."""
     for number, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise ConfigError(f"prompt {number} has no tokens; a model needs at least one to go on from.")

@@ -1,48 +1,56 @@
-"""Forward passes with a cache: the last hidden state of a block of tokens, or of one token a row.
+"""Forward passes with a cache: the last hidden state of a block of tokens, or of one token per row.
 
-`LlamaDecoder` computes Llama-shaped models without the modules of transformers: q, k and v are one product, so are
-gate and up, weights are laid out for the processor once a version, and nothing is copied for grouped heads.
-`HubDecoder` takes any model of transformers as it is. Both keep the residual stream in float32 as the learner does.
+`LlamaDecoder` computes Llama-shaped models without the modules of transformers: one product for q, k and v, one for
+gate and up, weights laid out for the processor once per version, no copies for grouped heads. `HubDecoder` runs any
+model of transformers. Both keep the residual stream in float32 as the learner does.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from distrl.language.engines.key_values import KeyValues
-from distrl.language.models.model import LanguageModel
+from distrl.language.models.model import HubModule, LanguageModel
 from distrl.language.models.weights import effective_bias, effective_weight
+
+if TYPE_CHECKING:
+    from distrl.language.engines.hub_cache import SlotCache
+
+
+#: From layer number, queries, keys and values to attended values.
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class Decoder(Protocol):
-    """What the decode loop needs. All hidden states are (n, D) float32."""
+    """Interface of the decode loop. All hidden states are (n, D) float32."""
 
     def refresh(self) -> None:
-        """Read the model's parameters again: they have changed."""
+        """Read the model's changed parameters."""
 
     def new_cache(self, rows: int, length: int) -> KeyValues: ...
 
     def block(self, tokens: Tensor, start: int, cache: KeyValues, last: Tensor) -> Tensor:
-        """Append tokens (n, L) at column `start` of rows 0 .. n - 1; hidden states at `last` (n,) in the block."""
+        """Append tokens (n, L) at column `start`; returns hidden states at `last` (n,) in the block."""
 
     def step(self, tokens: Tensor, columns: Tensor, longest: int, cache: KeyValues) -> Tensor:
-        """Append one token (n,) to each row, at `columns` (n,), the largest of which is `longest`."""
+        """Append one token (n,) per row at `columns` (n,), whose maximum is `longest`."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(n, V) float32."""
+        """Compute logits (n, V) float32."""
 
 
 def make_decoder(model: LanguageModel) -> Decoder:
-    """The fastest decoder that computes this model."""
+    """Make the fastest decoder for a model."""
     return LlamaDecoder(model) if LlamaDecoder.fits(model) else HubDecoder(model)
 
 
 class PackedLinear:
-    """A linear layer for inference. On CPUs the weight is laid out for the matrix kernels once, not at each call."""
+    """Linear layer for inference; on CPUs the weight is laid out for the matrix kernels once."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int):
         weight = weight.detach().to(dtype).contiguous()
@@ -57,11 +65,9 @@ class PackedLinear:
 
 
 class LlamaDecoder:
-    """Llama-shaped models: RMS norms, rotary positions, gated inner layers, grouped heads.
+    """Decoder of Llama-shaped models (`fits`): RMS norms, rotary positions, gated inner layers, grouped heads.
 
-    Args:
-        model: The model whose parameters are read; `fits` must hold.
-        rows: Rows that are usually computed together; the layout of weights is chosen for them.
+    The layout of weights is chosen for `rows` rows per step.
     """
 
     def __init__(self, model: LanguageModel, rows: int = 32):
@@ -76,7 +82,7 @@ class LlamaDecoder:
 
     @staticmethod
     def fits(model: LanguageModel) -> bool:
-        """Whether this class computes the same function as the model's own forward pass."""
+        """Return True if this class computes the model's own forward pass."""
         config = model.config
         rope = getattr(config, "rope_parameters", None) or {}
         return (
@@ -94,7 +100,7 @@ class LlamaDecoder:
         self.layers = [self._layer(layer) for layer in trunk.layers]
         self.head = PackedLinear(self.model.head_weight, self.model.head_bias, self.dtype, self.rows)
 
-    def _layer(self, layer: Any) -> tuple[Tensor, PackedLinear, PackedLinear, Tensor, PackedLinear, PackedLinear]:
+    def _layer(self, layer: HubModule) -> tuple[Tensor, PackedLinear, PackedLinear, Tensor, PackedLinear, PackedLinear]:
         attention, inner = layer.self_attn, layer.mlp
         return (
             layer.input_layernorm.weight.detach(),
@@ -105,7 +111,7 @@ class LlamaDecoder:
             self._joined(inner.down_proj),
         )
 
-    def _joined(self, *layers: Any) -> PackedLinear:
+    def _joined(self, *layers: HubModule) -> PackedLinear:
         weights = [effective_weight(layer) for layer in layers]
         biases = [effective_bias(layer) for layer in layers]
         bias = None
@@ -157,7 +163,7 @@ class LlamaDecoder:
         hidden = self._trunk(tokens, cos[:, None], sin[:, None], attend, (rows,))
         return self._norm(hidden, self.last_norm)
 
-    def _trunk(self, tokens: Tensor, cos: Tensor, sin: Tensor, attend: Any, shape: tuple[int, ...]) -> Tensor:
+    def _trunk(self, tokens: Tensor, cos: Tensor, sin: Tensor, attend: Attend, shape: tuple[int, ...]) -> Tensor:
         hidden = self.embedding[tokens]
         turned, half = self.heads + self.groups, self.size // 2
         for number, (norm, qkv, out, inner_norm, gate_up, down) in enumerate(self.layers):
@@ -177,7 +183,7 @@ class LlamaDecoder:
         return F.rms_norm(hidden, (hidden.shape[-1],), weight, self.eps)
 
     def _rotation(self, end: int, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (..., size) float32 at positions; made for all positions once."""
+        """Return cosines and sines (..., size) float32 at positions, computed for all positions once."""
         if self._rotations is None or len(self._rotations[0]) < end:
             positions = torch.arange(max(end, min(self.model.context, 4096)), device=columns.device)
             rotary = self.model.network.base_model.rotary_emb
@@ -187,7 +193,7 @@ class LlamaDecoder:
 
 
 class HubDecoder:
-    """Any causal model of transformers that takes positions and a mask of its own."""
+    """Decoder of any causal model of transformers that takes positions and a mask."""
 
     def __init__(self, model: LanguageModel):
         from distrl.language.engines.hub_cache import SlotCache
@@ -199,7 +205,7 @@ class HubDecoder:
         self.size = getattr(config, "head_dim", None) or config.hidden_size // heads
 
     def refresh(self) -> None:
-        """Nothing to do: the model's own modules are used."""
+        """Do nothing: the model's own modules are used."""
 
     def new_cache(self, rows: int, length: int) -> KeyValues:
         layers = self.model.config.num_hidden_layers
@@ -221,7 +227,7 @@ class HubDecoder:
         view = self._cache_class(cache, len(tokens), where=cache.places(columns), end=longest + 1)
         return self._forward(tokens[:, None], columns[:, None], mask[:, None, None], view)[:, 0]
 
-    def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, view: Any) -> Tensor:
+    def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, view: SlotCache) -> Tensor:
         bf16 = self.model.dtype == torch.bfloat16
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=bf16):
             out = self.model.network.base_model(

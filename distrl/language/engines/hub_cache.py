@@ -1,8 +1,6 @@
-"""Our cache of keys and values in the shape that models of transformers write to."""
+"""Adapter of `KeyValues` to the cache interface of transformers."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
@@ -11,16 +9,16 @@ from distrl.language.engines.key_values import KeyValues
 
 
 class SlotCache(Cache):
-    """A forward pass' view of a `KeyValues`: a block of columns from `start`, or a column of each row at `where`."""
+    """View of a `KeyValues` for one forward pass: columns from `start`, or one column of each row at `where`."""
 
     def __init__(self, store: KeyValues, rows: int, start: int = 0, where: Tensor | None = None, end: int = 0):
         super().__init__(layers=[DynamicLayer() for _ in range(store.data.shape[0])])
         self.store, self.rows, self.start, self.where, self.end = store, rows, start, where, end
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Store (n, heads, L, size) and give everything up to there."""
+        """Store (n, heads, L, size); returns everything up to there."""
         dtype = self.store.data.dtype
         keys, values = key_states.to(dtype), value_states.to(dtype)
         if self.where is None:

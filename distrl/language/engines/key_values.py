@@ -1,11 +1,11 @@
-"""Keys and values of the tokens so far: rows that come and go, all in one tensor."""
+"""Cache of keys and values, all rows in one tensor."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-#: Tokens that room is made for at once.
+#: Lengths are multiples of this many tokens.
 STEP = 32
 
 
@@ -34,7 +34,7 @@ class KeyValues:
         return self.data.shape[4]
 
     def write_block(self, layer: int, rows: int, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (rows, heads, L, size) at columns `start` and later; gives all keys and values up to there."""
+        """Store (rows, heads, L, size) from column `start` on; returns all keys and values up to there."""
         end = start + keys.shape[2]
         self.data[layer, 0, :rows, :, start:end] = keys
         self.data[layer, 1, :rows, :, start:end] = values
@@ -43,29 +43,29 @@ class KeyValues:
     def write_column(
         self, layer: int, where: Tensor, rows: int, end: int, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Store one token of each row (rows, heads, size) at `where` (see `places`); gives columns before `end`."""
+        """Store one token per row (rows, heads, size) at `where` (see `places`); returns the columns before `end`."""
         size = keys.shape[-1]
         self.data[layer, 0].view(-1, size).index_copy_(0, where, keys.reshape(-1, size))
         self.data[layer, 1].view(-1, size).index_copy_(0, where, values.reshape(-1, size))
         return self.data[layer, 0, :rows, :, :end], self.data[layer, 1, :rows, :, :end]
 
     def places(self, columns: Tensor) -> Tensor:
-        """Where the heads of (row, column) lie, for `write_column`: (rows * heads,) int64."""
+        """Return the places of the heads of (row, column) for `write_column`: (rows * heads,) int64."""
         heads, length = self.data.shape[3], self.length
         rows = torch.arange(len(columns), device=columns.device)[:, None] * heads
         head = torch.arange(heads, device=columns.device)[None]
         return ((rows + head) * length + columns[:, None]).flatten()
 
     def copy_row(self, source: KeyValues, row: int, first: int, last: int, length: int) -> None:
-        """Rows `first` to `last` (exclusive) become the first `length` columns of another cache's row."""
+        """Fill rows `first` to `last` (exclusive) with the first `length` columns of another cache's row."""
         self.data[:, :, first:last, :, :length] = source.data[:, :, row : row + 1, :, :length]
 
     def move_row(self, source: int, target: int, length: int) -> None:
-        """Row `target` becomes row `source`."""
+        """Copy row `source` to row `target`."""
         self.data[:, :, target, :, :length] = self.data[:, :, source, :, :length]
 
     def widen(self, rows: int) -> KeyValues:
-        """A cache of `rows` rows that all hold what the one row of this cache holds."""
+        """Return a cache of `rows` copies of this cache's single row."""
         other = object.__new__(KeyValues)
         other.data = self.data.expand(-1, -1, rows, -1, -1, -1).clone()
         return other

@@ -1,8 +1,7 @@
-"""An engine behind an OpenAI-compatible server that gives token ids and log-probabilities: frozen teachers and judges.
+"""Engine behind an OpenAI-compatible server that returns token ids and log-probabilities.
 
-It speaks `/v1/completions` with token ids in and out, as vLLM does (`return_token_ids`, `stop_token_ids`, `echo`), and
-as `deploy/language/server.py` does. A server draws by itself: a prompt's answers are drawn with a seed made of its
-first uniform number, so on servers that honor seeds the same call gives the same tokens.
+Uses `/v1/completions` with token ids in and out, like vLLM (`return_token_ids`, `stop_token_ids`, `echo`) and
+`deploy/language/server.py`. The server draws the tokens: the seed of a prompt is derived from its first uniform number.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -24,28 +23,30 @@ from distrl.base.errors import ConfigError, ResourceError
 from distrl.experience.weights import Weights
 from distrl.language.engines.base import Completion, SamplingOptions, answer_counts, check_request
 
-TRIES, PAUSE = 3, 0.5  # of a request whose connection fails; seconds before the second try, doubled for the third
+TRIES, PAUSE = 3, 0.5  # of a failing connection; seconds before the second try, doubled for the third
 BUSY = (429, 503)
 
-#: Told with every request: servers otherwise take what the model's folder recommends (generation_config.json).
-WHOLE_LAW = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+Json: TypeAlias = dict[str, Any]
 
-#: Servers without a limit in their list of models.
+#: Part of every request: servers default to the recommendations of the model's folder (generation_config.json).
+NO_TRUNCATION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+#: Context of servers that report none.
 NO_LIMIT = 2**31
 
 
 class ServerEngine:
-    """Continues prompts with a model that somebody serves. Its weights are frozen.
+    """Continues prompts with a served model, whose weights are frozen.
 
     Args:
-        url: For example http://127.0.0.1:8000; `/v1` may follow.
-        model: As the server names it. Default: the first one that it lists.
-        max_rows: Requests under way at once; a request is a prompt with all of its answers.
-        timeout: Seconds that a request may take.
-        key: Sent as a bearer token.
+        url: Address, such as http://127.0.0.1:8000 or http://127.0.0.1:8000/v1.
+        model: Name on the server. Default: the first one listed.
+        max_rows: Concurrent requests, each a prompt with all of its answers.
+        timeout: Seconds per request.
+        key: Bearer token.
 
     Raises:
-        ConfigError: The URL is none, or the server has no such model.
+        ConfigError: Not a URL, or the server has no such model.
         ResourceError: The server cannot be reached.
     """
 
@@ -61,7 +62,7 @@ class ServerEngine:
         self._aborted = threading.Event()
         self._open: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
-        self._checked = {1.0, 0.0}  # temperatures at which the server's log-probabilities are known to be right
+        self._checked = {1.0, 0.0}  # temperatures with correct log-probabilities
         listed = {each["id"]: each for each in self._call("GET", "/v1/models")["data"]}
         self.model = model or next(iter(listed), "")
         if self.model not in listed:
@@ -69,11 +70,7 @@ class ServerEngine:
         self.context = int(listed[self.model].get("max_model_len") or NO_LIMIT)
 
     def load_weights(self, weights: Weights) -> None:
-        """Not possible.
-
-        Raises:
-            ConfigError: Always.
-        """
+        """Raise ConfigError: the weights are frozen."""
         raise ConfigError(
             f"the weights of the server {self.url} are frozen; it cannot adopt version {weights.version}.",
             "A server is a teacher or a judge. For a run's samplers set language.engine=transformers.",
@@ -83,8 +80,8 @@ class ServerEngine:
         self._aborted.set()
         with self._lock:
             for connection in self._open:
-                with contextlib.suppress(OSError, AttributeError):  # not connected yet, or no more
-                    connection.sock.shutdown(socket.SHUT_RDWR)  # whoever waits for an answer wakes up
+                with contextlib.suppress(OSError, AttributeError):  # not connected
+                    connection.sock.shutdown(socket.SHUT_RDWR)  # wakes the waiting thread
 
     def generate(
         self,
@@ -93,11 +90,11 @@ class ServerEngine:
         uniforms: np.ndarray,
         options: SamplingOptions,
     ) -> list[Completion]:
-        """As `Engine.generate`, but that uniforms seed the server's own generator. Answers that `abort` cut are empty.
+        """Answer prompts; uniforms seed the server's generator. Answers cut by `abort` are empty.
 
         Raises:
-            ConfigError: Also: truncation or entropy is asked for, which servers do not tell enough of; or the server's
-                log-probabilities are not those of the distribution that it draws from.
+            ConfigError: Truncation or entropy is requested, or the server's log-probabilities are not those of the
+                distribution that it draws from.
             ResourceError: The server failed.
         """
         check_request(prompts, repeats, uniforms, options, self.context)
@@ -119,7 +116,7 @@ class ServerEngine:
                 return [_completion([], [], False)] * counts[number]
             try:
                 seed = int(uniforms[first[number], 0] * 2**31)
-                # the likeliest tokens are always the same, and vLLM refuses to be asked for them twice
+                # greedy answers are equal, and vLLM refuses to repeat them
                 times = counts[number] if options.temperature > 0 else 1
                 found = self._complete(list(prompts[number]), options, n=times, seed=seed)
             except (OSError, http.client.HTTPException, ResourceError):
@@ -128,7 +125,7 @@ class ServerEngine:
                 return [_completion([], [], False)] * counts[number]
             answers = [_read(choice, self.url) for choice in sorted(found["choices"], key=lambda each: each["index"])]
             for each in answers:
-                each.logp *= options.temperature > 0  # the likeliest token was not drawn
+                each.logp *= options.temperature > 0  # greedy tokens are not drawn
             return answers if options.temperature > 0 else answers * counts[number]
 
         try:
@@ -140,12 +137,7 @@ class ServerEngine:
     def score(
         self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], temperature: float = 1.0
     ) -> list[np.ndarray]:
-        """As `Engine.score`, at temperature 1. vLLM takes no sequence that fills the context to its last token.
-
-        Raises:
-            ConfigError: Another temperature.
-            ResourceError: The server failed.
-        """
+        """Score at temperature 1. vLLM accepts no sequence that fills the whole context."""
         if temperature != 1.0:
             raise ConfigError(f"a server scores at temperature 1, not {temperature:g}.")
 
@@ -157,15 +149,15 @@ class ServerEngine:
         with ThreadPoolExecutor(max(1, min(self.max_rows, len(sequences)))) as pool:
             return list(pool.map(one, sequences, prompt_lengths))
 
-    def _complete(self, prompt: list[int], options: SamplingOptions, **more: Any) -> dict[str, Any]:
+    def _complete(self, prompt: list[int], options: SamplingOptions, **more: object) -> Json:
         body = {
             "model": self.model,
             "prompt": prompt,
             "max_tokens": options.max_new_tokens,
             "temperature": options.temperature,
-            **WHOLE_LAW,
+            **NO_TRUNCATION,
             "stop_token_ids": list(options.stop_ids),
-            "ignore_eos": True,  # what ends an answer are the stop tokens of the call, and no others
+            "ignore_eos": True,  # only the stop tokens of the call end an answer
             "logprobs": 0,
             "return_token_ids": True,
             **more,
@@ -173,7 +165,7 @@ class ServerEngine:
         return self._call("POST", "/v1/completions", body)
 
     def _check_temperature(self, prompt: list[int], options: SamplingOptions) -> None:
-        """Servers may report log-probabilities from before the temperature, which would bias whoever uses them."""
+        """Raise ConfigError if the server reports log-probabilities from before the temperature."""
         if options.temperature in self._checked:
             return
         said = _read(self._complete(prompt, options, n=1, seed=0, stop_token_ids=[])["choices"][0], self.url)
@@ -185,7 +177,7 @@ class ServerEngine:
             )
         self._checked.add(options.temperature)
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _call(self, method: str, path: str, body: Json | None = None) -> Json:
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
         for attempt in range(TRIES):
             if attempt:
@@ -208,7 +200,7 @@ class ServerEngine:
         except ValueError as error:
             raise ResourceError(f"the server {self.url} answered {path} with no JSON: {answer[:100]}") from error
 
-    def _once(self, method: str, path: str, body: Any, headers: dict[str, str]) -> tuple[int, str]:
+    def _once(self, method: str, path: str, body: Json | None, headers: dict[str, str]) -> tuple[int, str]:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(*self._host, timeout=self.timeout)
         with self._lock:
@@ -226,12 +218,8 @@ class ServerEngine:
             connection.close()
 
 
-def _read(choice: dict[str, Any], url: str) -> Completion:
-    """An answer as the server told it.
-
-    Raises:
-        ResourceError: Token ids or log-probabilities are lacking.
-    """
+def _read(choice: Json, url: str) -> Completion:
+    """Read an answer; raise ResourceError without token ids or log-probabilities."""
     tokens, logprobs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
     if tokens is None or logprobs is None or len(tokens) != len(logprobs):
         raise ResourceError(

@@ -1,12 +1,14 @@
-"""Draw tokens: the inverse of the cumulative distribution at given uniform numbers, over tokens in order of their ids.
+"""Token sampling by inversion of the cumulative distribution, over tokens in order of their ids.
 
-The distribution of a large vocabulary is not summed up token by token: sums of blocks are, the right block is found,
-and only its tokens are summed up. That is five times faster than a cumulative sum over all, and more exact.
+Sums of blocks of the vocabulary locate a block, and only its tokens are summed one by one: five times faster than a
+cumulative sum over all, and more exact.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +18,17 @@ from distrl.language.engines.base import SamplingOptions
 
 BLOCK = 256
 
-#: Top-p first looks at this many of the likeliest tokens; they nearly always hold enough probability.
+#: Likeliest tokens that top-p examines first; they nearly always have enough probability.
 SHORT_LIST = 512
+
+
+class DrawnToken(NamedTuple):
+    """Token of one row."""
+
+    token: int
+    logp: float
+    support: np.ndarray | None
+    entropy: float | None
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,7 @@ class Draw:
         tokens: (n,) int64.
         logp: (n,) float32, under the distribution drawn from.
         support: n arrays of ids in ascending order, or None without truncation.
-        entropy: (n,) float32, or None where not asked for.
+        entropy: (n,) float32, or None unless requested.
     """
 
     tokens: Tensor
@@ -36,15 +47,16 @@ class Draw:
     support: list[np.ndarray] | None = None
     entropy: Tensor | None = None
 
+    def rows(self) -> Iterator[DrawnToken]:
+        """Iterate over the rows."""
+        nothing = [None] * len(self.tokens)
+        entropy = nothing if self.entropy is None else self.entropy.tolist()
+        columns = (self.tokens.tolist(), self.logp.tolist(), self.support or nothing, entropy)
+        return map(DrawnToken, *columns)
+
 
 def draw(logits: Tensor, uniforms: Tensor, options: SamplingOptions) -> Draw:
-    """Draw one token a row.
-
-    Args:
-        logits: (n, V) float32.
-        uniforms: (n,) float64 in [0, 1).
-        options: Temperature, top-k, top-p.
-    """
+    """Draw a token per row from logits (n, V) float32 at uniform numbers (n,) float64 in [0, 1)."""
     if options.temperature == 0:
         tokens = logits.argmax(1)
         zeros = torch.zeros(len(tokens), device=logits.device)
@@ -78,9 +90,8 @@ def _draw_from_all(logits: Tensor, uniforms: Tensor, entropy: bool) -> Draw:
     within = weights.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).squeeze(1).double().cumsum(1)
     share = (target[:, None] - before) / (sums.gather(1, block) - before)
     place = torch.searchsorted(within, share.clamp_(0, 1) * within[:, -1:], right=True)
-    last = torch.searchsorted(
-        within, within[:, -1:].contiguous()
-    )  # the last token with probability, where rounding leads past it
+    # the last token with probability: rounding can lead past it
+    last = torch.searchsorted(within, within[:, -1:].contiguous())
     tokens = (block * BLOCK + torch.minimum(place, last)).squeeze(1)
     chosen = logits.gather(1, tokens[:, None]).squeeze(1)
     log_total = total.log().float()
@@ -94,7 +105,7 @@ def _draw_from_all(logits: Tensor, uniforms: Tensor, entropy: bool) -> Draw:
 
 
 def _truncated(logits: Tensor, options: SamplingOptions) -> tuple[Tensor, Tensor]:
-    """The logits that are left and their ids, both (n, K), ids ascending; unused places at the end are -inf."""
+    """Return the remaining logits and their ids, both (n, K), ids ascending; unused places at the end are -inf."""
     count = logits.shape[1]
     wanted = min(options.top_k, count) if options.top_k > 0 else count
     if wanted == count and count > 4 * SHORT_LIST:

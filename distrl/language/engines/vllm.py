@@ -1,85 +1,52 @@
-"""vLLM as an engine: paged keys and values, continuous batching, CUDA graphs. The extra `vllm`.
+"""Engine on vLLM: paged keys and values, continuous batching, CUDA graphs. Needs the extra `vllm`.
 
-The same call gives the same tokens as the transformers engine, but for kernels whose last bits differ: see
-`vllm_process.py`. In bf16 vLLM keeps the residual stream in bf16 too, which the learner does not; the gate
-measures the difference.
+Tokens equal those of the transformers engine except for kernels whose last bits differ (`vllm_process.py`). In bf16,
+vLLM keeps the residual stream in bf16, unlike the learner; the mismatch gate measures the difference.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from distrl.base.registry import register
-from distrl.experience.weights import Weights
-from distrl.language.engines.base import Completion, SamplingOptions, answer_counts, check_request
+from distrl.language.engines.base import Completion, SamplingOptions
+from distrl.language.engines.local import LocalEngine, Request
 from distrl.language.engines.vllm_process import Sheet, VllmProcess, stop_vllm, vllm_for
 from distrl.language.models.model import LanguageModel
-from distrl.language.models.weights import load_language_weights
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput, SamplingParams
 
 
 @register.engine("vllm")
-class VllmEngine:
-    """Generates with vLLM in this process, started here where none runs that fits: from seconds to a minute.
-
-    Args:
-        model: The model; `load_weights` writes into it and from it into vLLM's copy. Where a learner trains the very
-            same object, call `refresh` after its updates.
-        max_rows: Answers made side by side.
-        version: Of the weights that the model holds now.
+class VllmEngine(LocalEngine):
+    """Generates with the vLLM of this process, started here (seconds to a minute) if none fits.
 
     Raises:
         ConfigError: vLLM is not installed, or does not compute such a model.
         ResourceError: It did not start.
     """
 
-    _calls = itertools.count()  # prompts of one call share what they begin with; other calls see nothing of it
+    _calls = itertools.count()  # salt: only prompts of one call share cached beginnings
 
     def __init__(self, model: LanguageModel, max_rows: int = 64, version: int = 0):
-        self.model, self.max_rows, self.version = model, max_rows, version
-        self._aborted = threading.Event()
-        vllm_for(model, max_rows)  # now, as whoever waits for a batch has less patience
-
-    def load_weights(self, weights: Weights) -> None:
-        load_language_weights(self.model, weights)
-        self.refresh(weights.version)
+        super().__init__(model, max_rows, version)
+        vllm_for(model, max_rows)  # start now: the first batch has a deadline
 
     def refresh(self, version: int) -> None:
-        """The model's parameters have become this version."""
         vllm_for(self.model, self.max_rows).adopt(self.model, self)
         self.version = version
 
-    def abort(self) -> None:
-        self._aborted.set()
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        repeats: int | Sequence[int],
-        uniforms: np.ndarray,
-        options: SamplingOptions,
-        poll: Callable[[], Weights | None] | None = None,
-        recompute: bool = False,
-    ) -> list[Completion]:
-        """As `Engine.generate`.
-
-        Args:
-            poll: Asked before every token; weights that it gives are adopted at once.
-            recompute: Then compute the keys and values of running answers again.
-        """
-        check_request(prompts, repeats, uniforms, options, self.model.context)
-        self._aborted.clear()
-        counts = answer_counts(prompts, repeats)
-        if not any(counts):
-            return []
-        asked = [list(prompts[p]) for p, count in enumerate(counts) for _ in range(count)]
+    def _generate(self, request: Request) -> list[Completion]:
+        options, poll = request.options, request.poll
+        asked = [request.prompts[number] for number in request.prompt_numbers()]
         process = self._ready()
-        sheet = process.sheet = Sheet(uniforms, options, self.version)
+        sheet = process.sheet = Sheet(request.uniforms, options, self.version)
         calls = _Requests(process)
         with self._clean(calls):
             self._submit(calls, asked, range(len(asked)), options)
@@ -87,15 +54,15 @@ class VllmEngine:
                 if poll is not None and (weights := poll()) is not None:
                     self.load_weights(weights)
                     sheet.version = self.version
-                    if recompute:
+                    if request.recompute:
                         process.engine.reset_prefix_cache(reset_running_requests=True)
-                    # prompts that no token follows yet may be computed in part, or wait for what was: begin them anew
+                    # prompts without a token may be computed in part with the old weights: submit them again
                     fresh = calls.cancel(lambda row: not sheet.count(row))
                     self._submit(calls, asked, fresh, options)
                 if self._aborted.is_set():
                     break
                 for row, output in calls.step():
-                    said, drawn = list(output.outputs[0].token_ids), sheet.tokens[row][: sheet.count(row)]
+                    said, drawn = list(output.outputs[0].token_ids), sheet.drafts[row].tokens[: sheet.count(row)]
                     if said != drawn:
                         raise RuntimeError(f"vLLM took the tokens {said}, where {drawn} were drawn")
             return [sheet.completion(row) for row in range(len(asked))]
@@ -125,10 +92,10 @@ class VllmEngine:
         salt = f"{next(self._calls)}"
         for row in rows:
             params = SamplingParams(
-                temperature=0.0,  # one token is left to take
+                temperature=0.0,  # the processor leaves a single token
                 max_tokens=options.max_new_tokens,
                 stop_token_ids=list(options.stop_ids),
-                ignore_eos=True,  # what ends an answer are the stop tokens of the call, and no others
+                ignore_eos=True,  # only the stop tokens of the call end an answer
                 detokenize=False,
                 extra_args={"row": row},
             )
@@ -136,7 +103,7 @@ class VllmEngine:
 
     @contextlib.contextmanager
     def _clean(self, calls: _Requests) -> Iterator[None]:
-        """Nothing of a call stays behind; after a failure nobody knows what state vLLM is in, so it is ended."""
+        """Cancel the remaining requests after a call; end vLLM after a failure, as its state is unknown."""
         try:
             yield
         except Exception:
@@ -148,7 +115,7 @@ class VllmEngine:
                 calls.cancel(lambda row: True)
 
     def _ready(self) -> VllmProcess:
-        """vLLM with this engine's weights."""
+        """Return vLLM with this engine's weights."""
         process = vllm_for(self.model, self.max_rows)
         if process.owner is not self:
             process.adopt(self.model, self)
@@ -156,7 +123,7 @@ class VllmEngine:
 
 
 class _Requests:
-    """Requests to vLLM that are under way; `rows` has the row of each one's name."""
+    """Running requests to vLLM; `rows` maps their names to rows."""
 
     _names = itertools.count()
 
@@ -165,8 +132,8 @@ class _Requests:
         self.rows: dict[str, int] = {}
         self._inner: dict[str, str] = {}  # vLLM's names for them
 
-    def add(self, row: int, prompt: list[int], params: Any, salt: str) -> None:
-        """Ask for a row. Prompts with one salt share what is cached of their beginnings."""
+    def add(self, row: int, prompt: list[int], params: SamplingParams, salt: str) -> None:
+        """Submit a row. Prompts with the same salt share cached beginnings."""
         from vllm import TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
@@ -176,13 +143,13 @@ class _Requests:
         self._inner[name] = self.process.engine.add_request(name, given, params)
         self.rows[name] = row
 
-    def step(self) -> list[tuple[int, Any]]:
-        """One step of vLLM; rows that are done, with what it says of them."""
+    def step(self) -> list[tuple[int, RequestOutput]]:
+        """Run one step of vLLM; returns the finished rows with their outputs."""
         outputs = self.process.engine.step()
         return [(self.rows.pop(output.request_id), output) for output in outputs if output.finished]
 
     def cancel(self, which: Callable[[int], bool]) -> list[int]:
-        """Take requests back; their rows."""
+        """Cancel requests; returns their rows."""
         names = [name for name, row in self.rows.items() if which(row)]
         if names:
             self.process.engine.abort_request([self._inner[name] for name in names], internal=True)

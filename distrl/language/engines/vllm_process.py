@@ -1,8 +1,7 @@
-"""The one vLLM of this process: started once, shared by all engines around models of one shape.
+"""The single vLLM of a process, shared by all engines around models of one shape.
 
-vLLM schedules rows and computes forward passes; tokens are drawn by us. A logits processor sees the logits of every
-step, draws from them as `sampling.draw` does, and leaves vLLM a single token to take. So uniform numbers, truncated
-supports, entropies and versions are what they are in the transformers engine, and only kernels differ.
+vLLM schedules rows and computes forward passes. A logits processor draws the tokens with `token_sampling.draw` and
+leaves vLLM a single token, so uniform numbers, supports, entropies and versions are those of the transformers engine.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import os
 import random
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,12 +23,16 @@ from torch import Tensor
 
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.language.engines.base import Completion, SamplingOptions
-from distrl.language.engines.token_sampling import Draw, draw
+from distrl.language.engines.local import Draft, LocalEngine
+from distrl.language.engines.token_sampling import draw
 from distrl.language.models.model import LanguageModel
 from distrl.language.models.weights import merged_state
 
-#: Read by vLLM when it is imported or started: the engine's core in this process, and the model runner that calls
-#: logits processors.
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate
+
+#: Environment of vLLM: engine core in this process, and the model runner that calls logits processors.
 SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_USE_V2_MODEL_RUNNER": "0",
@@ -36,72 +40,40 @@ SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 
-#: Keys and values are kept for every row up to this many tokens; where rows are longer, vLLM lets some of them wait.
+#: Cached tokens per row; with longer rows vLLM lets some of them wait.
 CACHE_TOKENS, BLOCK = 1024, 128
 
 
 class Sheet:
-    """What one call of `generate` has drawn so far, row by row.
-
-    Args:
-        uniforms: float64 (R, T).
-        options: How tokens are drawn.
-        version: Of the weights; may change between two steps.
-    """
+    """Tokens drawn in one call of `generate`, row by row; `version` may change between steps."""
 
     def __init__(self, uniforms: np.ndarray, options: SamplingOptions, version: int):
         self.uniforms, self.options, self.version = np.ascontiguousarray(uniforms, np.float64), options, version
-        self.tokens: list[list[int]] = [[] for _ in uniforms]
-        self.logp: list[list[float]] = [[] for _ in uniforms]
-        self.versions: list[list[int]] = [[] for _ in uniforms]
-        self.support: list[list[np.ndarray]] = [[] for _ in uniforms]
-        self.entropy: list[list[float]] = [[] for _ in uniforms]
-        self.taken: dict[int, list[int]] = {}  # vLLM's own lists of the tokens it took, which grow with every step
+        self.drafts = [Draft() for _ in uniforms]
+        self.taken: dict[int, list[int]] = {}  # vLLM's own growing lists of the tokens it took
 
     def draw(self, logits: Tensor, rows: list[int]) -> Tensor:
         """Draw the next token of each row from logits (n, V); (n,) int64.
 
-        A token may be drawn again: vLLM also asks for rows whose prompt is computed in part, and drops the answer.
+        A token may be drawn twice: vLLM also samples rows whose prompt is computed in part, and drops the result.
         """
-        places = [len(self.taken[row]) for row in rows]
-        numbers = torch.from_numpy(self.uniforms[rows, places])
-        drawn: Draw = draw(logits.float(), numbers, self.options)
-        tokens, logp = drawn.tokens.tolist(), drawn.logp.tolist()
-        entropy = None if drawn.entropy is None else drawn.entropy.tolist()
-        for i, (row, place) in enumerate(zip(rows, places, strict=True)):
-            self.tokens[row][place:] = [tokens[i]]
-            self.logp[row][place:] = [logp[i]]
-            self.versions[row][place:] = [self.version]
-            if drawn.support is not None:
-                self.support[row][place:] = [drawn.support[i]]
-            if entropy is not None:
-                self.entropy[row][place:] = [entropy[i]]
+        places = [self.count(row) for row in rows]
+        drawn = draw(logits.float(), torch.from_numpy(self.uniforms[rows, places]), self.options)
+        for row, place, one in zip(rows, places, drawn.rows(), strict=True):
+            self.drafts[row].put(place, one, self.version)
         return drawn.tokens
 
     def count(self, row: int) -> int:
-        """Tokens that vLLM took of a row."""
+        """Return the number of tokens that vLLM took of a row."""
         return len(self.taken.get(row, ()))
 
     def completion(self, row: int) -> Completion:
-        """A row as far as it is."""
-        options, count = self.options, self.count(row)
-        tokens = self.tokens[row][:count]
-        return Completion(
-            tokens=np.array(tokens, np.int32),
-            logp=np.array(self.logp[row][:count], np.float32),
-            stopped=bool(tokens) and tokens[-1] in options.stop_ids,
-            versions=np.array(self.versions[row][:count], np.int64),
-            support=self.support[row][:count] if options.truncates else None,
-            entropy=np.array(self.entropy[row][:count], np.float32) if options.entropy else None,
-        )
+        """Return the partial completion of a row."""
+        return self.drafts[row].completion(self.options, self.count(row))
 
 
-def import_vllm() -> Any:
-    """The package `vllm`.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
+def import_vllm() -> ModuleType:
+    """Import the package `vllm`; raise ConfigError if it is not installed."""
     for name, value in SETTINGS.items():
         os.environ[name] = value
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings are about choices made here
@@ -116,13 +88,13 @@ def import_vllm() -> Any:
     return vllm
 
 
-def shape_of(model: LanguageModel, max_rows: int) -> tuple[Any, ...]:
-    """What a started vLLM is fixed to; models that agree in it can share one."""
+def shape_of(model: LanguageModel, max_rows: int) -> tuple[object, ...]:
+    """Return the fixed properties of a started vLLM; models that agree in them can share one."""
     return model.config.to_json_string(), model.context, model.dtype, model.device.type, max_rows
 
 
 def cache_bytes(model: LanguageModel, max_rows: int) -> int:
-    """Bytes of keys and values: for all rows as far as `CACHE_TOKENS`, and for one row of the full context."""
+    """Return the bytes of keys and values for all rows up to `CACHE_TOKENS`, at least one full context."""
     config = model.config
     groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     rows = max_rows * math.ceil(min(model.context, CACHE_TOKENS) / BLOCK)
@@ -132,7 +104,7 @@ def cache_bytes(model: LanguageModel, max_rows: int) -> int:
 
 
 def head_size(model: LanguageModel) -> int:
-    """Numbers that a head of attention works on."""
+    """Return the width of an attention head."""
     config = model.config
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
@@ -151,15 +123,10 @@ def _check_head_size(model: LanguageModel) -> None:
 class VllmProcess:
     """A started vLLM.
 
-    Args:
-        model: Gives the shape, the precision and the first weights.
-        max_rows: Answers made side by side.
-
     Attributes:
-        engine: vLLM's own engine, an `LLMEngine`.
-        shape: As `shape_of`.
-        owner: Whose weights it holds.
-        sheet: Where tokens of requests with a row are drawn.
+        engine: vLLM's `LLMEngine`.
+        owner: Engine of the loaded weights.
+        sheet: Sheet of the running call.
     """
 
     def __init__(self, model: LanguageModel, max_rows: int):
@@ -170,7 +137,7 @@ class VllmProcess:
                 "Set learner.processes=1, or language.engine=transformers.",
             )
         self.shape = shape_of(model, max_rows)
-        self.owner: Any = None
+        self.owner: LocalEngine | None = None
         self.sheet: Sheet | None = None
         self._eager = model.device.type == "cpu"
         if self._eager:
@@ -189,7 +156,7 @@ class VllmProcess:
             max_num_seqs=max_rows,
             block_size=BLOCK,
             kv_cache_memory_bytes=cache_bytes(model, max_rows),
-            gpu_memory_utilization=0.1,  # is only checked at the start where the cache's size is given
+            gpu_memory_utilization=0.1,  # only checked at the start, as the cache's size is given
             enable_prefix_caching=True,
             enforce_eager=self._eager,
             async_scheduling=False,  # a step's tokens must be known before the next one is drawn
@@ -208,31 +175,31 @@ class VllmProcess:
             ) from error
         self._runner = self.engine.model_executor.driver_worker.model_runner
 
-    def adopt(self, model: LanguageModel, owner: Any) -> None:
-        """Copy a model's weights, with adapters merged in. No step runs meanwhile, so no token sees half of them."""
-        self.owner = None  # until all of them are there
+    def adopt(self, model: LanguageModel, owner: LocalEngine) -> None:
+        """Copy a model's weights, with adapters merged in."""
+        self.owner = None  # until the copy is complete
         with torch.no_grad(), _quiet():
             self._runner.reload_weights(weights_iterator=iter(merged_state(model).items()))
             head = getattr(self._network, "lm_head", None)
             if head is not None and getattr(model.config, "tie_word_embeddings", False):
-                # on CPUs layers keep a copy of their weight in the kernels' layout; a reload makes that of the
-                # embedding anew, not that of an output layer tied to it
+                # on CPUs layers keep a copy of their weight in the kernels' layout; a reload renews that of the
+                # embedding, not that of an output layer tied to it
                 head.quant_method.process_weights_after_loading(head)
         self.owner = owner
 
     @contextlib.contextmanager
     def scoring(self, temperature: float) -> Iterator[None]:
-        """Logits are divided by the temperature, those that prompts are scored with too."""
+        """Divide logits by the temperature inside the block, those of prompts included."""
         network = self._network
         plain = network.compute_logits
         network.compute_logits = lambda hidden: plain(hidden).float() / temperature
-        # on CPUs vLLM would call a C++ compiler for its ranks of prompt tokens, which nobody asked for
+        # on CPUs vLLM would call a C++ compiler for its unused ranks of prompt tokens
         stance = torch.compiler.set_stance("force_eager") if self._eager else contextlib.nullcontext()
         try:
             with stance:
                 yield
         finally:
-            del network.compute_logits  # the method of the class shows again
+            del network.compute_logits  # restores the method of the class
 
     def close(self) -> None:
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
@@ -253,7 +220,7 @@ _running: VllmProcess | None = None
 
 
 def vllm_for(model: LanguageModel, max_rows: int) -> VllmProcess:
-    """The vLLM of this process, started or started anew where it does not fit the model.
+    """Return the vLLM of this process, (re)started unless it fits the model.
 
     Raises:
         ConfigError: vLLM is not installed, or does not compute such a model.
@@ -268,7 +235,7 @@ def vllm_for(model: LanguageModel, max_rows: int) -> VllmProcess:
 
 
 def stop_vllm() -> None:
-    """End the vLLM of this process, if there is one; the next use starts another."""
+    """End the vLLM of this process, if any; the next use starts another."""
     global _running
     ending, _running = _running, None
     if ending is not None:
@@ -276,21 +243,21 @@ def stop_vllm() -> None:
 
 
 def _drawing_processor(process: VllmProcess) -> type:
-    """A logits processor that draws on the sheet of a process. A class, as vLLM makes the object by itself."""
+    """Make the class of a logits processor that draws on the sheet of a process; vLLM makes the object."""
     from vllm.v1.sample.logits_processor import LogitsProcessor
     from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
     class Drawing(LogitsProcessor):
-        def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool):
+        def __init__(self, vllm_config: object, device: torch.device, is_pin_memory: bool):
             self.rows: dict[int, int] = {}  # place in the batch -> row
 
         def is_argmax_invariant(self) -> bool:
             return False
 
-        def update_state(self, batch_update: Any) -> None:
+        def update_state(self, batch_update: BatchUpdate | None) -> None:
             process_dict_updates(self.rows, batch_update, self._row)
 
-        def _row(self, params: Any, prompt: Any, taken: list[int]) -> int | None:
+        def _row(self, params: SamplingParams, prompt: object, taken: list[int]) -> int | None:
             row = (params.extra_args or {}).get("row")
             if row is not None and process.sheet is not None:
                 process.sheet.taken[row] = taken
@@ -309,7 +276,7 @@ def _drawing_processor(process: VllmProcess) -> type:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """vLLM seeds the process's generators when it starts, and on CPUs takes `torch.set_num_threads` away."""
+    """Restore the random generators and `torch.set_num_threads`, which vLLM changes at its start."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     threads, dtype = torch.set_num_threads, torch.get_default_dtype()
     try:
@@ -324,7 +291,7 @@ def _undisturbed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings of vLLM that a tied output layer has no weight of its own."""
+    """Silence vLLM's warnings of a tied output layer without a weight."""
     logger = logging.getLogger("vllm")
     level = logger.level
     logger.setLevel(logging.ERROR)

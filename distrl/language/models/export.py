@@ -1,4 +1,4 @@
-"""Hugging Face out: a folder that `transformers` loads, with its tokenizer and a model card."""
+"""Export to a folder for `transformers`, with tokenizer and model card."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from distrl.base.errors import ConfigError
 from distrl.base.files import raise_if_full
-from distrl.language.models.model import LanguageModel
+from distrl.language.models.model import HubModule, LanguageModel
 from distrl.language.models.source import quiet_transformers
 from distrl.language.models.weights import merged_state
 
@@ -21,25 +20,20 @@ from distrl.language.models.weights import merged_state
 def export_pretrained(
     model: LanguageModel,
     folder: str | os.PathLike[str],
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Write a model as a folder for `AutoModelForCausalLM.from_pretrained`; adapters are merged in.
+    """Write a model for `AutoModelForCausalLM.from_pretrained`, with merged adapters and without critic.
 
-    The folder appears by one rename, so nobody reads half of it.
+    The folder appears complete, by one rename.
 
     Args:
-        model: The language model. A critic is not part of what transformers knows and stays behind.
-        folder: Where to; must not exist, or be empty.
-        facts: Lines of the model card: task, algorithm, steps, success, seed ... `base_model` names what it was
-            made from, `name` is the title.
-        dtype: Of the file.
-
-    Returns:
-        The folder.
+        folder: Must not exist, or be empty.
+        facts: Lines of the model card; `base_model` is the source, `name` the title.
+        dtype: Precision of the file.
 
     Raises:
-        ConfigError: The folder holds something already.
+        ConfigError: The folder is not empty.
         ResourceError: The disk is full.
     """
     folder = Path(folder)
@@ -66,8 +60,8 @@ def export_pretrained(
     return folder
 
 
-def _plain_network(model: LanguageModel, dtype: torch.dtype) -> Any:
-    """A model of the same class that shares the tensors, without adapters around its layers."""
+def _plain_network(model: LanguageModel, dtype: torch.dtype) -> HubModule:
+    """Return a model of the same class that shares the tensors, without adapters."""
     config = type(model.config).from_dict(model.config.to_dict())
     with torch.device("meta"):
         network = type(model.network)(config)
@@ -80,8 +74,8 @@ def _plain_network(model: LanguageModel, dtype: torch.dtype) -> Any:
     return network
 
 
-def model_card(facts: Mapping[str, Any], tiny: bool = False) -> str:
-    """A model card in Markdown: the header that the hub reads, how to load it, and the run's facts."""
+def model_card(facts: Mapping[str, object], tiny: bool = False) -> str:
+    """Write a model card in Markdown: header for the hub, loading, facts of the run."""
     header = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
     if facts.get("base_model"):
         header.append(f"base_model: {facts['base_model']}")
@@ -101,6 +95,6 @@ def model_card(facts: Mapping[str, Any], tiny: bool = False) -> str:
     return "\n".join([*header, "", f"# {title}", note, *code, "", "## How it was made", "", *table, ""])
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return text.replace("|", "\\|").replace("\n", " ")

@@ -1,11 +1,10 @@
-"""Build the language model that a config describes: fresh or pretrained, with adapters, in a precision."""
+"""Construction of language models from the config: fresh or pretrained, adapters, precision."""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -13,13 +12,13 @@ from torch import Tensor
 from distrl.base.errors import ConfigError
 from distrl.config.sections.language import LanguageConfig, LoraSettings
 from distrl.language.models.memory_estimate import Role, check_memory, memory_parts
-from distrl.language.models.model import LanguageModel
+from distrl.language.models.model import HubConfig, HubModule, LanguageModel
 from distrl.language.models.source import Source, converted, quiet_transformers, resolve_source
 from distrl.language.models.tokenizers import CharacterTokenizer, HubTokenizer, TextTokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-#: bf16 is taken if it is at least this much faster, and log-probabilities differ by at most this much on average.
+#: Smallest speedup of bf16, and largest mean difference of log-probabilities, to choose it.
 FASTER, CLOSE_ENOUGH = 1.2, 0.05
 
 
@@ -30,19 +29,18 @@ def load_language_model(
     role: Role = "learner",
     device: torch.device | str = "cpu",
 ) -> LanguageModel:
-    """The model of a config, on its device.
+    """Load the model of the section `language` onto a device.
 
     Args:
-        settings: The section `language`. With `dtype: auto` both precisions are measured here; whoever loads
-            published weights takes the publisher's (`language/models/weights.py`).
-        seed: Draws fresh weights, and first adapters.
+        settings: With `dtype: auto` both precisions are measured; loading published weights then adopts the
+            publisher's (`language/models/weights.py`).
+        seed: Seed of fresh weights and adapters.
         alphabet: Characters of the task, for `tiny`.
-        role: What the model is for; decides what must fit into memory.
-        device: Where it lives.
+        role: Decides what must fit into memory.
 
     Raises:
-        ConfigError: A source that is not there, a tokenizer that lacks something, adapters that fit no layer.
-        ResourceError: It does not fit; every part is named.
+        ConfigError: A missing source, an incomplete tokenizer, or adapters that fit no layer.
+        ResourceError: Not enough memory; lists the parts.
     """
     _require_transformers()
     device = torch.device(device)
@@ -52,7 +50,7 @@ def load_language_model(
         _freeze(model, settings)
     model.to(device)
     _check_head(model)
-    model.dtype = choose_dtype(model).dtype if settings.dtype == "auto" else DTYPES[settings.dtype]
+    model.dtype = choose_dtype(model) if settings.dtype == "auto" else DTYPES[settings.dtype]
     return model
 
 
@@ -61,7 +59,7 @@ def _tiny(settings: LanguageConfig, alphabet: str | None) -> LanguageModel:
 
     tokenizer = CharacterTokenizer(alphabet or "")
     context = settings.tiny_context()
-    inner = -(-settings.width * 8 // 3 // 8) * 8  # 8/3 of the width, so that three matrices cost what two of 4x would
+    inner = -(-settings.width * 8 // 3 // 8) * 8  # 8/3 of the width: three matrices cost as much as two of 4x
     config = LlamaConfig(
         vocab_size=tokenizer.vocab_size,
         hidden_size=settings.width,
@@ -84,9 +82,9 @@ def _pretrained(settings: LanguageConfig, role: Role, device: torch.device) -> L
     source = converted(resolve_source(settings.source))
     with quiet_transformers(), _readable(settings.source, source):
         config = AutoConfig.from_pretrained(source.place, **source.options())
-        _require_room(config, settings, role, device)
+        _require_memory(config, settings, role, device)
         text = _hub_tokenizer(settings, source, config)
-        network: Any = AutoModelForCausalLM.from_pretrained(source.place, dtype=torch.float32, **source.options())
+        network: HubModule = AutoModelForCausalLM.from_pretrained(source.place, dtype=torch.float32, **source.options())
     text.vocab_size = network.get_input_embeddings().weight.shape[0]
     limit = getattr(config, "max_position_embeddings", None) or text.tokenizer.model_max_length
     if settings.context is not None and settings.context > limit:
@@ -98,18 +96,13 @@ def _pretrained(settings: LanguageConfig, role: Role, device: torch.device) -> L
 
 
 def check_fits(settings: LanguageConfig, role: Role = "learner", device: torch.device | str = "cpu") -> None:
-    """Refuse a pretrained model that does not fit into memory, before anything of it is loaded.
-
-    Raises:
-        ConfigError: A source that is not there.
-        ResourceError: It does not fit; every part is named.
-    """
+    """Raise ResourceError before loading if a pretrained model does not fit into memory."""
     if settings.source != "tiny":
-        _require_room(_config(settings), settings, role, torch.device(device))
+        _require_memory(_config(settings), settings, role, torch.device(device))
 
 
 def model_context(settings: LanguageConfig) -> int:
-    """Longest prompt and answer together, in tokens, of the model that `load_language_model` would give."""
+    """Return the context, in tokens, of the model that `load_language_model` would load."""
     if settings.source == "tiny":
         return settings.tiny_context()
     if settings.context is not None:
@@ -117,8 +110,8 @@ def model_context(settings: LanguageConfig) -> int:
     return getattr(_config(settings), "max_position_embeddings", None) or sys.maxsize
 
 
-def _config(settings: LanguageConfig) -> Any:
-    """The config of a pretrained model, of transformers."""
+def _config(settings: LanguageConfig) -> HubConfig:
+    """Load the config of a pretrained model."""
     _require_transformers()
     from transformers import AutoConfig
 
@@ -127,17 +120,13 @@ def _config(settings: LanguageConfig) -> Any:
         return AutoConfig.from_pretrained(source.place, **source.options())
 
 
-def _require_room(config: Any, settings: LanguageConfig, role: Role, device: torch.device) -> None:
+def _require_memory(config: HubConfig, settings: LanguageConfig, role: Role, device: torch.device) -> None:
     total, trainable = _count_parameters(config, settings)
     check_memory(memory_parts(config, settings, role, total, trainable), settings.source, device)
 
 
 def load_tokenizer(settings: LanguageConfig, alphabet: str | None = None) -> TextTokenizer:
-    """The tokenizer that `load_language_model` would give its model, without the model.
-
-    Raises:
-        ConfigError: A source that is not there, or a tokenizer that lacks something.
-    """
+    """Load the tokenizer without the model; raise ConfigError if it is missing or incomplete."""
     _require_transformers()
     if settings.source == "tiny":
         return CharacterTokenizer(alphabet or "")
@@ -148,21 +137,21 @@ def load_tokenizer(settings: LanguageConfig, alphabet: str | None = None) -> Tex
         return _hub_tokenizer(settings, source, AutoConfig.from_pretrained(source.place, **source.options()))
 
 
-def _hub_tokenizer(settings: LanguageConfig, source: Source, config: Any) -> HubTokenizer:
-    """The tokenizer of a pretrained model; answers also end where its generation config says."""
+def _hub_tokenizer(settings: LanguageConfig, source: Source, config: HubConfig) -> HubTokenizer:
+    """Load the tokenizer of a pretrained model, with the end tokens of its generation config."""
     from transformers import AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(source.place, **source.options())
     try:
         ends = GenerationConfig.from_pretrained(source.place, **source.options()).eos_token_id
-    except OSError:  # there is none
+    except OSError:  # no such file
         ends = getattr(config, "eos_token_id", None)
     stop_ids = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     return HubTokenizer(tokenizer, getattr(config, "vocab_size", len(tokenizer)), stop_ids, settings.chat_template)
 
 
 class _readable:
-    """Turns what transformers says about a source that cannot be read into one line."""
+    """Context that turns errors of transformers about a source into one line."""
 
     def __init__(self, name: str, source: Source):
         self.name, self.source = name, source
@@ -170,7 +159,9 @@ class _readable:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if isinstance(error, OSError | ValueError):
             where = "folder" if self.source.local else "hub id"
             reason = str(error).strip().split("\n")[0]
@@ -182,8 +173,8 @@ class _readable:
             ) from error
 
 
-def _count_parameters(config: Any, settings: LanguageConfig) -> tuple[int, int]:
-    """Parameters, and how many of them learn, without making any."""
+def _count_parameters(config: HubConfig, settings: LanguageConfig) -> tuple[int, int]:
+    """Count all and trainable parameters, without memory for them."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -198,7 +189,7 @@ def _count_parameters(config: Any, settings: LanguageConfig) -> tuple[int, int]:
 
 
 def _freeze(model: LanguageModel, settings: LanguageConfig) -> None:
-    """Adapters, frozen embeddings and recomputed activations, as the config wants them."""
+    """Set up adapters, frozen embeddings and gradient checkpointing."""
     if settings.lora is not None:
         add_lora(model, settings.lora)
     if settings.freeze_embeddings:
@@ -209,15 +200,15 @@ def _freeze(model: LanguageModel, settings: LanguageConfig) -> None:
 
 
 def add_lora(model: LanguageModel, settings: LoraSettings) -> None:
-    """Give a model adapters, and freeze everything else but its critic.
-
-    Raises:
-        ConfigError: The names fit no layer.
-    """
+    """Add adapters and freeze all else except the critic; raise ConfigError if no layer fits."""
     import peft
 
-    scale: Any = settings.alpha  # peft's annotation says whole numbers; it divides alpha by the rank
-    config = peft.LoraConfig(r=settings.rank, lora_alpha=scale, target_modules=list(settings.targets), lora_dropout=0.0)
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # any number, in fact
+        target_modules=list(settings.targets),
+        lora_dropout=0.0,
+    )
     model.network.requires_grad_(False)
     try:
         peft.inject_adapter_in_model(config, model.network)
@@ -230,24 +221,9 @@ def add_lora(model: LanguageModel, settings: LoraSettings) -> None:
         parameter.requires_grad_(".lora_" in name)
 
 
-@dataclass(frozen=True)
-class DtypeProbe:
-    """What was measured to choose a precision.
-
-    Attributes:
-        dtype: The choice.
-        speedup: Time of a forward pass in fp32 over that in bf16.
-        error: Mean difference of log-probabilities.
-    """
-
-    dtype: torch.dtype
-    speedup: float
-    error: float
-
-
 @torch.no_grad()
-def choose_dtype(model: LanguageModel, rows: int = 4, length: int = 32) -> DtypeProbe:
-    """bf16 where it is faster here and close enough to fp32, on random tokens; leaves `model.dtype` as it was."""
+def choose_dtype(model: LanguageModel, rows: int = 4, length: int = 32) -> torch.dtype:
+    """Choose bf16 if it is faster and close enough to fp32 on random tokens."""
     length = min(length, model.context)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.tokenizer.vocab_size, (rows, length), generator=generator).to(model.device)
@@ -262,8 +238,7 @@ def choose_dtype(model: LanguageModel, rows: int = 4, length: int = 32) -> Dtype
         model.dtype = before
     error = float((logps["fp32"] - logps["bf16"]).abs().mean())
     speedup = seconds["fp32"] / seconds["bf16"]
-    chosen = torch.bfloat16 if speedup >= FASTER and error <= CLOSE_ENOUGH else torch.float32
-    return DtypeProbe(chosen, speedup, error)
+    return torch.bfloat16 if speedup >= FASTER and error <= CLOSE_ENOUGH else torch.float32
 
 
 def _probe_logp(model: LanguageModel, tokens: Tensor) -> Tensor:
@@ -279,11 +254,7 @@ def _timed(model: LanguageModel, tokens: Tensor) -> float:
 
 @torch.no_grad()
 def _check_head(model: LanguageModel) -> None:
-    """Some architectures scale or squash their logits; chunks would not know of it.
-
-    Raises:
-        ConfigError: This one does.
-    """
+    """Raise ConfigError for architectures that transform their logits, which chunks cannot follow."""
     tokens = torch.arange(1, 3, device=model.device)[None] % model.tokenizer.vocab_size
     full = model.network(input_ids=tokens, use_cache=False).logits
     own = model.logits(model.hidden(tokens))

@@ -1,36 +1,34 @@
-"""What a language model will take, by part, before anything is loaded."""
+"""Memory estimate of a language model by part, before it is loaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from distrl.base.errors import ResourceError
 from distrl.config.sections.language import LanguageConfig
+from distrl.language.models.model import HubConfig
 
 Role = Literal["learner", "sampler", "frozen"]
 
-#: Numbers kept for the backward pass, per token and layer, in widths and in widths of the inner layer.
+#: Numbers saved for the backward pass per token and layer, in widths and inner widths.
 ACTIVATIONS_PER_WIDTH, ACTIVATIONS_PER_INNER = 14, 4
 
 
 def memory_parts(
-    config: Any, settings: LanguageConfig, role: Role, total: int, trainable: int, tokens: int = 8192
+    config: HubConfig, settings: LanguageConfig, role: Role, total: int, trainable: int, tokens: int = 8192
 ) -> dict[str, int]:
-    """Bytes by part.
+    """Estimate bytes by part.
 
     Args:
-        config: The model's config, of transformers.
-        settings: Precision, adapters, checkpointing, rows side by side.
-        role: `learner` (parameters, gradients, optimizer, activations), `sampler` (parameters, what the decoder
-            keeps, cache of keys and values), `frozen` (parameters alone).
-        total: Parameters.
-        trainable: Parameters that learn.
-        tokens: Learner: tokens of one forward pass.
+        role: `learner` (parameters, gradients, optimizer, activations), `sampler` (parameters, decoder's copy, keys
+            and values), `frozen` (parameters).
+        total, trainable: Numbers of parameters.
+        tokens: Tokens per forward pass of the learner.
     """
-    number = 4 if settings.dtype == "fp32" else 2  # bytes of what layers compute in; `auto` is bf16 where it matters
+    number = 4 if settings.dtype == "fp32" else 2  # `auto` chooses bf16 for large models
     width, layers = config.hidden_size, config.num_hidden_layers
     parts = {"parameters": 4 * total}
     if role == "learner":
@@ -52,7 +50,7 @@ def memory_parts(
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that are free on a device; for the CPU the machine's or the container's, whichever is less."""
+    """Return the free bytes of a device; for the CPU the lesser of the machine's and the container's."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil
@@ -71,11 +69,7 @@ def available_memory(device: torch.device) -> int:
 
 
 def check_memory(parts: dict[str, int], source: str, device: torch.device, free: int | None = None) -> None:
-    """Refuse what will not fit.
-
-    Raises:
-        ResourceError: Every part in GB, the sum, and what is free.
-    """
+    """Raise ResourceError, with all parts in GB, if the sum exceeds the free memory."""
     free = available_memory(device) if free is None else free
     need = sum(parts.values())
     if need <= free:

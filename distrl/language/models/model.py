@@ -1,17 +1,17 @@
-"""A causal language model, its tokenizer, and what learning needs of both.
+"""Causal language model with its tokenizer.
 
     model = load_language_model(config.language, seed=0, alphabet=task.alphabet)
     hidden = model.hidden(tokens)                            # (N, L, D), the trunk's last layer
     logp, entropy = token_logp(model, tokens, mask)          # language/models/token_logp.py
 
-Full logits of a batch never exist: whoever needs them takes `hidden` and the head in chunks.
+Full logits of a batch never exist: the head is applied to `hidden` in chunks.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,26 +24,28 @@ from distrl.language.models.tokenizers import TextTokenizer
 from distrl.models.heads.base import ReturnHead
 from distrl.models.heads.make import make_return_head
 
+#: Objects of transformers and peft: their attributes depend on the model.
+HubModule: TypeAlias = Any
+HubConfig: TypeAlias = Any
+
 
 class LanguageModel(nn.Module):
     """A causal language model of transformers with its tokenizer.
 
     Args:
-        network: The model of transformers; dropout is switched off.
-        tokenizer: Its tokenizer.
+        network: A model of transformers; dropout is switched off.
         context: Longest sequence in tokens.
-        dtype: What layers compute in. Parameters stay in float32; so do the residual stream, norms and distributions.
-        critic_head: A return distribution for every token, computed from the trunk.
+        dtype: Precision of the layers, may be changed later; parameters, the residual stream, norms and distributions
+            are in float32.
+        critic_head: Return distribution of every token, computed from the trunk.
 
     Attributes:
-        network, tokenizer, context, dtype: As given; `dtype` may be changed at any time.
-        critic: The head, or None.
-        extras: Arrays by name that are published with the weights, for samplers; `language/models/weights.py`.
+        extras: Arrays published with the weights, for samplers (`language/models/weights.py`).
     """
 
     def __init__(
         self,
-        network: Any,
+        network: HubModule,
         tokenizer: TextTokenizer,
         context: int,
         dtype: torch.dtype = torch.float32,
@@ -59,12 +61,12 @@ class LanguageModel(nn.Module):
 
     @property
     def policy(self) -> LanguageModel:
-        """What acts: all of it."""
+        """The acting part: the whole model."""
         return self
 
     @property
-    def config(self) -> Any:
-        """The model's config, of transformers."""
+    def config(self) -> HubConfig:
+        """Config of transformers."""
         return self.network.config
 
     @property
@@ -73,12 +75,12 @@ class LanguageModel(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """(V, D) of the output layer."""
+        """Weight (V, D) of the output layer."""
         return self.network.get_output_embeddings().weight
 
     @property
     def head_bias(self) -> Tensor | None:
-        """(V,) of the output layer, where it has one."""
+        """Bias (V,) of the output layer, if any."""
         return getattr(self.network.get_output_embeddings(), "bias", None)
 
     def hidden(
@@ -87,14 +89,12 @@ class LanguageModel(nn.Module):
         positions: Tensor | None = None,
         visible: Tensor | None = None,
     ) -> Tensor:
-        """The trunk's last layer, after its norm: (N, L, D) float32.
+        """Compute the trunk's last layer, after its norm: (N, L, D) float32.
 
         Args:
-            tokens: (N, L) int64. Rows are filled up on the right; with segments, anywhere.
-            positions: (N, L) int64, counted from 0 in every sequence. Default: from the segments, or 0, 1, 2 ...
-            segments: (N, L) int64, the sequence of its row that a token belongs to, -1 for padding: several sequences
-                in a row do not see each other. Default: one sequence a row.
-            visible: (N, L, L) bool, which keys (last) each query sees, in place of segments; give positions with it.
+            tokens: (N, L) int64, padded on the right.
+            positions: (N, L) int64. Default: 0, 1, 2, ...
+            visible: (N, L, L) bool, the keys (last) that each query sees. Default: the past of its row.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
@@ -106,7 +106,7 @@ class LanguageModel(nn.Module):
         return out.last_hidden_state.float()
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The output layer on hidden states (..., D): (..., V) float32. For a few rows at a time."""
+        """Apply the output layer to hidden states (..., D), a few rows at a time: (..., V) float32."""
         weight, bias = self.head_weight, self.head_bias
         if self.dtype == torch.float32:
             return F.linear(hidden, weight, bias)
@@ -115,22 +115,14 @@ class LanguageModel(nn.Module):
         ).float()
 
     def value_params(self, hidden: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Parameters (..., P) of each token's return distribution; `critic.distribution` reads them.
-
-        Raises:
-            ConfigError: The model has no critic.
-        """
+        """Compute parameters (..., P) of each token's return distribution (`critic.distribution`)."""
         if self.critic is None:
             raise ConfigError("the language model has no critic.", "Set language.critic_head, for example to scalar.")
         return self.critic(hidden, noise).squeeze(-2)
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[LanguageModel]:
-        """The model without its adapters, for as long as the block lasts.
-
-        Raises:
-            ConfigError: There are none; keep a frozen copy instead.
-        """
+        """Switch the adapters off inside the block; raise ConfigError without adapters."""
         layers = adapter_layers(self.network)
         if not layers:
             raise ConfigError("the language model has no adapters to switch off.", "Set language.lora={rank: 16}.")
@@ -141,21 +133,17 @@ class LanguageModel(nn.Module):
         finally:
             for layer in layers:
                 layer.enable_adapters(True)
-                for parameter in _adapter_parameters(layer):
+                for parameter in (*layer.lora_A.parameters(), *layer.lora_B.parameters()):
                     parameter.requires_grad_(True)
 
 
-def adapter_layers(network: nn.Module) -> list[Any]:
-    """The layers of a network that carry LoRA adapters."""
+def adapter_layers(network: nn.Module) -> list[HubModule]:
+    """Return the layers with LoRA adapters."""
     return [module for module in network.modules() if hasattr(module, "lora_A") and hasattr(module, "base_layer")]
 
 
-def _adapter_parameters(layer: Any) -> list[nn.Parameter]:
-    return [*layer.lora_A.parameters(), *layer.lora_B.parameters()]
-
-
-def _no_dropout(network: Any) -> None:
-    """Sampler and learner must compute one distribution, so nothing random may happen in between."""
+def _no_dropout(network: HubModule) -> None:
+    """Switch dropout off: sampler and learner must compute the same distribution."""
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

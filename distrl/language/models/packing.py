@@ -1,11 +1,11 @@
-"""Rows of different lengths in few dense sequences; whatever rows begin with in common is there only once.
+"""Packing of rows into few dense sequences; common beginnings are computed once.
 
-The rows of a batch, sorted, are the leaves of a tree of tokens, which is laid out branch by branch:
+The sorted rows of a batch are the leaves of a tree of tokens, laid out branch by branch:
 
-    prompt 1 | answer 1 | answer 2 | prompt 2 | answer 3 | ...        positions go on from those of the branch's stem
+    prompt 1 | answer 1 | answer 2 | prompt 2 | answer 3 | ...        positions continue those of the branch's stem
 
-A token sees what stands before it in its own row and nothing else, so log-probabilities and gradients are those of rows
-computed one by one. What no scored token depends on (padding, the last token of an answer) is left out.
+A token sees only the past of its own row, so log-probabilities and gradients are those of separate rows. Padding and
+the last token of an answer, on which no scored token depends, are left out.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ from torch import Tensor
 
 from distrl.language.models.model import LanguageModel
 
-#: A packed model must agree with the plain one this closely, relative to the largest hidden number.
+#: Largest difference of packed and plain hidden states, relative to the largest number.
 AGREE = 1e-3
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Tokens of a batch, packed.
+    """Packed tokens of a batch.
 
     Attributes:
         tokens, positions: (M, W) int64.
-        last: (M, W) int64, the last column of its row that sees this token. Padding is seen by itself alone.
-        before: (K,) int64, for every scored token in row-major order the place, in the flattened (M * W), of the token
-            before it.
+        last: (M, W) int64, the last column that sees a token; padding sees itself only.
+        before: (K,) int64, for each scored token in row-major order the place in (M * W) of the preceding token.
     """
 
     tokens: Tensor
@@ -39,23 +38,23 @@ class Packed:
     before: Tensor
 
     def visible(self) -> Tensor:
-        """(M, W, W) bool: the query at [:, i] sees the key at [:, :, j]."""
+        """Return (M, W, W) bool: the query at [:, i] sees the key at [:, :, j]."""
         columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         return (columns[None, None, :] <= columns[None, :, None]) & (columns[None, :, None] <= self.last[:, None, :])
 
 
 @dataclass
 class _Tree:
-    """Rows with a common beginning, or a single row, laid out one branch behind the other."""
+    """Rows with a common beginning, laid out branch by branch."""
 
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     last: list[int] = field(default_factory=list)
-    rows: dict[int, np.ndarray] = field(default_factory=dict)  # where the tokens of each row lie
+    rows: dict[int, np.ndarray] = field(default_factory=dict)  # places of each row's tokens
     path: list[int] = field(default_factory=list)  # of the newest row
 
     def add(self, row: int, tokens: list[int], shared: int) -> None:
-        """A row that begins with `shared` tokens of the newest one."""
+        """Add a row that begins with `shared` tokens of the newest one."""
         begin = len(self.tokens)
         self.close(shared)
         self.tokens += tokens[shared:]
@@ -65,19 +64,13 @@ class _Tree:
         self.rows[row] = np.array(self.path, np.int64)
 
     def close(self, shared: int) -> None:
-        """Nothing that comes later sees more than the first `shared` tokens of the newest row."""
+        """Hide all but the first `shared` tokens of the newest row from later tokens."""
         for place in self.path[shared:]:
             self.last[place] = len(self.tokens) - 1
 
 
 def pack(tokens: Tensor, mask: Tensor, width: int) -> Packed:
-    """Lay out a batch.
-
-    Args:
-        tokens: (N, L) int64.
-        mask: (N, L) bool, tokens to score, never the first of a row.
-        width: Tokens of a packed row, unless a single row of the batch needs more.
-    """
+    """Lay out tokens (N, L) with the scored ones (N, L) in rows of `width`, more if a single row needs it."""
     ids, scored = tokens.cpu().numpy(), mask.cpu().numpy()
     end = np.where(scored.any(1), scored.shape[1] - scored[:, ::-1].argmax(1) - 1, 0)  # the last token predicts nothing
     width = max(width, int(end.max(initial=1)))
@@ -85,7 +78,7 @@ def pack(tokens: Tensor, mask: Tensor, width: int) -> Packed:
     length = max((sum(len(tree.tokens) for tree in trees) for trees in bins), default=0)
     packed = {name: np.zeros((len(bins), length), np.int64) for name in ("tokens", "positions")}
     packed["last"] = np.tile(np.arange(length), (len(bins), 1))
-    places = np.zeros(scored.shape, np.int64)  # of every token that is there
+    places = np.zeros(scored.shape, np.int64)  # of all tokens
     for number, trees in enumerate(bins):
         begin = 0
         for tree in trees:
@@ -101,7 +94,7 @@ def pack(tokens: Tensor, mask: Tensor, width: int) -> Packed:
 
 
 def _grow(ids: np.ndarray, end: np.ndarray, width: int) -> list[_Tree]:
-    """Trees of at most `width` tokens. Among sorted rows none shares more with a row than its predecessor."""
+    """Build trees of at most `width` tokens from sorted rows: each shares most with its predecessor."""
     sequences = {row: ids[row, : end[row]].tolist() for row in np.flatnonzero(end > 0).tolist()}
     trees: list[_Tree] = []
     before: list[int] = []
@@ -119,7 +112,7 @@ def _grow(ids: np.ndarray, end: np.ndarray, width: int) -> list[_Tree]:
 
 
 def _common(one: list[int], two: list[int]) -> int:
-    """How many tokens two sequences begin with in common."""
+    """Return the length of the common beginning."""
     for place, (a, b) in enumerate(zip(one, two, strict=False)):
         if a != b:
             return place
@@ -127,7 +120,7 @@ def _common(one: list[int], two: list[int]) -> int:
 
 
 def _fill(trees: list[_Tree], width: int) -> list[list[_Tree]]:
-    """First fit, the largest first: bins of at most `width` tokens."""
+    """Fill bins of at most `width` tokens: first fit, largest first."""
     bins: list[list[_Tree]] = []
     room: list[int] = []
     for tree in sorted(trees, key=lambda tree: -len(tree.tokens)):
@@ -141,9 +134,9 @@ def _fill(trees: list[_Tree], width: int) -> list[list[_Tree]]:
 
 
 def packed_features(model: LanguageModel, tokens: Tensor, mask: Tensor) -> Tensor:
-    """Hidden states (K, D) that the K masked tokens of (N, L) are predicted from, in row-major order.
+    """Compute the states (K, D) that the K masked tokens of (N, L) are predicted from, in row-major order.
 
-    Rows are packed up to the model's width in tokens: attention then stays below a sixth of what linear layers cost.
+    Packed rows have as many tokens as the model is wide: attention then costs less than a sixth of linear layers.
     """
     packed = pack(tokens, mask, model.config.hidden_size)
     if packed.tokens.numel() == 0:
@@ -154,7 +147,7 @@ def packed_features(model: LanguageModel, tokens: Tensor, mask: Tensor) -> Tenso
 
 @torch.no_grad()
 def can_pack(model: LanguageModel) -> bool:
-    """Whether this model computes packed rows as it computes plain ones; some take no positions or masks."""
+    """Return True if packed and plain rows give equal results; some models take no positions or masks."""
     length = min(8, model.context)
     tokens = torch.arange(length).expand(3, -1).clone()
     tokens[1:, length // 2 :] += torch.tensor([[1], [2]])

@@ -1,10 +1,9 @@
-"""A language model whose parameters are spread over the processes of a group (FSDP2 of torch).
+"""Language model sharded over the processes of a group (FSDP2 of torch).
 
-Each transformer block is one group of parameters, all the rest (embeddings, last norm, output layer, heads) is another.
-Of every parameter a process keeps its part of the rows, in float32; a layer's parts are gathered when it computes, and
-the gradients that processes found for it are added and spread again. The parts of all parameters that learn lie in one
-flat vector, and so do their gradients: whatever works number by number on `FlatParameters` (Adam, copies for a
-rollback, a reference model) works on the shards without knowing of them.
+Each transformer block is one group of parameters, the rest (embeddings, last norm, output layer, heads) another. A
+process stores its rows of every parameter in float32; a layer's rows are gathered when it computes, and its gradients
+are summed and scattered. The shards of all trainable parameters form one flat vector, like their gradients, so
+elementwise operations on `FlatParameters` (Adam, rollback copies, a reference model) apply to shards unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -23,29 +22,33 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from distrl.experience.weights import Weights
-from distrl.language.models.model import LanguageModel
+from distrl.language.models.model import HubModule, LanguageModel
 from distrl.language.models.weights import load_language_weights, pack_language_weights
 from distrl.models.parameters.flat import ALIGNMENT, FlatParameters
 from distrl.models.parameters.published import load_weights, pack_weights
 
-#: Numbers of each process's vector that are gathered at once: 64 MiB.
+#: Numbers gathered at once from each process: 64 MiB.
 GATHERED = 2**24
+
+T = TypeVar("T")
+#: A parameter with the private attributes of FSDP.
+ShardedParameter: TypeAlias = Any
 
 
 class Root(nn.Module):
-    """Runs a function while the parameters outside of the blocks are whole: FSDP acts around `forward`."""
+    """Module that runs a function inside FSDP's `forward`, with whole parameters outside the blocks."""
 
     def __init__(self, model: LanguageModel):
         super().__init__()
         self.model = model
 
-    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def forward(self, function: Callable[..., T], *arguments: object) -> T:
         return function(*arguments)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Where a process's rows of a parameter lie in the whole vector and in its own, and how many numbers they are."""
+    """Offsets of a process's rows of a parameter in the whole vector and in its own, and their size."""
 
     whole: int
     own: int
@@ -53,16 +56,14 @@ class Rows:
 
 
 class ShardedModel:
-    """Spreads a model over the default process group; every process calls everything here in the same order.
+    """A model sharded over the default process group; all processes make the same calls in the same order.
 
     Args:
         model: The same whole model in every process, on the CPU; its parameters become this process's shards.
-        whole: The layout of its parameters that learn.
-        device: Where shards live and layers compute.
+        whole: Layout of its trainable parameters, and of saved states.
 
     Attributes:
-        flat: This process's shards, padded to the same size in every process; pads hold zeros.
-        whole: As given, without data: the layout in which states are kept.
+        flat: This process's shards, padded with zeros to the same size in every process.
     """
 
     def __init__(self, model: LanguageModel, whole: FlatParameters, device: torch.device):
@@ -78,7 +79,7 @@ class ShardedModel:
             fully_shard(block, mesh=self.mesh)
         fully_shard(self.root, mesh=self.mesh)
         for module in self._groups():
-            # denominators are of the whole batch already, so gradients are added; gloo can do no more than that
+            # losses are divided by counts of the whole batch, so gradients are summed, the only operation of gloo
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
         model.to(device)  # buffers
@@ -88,11 +89,11 @@ class ShardedModel:
         self._inside = False
         model.hidden = self._hidden  # type: ignore[method-assign]
 
-    def _groups(self) -> Iterator[Any]:
+    def _groups(self) -> Iterator[HubModule]:
         return (module for module in self.root.modules() if hasattr(module, "_get_fsdp_state"))
 
     def _flatten(self) -> FlatParameters:
-        """Move this process's shards, and gradients for them, into one vector each."""
+        """Move this process's shards and their gradients into one vector each."""
         held = {
             id(one.sharded_param): one
             for module in self._groups()
@@ -110,17 +111,17 @@ class ShardedModel:
         flat = FlatParameters(data, torch.zeros_like(data), self.whole.names, tuple(shapes), tuple(offsets))
         views, grads = flat.views(flat.data), flat.views(flat.grad)
         for name in flat.names:
-            parameter: Any = parameters[name]
+            parameter: ShardedParameter = parameters[name]
             one, length = held[id(parameter)], parameter._local_tensor.shape[0]
             views[name][:length].copy_(parameter._local_tensor)
             # FSDP gathers from `_sharded_param_data`, padded, and optimizers see `_local_tensor`: the same memory
             one._sharded_param_data = views[name].view(-1)
             parameter._local_tensor = views[name][:length]
-            parameter.grad = one.to_sharded_dtensor(grads[name][:length])  # later ones are added to it in place
+            parameter.grad = one.to_sharded_dtensor(grads[name][:length])  # later gradients are added in place
         return flat
 
     def _rows(self, rank: int) -> list[Rows]:
-        """A process's rows of each parameter that learns: as torch.chunk along the first dimension."""
+        """Return a process's rows of each trainable parameter: torch.chunk along the first dimension."""
         found = []
         for shape, begin, own in zip(self.whole.shapes, self.whole.offsets, self.flat.offsets, strict=True):
             each, rest = -(-shape[0] // self.world), int(np.prod(shape[1:]))
@@ -130,18 +131,16 @@ class ShardedModel:
 
     # ---- computing -------------------------------------------------------------------------------------------------
 
-    def _hidden(self, *arguments: Any, **options: Any) -> Tensor:
-        """`LanguageModel.hidden` anywhere outside of `__call__`: without gradient. The output layer stays whole, for
-        those who go on with it, until the next forward pass; weights may have changed since the last one."""
+    def _hidden(self, tokens: Tensor, positions: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+        """Replace `LanguageModel.hidden`: without gradient outside `__call__`; the output layer then stays whole."""
         if self._inside:
-            return self._plain_hidden(*arguments, **options)
+            return self._plain_hidden(tokens, positions, visible)
         self.reshard()
         with torch.no_grad():
-            return self.root(lambda: self._plain_hidden(*arguments, **options))
+            return self.root(lambda: self._plain_hidden(tokens, positions, visible))
 
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """A function that computes with the model, with gradient. Every process calls it as often, with a function that
-        calls `hidden` as often, and then lets the gradient of what came out run backward."""
+    def __call__(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a function of the model with gradient; all processes make equally many calls, also of `hidden`."""
         self.reshard()
         self._inside = True
         try:
@@ -150,18 +149,13 @@ class ShardedModel:
             self._inside = False
 
     def reshard(self) -> None:
-        """Forget the gathered parameters outside of the blocks."""
-        root: Any = self.root
-        root.reshard()
+        """Free the gathered parameters outside the blocks."""
+        self.root.reshard()  # type: ignore[operator]
 
     # ---- whole vectors and shards ------------------------------------------------------------------------------------
 
     def gather(self, own: Tensor) -> Tensor | None:
-        """The whole vector of which every process gives its part: on the CPU, in process 0 only.
-
-        Args:
-            own: In the layout of `flat`.
-        """
+        """Gather the whole vector from shards in the layout of `flat`: on the CPU, in process 0 only."""
         whole = torch.zeros(self.size) if self.rank == 0 else None
         for begin in range(0, own.numel(), GATHERED):
             piece = own[begin : begin + GATHERED].contiguous()
@@ -173,18 +167,18 @@ class ShardedModel:
         return whole
 
     def own(self, whole: Tensor) -> Tensor:
-        """This process's part of a whole vector, in the layout of `flat`."""
+        """Return this process's shard of a whole vector, in the layout of `flat`."""
         own = torch.zeros(self.flat.data.numel())
         for rows in self.rows[self.rank]:
             own[rows.own : rows.own + rows.size] = whole[rows.whole : rows.whole + rows.size]
         return own.to(self.device)
 
     def whole_views(self, whole: Tensor) -> dict[str, Tensor]:
-        """A whole vector as named parameters."""
+        """Return a whole vector as named parameters."""
         return self.whole.views(whole)
 
     def tensors(self) -> dict[str, Tensor] | None:
-        """The model's `state_dict` with whole tensors, on the CPU; in process 0 only."""
+        """Return the model's `state_dict` with whole tensors, on the CPU; in process 0 only."""
         self.reshard()
         whole = self.gather(self.flat.data)
         learning = self._names_by_id()
@@ -199,8 +193,8 @@ class ShardedModel:
                 found[name] = tensor.detach().cpu().clone()
         return None if views is None else found
 
-    def spread(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Whole tensors of a `state_dict` as the sharded model's own would be."""
+    def spread(self, tensors: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
+        """Shard the whole tensors of a `state_dict`."""
         self.reshard()
         own = self.model.state_dict()
         whole = {name: torch.as_tensor(tensor) for name, tensor in tensors.items()}
@@ -212,13 +206,13 @@ class ShardedModel:
 
 
 def blocks(model: LanguageModel) -> list[nn.Module]:
-    """The transformer blocks of a model, as its class names them."""
+    """Return the transformer blocks of a model."""
     names = set(getattr(model.network, "_no_split_modules", None) or ())
     return [module for module in model.network.modules() if type(module).__name__ in names]
 
 
 def _spread(rows: list[Rows], numbers: Tensor, begin: int, whole: Tensor) -> None:
-    """Put numbers [begin, begin + len) of a process's vector where they belong in the whole one."""
+    """Copy numbers [begin, begin + len) of a process's vector to their places in the whole one."""
     end = begin + len(numbers)
     for one in rows:
         first, last = max(one.own, begin), min(one.own + one.size, end)
@@ -228,7 +222,7 @@ def _spread(rows: list[Rows], numbers: Tensor, begin: int, whole: Tensor) -> Non
 
 
 def _like(sharded: Tensor, whole: Tensor) -> Tensor:
-    """A whole tensor cut as `sharded` is; where shapes differ it stays as it is, for torch to say so."""
+    """Shard a whole tensor like `sharded`; unchanged if shapes differ, for torch's own error."""
     if not isinstance(sharded, DTensor) or sharded.shape != whole.shape:
         return whole
     mesh = sharded.device_mesh
@@ -243,7 +237,7 @@ def _like(sharded: Tensor, whole: Tensor) -> Tensor:
 
 
 class Published(nn.Module):
-    """What of a sharded model is published: packed by process 0, taken by all."""
+    """Publisher of a sharded model: packed by process 0, loaded by all."""
 
     def __init__(self, sharded: ShardedModel):
         super().__init__()
@@ -252,7 +246,7 @@ class Published(nn.Module):
 
 @pack_weights.register(Published)
 def _pack(published: Published, version: int) -> Weights:
-    """As a whole model would be; without anything in processes other than 0."""
+    """Pack the whole model in process 0, nothing in the others."""
     sharded = published.sharded
     whole = sharded.gather(sharded.flat.data)
     if whole is None:
@@ -263,11 +257,7 @@ def _pack(published: Published, version: int) -> Weights:
 @load_weights.register(Published)
 @torch.no_grad()
 def _load(published: Published, weights: Weights) -> None:
-    """As into a whole model.
-
-    Raises:
-        CheckpointError: Names or shapes of another model; nothing is changed then.
-    """
+    """Load as into a whole model; raise CheckpointError for another model, without changes."""
     sharded = published.sharded
     sharded.reshard()
     parameters = dict(sharded.model.named_parameters())
@@ -281,9 +271,10 @@ def _load(published: Published, weights: Weights) -> None:
     sharded.model.dtype = stand_in.dtype
 
 
-def _stand_in(sharded: ShardedModel, tensors: Mapping[str, Tensor]) -> Any:
-    """What packing and loading look at of a model, with tensors in place of its parameters."""
+def _stand_in(sharded: ShardedModel, tensors: Mapping[str, Tensor]) -> LanguageModel:
+    """Return the parts of a model that packing and loading read, with tensors as parameters."""
     learning = set(sharded.whole.names)
     named = [(name, nn.Parameter(tensor, requires_grad=name in learning)) for name, tensor in tensors.items()]
     model = sharded.model
-    return SimpleNamespace(dtype=model.dtype, extras=model.extras, named_parameters=lambda: named)
+    found = SimpleNamespace(dtype=model.dtype, extras=model.extras, named_parameters=lambda: named)
+    return cast(LanguageModel, found)

@@ -1,7 +1,7 @@
-"""Where a language model comes from: a folder, a hub id, a file inside a Python package; GGUF is converted once.
+"""Sources of language models: a folder, a hub id, a file inside a Python package; GGUF is converted once.
 
-A converted file is kept as safetensors below `$DISTRL_CACHE` (default `~/.cache/distrl`), so that later loads map it
-into memory in a moment. The folder appears by one rename: processes that start together see all of it or nothing.
+Converted files are cached as safetensors in `$DISTRL_CACHE` (default `~/.cache/distrl`), each folder complete by one
+rename.
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from distrl.base.errors import ConfigError
 from distrl.base.files import raise_if_full
+
+
+class LoadOptions(TypedDict, total=False):
+    """Keyword arguments of `from_pretrained` of transformers."""
+
+    gguf_file: str
+    local_files_only: bool
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,8 @@ class Source:
     """A resolved `language.source`.
 
     Attributes:
-        place: A folder that exists, or a hub id.
-        gguf: The file inside `place`, where the weights are in GGUF.
+        place: An existing folder, or a hub id.
+        gguf: File of GGUF weights inside `place`, if any.
     """
 
     place: str
@@ -40,17 +47,15 @@ class Source:
     def local(self) -> bool:
         return Path(self.place).is_dir()
 
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of transformers' `from_pretrained`."""
-        return ({"gguf_file": self.gguf} if self.gguf else {}) | ({"local_files_only": True} if self.local else {})
+    def options(self) -> LoadOptions:
+        found: LoadOptions = {"local_files_only": True} if self.local else {}
+        if self.gguf:
+            found["gguf_file"] = self.gguf
+        return found
 
 
 def resolve_source(source: str) -> Source:
-    """What `language.source` means; looks at the disk, never at the network.
-
-    Raises:
-        ConfigError: A package or file that is not there.
-    """
+    """Resolve `language.source` without network; raise ConfigError for a missing package or file."""
     path = _in_package(source) if source.startswith("package:") else Path(source).expanduser()
     if path.is_dir():
         return Source(str(path.resolve()))
@@ -82,18 +87,14 @@ def _in_package(source: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept."""
+    """Return the folder of converted models."""
     chosen = os.environ.get("DISTRL_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return Path(chosen).expanduser() if chosen else base / "distrl"
 
 
 def converted(source: Source) -> Source:
-    """A source of safetensors: GGUF is converted the first time, by one process while others wait.
-
-    Raises:
-        ResourceError: The disk is full.
-    """
+    """Convert GGUF to safetensors on first use, in one process while others wait."""
     if source.gguf is None:
         return source
     file = Path(source.place) / source.gguf
@@ -113,9 +114,9 @@ def _convert(source: Source, folder: Path) -> None:
 
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # its progress bars know no switch
+        with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # progress bars without a switch
             loaded = AutoModelForCausalLM.from_pretrained(source.place, dtype=torch.float32, **source.options())
-            # The loaded model counts as quantized and refuses to be saved; one built from its config does not.
+            # the loaded model counts as quantized and cannot be saved; one built from its config can
             config = loaded.config.to_dict()
             config.pop("quantization_config", None)
             clean_config = type(loaded.config).from_dict(config)
@@ -139,7 +140,7 @@ def _convert(source: Source, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold a lock file; the lock ends with its process, however that ends."""
+    """Hold a lock file inside the block; the lock ends with the process."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -147,7 +148,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no advice from transformers while it loads."""
+    """Silence progress bars and advice of transformers inside the block."""
     from transformers.utils import logging as transformers_logging
 
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()

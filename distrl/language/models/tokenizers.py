@@ -1,24 +1,28 @@
-"""Text to token ids and back: character by character for tiny models, or a Hugging Face tokenizer."""
+"""Tokenizers: characters for tiny models, or Hugging Face."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distrl.base.errors import ConfigError
 
-#: What a model is asked: raw text, or chat messages {"role", "content"} for its chat template.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+#: Raw text, or chat messages {"role", "content"} for the chat template.
 Prompt = str | Sequence[Mapping[str, str]]
 
 
 class TextTokenizer(ABC):
-    """What the rest of the system knows of a tokenizer.
+    """Interface of tokenizers.
 
     Attributes:
-        stop_ids: Tokens that end an answer; the first one is written behind demonstrations.
-        pad_id: Fills rows up; never scored.
+        stop_ids: Tokens that end an answer; the first one ends demonstrations.
+        pad_id: Padding token, never scored.
         vocab_size: Rows of the embedding.
     """
 
@@ -28,35 +32,31 @@ class TextTokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; nothing is put before or behind it."""
+        """Encode a text without special tokens."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; stop and padding tokens are left out."""
+        """Decode ids without stop and padding tokens."""
 
     @abstractmethod
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """What each token stands for on its own, special ones included: for people, never to be encoded again."""
+        """Decode each token separately, special ones included, for display only."""
 
     @abstractmethod
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Ids that the model continues: a text as it is, or messages in the chat template with the answer opened.
+        """Encode a text, or messages in the chat template with the answer opened.
 
         Raises:
-            ConfigError: Messages for a tokenizer without a chat template, or an empty prompt.
+            ConfigError: Messages without a chat template, or an empty prompt.
         """
 
     @abstractmethod
-    def to_transformers(self) -> Any:
-        """A tokenizer of transformers that gives the same ids, for export."""
-
-    def encode_answer(self, answer: str) -> list[int]:
-        """Ids of a whole answer: its text and the stop token."""
-        return [*self.encode(answer), self.stop_ids[0]]
+    def to_transformers(self) -> PreTrainedTokenizerBase:
+        """Return an equivalent tokenizer of transformers, for export."""
 
 
 class CharacterTokenizer(TextTokenizer):
-    """One token a character: 0 is padding, 1 ends an answer, characters follow in the alphabet's order.
+    """One token per character: 0 is padding, 1 ends an answer, characters follow in the alphabet's order.
 
     >>> tokenizer = CharacterTokenizer("ab>")
     >>> tokenizer.encode("ba>"), tokenizer.decode([3, 2, 1]), tokenizer.vocab_size
@@ -92,7 +92,7 @@ class CharacterTokenizer(TextTokenizer):
         text = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
         return _filled(self.encode(text), prompt)
 
-    def to_transformers(self) -> Any:
+    def to_transformers(self) -> PreTrainedTokenizerBase:
         from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
         from transformers import PreTrainedTokenizerFast
 
@@ -104,17 +104,15 @@ class CharacterTokenizer(TextTokenizer):
 
 
 class HubTokenizer(TextTokenizer):
-    """A tokenizer of transformers.
+    """Tokenizer of transformers.
 
     Args:
-        tokenizer: The loaded one.
-        vocab_size: Rows of the model's embedding, which may be more than the tokenizer knows.
-        stop_ids: More tokens that end an answer, from the model's generation config.
-        chat_template: In place of the tokenizer's own.
+        vocab_size: Rows of the model's embedding; may exceed the tokenizer's vocabulary.
+        stop_ids: Further tokens that end an answer, from the model's generation config.
+        chat_template: Replaces the tokenizer's own.
 
     Raises:
-        ConfigError: No token that ends an answer. A missing padding token is no error where there is one that ends
-            answers: padding is never looked at.
+        ConfigError: No token that ends an answer. A missing padding token is replaced by it.
     """
 
     def __init__(self, tokenizer: Any, vocab_size: int, stop_ids: Sequence[int] = (), chat_template: str | None = None):
@@ -161,26 +159,17 @@ class HubTokenizer(TextTokenizer):
 
     @cached_property
     def _start(self) -> list[int]:
-        """What the tokenizer puts before every plain text, such as a begin-of-text token."""
+        """Tokens before every plain text, such as begin-of-text."""
         whole, bare = self.tokenizer("a")["input_ids"], self.encode("a")
         at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
         return list(whole[:at])
 
-    def to_transformers(self) -> Any:
+    def to_transformers(self) -> PreTrainedTokenizerBase:
         return self.tokenizer
 
 
 def encode_item(tokenizer: TextTokenizer, item: Any, max_new_tokens: int, context: int) -> list[int]:
-    """Ids of an item's prompt, if an answer fits behind it.
-
-    Args:
-        item: Of a task: `prompt`, and `split` and `index` for messages.
-        max_new_tokens: Longest answer.
-        context: Longest sequence of the model.
-
-    Raises:
-        ConfigError: It cannot be asked; which item it is, and why.
-    """
+    """Encode an item's prompt; raise ConfigError if it cannot be encoded or leaves no space for an answer."""
     where = f"{item.split} item {item.index}"
     try:
         ids = tokenizer.encode_prompt(item.prompt)

@@ -1,16 +1,13 @@
-"""Weights of a language model as they are published, and as they act with adapters merged in.
+"""Published weights of language models, and weights with merged adapters.
 
-Only what learns is published. bf16 halves the bytes; numpy has no bf16, so those arrays travel as uint16.
-What samplers must know besides (success estimates of items, say) travels as extras: arrays beside the parameters, whose
-names begin with `extra.`. They are part of a version, so what a sampler does stays a function of weights and names.
-The precision travels in the same way: the learner measures it once, and whoever adopts its weights computes in it too;
-processes that measured on their own could disagree.
+Only trainable parameters are published; bf16 arrays as uint16, as numpy has no bf16. Further inputs of samplers (such
+as success estimates of items) are extras: arrays named `extra.*` of the same version, so that samples remain a function
+of weights and names. One extra is the precision, which the learner measures once for all processes.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +15,7 @@ from torch import Tensor, nn
 
 from distrl.base.errors import CheckpointError
 from distrl.experience.weights import Entry, Weights, aligned
-from distrl.language.models.model import LanguageModel
+from distrl.language.models.model import HubModule, LanguageModel
 from distrl.models.parameters.published import load_weights, pack_weights
 from distrl.models.parameters.reused_memory import ReusedBytes
 
@@ -29,11 +26,10 @@ _MEMORY = ReusedBytes()
 
 @pack_weights.register(LanguageModel)
 def pack_language_weights(model: LanguageModel, version: int, dtype: torch.dtype | None = None) -> Weights:
-    """The parameters that learn, and the model's extras, as a version.
+    """Pack trainable parameters and extras as a version.
 
     Args:
-        dtype: What matrices travel in. Default: the precision that the model computes in. Vectors (norms, biases) and
-            the critic stay in float32.
+        dtype: Precision of matrices, by default the model's; vectors (norms, biases) and the critic are in float32.
     """
     dtype = dtype or model.dtype
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -49,7 +45,7 @@ def pack_language_weights(model: LanguageModel, version: int, dtype: torch.dtype
     for name, extra in extras.items():
         table.append(Entry(name, extra.dtype.str, extra.shape, end))
         end += aligned(table[-1].size)
-    # every array is written where it belongs: large ones that live for a moment cost more than the copy itself
+    # arrays are written in place: large temporary ones cost more than the copy itself
     weights = Weights(version, tuple(table), _MEMORY.take(tuple(table), end))
     with torch.no_grad():
         for name, array in weights.arrays().items():
@@ -63,10 +59,10 @@ def pack_language_weights(model: LanguageModel, version: int, dtype: torch.dtype
 @load_weights.register(LanguageModel)
 @torch.no_grad()
 def load_language_weights(model: LanguageModel, weights: Weights) -> None:
-    """Copy a version into a model, in place, with its precision; its extras are for whoever asks `extras_of`.
+    """Copy a version and its precision into a model; extras are read by `extras_of`.
 
     Raises:
-        CheckpointError: Names or shapes of another model; nothing is changed then.
+        CheckpointError: Names or shapes of another model; nothing is changed.
     """
     own = dict(model.named_parameters())
     everything = weights.arrays()
@@ -87,51 +83,44 @@ def load_language_weights(model: LanguageModel, weights: Weights) -> None:
 
 
 def extras_of(weights: Weights) -> dict[str, np.ndarray]:
-    """Copies of the arrays that travel beside the parameters, by name."""
+    """Return copies of the extras by name."""
     arrays = weights.arrays()
     return {name.removeprefix(EXTRA): array.copy() for name, array in arrays.items() if name.startswith(EXTRA)}
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """A tensor over the same bytes."""
+    """Return a tensor over the same bytes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns of tensors over bytes that must not be written
         tensor = torch.from_numpy(array)
     return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
 
 
-def effective_weight(layer: nn.Module) -> Tensor:
-    """A linear layer's weight with its adapter merged in, where it has one that is on."""
+def effective_weight(layer: HubModule) -> Tensor:
+    """Return a linear layer's weight, merged with its adapter if enabled."""
     base = getattr(layer, "base_layer", None)
     if base is None:
-        return _weight(layer).detach()
-    weight = _weight(base).detach()
+        return layer.weight.detach()
+    weight = base.weight.detach()
     if getattr(layer, "disable_adapters", False):
         return weight
-    for name in layer.active_adapters:  # type: ignore[union-attr]
-        if name in layer.lora_A:  # type: ignore[operator]
-            weight = weight + layer.get_delta_weight(name).detach().to(weight.dtype)  # type: ignore[operator]
+    for name in layer.active_adapters:
+        if name in layer.lora_A:
+            weight = weight + layer.get_delta_weight(name).detach().to(weight.dtype)
     return weight
 
 
 def effective_bias(layer: nn.Module) -> Tensor | None:
-    """A linear layer's bias; adapters have none."""
+    """Return a linear layer's bias; adapters have none."""
     bias = getattr(getattr(layer, "base_layer", layer), "bias", None)
     return None if bias is None else bias.detach()
 
 
 def merged_state(model: LanguageModel) -> dict[str, Tensor]:
-    """The network's tensors under the names of the plain model: adapters are merged into the layers they sit on."""
-    state = {}
-    for name, tensor in model.network.state_dict().items():
-        if ".lora_" in name:
-            continue
-        state[name.replace(".base_layer.", ".")] = tensor
+    """Return the network's tensors with merged adapters, under the names of the plain model."""
+    tensors = model.network.state_dict().items()
+    state = {name.replace(".base_layer.", "."): tensor for name, tensor in tensors if ".lora_" not in name}
     for name, module in model.network.named_modules():
         if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
             state[f"{name}.weight"] = effective_weight(module)
     return state
-
-
-def _weight(layer: Any) -> Tensor:
-    return layer.weight

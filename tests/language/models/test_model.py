@@ -51,8 +51,7 @@ def test_sizes_of_the_test_bed():
 @pytest.mark.parametrize("text", ["", "12+3=15", "0" * 40])
 def test_characters_there_and_back(text):
     tokenizer = CharacterTokenizer(ALPHABET)
-    assert tokenizer.decode(tokenizer.encode_answer(text)) == text
-    assert tokenizer.encode_answer(text)[-1] == tokenizer.stop_ids[0]
+    assert tokenizer.decode([*tokenizer.encode(text), *tokenizer.stop_ids]) == text
 
 
 def test_characters_outside_the_alphabet_are_named():
@@ -175,7 +174,9 @@ def test_export_is_a_folder_of_transformers(lora, tokens, tmp_path):
     assert not [name for name in loaded.state_dict() if "lora" in name]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer("12+3=")["input_ids"] == model.tokenizer.encode("12+3=")
-    assert tokenizer.decode(model.tokenizer.encode_answer("15"), skip_special_tokens=True) == "15"
+    assert (
+        tokenizer.decode([*model.tokenizer.encode("15"), model.tokenizer.stop_ids[0]], skip_special_tokens=True) == "15"
+    )
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers")
     assert "# sorter" in card
@@ -252,10 +253,7 @@ def test_wrong_settings(wrong, message):
 
 
 def test_the_precision_is_measured():
-    probe = choose_dtype(tiny())
-    assert probe.dtype in (torch.float32, torch.bfloat16)
-    assert probe.speedup > 0
-    assert 0 < probe.error < 1
+    assert choose_dtype(tiny()) in (torch.float32, torch.bfloat16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
