@@ -40,6 +40,8 @@ RENAMED_KEYS = {
     "algorithm.entropy": "algorithm.entropy_coef",
     "algorithm.old": "algorithm.old_logp",
     "algorithm.reward.parts": "algorithm.reward.components",
+    "task.num_envs": "task.prompts",
+    "task.id": "task.name",
 }
 
 #: Keys of control runs, counted in environment steps -> those of text runs, counted in tokens.
