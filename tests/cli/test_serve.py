@@ -68,6 +68,26 @@ def test_a_run_is_served_with_its_trained_weights(tmp_runs: Path) -> None:
     assert served[0].tokens.tolist() == own[0].tokens.tolist()
 
 
+def test_a_served_model_is_evaluated_like_the_run(tmp_runs: Path, distrl_command: Command) -> None:
+    train(text_config("trained", stop={"updates": 1}), runs_dir=tmp_runs)
+    own = json.loads(distrl_command("eval", tmp_runs / "trained", "--episodes", "4", "--json").out)
+    with make_server(tmp_runs / "trained", port=0) as server:
+        done = distrl_command("eval", tmp_runs / "trained", "--server", server.url, "--episodes", "4", "--json")
+    assert done.code == 0, done.err
+    served = json.loads(done.out)
+    assert served["server"] == server.url
+    assert served["texts"] == own["texts"]
+    assert served["returns"] == own["returns"]
+
+
+def test_servers_that_do_not_fit_are_named(config: Path, trained: Path, distrl_command: Command) -> None:
+    done = distrl_command("eval", trained, "--server", "http://127.0.0.1:9")
+    assert "has no task of language models" in done.err
+    assert "no address of a server" in distrl_command("eval", config, "--server", "ftp://somewhere").err
+    with make_server(config, port=0) as server:
+        assert distrl_command("eval", config, "--server", server.url, "--episodes", "2").code == 0
+
+
 def test_policies_of_environments_are_refused(trained: Path) -> None:
     with pytest.raises(ConfigError, match="only language models can be served"):
         make_server(trained, port=0)

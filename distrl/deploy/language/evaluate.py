@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from distrl.base.errors import ConfigError
 from distrl.base.seeds import generator
+from distrl.config.sections.language import LanguageConfig
 from distrl.deploy.evaluate import EvalResult
 from distrl.language.engines.base import Engine, SamplingOptions
+from distrl.language.engines.server import ServerEngine
+from distrl.language.models.loading import load_tokenizer, model_context
 from distrl.language.models.model import LanguageModel
-from distrl.language.models.tokenizers import encode_item
+from distrl.language.models.tokenizers import TextTokenizer, encode_item
 from distrl.language.tasks.base import Item, Task, verify_safely
 
 #: Reward components, number of tokens and text of one answer.
@@ -41,6 +45,21 @@ class TextEvalResult(EvalResult):
         }
 
 
+@dataclass(frozen=True)
+class ServedModel:
+    """Model behind a server, with the tokenizer that its token ids belong to."""
+
+    engine: Engine
+    tokenizer: TextTokenizer
+    context: int
+
+    @classmethod
+    def connect(cls, url: str, settings: LanguageConfig, alphabet: str | None) -> ServedModel:
+        """Connect to an OpenAI-compatible server of a model with the config's tokenizer."""
+        engine = ServerEngine(url, max_rows=settings.max_rows)
+        return cls(engine, load_tokenizer(settings, alphabet), min(engine.context, model_context(settings)))
+
+
 class TextEvaluator:
     """Generates a greedy and a sampled answer to every held-out item.
 
@@ -67,14 +86,14 @@ class TextEvaluator:
         self.seed, self.batch = seed, batch
 
     def evaluate(
-        self, model: LanguageModel, episodes: int, deterministic: bool = True, on_step: object = None
+        self, model: LanguageModel | ServedModel, episodes: int, deterministic: bool = True, on_step: object = None
     ) -> TextEvalResult:
         """Evaluate on at most `episodes` items.
 
         Args:
             deterministic: `returns` are those of greedy answers, otherwise of sampled ones.
         """
-        engine = self.make_engine(model)
+        engine = model.engine if isinstance(model, ServedModel) else self.make_engine(model)
         count = episodes if self.task.eval_size is None else min(episodes, self.task.eval_size)
         items = [self.task.item(index, "eval") for index in range(count)]
         ways = {"greedy": self.greedy, "sampled": self.options}
@@ -92,7 +111,7 @@ class TextEvaluator:
         )
 
     def _answers(
-        self, engine: Engine, model: LanguageModel, items: Sequence[Item], options: SamplingOptions
+        self, engine: Engine, model: LanguageModel | ServedModel, items: Sequence[Item], options: SamplingOptions
     ) -> list[Scored]:
         tokenizer = model.tokenizer
         uniforms = generator(self.seed, "eval-tokens").random((len(items), options.max_new_tokens))
@@ -103,6 +122,11 @@ class TextEvaluator:
             prompts = [encode_item(tokenizer, item, options.max_new_tokens, model.context) for item in batch]
             answers = engine.generate(prompts, 1, uniforms[begin : begin + len(batch)], options)
             for item, answer in zip(batch, answers, strict=True):
+                if answer.tokens.max(initial=0) >= tokenizer.vocab_size:
+                    raise ConfigError(
+                        f"the answers have token ids beyond the config's vocabulary of {tokenizer.vocab_size}.",
+                        "Serve a model with the tokenizer of language.source.",
+                    )
                 text = tokenizer.decode([token for token in answer.tokens.tolist() if token not in stop])
                 rows.append((verify_safely(self.task, item, text)[0], len(answer.tokens), text))
         return rows
