@@ -1,31 +1,24 @@
-"""The interface that learners call: one algorithm, its networks and its update.
-
-An algorithm knows of no processes, fragments or files.
-"""
+"""The interface of algorithms that learners call: networks, update and state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from gymnasium import Space
 from torch import Tensor
 
 from distrl.base.columns import Columns, tree_leaves
+from distrl.base.pack import State
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.learning.shards import Shards
 
 
 @dataclass
 class Update:
-    """Result of an update.
-
-    Attributes:
-        metrics: Numbers for the curves, by tag.
-        priorities: New priorities (N,) of replayed units (off-policy).
-    """
+    """Metrics of an update by tag, and new priorities (N,) of replayed units (off-policy)."""
 
     metrics: dict[str, Any] = field(default_factory=dict)
     priorities: Tensor | np.ndarray | None = None
@@ -37,7 +30,6 @@ class Algorithm:
     Args:
         config: The algorithm's own config, schedules unresolved.
         model: All networks that it learns, as `build_model` makes them; moved to `device`.
-        device: Where the update runs.
         shards: Logical shards of every minibatch.
         bf16: Compute the loss in bfloat16.
         compile: Pass the loss through `torch.compile`.
@@ -64,18 +56,17 @@ class Algorithm:
         self.schedules = config
         self.config: Any = config
         self.device = torch.device(device)
-        self.model: Any = model.to(self.device)
-        self.policy: Any = model.policy
+        self.model = model.to(self.device)
+        self.policy = model.policy
         self.shards = shards or Shards()
         self.bf16, self.compile = bf16, compile
         self.warnings: list[str] = []
 
     @classmethod
-    def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> Any:
+    def build_model(cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any) -> Any:
         """Build fresh networks: a module with a `policy`. The first weights depend on the seed alone.
 
         Args:
-            observation_space, action_space: Of one environment.
             model: The run's `model` section.
             config: The algorithm's own config, schedules unresolved.
             options: normalize_obs, clip_obs, seed.
@@ -92,11 +83,7 @@ class Algorithm:
         self.config = self.schedules.at(env_steps, total)
 
     def update(self, batch: Columns, rng: np.random.Generator) -> Update:
-        """Learn from a batch.
-
-        Args:
-            batch: Columns on this device.
-            rng: Source of all random numbers of the update.
+        """Learn from a batch on this device, with all random numbers from `rng`.
 
         Raises:
             NonFiniteError: A loss or gradient is NaN or infinite; the weights are those before the update.
@@ -107,11 +94,11 @@ class Algorithm:
         """Measure the updated policy on the batch: for the curves, not for learning."""
         return {}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return all that the next update depends on besides config and batch: a state for `base.pack`."""
         raise NotImplementedError(f"{type(self).__name__} must define state()")
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Load what `state` returned."""
         raise NotImplementedError(f"{type(self).__name__} must define load_state()")
 

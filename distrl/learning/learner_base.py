@@ -1,14 +1,14 @@
-"""`Learner`: fragments in, weights out. The frame of an update, for every kind of run."""
+"""Base of the learners: an update from fragments to published weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from distrl.base.columns import Columns
 from distrl.base.errors import NonFiniteError
+from distrl.base.pack import State
 from distrl.base.phases import Phases
 from distrl.base.seeds import generator
 from distrl.experience.fragment import FragmentData, Unit
@@ -22,11 +22,11 @@ class Progress:
     """State of the run when an update begins.
 
     Attributes:
-        update: Number of updates before this one; the weights it publishes have version update + 1.
+        update: Updates before this one; the published weights have version update + 1.
         env_steps: Consumed valid steps before this batch.
-        total: The run's `stop.env_steps`, which schedules `over: run` need.
-        diagnose: Measure policy movement after the update (does not change learning).
-        units: Names of the batch's fragments, by which a staged batch is identified.
+        total: The run's `stop.env_steps`, for schedules `over: run`.
+        diagnose: Measure policy movement after the update.
+        units: Names of the batch's fragments.
     """
 
     update: int
@@ -47,15 +47,12 @@ class Report:
 
 
 class Learner:
-    """Updates one algorithm.
+    """Updates of one algorithm, with random numbers from (seed, update).
 
-    A subclass writes `_batch` (fragments to columns) or `_learn`, and `_begin_update` and `_rollback` for state of its
-    own that a refused batch must not change.
+    A subclass defines `_batch` or `_learn`, and `_begin_update` and `_rollback` for further state.
 
     Args:
-        algorithm: Networks, optimizer and update rule.
-        seed: The run's seed; random numbers of an update come from (seed, update).
-        phases: Timers of the process, if it has some; else the learner's own, reported with each update.
+        phases: Timers of the process; None: the learner's own, reported with each update.
     """
 
     algorithm: Algorithm
@@ -131,11 +128,11 @@ class Learner:
         """Begin with other weights; the optimizer starts fresh."""
         load_weights(self.published, weights)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Everything that later updates depend on, except the files of `save_files`."""
         return {"algorithm": self.algorithm.state()}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Load what `state` returned."""
         self.algorithm.load_state(state["algorithm"])
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gymnasium import Space
+
 from distrl.base.errors import ConfigError
 from distrl.base.registry import import_user_code, register
 from distrl.config.algorithm import check_algorithm
@@ -24,7 +26,7 @@ def algorithm_class(config: RunConfig) -> type[Algorithm]:
     return found
 
 
-def build_model(config: RunConfig, observation_space: Any, action_space: Any, seed: int) -> Any:
+def build_model(config: RunConfig, observation_space: Space, action_space: Space, seed: int) -> Any:
     """Everything that the algorithm of a run learns: a module with a `policy`.
 
     Raises:
@@ -37,15 +39,10 @@ def build_model(config: RunConfig, observation_space: Any, action_space: Any, se
     if config.env is not None:
         options |= {"normalize_obs": config.env.normalize_obs, "clip_obs": config.env.clip_obs}
     return chosen.build_model(
-        observation_space,
-        action_space,
-        config.model,
-        check_algorithm(config, chosen.Config),
-        seed=seed,
-        **options,
+        observation_space, action_space, config.model, check_algorithm(config, chosen.Config), seed=seed, **options
     )
 
 
-def build_acting_model(config: RunConfig, observation_space: Any, action_space: Any, seed: int = 0) -> Any:
+def build_acting_model(config: RunConfig, observation_space: Space, action_space: Space, seed: int = 0) -> Any:
     """Build the networks that published weights fit into, for samplers, evaluation and policy files."""
     return algorithm_class(config).acting_model(build_model(config, observation_space, action_space, seed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import create_model
@@ -14,21 +15,13 @@ from distrl.learning.algorithm import Algorithm
 
 
 def preset(
-    name: str,
-    *,
-    of: type[Algorithm],
-    paper: str,
-    line: str,
-    entries: tuple[int, ...] | list[int] = (),
-    **defaults: Any,
+    name: str, *, of: type[Algorithm], paper: str, line: str, entries: Sequence[int] = (), **defaults: object
 ) -> Any:
     """Register an algorithm that is another one with these defaults of config keys; returns its class.
 
         preset("double_dqn", of=DQN, paper="van Hasselt et al. 2016", line="DQN with ...", next_action="double")
 
     Args:
-        name: Registered name.
-        of: The algorithm.
         paper: Authors, year and title or arXiv id.
         line: One line on the method, for `distrl methods`.
         defaults: Key of `of.Config` -> new default. Types, bounds and descriptions stay.

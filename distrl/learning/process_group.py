@@ -19,12 +19,7 @@ from distrl.learning.shards import Shards, add_in_order
 
 
 class GroupShards(Shards):
-    """Shards spread over the processes of a group: process r has shards r*n .. (r+1)*n - 1.
-
-    Args:
-        count: Number of logical shards, a multiple of the number of processes.
-        rank, world: This process, and how many there are.
-    """
+    """Shards spread over the `world` processes of a group: process r has shards r*n .. (r+1)*n - 1."""
 
     def __init__(self, count: int, rank: int, world: int):
         super().__init__(count)
@@ -54,11 +49,7 @@ def join_group(rendezvous: str, rank: int, world: int, device: torch.device, tim
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(
-            backend,
-            init_method=rendezvous,
-            rank=rank,
-            world_size=world,
-            timeout=datetime.timedelta(seconds=timeout),
+            backend, init_method=rendezvous, rank=rank, world_size=world, timeout=datetime.timedelta(seconds=timeout)
         )
     except (RuntimeError, dist.DistError) as error:
         raise ResourceError(

@@ -1,8 +1,7 @@
-"""Logical shards: how a minibatch is split so that the number of processes does not change the result.
+"""Logical shards of a minibatch: results do not depend on the number of processes.
 
-Floating-point sums depend on their grouping. So a minibatch is always split into `count` logical shards, each shard's
-gradient is computed on its own, and the gradients are added in shard order, whichever process computed them: one
-process with two shards and two processes give the same bits.
+Floating-point sums depend on their grouping. So the gradient of each of `count` shards is computed separately, and the
+gradients are added in shard order, whichever process computed them.
 """
 
 from __future__ import annotations
@@ -14,11 +13,7 @@ from torch import Tensor
 
 
 class Shards:
-    """All shards in this process. `learning.process_group` has the data-parallel one.
-
-    Args:
-        count: Number of logical shards.
-    """
+    """All `count` shards in this process. `learning.process_group` has the data-parallel one."""
 
     def __init__(self, count: int = 1):
         self.count = count
@@ -32,11 +27,7 @@ class Shards:
         return [parts[shard] for shard in self.mine]
 
     def sum(self, parts: Sequence[Tensor]) -> Tensor:
-        """Add the vectors of all shards in shard order.
-
-        Args:
-            parts: The vectors of this process's shards.
-        """
+        """Add the vectors of all shards in shard order, given those of this process's shards."""
         return add_in_order(parts)
 
 

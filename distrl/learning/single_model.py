@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from distrl.base.columns import Columns
 from distrl.base.errors import NonFiniteError
+from distrl.base.pack import State
 from distrl.learning.algorithm import Algorithm, non_finite_cause
 from distrl.models.parameters.adam import FlatAdam
 from distrl.models.parameters.flat import FlatParameters
@@ -18,13 +18,7 @@ from distrl.models.parameters.trained import TrainedModule
 
 
 class SingleModelAlgorithm(Algorithm):
-    """Base of the algorithms whose whole model is one `TrainedModule`.
-
-    Attributes:
-        trained: The model with its optimizer.
-        flat: The model's parameters and gradients as vectors.
-        rng: Generator of the present update.
-    """
+    """Base of the algorithms whose whole model is one `TrainedModule`; `rng` is that of the present update."""
 
     adam_eps: ClassVar[float] = 1e-5
 
@@ -54,13 +48,13 @@ class SingleModelAlgorithm(Algorithm):
             non_finite_cause(*batches), "The weights are those before this update; lower learning_rate."
         )
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         model: dict[str, Tensor] = self.model.state_dict()
         return {
             "model": {name: value.clone() for name, value in model.items()},
             "optimizer": self.trained.optimizer_state(),
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         self.model.load_state_dict({name: torch.as_tensor(value) for name, value in state["model"].items()})
         self.trained.load_optimizer_state(state["optimizer"])

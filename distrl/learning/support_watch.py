@@ -10,12 +10,7 @@ from distrl.functional.distributions.categorical import Categorical
 
 
 class SupportWatch:
-    """Warns once when a grid cannot hold the returns.
-
-    Args:
-        distribution: The head's; families without a grid, and None, are never warned about.
-        key: Config key of the head, for the message.
-    """
+    """A single warning when the grid of a head, the config key `key`, cannot hold the returns."""
 
     def __init__(self, distribution: ReturnDistribution | None, key: str = "critic_head"):
         self.grid = distribution if isinstance(distribution, Categorical) else None
@@ -37,24 +32,17 @@ class SupportWatch:
         seen = torch.stack((-low, high))
         self.range = seen if self.range is None else torch.maximum(self.range, seen)
 
-    def message(self) -> str | None:
-        """Return the warning, or None. Reads two numbers from the device."""
-        if self.grid is None or self.range is None:
-            return None
+    def warnings(self) -> list[str]:
+        """Return the warning, the first time that there is one. Reads two numbers from the device."""
+        if self.grid is None or self.range is None or self.warned:
+            return []
         low, high = (-self.range[0]).item(), self.range[1].item()
         slack = 1e-4 * (self.grid.v_max - self.grid.v_min)
         if low >= self.grid.v_min - slack and high <= self.grid.v_max + slack:
-            return None
-        return (
+            return []
+        self.warned = True
+        return [
             f"{self.key}: returns from {low:.4g} to {high:.4g} do not fit into the support from v_min "
             f"{self.grid.v_min:g} to v_max {self.grid.v_max:g}; what lies beyond is counted as the end. "
             f"Set {self.key}.v_min and {self.key}.v_max wider, or use head quantile."
-        )
-
-    def warnings(self) -> list[str]:
-        """Return the message, the first time that there is one."""
-        text = self.message() if self.watching else None
-        if text is None:
-            return []
-        self.warned = True
-        return [text]
+        ]

@@ -1,13 +1,9 @@
-"""Base of the off-policy algorithms: trained modules, and gradient steps on replayed transitions.
-
-An algorithm's file writes `build_model`, `make_modules` and `update`: one gradient step on one replay batch, as
-straight-line code. `control.learner.replay_learner` fills the replay, counts the steps that are due, and publishes.
-"""
+"""Base of the off-policy algorithms: trained modules, and gradient steps on replayed transitions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +12,16 @@ from torch import Tensor, nn
 
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError, NonFiniteError
+from distrl.base.pack import State
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.config.sections.hindsight import HindsightConfig
 from distrl.learning.algorithm import Algorithm, Update, non_finite_cause
-from distrl.learning.shards import Shards
 from distrl.models.parameters.precision import hidden_layers_in_bf16
 from distrl.models.parameters.trained import TrainedModule
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class OffPolicyConfig(AlgorithmConfig):
@@ -62,30 +61,27 @@ class OffPolicyConfig(AlgorithmConfig):
 class ActingModel(nn.Module):
     """A policy alone, under the name that it has inside the whole model."""
 
-    def __init__(self, policy: Any):
+    def __init__(self, policy: nn.Module):
         super().__init__()
         self.policy = policy
 
 
 class OffPolicy(Algorithm):
-    """Base of the off-policy algorithms. Arguments as for `Algorithm`; minibatches are never split into shards.
+    """Base of the off-policy algorithms, without logical shards.
 
-    Attributes:
-        modules: The trained modules by name.
-        gradient_steps: Calls of `update` so far.
-        warming_up: No gradient step has been due yet (`learning_starts`); for `set_exploration`.
-        goes_on_after_ends: The update reads `next_obs` of true ends: it must be the observation after the reset.
-        compiles: `learner.compile` has an effect: the update calls the result of `compiled`.
+    A subclass defines `build_model`, `make_modules` and `update`, one gradient step.
     """
 
     Config: ClassVar[type[AlgorithmConfig]] = OffPolicyConfig
     off_policy_correction = True
+    #: `learner.compile` has an effect: the update calls the result of `compiled`.
     compiles: ClassVar[bool] = False
+    #: The update reads `next_obs` of true ends: it must be the observation after the reset.
     goes_on_after_ends: ClassVar[bool] = False
+    #: No gradient step has been due yet (`learning_starts`); for `set_exploration`.
     warming_up = True
 
     def __init__(self, config: Any, model: Any, **options: Any):
-        refuse_unsupported(options.get("shards"), model)
         super().__init__(config, model, **options)
         if self.compile and not self.compiles:
             raise ConfigError(
@@ -121,17 +117,11 @@ class OffPolicy(Algorithm):
             batch: Replayed transitions (N, ...) on the device, observations normalized: obs, action, reward (n-step
                 sum), discount (gamma^k, 0 after a true end), next_obs, weight, and mask, next_mask where there are any.
             rng: Source of all random numbers of the step.
-
-        Returns:
-            Metrics, as numbers or tensors without gradient, and new priorities (N,) where there are any.
         """
         raise NotImplementedError(f"{type(self).__name__} must define update()")
 
     def set_exploration(self, rng: np.random.Generator) -> None:
-        """Write what exploration needs (epsilon, noise) into the policy's buffers, from `self.config`.
-
-        Called before the weights are published.
-        """
+        """Write epsilon and noise of exploration into the policy's buffers, before weights are published."""
 
     # ---- helpers for `update` --------------------------------------------------------------------------------------
 
@@ -156,7 +146,7 @@ class OffPolicy(Algorithm):
             if trained.target is not None:
                 trained.track(tau)
 
-    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compiled(self, function: Callable[P, T]) -> Callable[P, T]:
         """Compile a function of tensors and networks under `learner.compile`. It must not draw random numbers."""
         return torch.compile(function, dynamic=False) if self.compile else function
 
@@ -183,9 +173,8 @@ class OffPolicy(Algorithm):
         if not bool(torch.isfinite(self._norms)):
             self.rollback()
             cause = non_finite_cause(*([] if batch is None else [batch]), source="replay batch")
-            raise NonFiniteError(
-                cause, "The weights are those before this update; lower learning_rate, or check rewards."
-            )
+            advice = "The weights are those before this update; lower learning_rate, or check rewards."
+            raise NonFiniteError(cause, advice)
 
     def rollback(self) -> None:
         """Undo every gradient step since `begin_steps`."""
@@ -195,14 +184,14 @@ class OffPolicy(Algorithm):
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return {
             "buffers": {name: value.clone() for name, value in self.model.named_buffers()},
             "modules": {name: trained.state() for name, trained in self.modules.items()},
             "gradient_steps": self.gradient_steps,
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         with torch.no_grad():
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(torch.as_tensor(state["buffers"][name]))
@@ -213,21 +202,3 @@ class OffPolicy(Algorithm):
     def sync_targets(self) -> None:
         """Copy the networks to their targets, after weights were loaded from elsewhere."""
         self._track(1.0)
-
-
-def refuse_unsupported(shards: Shards | None, model: Any) -> None:
-    """Check what works for on-policy learners only.
-
-    Raises:
-        ConfigError: Logical shards, or a recurrent policy.
-    """
-    if shards is not None and shards.count > 1:
-        raise ConfigError(
-            f"learner.shards is {shards.count}: off-policy learners do not split their minibatches.",
-            "Set learner.shards=1 and learner.processes=1.",
-        )
-    if getattr(model.policy, "recurrent", False):
-        raise ConfigError(
-            "model.recurrent is set, but replayed transitions are single steps without memory.",
-            "Set model.recurrent=null; env.frame_stack shows motion, or use an on-policy algorithm.",
-        )

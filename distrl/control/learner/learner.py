@@ -1,18 +1,18 @@
-"""`ControlLearner`: rollouts of environments in, weights out.
+"""The learner of environment rollouts, with normalizer statistics.
 
-It owns the normalizer statistics: fragments carry raw moments, which are merged here in (sequence, stream) order and
-published inside the weights. Rewards are scaled here; observations arrive as the policy saw them.
+Fragments carry raw moments, which are merged in (sequence, stream) order and published inside the weights. Rewards are
+scaled here; observations arrive as the policy saw them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from distrl.base.columns import Columns
+from distrl.base.pack import State
 from distrl.base.phases import Phases
 from distrl.experience.fragment import FragmentData, Unit
 from distrl.experience.moments import Moments
@@ -23,10 +23,9 @@ from distrl.learning.learner_base import Learner
 
 
 class ControlLearner(Learner):
-    """Updates one algorithm from rollouts.
+    """Updates of one algorithm from rollouts.
 
     Args:
-        algorithm, seed, phases: As `Learner`.
         normalize_obs: Merge observation moments into the policy's normalizer.
         normalize_reward: Divide rewards by the standard deviation of the running return.
         clip_reward: Bound of a scaled reward.
@@ -43,23 +42,21 @@ class ControlLearner(Learner):
         phases: Phases | None = None,
     ):
         super().__init__(algorithm, seed, phases=phases)
-        self.normalize_obs = normalize_obs
-        self.normalize_reward = normalize_reward
-        self.clip_reward = clip_reward
+        self.normalize_obs, self.normalize_reward, self.clip_reward = normalize_obs, normalize_reward, clip_reward
         self.obs_moments: Moments | None = None  # (D,) in the normalizer's order; begins with the first batch
         self.return_moments = Moments.prior()
         self._before: tuple[Moments | None, Moments] = self.obs_moments, self.return_moments
         self._stream: torch.cuda.Stream | None = None
         self._staged: tuple[tuple[Unit, ...], Columns] | None = None
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return {
             **super().state(),
             "obs_moments": None if self.obs_moments is None else self.obs_moments.to_state(),
             "return_moments": self.return_moments.to_state(),
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         super().load_state(state)
         self.obs_moments = None if state["obs_moments"] is None else Moments.from_state(state["obs_moments"])
         self.return_moments = Moments.from_state(state["return_moments"])
@@ -75,26 +72,19 @@ class ControlLearner(Learner):
     # ---- batches and normalizers -----------------------------------------------------------------------------------
 
     def stage(self, units: Sequence[Unit], fragments: Sequence[FragmentData]) -> None:
-        """Move the probable next batch to the device during the present update.
-
-        Safe from another thread: it touches neither weights nor normalizers. Another batch replaces it.
-        """
+        """Move the probable next batch to the device during the present update; from another thread."""
         rollout = cat_rollouts([fragment.rollout for fragment in fragments])
         if self.algorithm.device.type == "cuda":
-            with torch.cuda.stream(self._copy_stream()):
+            self._stream = self._stream or torch.cuda.Stream(self.algorithm.device)
+            with torch.cuda.stream(self._stream):
                 staged = self._to_device(rollout)
                 torch.cuda.current_stream().synchronize()
         else:
             staged = self._to_device(rollout)
         self._staged = tuple(units), staged
 
-    def _copy_stream(self) -> torch.cuda.Stream:
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(self.algorithm.device)
-        return self._stream
-
     def _batch(self, fragments: Sequence[FragmentData], units: tuple[Unit, ...]) -> Columns:
-        """One rollout on the learner's device, rewards scaled."""
+        """Join fragments into one rollout on the learner's device, rewards scaled."""
         self._merge_moments(fragments)
         staged, self._staged = self._staged, None
         if staged is not None and staged[0] == units:

@@ -1,13 +1,12 @@
-"""`ReplayLearner`: fragments into the replay, gradient steps on what is drawn from it, weights out.
+"""The learner of off-policy algorithms, with a replay.
 
-One update inserts the batch of fragments in (sequence, stream) order, takes as many gradient steps as the limiter owes,
-and publishes. The replay keeps raw observations and rewards; both are normalized when they are drawn, with the newest
-statistics.
+One update inserts the fragments in (sequence, stream) order, takes the gradient steps that are due, and publishes. The
+replay keeps raw observations and rewards; both are normalized when they are drawn, with the newest statistics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 
 from distrl.base.columns import Columns, tree_leaves
 from distrl.base.errors import NonFiniteError
-from distrl.base.phases import Phases
+from distrl.base.pack import State
 from distrl.base.seeds import generator
 from distrl.control.algorithms.off_policy import OffPolicy
 from distrl.control.learner.learner import ControlLearner
@@ -28,21 +27,17 @@ from distrl.store.limiter import Limiter
 from distrl.store.replay.hindsight import Hindsight
 from distrl.store.replay.sharded import ShardedReplay
 
-#: Minibatches that are drawn at once where nothing that happens between them changes the draw, and the most bytes.
+#: The most minibatches, and bytes, of one draw.
 DRAWN_AT_ONCE = 16
 DRAWN_BYTES = 2**22
 
 
 class ReplayLearner(ControlLearner):
-    """Updates one off-policy algorithm.
+    """Updates of one off-policy algorithm. Arguments as for `ControlLearner`; rewards are scaled as n-step sums.
 
     Args:
-        algorithm: What is learned.
-        replay: See `store.replay.buffer`; or `store.replay.sharded` for one in several processes.
-        hindsight: Draws from the replay with new goals, where the run wants that.
-        seed: The run's seed; an update's draws come from (seed, update).
+        hindsight: Draws from the replay with new goals.
         total: The run's `stop.env_steps`, for schedules `over: run`.
-        normalize_obs, normalize_reward, clip_reward: See `Learner`. Rewards are scaled as n-step sums.
     """
 
     algorithm: OffPolicy
@@ -55,25 +50,15 @@ class ReplayLearner(ControlLearner):
         *,
         hindsight: Hindsight | None = None,
         total: int | None = None,
-        normalize_obs: bool = False,
-        normalize_reward: bool = False,
-        clip_reward: float = 10.0,
-        phases: Phases | None = None,
+        **options: Any,
     ):
-        super().__init__(
-            algorithm,
-            seed,
-            normalize_obs=normalize_obs,
-            normalize_reward=normalize_reward,
-            clip_reward=clip_reward,
-            phases=phases,
-        )
+        super().__init__(algorithm, seed, **options)
         self.replay = replay
         self.draw: Callable[..., Columns] = replay.sample if hindsight is None else partial(hindsight.sample, replay)
         config = algorithm.schedules
         self.limiter = Limiter(config.replay_ratio, config.learning_starts)
         self.sharded = isinstance(replay, ShardedReplay)
-        self._lost: set[int] = set()  # shards whose end was told
+        self._lost: set[int] = set()  # shards that a warning named
         self.prioritized = bool(config.prioritized)
         self.total = total
         self._held: set[Unit] = set()  # inserted by an update that was refused: they come again
@@ -92,7 +77,7 @@ class ReplayLearner(ControlLearner):
     # ---- inserting and learning ----------------------------------------------------------------------------------
 
     def _insert(self, fragments: Sequence[FragmentData], units: Sequence[Unit]) -> int:
-        """Put fragments into the replay, each once; returns the environment steps of the batch."""
+        """Insert fragments, each once; returns the environment steps of the batch."""
         total = 0
         for unit, fragment in zip(units, fragments, strict=True):
             rollout = fragment.rollout
@@ -131,7 +116,7 @@ class ReplayLearner(ControlLearner):
         self.limiter.done(due)
         return {name: float(value) for name, value in result.metrics.items()}, batch
 
-    def _set_priorities(self, batch: Columns, priorities: Any) -> None:
+    def _set_priorities(self, batch: Columns, priorities: np.ndarray | torch.Tensor) -> None:
         if isinstance(priorities, torch.Tensor):
             priorities = priorities.detach().cpu().numpy()
         if not np.isfinite(priorities).all():
@@ -143,7 +128,7 @@ class ReplayLearner(ControlLearner):
         self.replay.update_priorities(batch.index.numpy(), batch.generation.numpy(), priorities)
 
     def _batches(self, count: int, rng: np.random.Generator) -> Iterator[Columns]:
-        """`count` minibatches on the device. Where priorities do not change between them, several are drawn at once."""
+        """Yield `count` minibatches on the device; without priorities, several are drawn at once."""
         config = self.algorithm.config
         size, gamma = config.batch_size, float(config.gamma)
         if self.prioritized:
@@ -154,7 +139,7 @@ class ReplayLearner(ControlLearner):
         while count:
             part = min(count, at_once)
             rows = self.draw(part * size, rng, gamma)
-            if self.sharded and part > 1:  # they come shard by shard; every minibatch shall be of all shards
+            if self.sharded and part > 1:  # mixes the shards within every minibatch
                 rows = rows[rng.permutation(part * size)]
             drawn = self._prepared(rows)
             for start in range(0, part * size, size):
@@ -164,7 +149,7 @@ class ReplayLearner(ControlLearner):
             at_once = max(1, min(DRAWN_AT_ONCE, DRAWN_BYTES // bytes_each))
 
     def _prepared(self, drawn: Columns) -> Columns:
-        """A drawn batch on the device: rewards scaled, observations normalized."""
+        """Return a drawn batch on the device: rewards scaled, observations normalized."""
         columns = drawn.without("relabeled").to_dict()
         if self.normalize_reward:
             scale = np.float32(1.0 / np.sqrt(self.return_moments.var + 1e-8))
@@ -179,30 +164,26 @@ class ReplayLearner(ControlLearner):
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
-        """Everything that later updates depend on, but for what `save_files` writes."""
+    def state(self) -> State:
         return {
             **super().state(),
             "limiter": self.limiter.state(),
             "held": [tuple(unit) for unit in sorted(self._held)],
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         super().load_state(state)
         self.limiter.load_state(state["limiter"])
         self._held = {Unit(*unit) for unit in state["held"]}
 
     def save_files(self, folder: Path) -> None:
-        """Write the replay into a folder that does not exist yet."""
         self.replay.save(folder)
 
     def files_saved(self, folder: Path) -> None:
-        """Whole segments are linked from here into the next checkpoint: this folder outlives the older ones."""
-        if not self.sharded:
+        if not self.sharded:  # the next checkpoint links whole segments from here
             self.replay.saved_at(folder)
 
     def load_files(self, folder: Path) -> None:
-        """Take the replay from a folder that `save_files` wrote."""
         self.replay.load(folder)
 
     def _warnings(self) -> list[str]:

@@ -1,7 +1,6 @@
 """Derivatives of log-probability and entropy by a distribution's parameters, in numpy.
 
-Arrays are (parameters, N) here: numpy reduces over a short leading dimension an order of magnitude faster than over a
-short trailing one.
+Arrays are (parameters, N): numpy reduces over a short leading dimension an order of magnitude faster.
 """
 
 from __future__ import annotations
@@ -29,13 +28,7 @@ class ActionGradient(Protocol):
 
 
 class CategoricalGradient:
-    """d logp(a) / d logit_j = [j = a] - p_j;  d H / d logit_j = -p_j (log p_j + H).
-
-    Args:
-        head: Logits (N, n).
-        action: (N,) integers.
-        mask: (N, n) bool, allowed actions.
-    """
+    """Derivatives by logits (N, n): d logp(a) / d logit_j = [j = a] - p_j;  d H / d logit_j = -p_j (log p_j + H)."""
 
     def __init__(self, head: np.ndarray, action: np.ndarray, mask: np.ndarray | None = None):
         logits = head.T if mask is None else np.where(mask.T, head.T, np.float32(MASKED_LOGIT))
@@ -65,12 +58,9 @@ class CategoricalGradient:
 
 
 class GaussianGradient:
-    """With z = (a - mean) / std: d logp / d mean = z / std, d logp / d log_std = z^2 - 1, d H / d log_std = 1.
+    """Derivatives by means (N, d) and log_std (d,).
 
-    Args:
-        head: Means (N, d).
-        action: (N, ...) with d numbers each.
-        log_std: (d,).
+    With z = (a - mean) / std: d logp / d mean = z / std, d logp / d log_std = z^2 - 1, d H / d log_std = 1.
     """
 
     def __init__(self, head: np.ndarray, action: np.ndarray, log_std: np.ndarray):
@@ -94,10 +84,3 @@ class GaussianGradient:
 def has_action_gradient(actions: ActionDistribution) -> bool:
     """Return True if this distribution has derivatives here."""
     return type(actions) in (Categorical, DiagonalGaussian)
-
-
-def action_gradient(
-    head: np.ndarray, action: np.ndarray, mask: np.ndarray | None, log_std: np.ndarray | None
-) -> ActionGradient:
-    """Derivatives of a supported distribution: a Gaussian where there is a log_std, else categorical."""
-    return CategoricalGradient(head, action, mask) if log_std is None else GaussianGradient(head, action, log_std)

@@ -1,8 +1,7 @@
 """The gradient of an actor-critic loss on a CPU without autograd.
 
-The loss is a function of one log-probability and one value per row. Derivatives of the row losses are in
-`derivatives`, of the networks in `dense`, of the distributions in `actions`. Where one of the three is missing,
-autograd computes the gradient; it is also the reference in tests.
+Derivatives of the row losses are in `derivatives`, of the networks in `dense`, of the distributions in `actions`. Where
+one of the three is missing, autograd computes the gradient; it is also the reference in tests.
 """
 
 from __future__ import annotations
@@ -16,7 +15,12 @@ import torch
 from torch import Tensor
 
 from distrl.base.columns import Columns
-from distrl.control.numpy_gradients.actions import action_gradient, has_action_gradient
+from distrl.control.numpy_gradients.actions import (
+    ActionGradient,
+    CategoricalGradient,
+    GaussianGradient,
+    has_action_gradient,
+)
 from distrl.control.numpy_gradients.dense import NumpyActorCritic
 from distrl.control.numpy_gradients.derivatives import differentiate, has_derivative
 from distrl.models.parameters.flat import FlatParameters
@@ -52,11 +56,7 @@ class _NoRows:
 
 
 class NumpyGradient:
-    """Fills an algorithm's `flat.grad` from a minibatch of numpy columns.
-
-    Args:
-        algorithm: One that `supports` accepts.
-    """
+    """The gradient of an algorithm that `supports` accepts, from a minibatch of numpy columns."""
 
     def __init__(self, algorithm: ActorCriticLoss):
         self.algorithm = algorithm
@@ -76,18 +76,18 @@ class NumpyGradient:
 
     @staticmethod
     def rows(rows: Columns) -> Columns:
-        """The training rows that minibatches need, as numpy."""
+        """Return the columns that minibatches need, as numpy."""
         return rows.only(*COLUMNS).map(lambda leaf: leaf.numpy())
 
     def gradient(self, batch: Any) -> tuple[float, dict[str, float]]:
-        """Write the gradient of one shard's loss; returns the loss and its terms.
-
-        Args:
-            batch: A `Minibatch` of numpy columns: rows of the shard, count of valid rows in the whole minibatch.
-        """
+        """Write the gradient of one shard's loss, a `Minibatch` of numpy columns; returns the loss and its terms."""
         config, network = self.algorithm.config, self.network
         head, value = network.forward(batch.obs)
-        actions = action_gradient(head, batch.action, batch.get("mask"), network.log_std)
+        actions: ActionGradient
+        if network.log_std is None:
+            actions = CategoricalGradient(head, batch.action, batch.get("mask"))
+        else:
+            actions = GaussianGradient(head, batch.action, network.log_std)
         named: dict[str, np.ndarray] = {}
         objective = self.algorithm.actor_objective(batch)
         if self.algorithm.objective_input == "logp":

@@ -1,9 +1,10 @@
 """Forward and backward passes of small dense networks in numpy, over a model's parameters.
 
-On a CPU a network of a few thousand parameters spends most of an update in torch's operators and autograd nodes, not in
-arithmetic. Here both passes are a dozen numpy calls on views of the flat parameters and gradients, with reused
-buffers. Autograd is the reference in tests.
+On a CPU a small network spends most of an update in torch's operators and autograd nodes. Here both passes are a dozen
+numpy calls on views of the flat parameters and gradients. Autograd is the reference in tests.
 """
+# The chains of models.layers are not this one: torch.addmm adds the bias inside of the product, and the ensemble's
+# relu chain turns its products round, so that results would differ in their last bits.
 
 from __future__ import annotations
 
@@ -26,13 +27,12 @@ ACTIVATIONS = ("tanh", "relu")
 
 
 class DenseChain:
-    """h_0 = x, h_l = f(h_{l-1} W_l^T + b_l); the last layer is linear if `linear_end`.
+    """Layers h_0 = x, h_l = f(h_{l-1} W_l^T + b_l); the last one is linear if `linear_end`.
 
     Args:
         weights, biases: Views of the parameters: W_l (out, in), b_l (out,).
-        weight_grads, bias_grads: Views of where their gradients go; empty where only `forward` is used.
+        weight_grads, bias_grads: Views of their gradients; empty where only `forward` is used.
         activation: f: tanh or relu.
-        linear_end: The last layer has no nonlinearity.
     """
 
     def __init__(
@@ -46,8 +46,7 @@ class DenseChain:
     ):
         self.weights, self.biases = weights, biases
         self.weight_grads, self.bias_grads = weight_grads, bias_grads
-        self.activation = activation
-        self.linear_end = linear_end
+        self.activation, self.linear_end = activation, linear_end
         self._buffers: dict[int, tuple[list[np.ndarray], list[np.ndarray], np.ndarray]] = {}
         self._hidden: list[np.ndarray] = []
 
@@ -63,7 +62,7 @@ class DenseChain:
         return cls(weights, biases, weight_grads, bias_grads, activation, linear_end)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        """(N, in) to (N, out). The result is overwritten by the next call with as many rows."""
+        """Map (N, in) to (N, out); overwritten by the next call with the same number of rows."""
         outs = self._rows(len(x))[0]
         self._hidden = [x, *outs]
         for layer, (weight, bias, out) in enumerate(zip(self.weights, self.biases, outs, strict=True)):
@@ -77,11 +76,7 @@ class DenseChain:
         return outs[-1]
 
     def backward(self, grad: np.ndarray, inputs: bool = False) -> np.ndarray | None:
-        """Write the gradients of weights and biases, given the loss's gradient (N, out) by the last `forward`'s result.
-
-        Returns:
-            The gradient by x (N, in) if `inputs`.
-        """
+        """Write the gradients of weights and biases, given the output's (N, out); returns that of x (N, in)."""
         _, slopes, ones = self._rows(len(grad))
         for layer in reversed(range(len(self.weights))):
             if layer < len(self.weights) - 1 or not self.linear_end:
@@ -95,7 +90,7 @@ class DenseChain:
         return None
 
     def _weight_gradient(self, layer: int, grad: np.ndarray) -> None:
-        """dW = grad^T h; with few inputs its transpose, h^T grad, is several times faster."""
+        """Write dW = grad^T h; with few inputs its transpose, h^T grad, is several times faster."""
         hidden, out = self._hidden[layer], self.weight_grads[layer]
         if hidden.shape[1] < 16 <= grad.shape[1]:
             out[...] = (hidden.T @ grad).T
@@ -103,7 +98,7 @@ class DenseChain:
             np.matmul(grad.T, hidden, out=out)
 
     def _through_activation(self, grad: np.ndarray, hidden: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """grad * f'(.), with f' from the layer's output: 1 - h^2, or [h > 0]. `hidden` is used up."""
+        """Return grad * f', with f' from the layer's output: 1 - h^2, or [h > 0]. `hidden` is overwritten."""
         if self.activation == "tanh":
             np.multiply(hidden, hidden, out=hidden)
             np.subtract(1.0, hidden, out=hidden)
@@ -111,23 +106,15 @@ class DenseChain:
         return np.multiply(grad, hidden > 0, out=out)
 
     def _rows(self, rows: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-        """Buffers for N rows: outputs and gradients of every layer, and N ones."""
+        """Return buffers for N rows: outputs and gradients of every layer, and N ones."""
         if rows not in self._buffers:
-            shapes = [(rows, len(bias)) for bias in self.biases]
-            self._buffers[rows] = (
-                [np.empty(shape, np.float32) for shape in shapes],
-                [np.empty(shape, np.float32) for shape in shapes],
-                np.ones(rows, np.float32),
-            )
+            outs, slopes = ([np.empty((rows, len(bias)), np.float32) for bias in self.biases] for _ in range(2))
+            self._buffers[rows] = outs, slopes, np.ones(rows, np.float32)
         return self._buffers[rows]
 
 
 class NumpyActorCritic:
-    """An `ActorCritic` of dense networks on a CPU: both passes without autograd.
-
-    Args:
-        model: One that `fits`.
-        flat: Its flat parameters and gradients.
+    """Both passes of an `ActorCritic` of dense networks that `fits`.
 
     Attributes:
         grad: All gradients as one numpy vector, a view of `flat.grad`.
@@ -166,18 +153,12 @@ class NumpyActorCritic:
         return all(map(_plain, torsos)) and len({torso.dense.activation_name for torso in torsos}) == 1
 
     def forward(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Output of the policy's head (N, head_size), and values (N,); both are overwritten by the next call."""
+        """Return the policy head's output (N, head_size) and values (N,); overwritten by the next call."""
         features = self.torso.forward(obs) if self.shared else obs
         return self.policy.forward(features), self.critic.forward(features)[:, 0]
 
     def backward(self, d_head: np.ndarray, d_value: np.ndarray, d_log_std: np.ndarray | None = None) -> None:
-        """Write every parameter's gradient.
-
-        Args:
-            d_head: Gradient of the loss by the policy head's output (N, head_size).
-            d_value: By the values (N,).
-            d_log_std: By `log_std`, already summed over the rows.
-        """
+        """Write every parameter's gradient, given those by `forward`'s results and by `log_std` (summed over rows)."""
         by_policy = self.policy.backward(d_head, inputs=self.shared)
         by_critic = self.critic.backward(d_value[:, None], inputs=self.shared)
         if self.shared:
@@ -189,10 +170,9 @@ class NumpyActorCritic:
 
 
 class NumpyPolicy:
-    """The forward pass of a dense policy on a CPU, for acting: at batch 8 a third of the time of torch's operators.
+    """Forward pass of a dense policy that `fits`; its weights may change in place, but not move.
 
-    Args:
-        policy: One that `fits`; its weights may change in place, but not move.
+    At batch 8 it takes a third of the time of torch's operators.
     """
 
     def __init__(self, policy: Policy):
@@ -212,7 +192,7 @@ class NumpyPolicy:
         )
 
     def __call__(self, obs: Tensor) -> Tensor:
-        """Parameters (N, P) from normalized observations (N, D); overwritten by the next call with as many rows."""
+        """Return parameters (N, P) from normalized observations (N, D); overwritten by the next call."""
         head = torch.from_numpy(self.chain.forward(obs.numpy()))
         return self.policy.actions.join(head, self.policy.log_std)
 

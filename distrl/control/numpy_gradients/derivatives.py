@@ -1,14 +1,13 @@
-"""Derivatives of losses and objectives in numpy, keyed by the torch function that they belong to.
+"""Derivatives of losses and objectives in numpy, keyed by their torch function.
 
 Each takes the arguments of its torch function as arrays and returns (value, derivative by the first argument), one
-number per row. At a kink either one-sided derivative is valid; here it is that of the unclipped side.
+number per row; at a kink, the derivative of the unclipped side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -85,6 +84,6 @@ def differentiate(function: partial[Tensor], x: np.ndarray) -> ValueAndDerivativ
     return DERIVATIVES[function.func](x, *function.args, **function.keywords)
 
 
-def has_derivative(function: Any) -> bool:
+def has_derivative(function: object) -> bool:
     """Return True for a `partial` of a function of the table."""
     return isinstance(function, partial) and function.func in DERIVATIVES

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from distrl.base.columns import Columns
 from distrl.control.models.q_network import QPolicy, plain_scalar
@@ -19,13 +19,7 @@ from distrl.models.parameters.flat import FlatParameters
 
 
 class NumpyQGradient:
-    """Fills the gradient of the one-step TD loss of a multi-layer perceptron with one number per action.
-
-    Args:
-        online, target: The two networks over their flat parameters.
-        double: Choose the next action by the online network.
-        kappa: Huber threshold.
-    """
+    """The gradient of the one-step TD loss (Huber, threshold `kappa`) of an MLP with one number per action."""
 
     def __init__(self, online: DenseChain, target: DenseChain, double: bool, kappa: float | None):
         self.online, self.target, self.double, self.kappa = online, target, double, kappa
@@ -37,7 +31,7 @@ class NumpyQGradient:
         flat: FlatParameters,
         target: QPolicy,
         target_flat: FlatParameters,
-        next_action: Callable[..., Any],
+        next_action: Callable[..., Tensor],
     ) -> NumpyQGradient | None:
         """Return the gradient for these networks and this next-action rule; None where one is of another kind."""
         online_chain, target_chain = q_chain(policy, flat), q_chain(target, target_flat)
@@ -64,13 +58,8 @@ class NumpyQGradient:
 
 
 def q_chain(policy: QPolicy, flat: FlatParameters) -> DenseChain | None:
-    """The network of `policy` as one chain over its flat parameters; None for another kind of network.
-
-    Args:
-        policy: Observations to one number per action.
-        flat: Its parameters and gradients, on the CPU.
-    """
-    torso: Any = policy.torso
+    """Return the network of `policy` as one chain over its flat parameters; None for another kind of network."""
+    torso = policy.torso
     if flat.data.device.type != "cpu" or not plain_scalar(policy) or not isinstance(torso, MLP):
         return None
     name = torso.dense.activation_name

@@ -1,9 +1,7 @@
 """Fully connected layers, with a written-out backward pass for tanh networks on a CPU.
 
-Two facts of small networks on CPUs: torch's tanh takes seven times numpy's time (42 against 6 us for 256 x 64 numbers
-with AVX-512, twice what the matrix product before it takes), and autograd spends as long on bookkeeping as on the
-arithmetic. So a chain of tanh layers is one autograd node here, with numpy's tanh inside: the same formulas, a third of
-the time. Everything else (GPUs, other nonlinearities, compiled or exported graphs, second derivatives) is plain torch.
+On a CPU torch's tanh takes seven times numpy's time, and autograd as long for bookkeeping as for arithmetic. So a chain
+of tanh layers is one autograd node with numpy's tanh, a third of the time; everything else is plain torch.
 """
 
 from __future__ import annotations
@@ -54,12 +52,9 @@ def orthogonal(layer: Any, gain: float) -> Any:
 
 
 class Dense(nn.Module):
-    """Fully connected layers, each with a nonlinearity: (N, input_size) to (N, output_size).
+    """Fully connected layers, each with a nonlinearity: (N, input_size) to (N, output_size)."""
 
-    Attributes:
-        twice_differentiable: Plain torch throughout, so that gradients have gradients.
-    """
-
+    #: Plain torch throughout, so that gradients have gradients.
     twice_differentiable = False
 
     def __init__(self, input_size: int, hidden: Sequence[int], activation_name: str):
@@ -75,27 +70,17 @@ class Dense(nn.Module):
 
     def forward(self, features: Tensor, head: nn.Linear | None = None) -> Tensor:
         """Features (N, output_size); with a head, its linear output instead, (N, head.out_features)."""
-        if not torch.is_grad_enabled() and self.chain and self._plain_cpu(features):
-            return self._without_gradients(features, head)
-        if self.chain and self._chain_pays(features):
+        if self.chain and self._plain_cpu(features):
             layers = [*self.layers, *([head] if head is not None else [])]
             parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
-            return TanhChain.apply(head is not None, features, *parameters)
+            if not torch.is_grad_enabled():
+                return tanh_layers(features, parameters, head is not None)[-1]
+            if features.shape[0] >= CHAIN_ROWS:
+                return TanhChain.apply(head is not None, features, *parameters)
         # Functional calls: at batch 8 the module calls of nn.Sequential cost as much as the arithmetic.
         for layer in self.layers:
             features = self.activation(F.linear(features, layer.weight, layer.bias))  # type: ignore[arg-type]
         return features if head is None else F.linear(features, head.weight, head.bias)
-
-    def _without_gradients(self, features: Tensor, head: nn.Linear | None) -> Tensor:
-        """The same as the chain, for acting."""
-        for layer in self.layers:
-            features = torch.addmm(layer.bias, features, layer.weight.t())  # type: ignore[arg-type, operator]
-            values = features.numpy()
-            np.tanh(values, out=values)
-        return features if head is None else torch.addmm(head.bias, features, head.weight.t())
-
-    def _chain_pays(self, features: Tensor) -> bool:
-        return self._plain_cpu(features) and features.shape[0] >= CHAIN_ROWS
 
     def _plain_cpu(self, features: Tensor) -> bool:
         return (
@@ -108,19 +93,24 @@ class Dense(nn.Module):
         )
 
 
+def tanh_layers(x: Tensor, parameters: Sequence[Tensor], linear_end: bool) -> list[Tensor]:
+    """Return h_0 = x and every h_l = tanh(h_{l-1} W_l^T + b_l); the last layer is linear if `linear_end`."""
+    hidden, layers = [x], len(parameters) // 2
+    for layer in range(layers):
+        out = torch.addmm(parameters[2 * layer + 1], hidden[-1], parameters[2 * layer].t())
+        if layer < layers - 1 or not linear_end:
+            values = out.numpy()
+            np.tanh(values, out=values)
+        hidden.append(out)
+    return hidden
+
+
 class TanhChain(torch.autograd.Function):
-    """h_0 = x, h_l = tanh(h_{l-1} W_l^T + b_l), and at the end a plain linear layer or none."""
+    """`tanh_layers` as one autograd node."""
 
     @staticmethod
     def forward(ctx: Any, linear_end: bool, x: Tensor, *parameters: Tensor) -> Tensor:
-        layers = len(parameters) // 2
-        hidden = [x]
-        for layer in range(layers):
-            out = torch.addmm(parameters[2 * layer + 1], hidden[-1], parameters[2 * layer].t())
-            if layer < layers - 1 or not linear_end:
-                values = out.numpy()
-                np.tanh(values, out=values)
-            hidden.append(out)
+        hidden = tanh_layers(x, parameters, linear_end)
         ctx.linear_end = linear_end
         ctx.save_for_backward(*parameters[0::2], *(hidden[:-1] if linear_end else hidden))
         return hidden[-1]

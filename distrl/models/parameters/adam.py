@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -11,12 +10,7 @@ import torch
 class FlatAdam(torch.optim.Adam):
     """torch's Adam (Kingma & Ba 2015) for a single parameter: its fused kernel without the bookkeeping around it.
 
-    For a small network `torch.optim.Adam.step` takes 33 us, of which the kernel is 6. State and results are the
-    same, to the bit.
-
-    Args:
-        parameter: The vector.
-        eps, betas, weight_decay: As in `torch.optim.Adam`.
+    For a small network `torch.optim.Adam.step` takes 33 us, of which the kernel is 6. State and results are equal.
     """
 
     def __init__(
@@ -30,7 +24,7 @@ class FlatAdam(torch.optim.Adam):
     ):
         super().__init__([parameter], lr=lr, eps=eps, betas=betas, weight_decay=weight_decay, fused=True)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step; the first one, and one with a closure, are torch's own."""
         (group,) = self.param_groups
         (parameter,) = group["params"]

@@ -18,11 +18,10 @@ class FlatParameters:
     """The flat vectors behind a module's parameters and gradients.
 
     Attributes:
-        data: float32 (size,), parameters one behind the other, each at a multiple of 64 bytes; gaps hold zeros.
+        data: float32 (size,), each parameter at a multiple of 64 bytes; gaps hold zeros.
         grad: float32 (size,), gradients in the same places; every `parameter.grad` is a view of it.
         names: Names of the parameters; tied ones are listed once.
-        shapes: Their shapes.
-        offsets: Where each begins in `data`, counted in numbers.
+        offsets: First number of each parameter in `data`.
     """
 
     data: Tensor
@@ -53,9 +52,8 @@ class FlatParameters:
 def flatten_parameters(module: nn.Module) -> FlatParameters:
     """Move every trainable parameter of a module into one flat vector; the parameters become views of it.
 
-    Gradients too: autograd adds into the flat gradient as long as nobody sets `parameter.grad` to None, so clear them
-    with `FlatParameters.zero_grad`, not with `module.zero_grad()`. Move the module to its device before: `.to()` of a
-    device gives parameters a new home. A deep copy of the module is not flat; flatten it again.
+    Clear gradients with `FlatParameters.zero_grad`: `module.zero_grad()` drops the views. `module.to(device)` and deep
+    copies drop them, too.
 
     Raises:
         TypeError: A parameter that is not float32, or parameters on several devices.

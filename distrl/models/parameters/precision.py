@@ -1,8 +1,4 @@
-"""bfloat16 in hidden layers; last layers, distributions and losses stay in float32.
-
-A number in bfloat16 has three decimal digits, too few for action values and log-densities, which are differences of
-large numbers; for features they are enough.
-"""
+"""bfloat16 in hidden layers; last layers, distributions and losses stay in float32."""
 
 from __future__ import annotations
 
@@ -15,11 +11,7 @@ from distrl.base.errors import ConfigError
 
 
 class HiddenPrecision:
-    """Mixin of modules whose hidden layers can compute in bfloat16.
-
-    Attributes:
-        bf16: They do.
-    """
+    """Mixin of modules whose hidden layers can compute in bfloat16, if `bf16` is set."""
 
     bf16 = False
 
@@ -29,7 +21,7 @@ class HiddenPrecision:
 
 
 def hidden_layers_in_bf16(model: nn.Module) -> None:
-    """From now on, and in copies made from now on.
+    """Switch the hidden layers of a model to bfloat16.
 
     Raises:
         ConfigError: No network of the model can do it.
@@ -38,7 +30,7 @@ def hidden_layers_in_bf16(model: nn.Module) -> None:
     if not able:
         raise ConfigError(
             f"learner.precision is bf16; the networks of {type(model).__name__} compute in float32 only.",
-            "Set learner.precision=fp32. A network of your own inherits from models.low_precision.HiddenPrecision.",
+            "Set learner.precision=fp32. A network of your own inherits from HiddenPrecision.",
         )
     for module in able:
         module.bf16 = True

@@ -18,17 +18,14 @@ from distrl.models.layers.normalizer import Normalizer
 
 @singledispatch
 def pack_weights(module: nn.Module, version: int) -> Weights:
-    """The parameters and buffers of a module (normalizer statistics among them) as a published version.
-
-    The bytes are a copy: the module may go on learning.
-    """
+    """Copy the parameters and buffers of a module into a published version."""
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in module.state_dict().items()}
     return Weights.of(arrays, version)
 
 
 @singledispatch
 def load_weights(module: nn.Module, weights: Weights) -> None:
-    """Copy a version into a module, in place; the weights may be freed afterwards.
+    """Copy a version into a module, in place.
 
     Raises:
         CheckpointError: The weights belong to another module: names or shapes differ.
@@ -36,11 +33,12 @@ def load_weights(module: nn.Module, weights: Weights) -> None:
     arrays = weights.arrays()
     own = module.state_dict()
     lacking, foreign = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
-    wrong = [name for name in own if name in arrays and tuple(own[name].shape) != arrays[name].shape]
+    both = [(name, tuple(own[name].shape), arrays[name].shape) for name in own if name in arrays]
+    wrong = [f"{name} {mine} != {theirs}" for name, mine, theirs in both if mine != theirs]
     if lacking or foreign or wrong:
         raise CheckpointError(
             f"weights of version {weights.version} do not fit the network:"
-            f" lacking {lacking}, foreign {foreign}, other shapes {_shapes(wrong, own, arrays)}.",
+            f" lacking {lacking}, foreign {foreign}, other shapes {wrong}.",
             "Use the model and environment settings that the weights were made with.",
         )
     for name, tensor in own.items():
@@ -51,7 +49,3 @@ def load_weights(module: nn.Module, weights: Weights) -> None:
     for part in module.modules():
         if isinstance(part, Normalizer) and part.enabled:
             part.refresh()
-
-
-def _shapes(names: list[str], own: dict, arrays: dict) -> list[str]:
-    return [f"{name} {tuple(own[name].shape)} != {arrays[name].shape}" for name in names]

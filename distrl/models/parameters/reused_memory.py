@@ -1,8 +1,4 @@
-"""Reuses the buffers of published weights that nothing references any more.
-
-Fresh memory is given page by page when it is first written to, which costs several times what the copy of a large
-model's weights does.
-"""
+"""Reuse of the buffers of published weights: fresh memory costs more than the copy of a large model's weights."""
 
 from __future__ import annotations
 
@@ -20,12 +16,7 @@ class ReusedBytes:
         self.spare: list[np.ndarray] = []
 
     def take(self, layout: Hashable, size: int) -> np.ndarray:
-        """A writable array of bytes: zeros, or what an array of the same layout held.
-
-        Args:
-            layout: What lies where; bytes between the parts stay as they are.
-            size: Bytes.
-        """
+        """Return a writable array of `size` bytes: zeros, or the content of a former array of the same layout."""
         if layout != self.layout:
             self.layout, self.spare = layout, []
         memory = self.spare.pop() if self.spare else np.zeros(size, np.uint8)

@@ -10,23 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distrl.base.pack import State
 from distrl.models.parameters.adam import FlatAdam
 from distrl.models.parameters.flat import FlatParameters, flatten_parameters
 
 
 class TrainedModule:
-    """Flat parameters of a module, their optimizer, and a target network where one is wanted.
+    """Flat parameters of a module, their optimizer, and an optional target network.
 
     Args:
         module: On its device already. Modules of one algorithm share no parameters.
         make_optimizer: Builds an optimizer over the flat vector, in one or more parameter groups. Default: Adam.
-        target: Keep a slowly moving copy, `target`, which `track` moves.
+        target: Keep a copy without gradients, `target`, which `track` moves.
         eps: Epsilon of the default Adam.
         flat: The module's flat parameters, if they exist already.
-
-    Attributes:
-        flat: The module's parameters and gradients as vectors.
-        target: The slow copy, or None. Its parameters take no gradients.
     """
 
     def __init__(
@@ -41,11 +38,9 @@ class TrainedModule:
         self.module = module
         self.target: Any = copy.deepcopy(module) if target else None  # before flattening: copies have no views
         self.flat = flatten_parameters(module) if flat is None else flat
-        self.optimizer: torch.optim.Optimizer
-        if make_optimizer is None:
-            self.optimizer = FlatAdam(self.flat.parameter(), lr=0.0, eps=eps)
-        else:
-            self.optimizer = make_optimizer(self.flat)
+        self.optimizer: torch.optim.Optimizer = (
+            make_optimizer(self.flat) if make_optimizer else FlatAdam(self.flat.parameter(), lr=0.0, eps=eps)
+        )
         self.target_flat: FlatParameters | None = None
         if self.target is not None:
             self.target_flat = flatten_parameters(self.target)
@@ -137,12 +132,12 @@ class TrainedModule:
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return a state for `base.pack`: weights, target and optimizer."""
         target = None if self.target_flat is None else self.target_flat.data.clone()
         return {"data": self.flat.data.clone(), "target": target, "optimizer": self.optimizer_state()}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Load what `state` returned."""
         self.flat.data.copy_(_tensor(state["data"]))
         if self.target_flat is not None:
@@ -157,7 +152,7 @@ class TrainedModule:
             slots.setdefault(number, {})[name] = value.clone()
         return slots
 
-    def load_optimizer_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+    def load_optimizer_state(self, state: Mapping[str, Mapping[str, np.ndarray | Tensor]]) -> None:
         """Load what `optimizer_state` returned."""
         slots = {int(key): {name: _tensor(value) for name, value in slot.items()} for key, slot in state.items()}
         groups = self.optimizer.state_dict()["param_groups"]

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from distrl.base.errors import ConfigError, NonFiniteError
+from distrl.base.errors import NonFiniteError
 from distrl.base.pack import pack, unpack
-from distrl.learning.shards import Shards
 from distrl.models.parameters.trained import TrainedModule
 from tests.support.q_learners import make_batch, make_q, parameters
 
@@ -106,15 +105,6 @@ def test_broken_numbers_change_nothing(kind: dict[str, Any], after: int):
             assert all(torch.equal(value, again[key]) for key, value in slot.items())
     steps(algorithm, 2)
     assert bool(torch.isfinite(parameters(algorithm)).all())
-
-
-def test_what_off_policy_learners_refuse():
-    algorithm = make_q()
-    with pytest.raises(ConfigError, match="do not split their minibatches"):
-        type(algorithm)(algorithm.schedules, algorithm.model, shards=Shards(2))
-    algorithm.policy.recurrent = True
-    with pytest.raises(ConfigError, match="single steps without memory"):
-        type(algorithm)(algorithm.schedules, algorithm.model)
 
 
 def test_only_the_policy_is_published():

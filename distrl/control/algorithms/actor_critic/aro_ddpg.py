@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from pydantic import Field
 from torch import Tensor
@@ -39,8 +37,7 @@ class ARODDPGConfig(TD3Config):
 class ARODDPG(TD3):
     """Average-reward off-policy DDPG. Saxena et al. 2023, algorithm 1.
 
-    Learns differential values Q(s, a) = r - rho + Q(s', pi(s')) and the average reward rho. The task is continuing: the
-    reset after a true end is an ordinary step, so no target is bootstrapped with zero.
+    Differential values Q(s, a) = r - rho + Q(s', pi(s')) of a continuing task: the reset after a true end is a step.
     """
 
     Config = ARODDPGConfig
@@ -53,10 +50,7 @@ class ARODDPG(TD3):
         return modules
 
     def td_target(self, batch: Columns, rng: np.random.Generator) -> Atoms:
-        """r - rho' + Z'(s', pi'(s')): (N, M).
-
-        `next_obs` is the first observation after the reset for a true end, the final one for a truncation.
-        """
+        """Return r - rho' + Z'(s', pi'(s')): (N, M); for a true end, s' is the first state after the reset."""
         next_return = self.next_return(batch.next_obs, self.next_action(batch.next_obs, rng), rng)
         reward = batch.reward
         if self.config.reset_reward:
@@ -74,5 +68,5 @@ class ARODDPG(TD3):
         trained = self.modules["number"]
         self.record_norm(trained.step(float(self.config.learning_rate if rate is None else rate)))
 
-    def diagnose(self, rollout: Any) -> dict[str, float]:
+    def diagnose(self, rollout: Columns) -> dict[str, float]:
         return super().diagnose(rollout) | {"policy/average_reward": float(self.average.detach())}

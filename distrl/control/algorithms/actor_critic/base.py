@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from gymnasium import Space
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from distrl.base.columns import Columns
+from distrl.base.columns import Columns, Tree
 from distrl.base.errors import ConfigError
-from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.config.sections.heads import ReturnHeadConfig, RiskConfig
 from distrl.control.algorithms.off_policy import OffPolicy, OffPolicyConfig
@@ -23,6 +23,7 @@ from distrl.functional.distributions.base import Scalar
 from distrl.functional.distributions.gaussian import Gaussian, Mixture
 from distrl.functional.risk.measures import Mean, make_risk
 from distrl.learning.support_watch import SupportWatch
+from distrl.models.layers.dense_ensemble import Members
 from distrl.models.parameters.trained import TrainedModule
 
 
@@ -76,14 +77,9 @@ class ContinuousConfig(OffPolicyConfig):
 
 
 class ContinuousLearner(OffPolicy):
-    """Base: critics and their targets. An algorithm's file writes the target's next action and the actor's loss.
+    """Base of the actor-critics: critics and their targets. A subclass defines `update`."""
 
-    Attributes:
-        critics, target_critics: See `CriticEnsemble`.
-        distribution: Return distribution of their outputs.
-    """
-
-    Config: ClassVar[type[AlgorithmConfig]] = ContinuousConfig
+    Config = ContinuousConfig
     compiles = True
     stochastic: ClassVar[bool] = True
     model: Any
@@ -94,24 +90,12 @@ class ContinuousLearner(OffPolicy):
 
     @classmethod
     def build_model(
-        cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any
+        cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any
     ) -> ContinuousActorCritic:
-        critic_options = {
-            "critics": config.critics,
-            "head": config.critic_head,
-            "hidden": config.critic_hidden,
-            "layer_norm": config.layer_norm,
-        }
-        return build_continuous_actor_critic(
-            observation_space,
-            action_space,
-            model,
-            stochastic=cls.stochastic,
-            critic_options=critic_options,
-            policy_options=cls.policy_options(config),
-            number=cls.first_number(config),
-            **options,
-        )
+        critics = {"critics": config.critics, "hidden": config.critic_hidden, "layer_norm": config.layer_norm}
+        options |= {"critic_options": critics | {"head": config.critic_head}, "stochastic": cls.stochastic}
+        options |= {"policy_options": cls.policy_options(config), "number": cls.first_number(config)}
+        return build_continuous_actor_critic(observation_space, action_space, model, **options)
 
     @classmethod
     def policy_options(cls, config: Any) -> dict[str, Any]:
@@ -133,7 +117,8 @@ class ContinuousLearner(OffPolicy):
         self.distribution = self.critics.distribution
         self.support = SupportWatch(self.distribution, "algorithm.critic_head")
         self.scale = self.policy.actions.scale
-        self._compile_networks(modules["policy"].target)
+        if self.compile:
+            self._compile_networks(modules["policy"].target)
         self.rule: Callable[[Tensor, Tensor], Atoms] = critic_rule(config.ensemble, config.drop)
         risk = make_risk(config.risk.name, **config.risk.options())
         self.risk = None if isinstance(risk, Mean) else risk
@@ -146,8 +131,6 @@ class ContinuousLearner(OffPolicy):
 
     def _compile_networks(self, target_policy: Any) -> None:
         """Compile networks and losses under `learner.compile`; random draws and ensemble rules stay eager."""
-        if not self.compile:
-            return
         self.critics.compile(dynamic=False)
         if self.config.ensemble != "subset":  # any two of ten networks would be a graph of its own
             self.target_critics.compile(dynamic=False)
@@ -159,7 +142,7 @@ class ContinuousLearner(OffPolicy):
 
     # ---- steps of an update ----------------------------------------------------------------------------------------
 
-    def next_return(self, obs: Any, action: Tensor, rng: np.random.Generator) -> Atoms:
+    def next_return(self, obs: Tree, action: Tensor, rng: np.random.Generator) -> Atoms:
         """Return distribution (N, M) after a next action, from the target critics by the ensemble's rule."""
         members = None
         if self.config.ensemble == "subset":
@@ -188,26 +171,20 @@ class ContinuousLearner(OffPolicy):
         return metrics, self.priorities(params, rows, values, probs) if self.config.prioritized else None
 
     def critic_losses(self, params: Tensor, values: Tensor, probs: Tensor) -> Tensor:
-        """Loss (E, N) of each critic's return distribution against the target."""
+        """Return the loss (E, N) of each critic's return distribution against the target."""
         return self.distribution.loss(params, values, probs)
 
     @torch.no_grad()
     def priorities(self, params: Tensor, losses: Tensor, values: Tensor, probs: Tensor) -> Tensor:
-        """New priorities (N,), averaged over critics: losses, or absolute errors of means (scalar, densities)."""
+        """Return new priorities (N,): mean losses, or absolute errors of means (scalar, densities)."""
         if isinstance(self.distribution, Scalar | Gaussian | Mixture):
             return (self.distribution.mean(params) - (values * probs).sum(-1)).abs().mean(0)
         return losses.detach() / self.config.critics
 
-    def action_value(self, obs: Any, action: Tensor, members: Any = None) -> Tensor:
-        """Critic values (N,) for the policy's loss, without gradients into the critics.
-
-        The minimum over the critics where targets are a minimum, else their mean.
-        """
+    def action_value(self, obs: Tree, action: Tensor, members: Members = None) -> Tensor:
+        """Return critic values (N,) for the policy's loss: minimum or mean, without gradients into the critics."""
         params = self.critics(obs, action, frozen=True, members=members)
-        if self.risk is None:
-            values = self.distribution.mean(params)
-        else:
-            values = self.distribution.risk(params, self.risk)
+        values = self.distribution.mean(params) if self.risk is None else self.distribution.risk(params, self.risk)
         if len(values) == 1:
             return values.squeeze(0)
         return values.amin(0) if self.config.ensemble in ("min", "quantile_min") else values.mean(0)

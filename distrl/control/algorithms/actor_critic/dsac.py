@@ -7,6 +7,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.sections.heads import ReturnHeadConfig
@@ -49,8 +50,7 @@ class DSACConfig(SACConfig):
 class DSAC(SAC):
     """Distributional soft actor-critic. Duan et al. 2021 and 2023 (DSAC-T).
 
-    The target is the distribution of the critic with the lower mean. Where the papers draw one return from it, this
-    takes the expectation: the same gradients on average, with less noise.
+    The expectation over the target distribution takes the place of one drawn return: the same mean, with less noise.
     """
 
     Config = DSACConfig
@@ -93,5 +93,5 @@ class DSAC(SAC):
         self.sigma.zero_()
 
     @torch.no_grad()
-    def diagnose(self, rollout: object) -> dict[str, float]:
-        return super().diagnose(rollout) | {"policy/sigma": float(np.mean(self.sigma.tolist()))}  # type: ignore[arg-type]
+    def diagnose(self, rollout: Columns) -> dict[str, float]:
+        return super().diagnose(rollout) | {"policy/sigma": float(np.mean(self.sigma.tolist()))}

@@ -37,15 +37,11 @@ class SACConfig(ContinuousConfig):
     """state_dependent: first log standard deviation of that matrix. Usual: -3."""
 
 
-@register.algorithm(
-    "sac",
-    paper="Soft Actor-Critic Algorithms and Applications, Haarnoja et al. 2018",
-)
+@register.algorithm("sac", paper="Soft Actor-Critic Algorithms and Applications, Haarnoja et al. 2018")
 class SAC(ContinuousLearner):
     """Soft actor-critic. Haarnoja et al. 2018, equations 5, 9 and 18, with two critics (Fujimoto et al. 2018)."""
 
     Config = SACConfig
-    config: Any
 
     @classmethod
     def policy_options(cls, config: Any) -> dict[str, Any]:
@@ -71,7 +67,8 @@ class SAC(ContinuousLearner):
             self.policy.new_exploration(self.draw(rng.standard_normal(shape, dtype=np.float32)))
 
     def update(self, batch: Columns, rng: np.random.Generator) -> Update:
-        noise = self.action_noise(rng, len(batch.reward))
+        shape = (2, len(batch.reward), self.policy.actions.size)  # for next actions and for the actor's loss
+        noise = self.draw(rng.standard_normal(shape, dtype=np.float32))
         temperature = self.log_temperature.detach().exp()
         with torch.no_grad():
             next_action, next_logp = self.policy.sample(batch.next_obs, noise[0])
@@ -87,11 +84,7 @@ class SAC(ContinuousLearner):
             self.learn_temperature(entropy)
             metrics |= {"loss/actor": actor.detach(), "policy/entropy": entropy, "policy/temperature": temperature}
         self.finish_step(rng)
-        return Update(metrics, priorities)  # type: ignore[arg-type]
-
-    def action_noise(self, rng: np.random.Generator, rows: int) -> Tensor:
-        """Standard normal noise (2, rows, size): for next actions and for the actor's loss."""
-        return self.draw(rng.standard_normal((2, rows, self.policy.actions.size), dtype=np.float32))
+        return Update(metrics, priorities)
 
     def learn_temperature(self, entropy: Tensor) -> None:
         """Take one step on J = log alpha (entropy - target), eq. 18 with log alpha in place of alpha."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from distrl.base.columns import Columns
+from distrl.base.columns import Columns, Tree
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
 from distrl.control.algorithms.actor_critic.base import ContinuousConfig, ContinuousLearner
@@ -34,15 +34,13 @@ class TD3Config(ContinuousConfig):
 
 
 @register.algorithm(
-    "td3",
-    paper="Addressing Function Approximation Error in Actor-Critic Methods, Fujimoto et al. 2018",
+    "td3", paper="Addressing Function Approximation Error in Actor-Critic Methods, Fujimoto et al. 2018"
 )
 class TD3(ContinuousLearner):
     """Twin delayed DDPG. Fujimoto et al. 2018, algorithm 1."""
 
     Config = TD3Config
     stochastic: ClassVar[bool] = False
-    config: Any
 
     def make_modules(self) -> dict[str, TrainedModule]:
         modules = super().make_modules()
@@ -62,14 +60,14 @@ class TD3(ContinuousLearner):
             self.improve_policy(actor)
             metrics["loss/actor"] = actor.detach()
         self.finish_step(rng)
-        return Update(metrics, priorities)  # type: ignore[arg-type]
+        return Update(metrics, priorities)
 
     def td_target(self, batch: Columns, rng: np.random.Generator) -> Atoms:
         """r + discount * Z'(s', smoothed pi'(s')): (N, M)."""
         next_return = self.next_return(batch.next_obs, self.next_action(batch.next_obs, rng), rng)
         return Atoms(bellman(batch.reward, batch.discount, next_return.values), next_return.probs)
 
-    def next_action(self, obs: Any, rng: np.random.Generator) -> Tensor:
+    def next_action(self, obs: Tree, rng: np.random.Generator) -> Tensor:
         """clip(pi'(s') + clip(noise, -c, c)) in unit actions (N, size): eq. 14."""
         action: Tensor = self.target_policy.action(obs)
         if not self.config.target_noise:

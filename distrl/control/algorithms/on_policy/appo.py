@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,12 +12,14 @@ from pydantic import Field
 from torch import Tensor
 
 from distrl.base.columns import Columns
+from distrl.base.pack import State
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
 from distrl.control.algorithms.on_policy.base import Minibatch
 from distrl.control.algorithms.on_policy.distributional_baseline import with_vtrace
 from distrl.control.algorithms.on_policy.impala import staleness
 from distrl.control.algorithms.on_policy.ppo import PPO, PPOConfig
+from distrl.control.models.actor_critic import ActorCritic
 from distrl.functional.policy.objectives import adapt_kl_coefficient
 from distrl.learning.algorithm import Update
 
@@ -57,21 +59,18 @@ class APPOConfig(PPOConfig):
     entries=[17, 60],
 )
 class APPO(PPO):
-    """Asynchronous PPO. Luo et al. 2020: clipped surrogate (Schulman et al. 2017, eq. 7) with the ratio pi/mu to the
-    behavior policy, on V-trace advantages (Espeholt et al. 2018) of a target policy; optional penalty of eq. 8.
+    """Asynchronous PPO with a target policy. Luo et al. 2020.
 
-    Attributes:
-        target: The target policy's weights, laid out as `flat.data`.
-        updates: Updates done; the target moves after every `target_every` of them.
-        kl_coefficient: The present weight of the penalty.
+    Clipped surrogate (Schulman et al. 2017, eq. 7) with the ratio pi/mu to the behavior policy, on V-trace advantages
+    (Espeholt et al. 2018) of the target policy; optional penalty of eq. 8.
     """
 
     Config = APPOConfig
     off_policy_correction = True
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.target = self.flat.data.clone()
+    def __init__(self, config: APPOConfig, model: ActorCritic, **options: Any):
+        super().__init__(config, model, **options)
+        self.target = self.flat.data.clone()  # laid out as `flat.data`
         self.updates = 0
         self.kl_coefficient = float(self.schedules.kl_coefficient)
 
@@ -130,7 +129,7 @@ class APPO(PPO):
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return {
             **super().state(),
             "target": self.target.clone(),
@@ -138,7 +137,7 @@ class APPO(PPO):
             "kl_coefficient": self.kl_coefficient,
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         super().load_state(state)
         self.target.copy_(torch.as_tensor(state["target"]))
         self.updates = int(state["updates"])

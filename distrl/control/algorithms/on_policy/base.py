@@ -1,20 +1,17 @@
-"""Base of the on-policy algorithms: epochs of minibatches over a rollout.
-
-An algorithm's file writes `prepare` (once per batch, with the weights before the update), and `actor_objective` and
-`critic_loss` or a `loss` of its own (per minibatch).
-"""
+"""Base of the on-policy algorithms: epochs of minibatches over a rollout."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from gymnasium import Space
 from torch import Tensor
 
 from distrl.base.columns import Columns, tree_map
@@ -35,12 +32,13 @@ PREPARED = ("reward", "terminated", "truncated", "first")
 PER_ROLLOUT = ("last_obs", "last_mask", "final_obs", "final_mask", "final_index", "version")
 
 Losses = tuple[Tensor, dict[str, Tensor]]
+LossNumbers = tuple[float | Tensor, Mapping[str, float | Tensor]]
 
 
 class Minibatch(Columns):
-    """One shard's rows, with the number of valid rows in the whole minibatch.
+    """One shard's rows, with the number of valid rows in the whole minibatch (`count`).
 
-    A loss writes `batch.mean(x)`; added over the shards, that is the mean over the minibatch's valid rows.
+    Added over the shards, `batch.mean(x)` is the mean over the minibatch's valid rows.
     """
 
     __slots__ = ("count",)
@@ -74,11 +72,10 @@ def valid_rows(columns: Columns) -> float:
 class OnPolicy(SingleModelAlgorithm):
     """Base of the on-policy algorithms: an actor-critic, learned from whole rollouts.
 
-    Attributes:
-        support: Warns where the critic's grid cannot hold the returns.
-        objective_input: Argument of the actor's objective: the ratio pi/mu, or log pi.
+    A subclass defines `prepare`, and `actor_objective` and `critic_loss` or a `loss`.
     """
 
+    #: Argument of the actor's objective: the ratio pi/mu, or log pi.
     objective_input: ClassVar[str] = "ratio"
 
     def __init__(self, config: Any, model: Any, **options: Any):
@@ -86,9 +83,9 @@ class OnPolicy(SingleModelAlgorithm):
         self.support = SupportWatch(
             getattr(getattr(model, "critic", None), "distribution", None), "algorithm.critic_head"
         )
-        self._loss: Callable[[Minibatch], Losses] = self.loss
-        if self.compile:
-            self._loss = torch.compile(self.loss, dynamic=False)
+        self._loss: Callable[[Minibatch], Losses] = (
+            torch.compile(self.loss, dynamic=False) if self.compile else self.loss
+        )
         self.numpy_gradient: NumpyGradient | None = None
         cls = type(self)
         generic = cls.loss is OnPolicy.loss and cls.evaluate is OnPolicy.evaluate and not self.penalized
@@ -96,7 +93,7 @@ class OnPolicy(SingleModelAlgorithm):
             self.numpy_gradient = NumpyGradient(self)
 
     @classmethod
-    def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> Any:
+    def build_model(cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any) -> Any:
         head = {key: getattr(config, key) for key in ("critic_head", "risk") if hasattr(config, key)}
         return build_actor_critic(observation_space, action_space, model, **head, **options)
 
@@ -158,7 +155,7 @@ class OnPolicy(SingleModelAlgorithm):
             return batch
         return batch.with_(advantage=masked_normalize(batch.advantage, batch.get("valid")))
 
-    def stop_epochs(self, metrics: Mapping[str, float]) -> bool:
+    def stop_epochs(self, metrics: Mapping[str, float | Tensor]) -> bool:
         """Return True to end the epochs of this batch early: beyond 1.5 times `target_kl`."""
         limit = getattr(self.config, "target_kl", None)
         return limit is not None and float(metrics["kl"]) > 1.5 * limit
@@ -170,15 +167,7 @@ class OnPolicy(SingleModelAlgorithm):
     # ---- the update ------------------------------------------------------------------------------------------------
 
     def update(self, rollout: Columns, rng: np.random.Generator) -> Update:
-        """`prepare` once, then epochs x minibatches of `loss`, with one optimizer step each.
-
-        Args:
-            rollout: (T, B) columns on this device.
-            rng: Shuffles the minibatches.
-
-        Raises:
-            NonFiniteError: A loss or gradient is NaN or infinite; the weights are those before the update.
-        """
+        """Prepare a rollout (T, B), then take one optimizer step for each minibatch of each epoch."""
         self.trained.remember()
         self.set_learning_rates()
         self.rng = rng
@@ -186,8 +175,8 @@ class OnPolicy(SingleModelAlgorithm):
             rows = self.training_rows(self.prepare(rollout))
         if self.numpy_gradient is not None:
             rows = self.numpy_gradient.rows(rows)
-        norms: list[Any] = []
-        terms: dict[str, Any] = {}
+        norms: list[float | Tensor] = []
+        terms: Mapping[str, float | Tensor] = {}
         with np.errstate(over="ignore", invalid="ignore"):  # non-finite values are found and named below
             for minibatches in self.epochs(rows, int(getattr(self.config, "epochs", 1)), rng):
                 for minibatch in minibatches:
@@ -195,24 +184,31 @@ class OnPolicy(SingleModelAlgorithm):
                     norms.append(norm)
                 if self.stop_epochs(terms):
                     break
-        norm_total = torch.stack([torch.as_tensor(norm) for norm in norms])
-        if not bool(torch.isfinite(norm_total).all()):
-            self.trained.rollback()
-            raise self.refuse(rollout, rows)
+        norm = self.check_norms(norms, rollout, rows).mean()
         metrics = {f"loss/{name}": float(value) for name, value in terms.items()}
-        metrics["loss/grad_norm"] = float(norm_total.mean())
-        metrics["policy/minibatches"] = float(len(norms))
-        return Update(metrics)
+        return Update({**metrics, "loss/grad_norm": float(norm), "policy/minibatches": float(len(norms))})
+
+    def check_norms(self, norms: Sequence[float | Tensor], *batches: Columns) -> Tensor:
+        """Return the norms of an update's gradients as one tensor.
+
+        Raises:
+            NonFiniteError: A loss or gradient is NaN or infinite; the weights are those before the update.
+        """
+        stacked = torch.stack([torch.as_tensor(norm) for norm in norms])
+        if not bool(torch.isfinite(stacked).all()):
+            self.trained.rollback()
+            raise self.refuse(*batches)
+        return stacked
 
     def training_rows(self, rollout: Columns) -> Columns:
-        """Rows that minibatches are cut from: steps (T*B, ...), or sequences (T, B, ...) for recurrent policies."""
+        """Return the rows of the minibatches: steps (T*B, ...), or sequences (T, B, ...) for recurrent policies."""
         rollout = rollout.without(*PER_ROLLOUT)
         if self.policy.recurrent:
             return rollout
         return rollout.without(*SEQUENCE_STATE, *PREPARED).map(lambda leaf: leaf.flatten(0, 1))
 
     def epochs(self, rows: Columns, epochs: int, rng: np.random.Generator) -> Iterator[Iterator[Columns]]:
-        """For each epoch its minibatches, with their statistics (`prepare_minibatch`)."""
+        """Yield the minibatches of each epoch, with their statistics (`prepare_minibatch`)."""
         count = min(int(getattr(self.config, "minibatches", 1)), rows.logp.shape[-1])
         if count == 1:  # always the same rows: their statistics are computed once
             whole = self.prepare_minibatch(rows)
@@ -231,28 +227,28 @@ class OnPolicy(SingleModelAlgorithm):
         for start, stop in itertools.pairwise(edges):
             yield self.select(shuffled, slice(start, stop))
 
-    def _index(self, index: np.ndarray) -> Any:
-        """Row numbers of the rows' kind: numpy for numpy columns, else a tensor on the device."""
+    def _index(self, index: np.ndarray) -> np.ndarray | Tensor:
+        """Return row numbers of the rows' kind: numpy for numpy columns, else a tensor on the device."""
         return index if self.numpy_gradient is not None else torch.from_numpy(index).to(self.device)
 
-    def select(self, rows: Columns, index: Any) -> Columns:
+    def select(self, rows: Columns, index: slice | np.ndarray | Tensor) -> Columns:
         """Some rows, or some environments of sequences."""
         if not self.policy.recurrent:
             return rows[index]
         state = tree_map(lambda leaf: leaf[index], rows.state)
         return rows.without(*SEQUENCE_STATE).map(lambda leaf: leaf[:, index]).with_(state=state)
 
-    def step(self, minibatch: Columns) -> tuple[Any, dict[str, Any]]:
+    def step(self, minibatch: Columns) -> tuple[float | Tensor, Mapping[str, float | Tensor]]:
         """Take one optimizer step. Returns the gradient's norm (before clipping) and the loss's terms."""
         if self.numpy_gradient is None:
-            _, terms = self.gradient(minibatch, self._loss)
+            terms = self.gradient(minibatch, self._loss)[1]
         else:
-            _, terms = self._add_shards(minibatch, self.numpy_gradient.gradient)
+            terms = self._add_shards(minibatch, self.numpy_gradient.gradient)[1]
         norm = self.clip_gradient()
         self.trained.optimizer.step()
         return norm, terms
 
-    def gradient(self, batch: Columns, loss: Callable[[Minibatch], Losses]) -> tuple[Any, dict[str, Any]]:
+    def gradient(self, batch: Columns, loss: Callable[[Minibatch], Losses]) -> LossNumbers:
         """Fill `flat.grad` with the gradient of `loss` over all shards of `batch`; returns the loss and its terms."""
 
         def backward(shard: Minibatch) -> Losses:
@@ -265,9 +261,7 @@ class OnPolicy(SingleModelAlgorithm):
 
         return self._add_shards(batch, backward)
 
-    def _add_shards(
-        self, batch: Columns, gradient: Callable[[Minibatch], tuple[Any, dict[str, Any]]]
-    ) -> tuple[Any, dict[str, Any]]:
+    def _add_shards(self, batch: Columns, gradient: Callable[[Minibatch], LossNumbers]) -> LossNumbers:
         """Sum `flat.grad`, losses and terms over the shards of a batch; `gradient` computes those of one."""
         count = valid_rows(batch)
         if self.shards.count == 1:
@@ -284,7 +278,7 @@ class OnPolicy(SingleModelAlgorithm):
         values = summed[grad.numel() :]
         return values[0], dict(zip(names, values[1:], strict=True))
 
-    def clip_gradient(self) -> Any:
+    def clip_gradient(self) -> float | Tensor:
         if self.numpy_gradient is not None:
             return self.numpy_gradient.clip(self.config.max_grad_norm)
         return super().clip_gradient()
@@ -292,20 +286,20 @@ class OnPolicy(SingleModelAlgorithm):
     # ---- policy and critic on rollouts and minibatches -------------------------------------------------------------
 
     def evaluate(self, batch: Columns) -> tuple[Tensor, Tensor]:
-        """Distribution parameters (..., P) and the critic's output (...) of a minibatch or rollout, with gradients."""
+        """Return distribution parameters (..., P) and the critic's output (...) of a minibatch, with gradients."""
         levels = batch.get("levels")
         if self.policy.recurrent:
             params, output, _ = self.model.unroll(batch.obs, batch.state, batch.first, levels)
             return params, output
-        return self.model.evaluate(batch.obs, levels=levels)  # type: ignore[no-any-return]
+        return self.model.evaluate(batch.obs, levels=levels)
 
     def values(self, rollout: Columns) -> tuple[Tensor, Tensor]:
-        """V(obs) and the value that each step bootstraps from, both (T, B)."""
+        """Return V at obs and at each next state, both (T, B)."""
         output, next_output = self.critic_forward(rollout)
         return self.model.critic.value(output), self.model.critic.value(next_output)
 
     def critic_forward(self, rollout: Columns) -> tuple[Tensor, Tensor]:
-        """The critic's output at obs and where each step bootstraps: values (T, B), or parameters (T, B, P)."""
+        """Return the critic's output at obs and at each next state: values (T, B), or parameters (T, B, P)."""
         if self.policy.recurrent:
             return self._critic_forward_sequences(rollout)
         steps, envs = rollout.reward.shape
@@ -318,7 +312,7 @@ class OnPolicy(SingleModelAlgorithm):
         return inside, next_values(inside, last, final, rollout.final_index)
 
     def _critic_forward_sequences(self, rollout: Columns) -> tuple[Tensor, Tensor]:
-        """As `critic_forward`; a final observation is evaluated from the hidden state after the step it ended on."""
+        """Return the same; a final observation is evaluated from the hidden state after its step."""
         _, output, states = self.model.unroll(rollout.obs, rollout.state, rollout.first)
         after = tree_map(lambda leaf: leaf[-1], states)
         ended = (rollout.terminated | rollout.truncated)[-1]
@@ -340,14 +334,18 @@ class OnPolicy(SingleModelAlgorithm):
     def rollout_params(self, rollout: Columns) -> Tensor:
         """Distribution parameters (T, B, P) of the policy on a whole rollout."""
         if self.policy.recurrent:
-            return self.policy.unroll(rollout.obs, rollout.state, rollout.first)[0]  # type: ignore[no-any-return]
+            return self.policy.unroll(rollout.obs, rollout.state, rollout.first)[0]
         rows = self.policy(tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs))[0]
-        return rows.unflatten(0, rollout.reward.shape)  # type: ignore[no-any-return]
+        return rows.unflatten(0, rollout.reward.shape)
 
     @torch.no_grad()
     def diagnose(self, rollout: Columns) -> dict[str, float]:
         """Policy movement on this batch, and the variance that the critic explains."""
-        params, output = self.evaluate(rollout) if self.policy.recurrent else self._evaluate_steps(rollout)
+        if self.policy.recurrent:
+            params, output = self.evaluate(rollout)
+        else:
+            rows = self.model.evaluate(tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs))
+            params, output = (part.unflatten(0, rollout.reward.shape) for part in rows)
         value = self.model.critic.value(output)
         actions, mask, valid = self.policy.actions, rollout.get("mask"), rollout.get("valid")
         batch = Minibatch.whole(rollout)
@@ -363,8 +361,3 @@ class OnPolicy(SingleModelAlgorithm):
             metrics["policy/explained_variance"] = float(explained_variance(value, prepared.returns, valid))
         self.warnings += self.support.warnings()
         return metrics
-
-    def _evaluate_steps(self, rollout: Columns) -> tuple[Tensor, Tensor]:
-        shape = rollout.reward.shape
-        params, output = self.model.evaluate(tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs))
-        return params.unflatten(0, shape), output.unflatten(0, shape)

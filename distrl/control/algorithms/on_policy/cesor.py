@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import Space
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from distrl.base.columns import Columns, tree_cat
 from distrl.base.errors import ConfigError
+from distrl.base.pack import State
 from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
@@ -69,11 +70,7 @@ class CesorConfig(AlgorithmConfig):
         return self
 
 
-@register.algorithm(
-    "cesor",
-    paper="Efficient Risk-Averse Reinforcement Learning, Greenberg et al. 2022",
-    entries=[76],
-)
+@register.algorithm("cesor", paper="Efficient Risk-Averse Reinforcement Learning, Greenberg et al. 2022", entries=[76])
 class Cesor(OnPolicy):
     """CVaR policy gradient with soft risk and cross-entropy sampling. Greenberg et al. 2022, algorithm 1."""
 
@@ -86,7 +83,7 @@ class Cesor(OnPolicy):
         self.memory = EpisodeMemory()
 
     @classmethod
-    def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> Any:
+    def build_model(cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any) -> Any:
         if model.recurrent is not None:
             raise ConfigError(
                 f"model.recurrent is {model.recurrent}, but cesor learns from single steps of whole episodes.",
@@ -94,22 +91,15 @@ class Cesor(OnPolicy):
             )
         share = config.source_share if config.cross_entropy else 1.0
         with seeded(options.pop("seed")):
-            return ActingModel(
-                ContextPolicy(
-                    observation_space, action_space, model, source=config.source, source_share=share, **options
-                )
-            )
+            sampler = {"source": config.source, "source_share": share}
+            return ActingModel(ContextPolicy(observation_space, action_space, model, **sampler, **options))
 
     def resolve(self, env_steps: int, total: int | None) -> None:
         super().resolve(env_steps, total)
         self._moment = env_steps, total
 
     def level(self) -> float:
-        """Return the present level: soft risk.
-
-        Raises:
-            ConfigError: The run has no length to schedule the level over.
-        """
+        """Return the present level: soft risk."""
         steps, total = self._moment
         if not self.config.soft_share:
             return self.config.level
@@ -120,11 +110,7 @@ class Cesor(OnPolicy):
         return soft_risk_level(steps, total, self.config.level, self.config.soft_share)
 
     def update(self, rollout: Columns, rng: np.random.Generator) -> Update:
-        """Collect episodes; take one step once there are enough.
-
-        Raises:
-            NonFiniteError: The gradient is NaN or infinite; all state is as before the update.
-        """
+        """Collect episodes; take one step once there are enough."""
         self.trained.remember()
         kept, level = self.memory.copy(), self.level()
         self.set_learning_rates()
@@ -146,7 +132,7 @@ class Cesor(OnPolicy):
 
     @torch.no_grad()
     def episode_batch(self, episodes: list[Columns], level: float) -> tuple[Columns, dict[str, float], Tensor]:
-        """All steps of N episodes with their coefficients, metrics, and the sampler's next means (C,).
+        """Return all steps of N episodes with their coefficients, metrics, and the sampler's next means (C,).
 
         The first step of an episode only chooses its context and is left out.
         """
@@ -175,7 +161,7 @@ class Cesor(OnPolicy):
         return batch, metrics, mean
 
     def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """-sum coefficient * log pi(a|s) over all steps: the log-probability of an episode is the sum of its steps'."""
+        """Return -sum coefficient * log pi(a|s) over all steps, minus the entropy bonus."""
         params, _ = self.policy(batch.obs)
         actions, mask = self.policy.actions, batch.get("mask")
         total = actor = -(batch.coefficient * actions.logp(params, batch.action, mask)).sum()
@@ -194,9 +180,9 @@ class Cesor(OnPolicy):
             "policy/entropy": float(batch.mean(actions.entropy(params, mask))),
         }
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return {**super().state(), "episodes": self.memory.state()}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         super().load_state(state)
         self.memory.load_state(state["episodes"], self.device)

@@ -1,12 +1,9 @@
 """Distributional baselines of policy gradients: any critic head for A2C, PPO, APPO and IMPALA.
 
-The critic outputs a return distribution for each state. Advantages use its value (mean or risk measure), and it learns
-from lambda-targets that are distributions (`functional.returns.lambda_targets`).
+Advantages use the value (mean or risk measure) of each state's return distribution, which learns from lambda-targets.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +14,8 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.sections.heads import ReturnHeadConfig, RiskConfig
-from distrl.control.models.critic import DistributionalCritic
+from distrl.control.algorithms.on_policy.base import OnPolicy
+from distrl.control.models.critic import Critic, DistributionalCritic
 from distrl.functional.returns.lambda_targets import lambda_atoms, replacement_size
 from distrl.functional.returns.state_values import Steps, gae, vtrace
 
@@ -50,13 +48,8 @@ class BaselineConfig(AlgorithmConfig):
         return self
 
 
-def with_gae(algorithm: Any, rollout: Columns) -> Columns:
-    """Add advantage, returns and value (T, B) by GAE, and the critic's distribution targets.
-
-    Args:
-        algorithm: Its config has gamma and lam.
-        rollout: (T, B).
-    """
+def with_gae(algorithm: OnPolicy, rollout: Columns) -> Columns:
+    """Add advantage, returns and value (T, B) by GAE, and the critic's distribution targets."""
     critic, gamma, lam = algorithm.model.critic, algorithm.config.gamma, algorithm.config.lam
     output, next_output = algorithm.critic_forward(rollout)
     value, next_value = critic.value(output), critic.value(next_output)
@@ -67,14 +60,8 @@ def with_gae(algorithm: Any, rollout: Columns) -> Columns:
     return rollout.with_(advantage=advantage, returns=returns, value=value, **targets)
 
 
-def with_vtrace(algorithm: Any, rollout: Columns, log_ratio: Tensor) -> Columns:
-    """Add the same columns by V-trace, for data of another policy.
-
-    Args:
-        algorithm: Its config has gamma, lam, rho_bar and c_bar.
-        rollout: (T, B).
-        log_ratio: (T, B) log pi - log mu of the actions taken.
-    """
+def with_vtrace(algorithm: OnPolicy, rollout: Columns, log_ratio: Tensor) -> Columns:
+    """Add the same columns by V-trace, given log pi - log mu (T, B) of the actions of another policy."""
     critic, config = algorithm.model.critic, algorithm.config
     output, next_output = algorithm.critic_forward(rollout)
     value = critic.value(output)
@@ -88,7 +75,7 @@ def with_vtrace(algorithm: Any, rollout: Columns, log_ratio: Tensor) -> Columns:
 
 
 def distribution_targets(
-    critic: Any,
+    critic: Critic | DistributionalCritic,
     rollout: Columns,
     output: Tensor,
     next_output: Tensor,
@@ -97,19 +84,12 @@ def distribution_targets(
     lam: float,
     log_ratio: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Lambda-targets of a distributional critic, as columns; nothing for a scalar critic.
+    """Return the columns target_values and target_probs (T, B, M); none for a scalar critic.
 
     Args:
-        critic: The model's critic.
-        rollout: (T, B).
-        output: Parameters (T, B, P) of each step's distribution.
-        next_output: Parameters (T, B, P) of the distribution that each step bootstraps from.
+        output, next_output: Parameters (T, B, P) of the distributions at each step and at its next state.
         rng: Draws the particles that follow their successors.
-        gamma, lam: Discount and trace decay.
-        log_ratio: (T, B) log pi - log mu of the actions taken, to correct for data of another policy (V-trace).
-
-    Returns:
-        target_values and target_probs (T, B, M).
+        log_ratio: (T, B) log pi - log mu of the actions of another policy, to correct for it.
     """
     if not isinstance(critic, DistributionalCritic):
         return {}

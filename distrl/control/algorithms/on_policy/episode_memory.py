@@ -1,23 +1,22 @@
-"""Whole episodes out of fragments: for objectives that are a function of an episode's return."""
+"""Whole episodes out of fragments, for objectives of an episode's return."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
+from torch import Tensor
 
-from distrl.base.columns import Columns, tree_cat, tree_map
+from distrl.base.columns import Columns, tree_cat
+from distrl.base.pack import State
 
 #: Step columns that an episode keeps, where they are there.
 KEPT = ("obs", "action", "reward", "params", "logp", "mask")
 
 
 class EpisodeMemory:
-    """Joins the fragments of each environment into episodes.
+    """Episodes joined from the fragments of each environment.
 
-    Column b of one rollout must go on where column b of the rollout before ended (`store.max_staleness: 0`). Where a
-    column restarts or an episode's beginning was not seen, the incomplete episode is dropped.
+    Column b of a rollout must continue column b of the rollout before (`store.max_staleness: 0`). An episode without
+    its beginning or end is dropped.
     """
 
     def __init__(self) -> None:
@@ -37,13 +36,12 @@ class EpisodeMemory:
         ends = rollout.terminated | rollout.truncated
         valid = rollout.get("valid")
         for b in range(lines):
-            self._add_line(
-                b, _column(steps, b), ends[:, b], rollout.first[:, b], None if valid is None else valid[:, b]
-            )
+            rows = slice(None) if valid is None else valid[:, b]
+            # a copy: the rollout's memory is used again
+            line = steps[:, b].map(torch.clone)[rows]
+            self._add_line(b, line, ends[rows, b], rollout.first[rows, b])
 
-    def _add_line(self, b: int, steps: Columns, ends: Any, first: Any, valid: Any) -> None:
-        if valid is not None:
-            steps, ends, first = steps[valid], ends[valid], first[valid]
+    def _add_line(self, b: int, steps: Columns, ends: Tensor, first: Tensor) -> None:
         start = 0
         for stop in [*(ends.nonzero().flatten() + 1).tolist(), len(ends)]:
             if stop == start:
@@ -63,7 +61,7 @@ class EpisodeMemory:
             start = stop
 
     def take(self) -> list[Columns]:
-        """All whole episodes, each Columns (T_e, ...), in the order in which they ended line by line."""
+        """Remove and return all whole episodes, each Columns (T_e, ...), in order."""
         done, self._done = self._done, []
         return done
 
@@ -73,29 +71,24 @@ class EpisodeMemory:
         other._open, other._done = list(self._open), list(self._done)
         return other
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """A state for `base.pack`."""
         own = [None if part is None else part.map(torch.clone) for part in self._open]
         return {"open": own, "done": [episode.map(torch.clone) for episode in self._done]}
 
-    def load_state(self, state: Mapping[str, Any], device: torch.device) -> None:
+    def load_state(self, state: State, device: torch.device) -> None:
         """The inverse of `state`."""
 
-        def placed(part: Any) -> Any:
-            return None if part is None else part.map(lambda leaf: torch.as_tensor(leaf).to(device))
+        def placed(part: Columns) -> Columns:
+            return part.map(lambda leaf: torch.as_tensor(leaf).to(device))
 
-        self._open, self._done = [placed(part) for part in state["open"]], [placed(part) for part in state["done"]]
-
-
-def _column(steps: Columns, b: int) -> Columns:
-    # a copy: the rollout's memory is used again
-    return tree_map(lambda leaf: leaf[:, b].clone(), steps)
+        self._open = [None if part is None else placed(part) for part in state["open"]]
+        self._done = [placed(part) for part in state["done"]]
 
 
 def episode_returns(episodes: list[Columns], gamma: float) -> torch.Tensor:
     """sum gamma^t r_t of each episode, (N,)."""
-    return torch.stack([_discounted(episode.reward, gamma) for episode in episodes])
-
-
-def _discounted(reward: torch.Tensor, gamma: float) -> torch.Tensor:
-    return reward.sum() if gamma == 1.0 else (reward * gamma ** torch.arange(len(reward)).to(reward)).sum()
+    rewards = [episode.reward for episode in episodes]
+    if gamma == 1.0:
+        return torch.stack([reward.sum() for reward in rewards])
+    return torch.stack([(reward * gamma ** torch.arange(len(reward)).to(reward)).sum() for reward in rewards])

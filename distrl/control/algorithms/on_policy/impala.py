@@ -63,11 +63,8 @@ class Impala(A2C):
     off_policy_correction = True
 
     def make_optimizer(self, flat: FlatParameters) -> optim.Optimizer:
-        return (
-            super().make_optimizer(flat)
-            if self.schedules.optimizer == "rmsprop"
-            else OnPolicy.make_optimizer(self, flat)
-        )
+        owner = A2C if self.schedules.optimizer == "rmsprop" else OnPolicy
+        return owner.make_optimizer(self, flat)
 
     def prepare(self, rollout: Columns) -> Columns:
         logp = self.policy.actions.logp(self.rollout_params(rollout), rollout.action, rollout.get("mask"))
@@ -78,15 +75,9 @@ class Impala(A2C):
 
 
 def staleness(log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
-    """Distance between the data and the policy that learns from it.
+    """Measure the distance between the data and the policy, given log pi - log mu (T, B) of the actions.
 
-    Args:
-        log_ratio: (T, B) log pi - log mu of the actions taken.
-        batch: Its rows.
-
-    Returns:
-        `policy/abs_log_ratio`, the mean of |log pi/mu|; `policy/ess`, the effective sample size of the weights pi/mu
-        as a share of the rows: 1 is on-policy, near 0 a few rows carry everything.
+    `policy/ess` is the effective sample size of the weights pi/mu as a share of the rows: 1 is on-policy.
     """
     return {
         "policy/abs_log_ratio": float(batch.mean(log_ratio.abs())),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from gymnasium import Space
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from distrl.base.columns import Columns, tree_map
 from distrl.base.errors import ConfigError, NonFiniteError
+from distrl.base.pack import State
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
 from distrl.config.sections.heads import ReturnHeadConfig
@@ -67,7 +68,7 @@ class PGRainbowConfig(PPOConfig):
 
     def side(self) -> DQNConfig:
         """Config of the side network."""
-        return IQN.Config(  # type: ignore[no-any-return]
+        return IQN.Config(
             name="iqn",
             head=ReturnHeadConfig(name="iqn", size=8, acting_size=self.quantiles),
             batch_size=self.side_batch,
@@ -81,8 +82,7 @@ class PGRainbowConfig(PPOConfig):
     entries=[1],
 )
 class PGRainbow(PPO):
-    """PPO with V = f(V_theta * quantiles of an IQN). An update first takes the IQN's steps that are due, on experience
-    up to the update before; a batch that is refused changes neither network nor replay."""
+    """PPO with V = f(V_theta * quantiles of an IQN), which first learns from the experience before this batch."""
 
     Config = PGRainbowConfig
     model: DistilledActorCritic
@@ -95,7 +95,7 @@ class PGRainbow(PPO):
 
     @classmethod
     def build_model(
-        cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any
+        cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any
     ) -> DistilledActorCritic:
         seed, head = options.pop("seed"), config.side().head
         if model.recurrent is not None:
@@ -128,14 +128,9 @@ class PGRainbow(PPO):
         )
 
     def update(self, rollout: Columns, rng: np.random.Generator) -> Update:
-        """As for PPO.
-
-        Raises:
-            NonFiniteError: A gradient of either network is not finite; everything is as before the update.
-        """
         ready, scale = self.model.ready.clone(), self.model.scale.clone()
-        # a generator of its own: PPO's shuffles do not depend on the side network
-        taken, metrics = self._learn_side(np.random.Generator(jumped(rng)))
+        # another generator: PPO's shuffles do not depend on the side network
+        taken, metrics = self._learn_side(np.random.Generator(rng.bit_generator.jumped()))  # type: ignore[attr-defined]
         self._read_side(rollout)
         try:
             update = super().update(rollout, rng)
@@ -149,7 +144,7 @@ class PGRainbow(PPO):
         return Update({**update.metrics, **metrics})
 
     def _learn_side(self, rng: np.random.Generator) -> tuple[int, dict[str, float]]:
-        """The gradient steps of the side network that are due; how many, and the last one's metrics."""
+        """Take the gradient steps of the side network that are due; returns their number and last metrics."""
         due = self.limiter.due() if len(self.replay) else 0
         self.side.begin_steps()
         if not due:
@@ -179,7 +174,7 @@ class PGRainbow(PPO):
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return {
             **super().state(),
             "side": self.side.state(),
@@ -187,14 +182,8 @@ class PGRainbow(PPO):
             "side_limiter": self.limiter.state(),
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         super().load_state(state)
         self.side.load_state(state["side"])
         self.replay.load_state(state["side_replay"], self.device)
         self.limiter.load_state(state["side_limiter"])
-
-
-def jumped(rng: np.random.Generator) -> np.random.BitGenerator:
-    """Another stream of random numbers; the generator itself is left as it was."""
-    bits: Any = rng.bit_generator
-    return bits.jumped()

@@ -50,11 +50,7 @@ class PPOConfig(BaselineConfig):
         return self
 
 
-@register.algorithm(
-    "ppo",
-    paper="Proximal Policy Optimization Algorithms, Schulman et al. 2017",
-    entries=[17],
-)
+@register.algorithm("ppo", paper="Proximal Policy Optimization Algorithms, Schulman et al. 2017", entries=[17])
 class PPO(OnPolicy):
     """Proximal policy optimization. Schulman et al. 2017, eq. 7; advantages from GAE, Schulman et al. 2016, eq. 16."""
 

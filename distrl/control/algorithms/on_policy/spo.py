@@ -25,11 +25,7 @@ class SPOConfig(PPOConfig):
     """Not used: the pull already bounds the objective of bad actions."""
 
 
-@register.algorithm(
-    "spo_simple",
-    paper="Simple Policy Optimization, Xie et al. 2024",
-    entries=[44],
-)
+@register.algorithm("spo_simple", paper="Simple Policy Optimization, Xie et al. 2024", entries=[44])
 class SPO(PPO):
     """PPO with the objective ratio A - |A| / (2 eps) (ratio - 1)^2, whose gradient pulls back beyond the bound.
 

@@ -1,27 +1,17 @@
-"""A ring of transitions inside an on-policy learner: for side networks that learn off-policy from the same stream.
-
-It lives on the learner's device and in its checkpoint, and holds observations as the policy saw them. The store's
-replay is for off-policy learners: it belongs to the loop and stores each observation once.
-"""
+"""A ring of transitions in an on-policy learner, on its device, for side networks that learn off-policy."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distrl.base.columns import Columns, tree_map
+from distrl.base.pack import State
 
 
 class TransitionRing:
-    """One-step transitions, the newest `capacity`.
-
-    Args:
-        capacity: Transitions.
-    """
+    """The newest `capacity` one-step transitions, with observations as the policy saw them."""
 
     def __init__(self, capacity: int):
         self.capacity = capacity
@@ -32,7 +22,7 @@ class TransitionRing:
         return min(self.inserted, self.capacity)
 
     def insert(self, rollout: Columns, gamma: float) -> int:
-        """Append the steps of a rollout (T, B) that count, in the order of time; returns how many.
+        """Append the valid steps of a rollout (T, B) in the order of time; returns their number.
 
         The next observation of a truncated step is the true final one; after a true end it does not matter.
         """
@@ -48,19 +38,18 @@ class TransitionRing:
         return count
 
     def sample(self, count: int, rng: np.random.Generator) -> Columns:
-        """Transitions (N, ...), uniformly and with replacement: obs, action, reward, discount, next_obs, weight, and
-        mask, next_mask where there are any."""
+        """Draw transitions (N, ...) with weight 1, uniformly and with replacement."""
         assert self._rows is not None
         index = torch.from_numpy(rng.integers(0, len(self), count)).to(self._rows.reward.device)
         drawn = self._rows[index]
         return drawn.with_(weight=torch.ones_like(drawn.reward))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the stored transitions: a state for `base.pack`."""
         rows = None if self._rows is None else self._rows[: len(self)].map(Tensor.clone).to_dict()
         return {"inserted": self.inserted, "rows": rows}
 
-    def load_state(self, state: Mapping[str, Any], device: torch.device) -> None:
+    def load_state(self, state: State, device: torch.device) -> None:
         """The inverse of `state`."""
         self.inserted, self._rows = int(state["inserted"]), None
         if state["rows"] is not None:
@@ -70,29 +59,22 @@ class TransitionRing:
 
 
 def transitions(rollout: Columns, gamma: float) -> Columns:
-    """The steps of a rollout as transitions (N, ...): T * B, less those that do not count."""
+    """Return the valid steps of a rollout as transitions (N, ...)."""
     following = tree_map(lambda obs, last: torch.cat((obs[1:], last[None])), rollout.obs, rollout.last_obs)
     if len(rollout.final_index):
         t, b = rollout.final_index.unbind(1)
         tree_map(lambda leaf, final: leaf.__setitem__((t, b), final), following, rollout.final_obs)
-    columns: dict[str, Any] = {
-        "obs": rollout.obs,
-        "action": rollout.action,
-        "reward": rollout.reward,
-        "discount": gamma * (~rollout.terminated).float(),
-        "next_obs": following,
-    }
-    mask = rollout.get("mask")
-    if mask is not None:
-        columns["mask"] = mask
-        columns["next_mask"] = _next_masks(rollout, mask)
-    rows = Columns(**columns).map(lambda leaf: leaf.flatten(0, 1))
+    steps = rollout.only("obs", "action", "reward", "mask")
+    steps = steps.with_(discount=gamma * (~rollout.terminated).float(), next_obs=following)
+    if "mask" in steps:
+        steps = steps.with_(next_mask=_next_masks(rollout, steps.mask))
+    rows = steps.map(lambda leaf: leaf.flatten(0, 1))
     valid = rollout.get("valid")
     return rows if valid is None else rows[valid.flatten()]
 
 
 def _next_masks(rollout: Columns, mask: Tensor) -> Tensor:
-    """Masks (T, B, A) of the next observations; all true where the rollout does not tell, and after a true end."""
+    """Return the masks (T, B, A) of the next observations; all true where unknown, and after a true end."""
     last = rollout.get("last_mask")
     after = torch.cat((mask[1:], torch.ones_like(mask[:1]) if last is None else last[None]))
     after |= (rollout.terminated | rollout.truncated).unsqueeze(-1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.schedule import Scheduled
 from distrl.control.algorithms.on_policy.base import Minibatch, OnPolicy, valid_rows
+from distrl.control.models.actor_critic import ActorCritic
 from distrl.functional.policy.conjugate_gradient import conjugate_gradient, trust_region_scale
 from distrl.functional.policy.objectives import value_loss
 from distrl.functional.returns.state_values import Steps, gae
@@ -52,11 +54,7 @@ class TRPOConfig(AlgorithmConfig):
     """Optimizer steps of the critic per pass. Usual: 1-32."""
 
 
-@register.algorithm(
-    "trpo",
-    paper="Trust Region Policy Optimization, Schulman et al. 2015",
-    entries=[13],
-)
+@register.algorithm("trpo", paper="Trust Region Policy Optimization, Schulman et al. 2015", entries=[13])
 class TRPO(OnPolicy):
     """Maximize mean(ratio A) subject to mean KL(old || new) <= max_kl. Schulman et al. 2015, eq. 14 and appendix C.
 
@@ -65,8 +63,8 @@ class TRPO(OnPolicy):
 
     Config = TRPOConfig
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, config: TRPOConfig, model: ActorCritic, **options: Any):
+        super().__init__(config, model, **options)
         if self.model.shared:
             kind = "a recurrent policy" if self.policy.recurrent else "model.shared: true"
             raise ConfigError(
@@ -83,24 +81,19 @@ class TRPO(OnPolicy):
     # ---- the update ------------------------------------------------------------------------------------------------
 
     def update(self, rollout: Columns, rng: np.random.Generator) -> Update:
-        """One step of the policy on the whole batch, then epochs of the critic.
-
-        Raises:
-            NonFiniteError: A loss or gradient is NaN or infinite; the weights are those before the update.
-        """
+        """Take one step of the policy on the whole batch, then epochs of the critic's."""
         self.trained.remember()
         self.set_learning_rates()
         with torch.no_grad():
             rows = self.training_rows(self.prepare(rollout))
         metrics, gradient_norm = self.policy_step(rows)
-        norms, parts = [gradient_norm], dict[str, Tensor]()
+        norms: list[float | Tensor] = [gradient_norm]
+        parts: Mapping[str, float | Tensor] = {}
         for minibatches in self.epochs(rows, self.config.critic_epochs, rng):
             for minibatch in minibatches:
                 norm, parts = self.step(minibatch)
                 norms.append(norm)
-        if not bool(torch.isfinite(torch.stack(norms)).all()):
-            self.trained.rollback()
-            raise self.refuse(rollout, rows)
+        self.check_norms(norms, rollout, rows)
         metrics |= {f"loss/{name}": float(value) for name, value in parts.items()}
         return Update(metrics | {"loss/grad_norm": float(gradient_norm)})
 
@@ -113,7 +106,7 @@ class TRPO(OnPolicy):
         return rollout.with_(advantage=advantage, returns=returns, old_params=self.rollout_params(rollout))
 
     def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critic's: half the squared error."""
+        """Return half the squared error of the critic."""
         critic = batch.mean(value_loss(self.model.value(batch.obs), batch.returns))
         return critic, {"critic": critic}
 
@@ -153,12 +146,12 @@ class TRPO(OnPolicy):
 
     def negative_surrogate(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """-mean(ratio A), eq. 14's objective."""
-        log_ratio = self.policy.actions.logp(self.params(batch), batch.action, batch.get("mask")) - batch.logp
+        log_ratio = self.policy.actions.logp(self.policy(batch.obs)[0], batch.action, batch.get("mask")) - batch.logp
         return -batch.mean(log_ratio.exp() * batch.advantage), {}
 
     def divergence(self, batch: Minibatch) -> Tensor:
         """Mean KL(old || new), eq. 14's constraint."""
-        return batch.mean(self.policy.actions.kl(batch.old_params, self.params(batch), batch.get("mask")))
+        return batch.mean(self.policy.actions.kl(batch.old_params, self.policy(batch.obs)[0], batch.get("mask")))
 
     @torch.no_grad()
     def measure(self, shards: list[Minibatch]) -> tuple[float, float]:
@@ -168,16 +161,14 @@ class TRPO(OnPolicy):
         return surrogate, kl
 
     def fisher_product(self, shards: list[Minibatch]) -> Callable[[Tensor], Tensor]:
-        """v -> F v, with F the Hessian of the divergence at the old policy. Appendix C.1.
+        """Return v -> F v, with F the Hessian of the divergence at the old policy. Appendix C.1.
 
         The graph of each shard's first derivative is kept, so a product costs one backward pass.
         """
-        first_order = [
-            torch.autograd.grad(
-                self.divergence(shard), self.policy_parameters, create_graph=True, materialize_grads=True
-            )
-            for shard in shards
-        ]
+        first_derivative = partial(
+            torch.autograd.grad, inputs=self.policy_parameters, create_graph=True, materialize_grads=True
+        )
+        first_order = [first_derivative(self.divergence(shard)) for shard in shards]
 
         def product(v: Tensor) -> Tensor:
             views = self.flat.views(v)
@@ -192,12 +183,8 @@ class TRPO(OnPolicy):
 
         return product
 
-    def params(self, batch: Columns) -> Tensor:
-        """Distribution parameters (N, P) of steps."""
-        return self.policy(batch.obs)[0]
-
     def cut(self, rows: Columns) -> list[Minibatch]:
-        """This process's shards of the batch."""
+        """Return this process's shards of the batch."""
         if self.shards.count == 1:
             return [Minibatch.whole(rows)]
         index = torch.arange(len(rows.logp), device=self.device)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,14 +18,7 @@ from distrl.models.parameters.trained import TrainedModule
 
 
 class ValueBased(OffPolicy):
-    """Base of the action-value algorithms. An algorithm's file writes `loss`.
-
-    Attributes:
-        target: The target network.
-        distribution: Return distribution of the head.
-        next_action: Rule of the config for the next action in the target.
-        support: Warns where the head's grid cannot hold the returns.
-    """
+    """Base of the action-value algorithms. A subclass defines `loss`."""
 
     compiles = True
     target: QPolicy
@@ -48,19 +38,14 @@ class ValueBased(OffPolicy):
         self.distribution: ReturnDistribution = self.policy.distribution
         self.next_action = register.get("next_action", self.config.next_action)
         self.support = SupportWatch(self.distribution, "algorithm.head")
-        self._loss: Callable[..., Any] = self.compiled(self.loss)
+        self._loss = self.compiled(self.loss)
 
     def loss(
         self, batch: Columns, target_noise: Tensor | None, noise: Tensor | None, online: QPolicy, target: QPolicy
     ) -> tuple[Tensor, Tensor | None]:
-        """Return per-sample losses (N,) against the target, and new priorities (N,) if prioritized.
+        """Return losses (N,) and, if prioritized, new priorities (N,), without drawing random numbers.
 
-        It draws no random numbers, so that it can be compiled.
-
-        Args:
-            batch: Replayed transitions.
-            target_noise, noise: Random levels (N, S) of the heads of both networks, or None.
-            online, target: The two networks.
+        `target_noise` and `noise` are random levels (N, S) of the networks' heads, or None.
         """
         raise NotImplementedError(f"{type(self).__name__} must define loss()")
 
@@ -75,8 +60,8 @@ class ValueBased(OffPolicy):
             self.target.redraw_noise(rng)
         if self.numpy_gradient is not None:
             loss, errors = self.numpy_gradient(batch)
-            rate = float(self.config.learning_rate)
-            self.record_norm(self.modules["policy"].step(rate, self.config.max_grad_norm))
+            norm = self.modules["policy"].step(float(self.config.learning_rate), self.config.max_grad_norm)
+            self.record_norm(norm)
             update = Update({"loss/critic": loss}, errors)
         else:
             row_loss, priorities = self.row_loss(batch, rng, self.policy, self.target)
@@ -90,13 +75,9 @@ class ValueBased(OffPolicy):
         self, batch: Columns, rng: np.random.Generator, online: QPolicy, target: QPolicy
     ) -> tuple[Tensor, Tensor | None]:
         """Draw the heads' noise and compute `loss`."""
-        noise = [self.head_noise(batch, rng) for _ in range(2)]
-        return self._loss(batch.without("index", "generation", "probability"), *noise, online, target)  # type: ignore[no-any-return]
-
-    def head_noise(self, batch: Columns, rng: np.random.Generator) -> Tensor | None:
-        """Random levels (N, S) of the head for a batch, if it has any."""
-        noise = self.policy.head.draw_noise(rng, (len(batch.action),))
-        return None if noise is None else self.draw(noise)
+        drawn = [self.policy.head.draw_noise(rng, (len(batch.action),)) for _ in range(2)]
+        target_noise, noise = (None if levels is None else self.draw(levels) for levels in drawn)
+        return self._loss(batch.without("index", "generation", "probability"), target_noise, noise, online, target)
 
     def set_exploration(self, rng: np.random.Generator) -> None:
         self.policy.epsilon.fill_(float(self.config.epsilon))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from gymnasium import Space
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
@@ -79,22 +80,23 @@ class DQNConfig(OffPolicyConfig):
         return 0.0 if info.data.get("noisy") else Schedule(1.0, 0.05, 10_000)
 
 
-@register.algorithm(
-    "dqn",
-    paper="Human-level control through deep reinforcement learning, Mnih et al. 2015",
-)
+@register.algorithm("dqn", paper="Human-level control through deep reinforcement learning, Mnih et al. 2015")
 class DQN(ValueBased):
-    """Deep Q-network. Mnih et al. 2015; double: van Hasselt et al. 2016; dueling: Wang et al. 2016; noisy: Fortunato et
-    al. 2018; Munchausen: Vieillard et al. 2020."""
+    """Deep Q-network. Mnih et al. 2015.
+
+    Double: van Hasselt et al. 2016; dueling: Wang et al. 2016; noisy: Fortunato et al. 2018; Munchausen: Vieillard et
+    al. 2020.
+    """
 
     Config = DQNConfig
 
     @classmethod
-    def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> QModel:
-        seed = options.pop("seed")
+    def build_model(
+        cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any
+    ) -> QModel:
         check_temperature(config.next_action, config.temperature, config.munchausen)
         switches = {name: getattr(config, name) for name in ("head", "risk", "dueling", "noisy")}
-        with seeded(seed):
+        with seeded(options.pop("seed")):
             return QModel(QPolicy(observation_space, action_space, model, **switches, **options))
 
     @classmethod

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from gymnasium import Space
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -33,12 +35,7 @@ class IteratedConfig(DQNConfig):
 
 
 class IteratedModel(nn.Module):
-    """A chain of networks, and the acting network: a copy of one of the chain.
-
-    Args:
-        policy: Acts.
-        chain: Q_1 ... Q_K.
-    """
+    """A chain of networks Q_1 ... Q_K, and the acting network: a copy of one of them."""
 
     def __init__(self, policy: QPolicy, chain: list[QPolicy]):
         super().__init__()
@@ -46,30 +43,23 @@ class IteratedModel(nn.Module):
         self.chain = nn.ModuleList(chain)
 
 
-@register.algorithm(
-    "iterated_q",
-    paper="Iterated Q-Network, Vincent et al. 2025",
-    entries=[34],
-)
+@register.algorithm("iterated_q", paper="Iterated Q-Network, Vincent et al. 2025", entries=[34])
 class IteratedQN(DQN):
     """Chain of K networks, each learning a backup of the one before it. Vincent et al. 2025.
 
-    Loss: sum_k (r + discount * max Q'_{k-1}(s', .) - Q_k(s, a))^2, with any head. Adam's moments stay where they are
-    when the chain shifts.
+    Loss: sum_k (r + discount * max Q'_{k-1}(s', .) - Q_k(s, a))^2, with any head.
     """
 
     Config = IteratedConfig
 
     @classmethod
-    def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> Any:
-        seed = options.pop("seed")
+    def build_model(cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any) -> Any:
         check_temperature(config.next_action, config.temperature, config.munchausen)
         switches = {name: getattr(config, name) for name in ("head", "risk", "dueling", "noisy")}
-        with seeded(seed):
-            chain = [
-                QPolicy(observation_space, action_space, model, **switches, **options) for _ in range(config.iterations)
-            ]
-            return IteratedModel(QPolicy(observation_space, action_space, model, **switches, **options), chain)
+        with seeded(options.pop("seed")):
+            make = partial(QPolicy, observation_space, action_space, model, **switches, **options)
+            chain = [make() for _ in range(config.iterations)]
+            return IteratedModel(make(), chain)
 
     def make_modules(self) -> dict[str, TrainedModule]:
         trained = TrainedModule(self.model.chain, target=True, eps=self.config.adam_eps)
@@ -98,7 +88,7 @@ class IteratedQN(DQN):
                 target.redraw_noise(rng)
             row_loss, priorities = self.row_loss(batch, rng, online, target)
             losses.append((row_loss * batch.weight).mean())
-        loss: Any = torch.stack(losses).sum()
+        loss = torch.stack(losses).sum()
         self.minimize("chain", loss)
         self.move_targets()
         return Update({"loss/critic": loss.detach() / len(losses)}, priorities)
@@ -121,17 +111,15 @@ class IteratedQN(DQN):
 
 @torch.no_grad()
 def sync_chain(online: Tensor, targets: Tensor) -> None:
-    """Q'_k <- Q_k for k = 1 .. K - 1, in place; the start of the chain, Q'_0, stays.
+    """Set Q'_k <- Q_k for k = 1 .. K - 1, in place; the start of the chain, Q'_0, stays.
 
-    Args:
-        online: Q_1 .. Q_K, (K, size).
-        targets: Q'_0 .. Q'_{K-1}, (K, size).
+    `online` are Q_1 .. Q_K, `targets` Q'_0 .. Q'_{K-1}, both (K, size).
     """
     targets[1:] = online[:-1]
 
 
 @torch.no_grad()
 def shift_chain(online: Tensor, targets: Tensor) -> None:
-    """One backup further, in place: Q'_k <- Q_{k+1} for all k, then Q_k <- Q_{k+1} for k < K; Q_K stays."""
+    """Shift the chain by one backup, in place: Q'_k <- Q_{k+1} for all k, then Q_k <- Q_{k+1} for k < K; Q_K stays."""
     targets.copy_(online)
     online[:-1] = online[1:].clone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from gymnasium import Space
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -60,11 +61,12 @@ class OrchestratedMapping(DQN):
     Config = OrchestratedConfig
 
     @classmethod
-    def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> QModel:
+    def build_model(
+        cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any
+    ) -> QModel:
         with seeded(options.pop("seed")):
-            distribution = make_distribution(config)
-            switches = {"dueling": config.dueling, "noisy": config.noisy}
-            return QModel(QPolicy(observation_space, action_space, model, distribution, **switches, **options))
+            head = {"head": make_distribution(config), "dueling": config.dueling, "noisy": config.noisy}
+            return QModel(QPolicy(observation_space, action_space, model, **head, **options))
 
     @classmethod
     def replay_columns(cls, config: Any) -> dict[str, int]:
@@ -77,10 +79,6 @@ class OrchestratedMapping(DQN):
 def make_distribution(config: OrchestratedConfig) -> MappedChannels:
     """Build the mapped channels of a config: gains first, then losses."""
     bands = len(config.edges) + 1
-    gamma = float(config.at(0, 1).gamma)
-
-    def make(name: str) -> Any:
-        return make_value_map(name, gamma=gamma, k=config.map_k, c=config.map_c)
-
-    maps = [make(config.gain_map) for _ in range(bands)] + [make(config.loss_map) for _ in range(bands)]
-    return MappedChannels(maps, (1.0,) * bands + (-1.0,) * bands)
+    names = [config.gain_map] * bands + [config.loss_map] * bands
+    options = {"gamma": float(config.at(0, 1).gamma), "k": config.map_k, "c": config.map_c}
+    return MappedChannels([make_value_map(name, **options) for name in names], (1.0,) * bands + (-1.0,) * bands)

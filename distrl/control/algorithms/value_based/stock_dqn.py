@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from gymnasium import spaces
+from gymnasium import Space, spaces
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from distrl.base.columns import Columns, tree_map
+from distrl.base.columns import Columns, Tree, tree_map
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.sections.heads import ReturnHeadConfig
@@ -59,10 +59,10 @@ class StockPolicy(QPolicy):
     Args:
         observation_space: With the stock as last entry of a vector, or under `stock` in a Dict.
         utility: f, a key of `functional.risk.stock.UTILITIES`.
-        scale: Units of return in one unit of what is shown.
+        scale: Units of return in one unit of the observed stock.
     """
 
-    def __init__(self, observation_space: Any, *args: Any, utility: str, scale: float, **options: Any):
+    def __init__(self, observation_space: Space, *args: Any, utility: str, scale: float, **options: Any):
         if options.get("normalize_obs"):
             raise ConfigError(
                 "stock_dqn reads the stock in the observation, which env.normalize_obs would change.",
@@ -74,25 +74,25 @@ class StockPolicy(QPolicy):
         self.utility, self.scale = utility, float(scale)
         self.limit = bound * self.scale
 
-    def stock(self, obs: Any) -> Tensor:
-        """c (N,) of normalized observations (N, ...)."""
+    def stock(self, obs: Tree) -> Tensor:
+        """Return c (N,) of normalized observations (N, ...)."""
         shown = obs["stock"][..., 0] if isinstance(obs, dict) else obs[..., -1]
         return shown * self.scale
 
-    def with_stock(self, obs: Any, stock: Tensor) -> Any:
-        """The same observations with another stock (N,)."""
+    def with_stock(self, obs: Tree, stock: Tensor) -> Any:
+        """Return the observations with another stock (N,)."""
         shown = (stock.clamp(-self.limit, self.limit) / self.scale).unsqueeze(-1)
         return {**obs, "stock": shown} if isinstance(obs, dict) else torch.cat((obs[..., :-1], shown), -1)
 
-    def rank(self, params: Tensor, obs: Any) -> Tensor:
-        """E f(c + Z) of every action: (N, A) from params (N, A, P)."""
+    def rank(self, params: Tensor, obs: Tree) -> Tensor:
+        """Return E f(c + Z) of every action: (N, A) from params (N, A, P)."""
         return stock_utility(*self.distribution.atoms(params), self.stock(obs).unsqueeze(-1), self.utility)
 
-    def values(self, obs: Any) -> Tensor:
+    def values(self, obs: Tree) -> Tensor:
         return self.rank(self.returns(obs), obs)
 
 
-def stock_bound(space: Any) -> float:
+def stock_bound(space: Space) -> float:
     """Return the largest stock that the observation can show.
 
     Raises:
@@ -108,17 +108,14 @@ def stock_bound(space: Any) -> float:
 
 
 @torch.no_grad()
-def first_stock(policy: StockPolicy, obs: Any, grid: Tensor, level: float) -> tuple[float, float]:
-    """Initial stock for the best CVaR, c_0* = argmax -c_0 + E min(c_0 + G, 0) / level, as the network predicts it.
+def first_stock(policy: StockPolicy, obs: Tree, grid: Tensor, level: float) -> tuple[float, float]:
+    """Return the initial stock c_0* = argmax -c_0 + E min(c_0 + G, 0) / level and its predicted CVaR.
 
     Args:
         policy: A trained one with utility shortfall.
         obs: A first observation, tree (...), with any stock in it.
         grid: Candidates (S,), inside the range that training began with.
         level: In (0, 1].
-
-    Returns:
-        c_0*, and its predicted CVaR.
     """
     rows = policy.with_stock(tree_map(lambda leaf: leaf.expand(len(grid), *leaf.shape), obs), grid)
     params = policy.returns(rows)
@@ -139,12 +136,13 @@ class StockDQN(DQN):
     _checked = False
 
     @classmethod
-    def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> QModel:
-        seed = options.pop("seed")
-        own = {"utility": config.utility, "scale": config.stock_scale}
-        switches = {name: getattr(config, name) for name in ("head", "dueling", "noisy")}
-        with seeded(seed):
-            return QModel(StockPolicy(observation_space, action_space, model, **switches, **own, **options))
+    def build_model(
+        cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any
+    ) -> QModel:
+        options |= {"utility": config.utility, "scale": config.stock_scale}
+        options |= {name: getattr(config, name) for name in ("head", "dueling", "noisy")}
+        with seeded(options.pop("seed")):
+            return QModel(StockPolicy(observation_space, action_space, model, **options))
 
     def update(self, batch: Columns, rng: np.random.Generator) -> Update:
         if not self._checked:
@@ -152,7 +150,7 @@ class StockDQN(DQN):
         return super().update(batch, rng)
 
     @torch.no_grad()
-    def td_target(self, batch: Columns, noise: Any, online: Any, target: Any) -> Atoms:
+    def td_target(self, batch: Columns, noise: Tensor | None, online: StockPolicy, target: StockPolicy) -> Atoms:  # type: ignore[override]
         """r + discount * Z(s', c', a*), a* the greedy action at the next state and stock: atoms (N, M)."""
         params = target.returns(batch.next_obs, noise)
         scores = target.rank(params, batch.next_obs) if noise is None else target.values(batch.next_obs)
@@ -162,11 +160,7 @@ class StockDQN(DQN):
         return Atoms(bellman(batch.reward, batch.discount, next_return.values), next_return.probs)
 
     def _check_stock(self, batch: Columns) -> None:
-        """Check that the stock moves by c' = (c + r) / gamma, in the learner's gamma and rewards.
-
-        Raises:
-            ConfigError: It does not.
-        """
+        """Refuse a stock that does not move by c' = (c + r) / gamma, in the learner's gamma and rewards."""
         before, after = self.policy.stock(batch.obs), self.policy.stock(batch.next_obs)
         inside = (batch.discount > 0) & (torch.maximum(before.abs(), after.abs()) < self.policy.limit)
         if not bool(inside.any()):
