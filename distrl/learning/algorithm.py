@@ -29,13 +29,12 @@ class Algorithm:
 
     Args:
         config: The algorithm's own config, schedules unresolved.
-        model: All networks that it learns, as `build_model` makes them; moved to `device`.
-        shards: Logical shards of every minibatch.
+        model: All networks that it learns; moved to `device`.
         bf16: Compute the loss in bfloat16.
         compile: Pass the loss through `torch.compile`.
 
     Attributes:
-        schedules, config: The config, and the config with every schedule resolved by `resolve`.
+        schedules, config: The config, and the one with resolved schedules.
         warnings: Messages for the user; the learner empties the list.
     """
 
@@ -64,7 +63,7 @@ class Algorithm:
 
     @classmethod
     def build_model(cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any) -> Any:
-        """Build fresh networks: a module with a `policy`. The first weights depend on the seed alone.
+        """Build a module with a `policy`; its first weights depend on the seed alone.
 
         Args:
             model: The run's `model` section.
@@ -95,7 +94,7 @@ class Algorithm:
         return {}
 
     def state(self) -> State:
-        """Return all that the next update depends on besides config and batch: a state for `base.pack`."""
+        """Return everything that the next update depends on besides config and batch."""
         raise NotImplementedError(f"{type(self).__name__} must define state()")
 
     def load_state(self, state: State) -> None:

@@ -65,10 +65,10 @@ class Learner:
         self.own_phases = phases is None
 
     def update(self, fragments: Sequence[FragmentData], progress: Progress) -> tuple[Report, Weights]:
-        """Learn from the fragments of a batch, given in (sequence, stream) order, and publish weights.
+        """Learn from fragments in (sequence, stream) order, and publish weights.
 
         Raises:
-            NonFiniteError: A loss, gradient or column is not finite; weights, optimizer and learner are as before.
+            NonFiniteError: A loss, gradient or column is not finite; nothing has changed.
         """
         self._begin_update()
         try:
@@ -85,8 +85,6 @@ class Learner:
         if self.own_phases:
             self.phases.switch("wait")  # until the next batch
         return Report(progress.update + 1, metrics, seconds, self._warnings()), weights
-
-    # ---- steps of an update ----------------------------------------------------------------------------------------
 
     def _begin_update(self) -> None:
         """Copy what `_rollback` restores."""
@@ -108,17 +106,15 @@ class Learner:
         raise NotImplementedError(f"{type(self).__name__} must define _batch() or _learn()")
 
     def _diagnose(self, batch: Columns | None) -> dict[str, float]:
-        """Metrics of the algorithm, and the present values of scheduled config keys."""
+        """Return metrics of the algorithm, and the present values of scheduled config keys."""
         metrics = {} if batch is None else self.algorithm.diagnose(batch)
         names = sorted({"learning_rate", *self.algorithm.schedules.schedules})
         return {**metrics, **{f"schedule/{name}": float(getattr(self.algorithm.config, name)) for name in names}}
 
     def _warnings(self) -> list[str]:
-        """Warnings since the previous update."""
+        """Return the warnings since the previous update."""
         warnings, self.algorithm.warnings = self.algorithm.warnings, []
         return warnings
-
-    # ---- weights and state -----------------------------------------------------------------------------------------
 
     def weights(self, version: int) -> Weights:
         """The current weights as version `version`."""
@@ -129,7 +125,7 @@ class Learner:
         load_weights(self.published, weights)
 
     def state(self) -> State:
-        """Everything that later updates depend on, except the files of `save_files`."""
+        """Return everything that later updates depend on, except the files of `save_files`."""
         return {"algorithm": self.algorithm.state()}
 
     def load_state(self, state: State) -> None:
@@ -146,4 +142,4 @@ class Learner:
         """Load what `save_files` wrote."""
 
     def stage(self, units: Sequence[Unit], fragments: Sequence[FragmentData]) -> None:
-        """Move the probable next batch to the device during an update, where that pays; from another thread."""
+        """Move the probable next batch to the device during an update; from another thread."""

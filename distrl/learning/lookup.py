@@ -1,4 +1,4 @@
-"""From a config's `algorithm.name` to the class, its checked config and its networks."""
+"""An algorithm's class and networks from `algorithm.name` of a config."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from distrl.learning.algorithm import Algorithm
 
 
 def algorithm_class(config: RunConfig) -> type[Algorithm]:
-    """The class that `algorithm.name` names.
-
-    Raises:
-        ConfigError: Unknown, or not an algorithm.
-    """
+    """Return the class that `algorithm.name` names."""
     import_user_code(config.imports)
     found = register.get("algorithm", config.algorithm["name"])
     if not (isinstance(found, type) and issubclass(found, Algorithm)):
@@ -27,11 +23,7 @@ def algorithm_class(config: RunConfig) -> type[Algorithm]:
 
 
 def build_model(config: RunConfig, observation_space: Space, action_space: Space, seed: int) -> Any:
-    """Everything that the algorithm of a run learns: a module with a `policy`.
-
-    Raises:
-        ConfigError: Spaces or settings that the algorithm cannot use.
-    """
+    """Build everything that the algorithm of a run learns: a module with a `policy`."""
     chosen = algorithm_class(config)
     options: dict[str, Any] = {}
     if config.language is not None:
@@ -44,5 +36,5 @@ def build_model(config: RunConfig, observation_space: Space, action_space: Space
 
 
 def build_acting_model(config: RunConfig, observation_space: Space, action_space: Space, seed: int = 0) -> Any:
-    """Build the networks that published weights fit into, for samplers, evaluation and policy files."""
+    """Build the networks of published weights, for samplers, evaluation and policy files."""
     return algorithm_class(config).acting_model(build_model(config, observation_space, action_space, seed))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import create_model
 
@@ -13,11 +13,13 @@ from distrl.base.registry import register
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.learning.algorithm import Algorithm
 
+A = TypeVar("A", bound=Algorithm)
+
 
 def preset(
-    name: str, *, of: type[Algorithm], paper: str, line: str, entries: Sequence[int] = (), **defaults: object
-) -> Any:
-    """Register an algorithm that is another one with these defaults of config keys; returns its class.
+    name: str, *, of: type[A], paper: str, line: str, entries: Sequence[int] = (), **defaults: object
+) -> type[A]:
+    """Register another algorithm with these defaults of config keys; returns its class.
 
         preset("double_dqn", of=DQN, paper="van Hasselt et al. 2016", line="DQN with ...", next_action="double")
 

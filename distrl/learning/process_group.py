@@ -1,7 +1,6 @@
 """A data-parallel group of learner processes: gloo on CPUs, NCCL on GPUs.
 
-Every process holds the whole batch and computes `prepare`, denominators and advantage moments itself, identically;
-only the gradients of its logical shards are exchanged. See docs/architecture.md.
+Every process holds the whole batch; only the gradients of its logical shards are exchanged. See docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from distrl.learning.shards import Shards, add_in_order
 
 
 class GroupShards(Shards):
-    """Shards spread over the `world` processes of a group: process r has shards r*n .. (r+1)*n - 1."""
+    """Shards spread over `world` processes: process r has shards r*n .. (r+1)*n - 1."""
 
     def __init__(self, count: int, rank: int, world: int):
         super().__init__(count)
@@ -41,11 +40,7 @@ class GroupShards(Shards):
 
 
 def join_group(rendezvous: str, rank: int, world: int, device: torch.device, timeout: float = 120.0) -> None:
-    """Join the process group at tcp://host:port.
-
-    Raises:
-        ResourceError: The peers did not come within `timeout` seconds.
-    """
+    """Join the process group at tcp://host:port, within `timeout` seconds."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(
@@ -65,7 +60,7 @@ def leave_group() -> None:
 
 
 def free_address() -> str:
-    """A loopback address with a free port, for a group on one machine."""
+    """Return a loopback address with a free port, for a group on one machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"

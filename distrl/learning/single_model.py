@@ -18,7 +18,7 @@ from distrl.models.parameters.trained import TrainedModule
 
 
 class SingleModelAlgorithm(Algorithm):
-    """Base of the algorithms whose whole model is one `TrainedModule`; `rng` is that of the present update."""
+    """Base of the algorithms whose whole model is one `TrainedModule`."""
 
     adam_eps: ClassVar[float] = 1e-5
 

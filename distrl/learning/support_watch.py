@@ -25,7 +25,7 @@ class SupportWatch:
 
     @torch.no_grad()
     def observe(self, target_values: Tensor) -> None:
-        """Extend the range of target values (before projection), without synchronizing with the device."""
+        """Extend the range of target values, without synchronizing with the device."""
         if not self.watching or not target_values.numel():
             return
         low, high = torch.aminmax(target_values)

@@ -1,4 +1,4 @@
-"""Base of the off-policy algorithms: trained modules, and gradient steps on replayed transitions."""
+"""Base of the off-policy algorithms: gradient steps on replayed transitions."""
 
 from __future__ import annotations
 
@@ -95,14 +95,12 @@ class OffPolicy(Algorithm):
         self.gradient_steps = 0
         self._norms = torch.zeros((), device=self.device)  # their sum: one tensor for each would pin scattered memory
 
-    # ---- written by an algorithm's file ----------------------------------------------------------------------------
-
     @classmethod
     def acting_model(cls, model: Any) -> Any:
         return ActingModel(model.policy)
 
     @classmethod
-    def replay_columns(cls, config: Any) -> dict[str, int]:
+    def replay_columns(cls, config: OffPolicyConfig) -> dict[str, int]:
         """Return further rollout columns (T, B, K) that the replay must keep: name -> K."""
         return {}
 
@@ -121,9 +119,7 @@ class OffPolicy(Algorithm):
         raise NotImplementedError(f"{type(self).__name__} must define update()")
 
     def set_exploration(self, rng: np.random.Generator) -> None:
-        """Write epsilon and noise of exploration into the policy's buffers, before weights are published."""
-
-    # ---- helpers for `update` --------------------------------------------------------------------------------------
+        """Write epsilon or noise into the policy's buffers, before weights are published."""
 
     def minimize(self, name: str, loss: Tensor, learning_rate: float | None = None) -> Tensor:
         """Take one optimizer step of a module; returns the gradient's norm."""
@@ -147,15 +143,13 @@ class OffPolicy(Algorithm):
                 trained.track(tau)
 
     def compiled(self, function: Callable[P, T]) -> Callable[P, T]:
-        """Compile a function of tensors and networks under `learner.compile`. It must not draw random numbers."""
+        """Compile a function without random numbers, under `learner.compile`."""
         return torch.compile(function, dynamic=False) if self.compile else function
 
     def draw(self, array: np.ndarray) -> Tensor:
         """Move numbers drawn with numpy to the device."""
         tensor = torch.from_numpy(array)
         return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
-
-    # ---- around the gradient steps of one loop update --------------------------------------------------------------
 
     def begin_steps(self) -> None:
         """Begin gradient steps: keep a copy for `rollback`."""
@@ -165,11 +159,7 @@ class OffPolicy(Algorithm):
             trained.remember()
 
     def end_steps(self, batch: Columns | None = None) -> None:
-        """End gradient steps.
-
-        Raises:
-            NonFiniteError: A gradient was NaN or infinite; the weights of `begin_steps` are restored.
-        """
+        """Check the gradients since `begin_steps`; restore its weights if one was NaN or infinite."""
         if not bool(torch.isfinite(self._norms)):
             self.rollback()
             cause = non_finite_cause(*([] if batch is None else [batch]), source="replay batch")
@@ -181,8 +171,6 @@ class OffPolicy(Algorithm):
         for trained in self.modules.values():
             trained.rollback()
         self.gradient_steps = self._steps_before
-
-    # ---- state -----------------------------------------------------------------------------------------------------
 
     def state(self) -> State:
         return {

@@ -69,8 +69,6 @@ class ControlLearner(Learner):
             count, mean, var = float(normalizer.count), normalizer.mean.cpu().numpy(), normalizer.var.cpu().numpy()
             self.obs_moments = Moments(count, mean.copy(), var * count)
 
-    # ---- batches and normalizers -----------------------------------------------------------------------------------
-
     def stage(self, units: Sequence[Unit], fragments: Sequence[FragmentData]) -> None:
         """Move the probable next batch to the device during the present update; from another thread."""
         rollout = cat_rollouts([fragment.rollout for fragment in fragments])

@@ -33,7 +33,7 @@ DRAWN_BYTES = 2**22
 
 
 class ReplayLearner(ControlLearner):
-    """Updates of one off-policy algorithm. Arguments as for `ControlLearner`; rewards are scaled as n-step sums.
+    """Updates of one off-policy algorithm; rewards are scaled as n-step sums.
 
     Args:
         hindsight: Draws from the replay with new goals.
@@ -73,8 +73,6 @@ class ReplayLearner(ControlLearner):
         """Begin with another policy; critics that it does not hold start fresh."""
         super().warm_start(weights)
         self.algorithm.sync_targets()
-
-    # ---- inserting and learning ----------------------------------------------------------------------------------
 
     def _insert(self, fragments: Sequence[FragmentData], units: Sequence[Unit]) -> int:
         """Insert fragments, each once; returns the environment steps of the batch."""
@@ -161,8 +159,6 @@ class ReplayLearner(ControlLearner):
         obs, next_obs = normalize(batch.obs), normalize(batch.next_obs)
         kept = {name: torch.from_numpy(value) for name, value in host.items()}
         return batch.with_(obs=obs, next_obs=next_obs, **kept)
-
-    # ---- state -----------------------------------------------------------------------------------------------------
 
     def state(self) -> State:
         return {

@@ -24,11 +24,11 @@ class ActionGradient(Protocol):
         """Entropies (N,) in nats."""
 
     def backward(self, d_logp: np.ndarray, d_entropy: np.ndarray | float) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return d loss / d head (N, head_size) and d loss / d log_std from those by logp and entropy (N,)."""
+        """Return d loss / d head and d loss / d log_std from those by logp and entropy (N,)."""
 
 
 class CategoricalGradient:
-    """Derivatives by logits (N, n): d logp(a) / d logit_j = [j = a] - p_j;  d H / d logit_j = -p_j (log p_j + H)."""
+    """Derivatives by logits: d logp(a) = [j = a] - p_j, d H = -p_j (log p_j + H)."""
 
     def __init__(self, head: np.ndarray, action: np.ndarray, mask: np.ndarray | None = None):
         logits = head.T if mask is None else np.where(mask.T, head.T, np.float32(MASKED_LOGIT))

@@ -64,7 +64,7 @@ class NumpyGradient:
 
     @staticmethod
     def supports(algorithm: ActorCriticLoss) -> bool:
-        """Return True if device, action distribution, network and row losses all have derivatives here."""
+        """Return True if device, distribution, network and row losses have derivatives here."""
         return (
             algorithm.device.type == "cpu"
             and not algorithm.bf16
@@ -80,7 +80,7 @@ class NumpyGradient:
         return rows.only(*COLUMNS).map(lambda leaf: leaf.numpy())
 
     def gradient(self, batch: Any) -> tuple[float, dict[str, float]]:
-        """Write the gradient of one shard's loss, a `Minibatch` of numpy columns; returns the loss and its terms."""
+        """Write the gradient of one shard (a numpy `Minibatch`); returns the loss and its terms."""
         config, network = self.algorithm.config, self.network
         head, value = network.forward(batch.obs)
         actions: ActionGradient

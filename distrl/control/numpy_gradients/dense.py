@@ -9,7 +9,6 @@ numpy calls on views of the flat parameters and gradients. Autograd is the refer
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +75,7 @@ class DenseChain:
         return outs[-1]
 
     def backward(self, grad: np.ndarray, inputs: bool = False) -> np.ndarray | None:
-        """Write the gradients of weights and biases, given the output's (N, out); returns that of x (N, in)."""
+        """Write the parameters' gradients, given the output's; with `inputs`, return that of x."""
         _, slopes, ones = self._rows(len(grad))
         for layer in reversed(range(len(self.weights))):
             if layer < len(self.weights) - 1 or not self.linear_end:
@@ -98,7 +97,7 @@ class DenseChain:
             np.matmul(grad.T, hidden, out=out)
 
     def _through_activation(self, grad: np.ndarray, hidden: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Return grad * f', with f' from the layer's output: 1 - h^2, or [h > 0]. `hidden` is overwritten."""
+        """Return grad * f' with f' = 1 - h^2 or [h > 0]; `hidden` is overwritten."""
         if self.activation == "tanh":
             np.multiply(hidden, hidden, out=hidden)
             np.subtract(1.0, hidden, out=hidden)
@@ -153,12 +152,12 @@ class NumpyActorCritic:
         return all(map(_plain, torsos)) and len({torso.dense.activation_name for torso in torsos}) == 1
 
     def forward(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the policy head's output (N, head_size) and values (N,); overwritten by the next call."""
+        """Return the policy head's output and values (N,); overwritten by the next call."""
         features = self.torso.forward(obs) if self.shared else obs
         return self.policy.forward(features), self.critic.forward(features)[:, 0]
 
     def backward(self, d_head: np.ndarray, d_value: np.ndarray, d_log_std: np.ndarray | None = None) -> None:
-        """Write every parameter's gradient, given those by `forward`'s results and by `log_std` (summed over rows)."""
+        """Write all gradients, given those of `forward`'s results and of `log_std` (summed)."""
         by_policy = self.policy.backward(d_head, inputs=self.shared)
         by_critic = self.critic.backward(d_value[:, None], inputs=self.shared)
         if self.shared:
@@ -192,13 +191,13 @@ class NumpyPolicy:
         )
 
     def __call__(self, obs: Tensor) -> Tensor:
-        """Return parameters (N, P) from normalized observations (N, D); overwritten by the next call."""
+        """Return parameters (N, P) for observations (N, D); overwritten by the next call."""
         head = torch.from_numpy(self.chain.forward(obs.numpy()))
         return self.policy.actions.join(head, self.policy.log_std)
 
 
-def _plain(torso: Any) -> bool:
-    """Return True for a multi-layer perceptron on flat observations (no one-hot vectors, no subclass)."""
+def _plain(torso: nn.Module) -> bool:
+    """Return True for a multi-layer perceptron on flat observations, not one-hot."""
     return (
         type(torso) is MLP
         and torso.flatten is None

@@ -80,7 +80,7 @@ DERIVATIVES: dict[Callable[..., Tensor], Callable[..., ValueAndDerivative]] = {
 
 
 def differentiate(function: partial[Tensor], x: np.ndarray) -> ValueAndDerivative:
-    """Evaluate a function of the table at x (N,), its other arguments bound to arrays and numbers."""
+    """Evaluate a function of the table at x (N,), its other arguments bound."""
     return DERIVATIVES[function.func](x, *function.args, **function.keywords)
 
 

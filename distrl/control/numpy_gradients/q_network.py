@@ -19,7 +19,7 @@ from distrl.models.parameters.flat import FlatParameters
 
 
 class NumpyQGradient:
-    """The gradient of the one-step TD loss (Huber, threshold `kappa`) of an MLP with one number per action."""
+    """The gradient of an MLP's one-step TD loss (Huber, threshold `kappa`)."""
 
     def __init__(self, online: DenseChain, target: DenseChain, double: bool, kappa: float | None):
         self.online, self.target, self.double, self.kappa = online, target, double, kappa
@@ -33,7 +33,7 @@ class NumpyQGradient:
         target_flat: FlatParameters,
         next_action: Callable[..., Tensor],
     ) -> NumpyQGradient | None:
-        """Return the gradient for these networks and this next-action rule; None where one is of another kind."""
+        """Return the gradient for these networks and this rule; None if one is of another kind."""
         online_chain, target_chain = q_chain(policy, flat), q_chain(target, target_flat)
         if online_chain is None or target_chain is None or next_action not in (greedy, double):
             return None
@@ -58,7 +58,7 @@ class NumpyQGradient:
 
 
 def q_chain(policy: QPolicy, flat: FlatParameters) -> DenseChain | None:
-    """Return the network of `policy` as one chain over its flat parameters; None for another kind of network."""
+    """Return the network as one chain over its flat parameters; None for another kind."""
     torso = policy.torso
     if flat.data.device.type != "cpu" or not plain_scalar(policy) or not isinstance(torso, MLP):
         return None

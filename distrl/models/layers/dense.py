@@ -34,18 +34,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The nonlinearity that the config names.
-
-    Raises:
-        ConfigError: No such nonlinearity.
-    """
+    """Return the nonlinearity of this name."""
     if name not in ACTIVATIONS:
         raise ConfigError(unknown("activation", name, ACTIVATIONS))
     return ACTIVATIONS[name]
 
 
 def orthogonal(layer: Any, gain: float) -> Any:
-    """Initialize a linear or convolutional layer: orthogonal weight, zero bias (Saxe et al. 2014)."""
+    """Initialize a layer: orthogonal weight, zero bias (Saxe et al. 2014)."""
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
@@ -94,7 +90,7 @@ class Dense(nn.Module):
 
 
 def tanh_layers(x: Tensor, parameters: Sequence[Tensor], linear_end: bool) -> list[Tensor]:
-    """Return h_0 = x and every h_l = tanh(h_{l-1} W_l^T + b_l); the last layer is linear if `linear_end`."""
+    """Return h_0 = x and every h_l = tanh(h_{l-1} W_l^T + b_l), or linear at the end."""
     hidden, layers = [x], len(parameters) // 2
     for layer in range(layers):
         out = torch.addmm(parameters[2 * layer + 1], hidden[-1], parameters[2 * layer].t())

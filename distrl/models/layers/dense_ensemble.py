@@ -22,10 +22,9 @@ Members: TypeAlias = slice | list[int] | None
 
 
 class DenseEnsemble(nn.Module, HiddenPrecision):
-    """(N, in) or (E, N, in) to (E, N, out): hidden layers with a nonlinearity, then a linear one.
+    """Hidden layers with a nonlinearity, then a linear one: (N, in) to (E, N, out).
 
-    First weights and biases are uniform in +-1/sqrt(inputs), as in `nn.Linear`; `layer_norm` normalizes hidden layers
-    before their nonlinearity (Ba et al. 2016).
+    First weights are uniform in +-1/sqrt(inputs), as in `nn.Linear`; `layer_norm`: Ba et al. 2016.
 
     Attributes:
         weights: (E, in, out) of the hidden layers; biases: (E, 1, out).
@@ -96,7 +95,7 @@ class DenseEnsemble(nn.Module, HiddenPrecision):
 
 
 class ReluChain(torch.autograd.Function):
-    """h_0 = x, h_l = relu(h_{l-1} W_l + b_l), and (V h^T)^T + c at the end, for E networks at once."""
+    """Layers h_l = relu(h_{l-1} W_l + b_l), and (V h^T)^T + c at the end, of E networks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:

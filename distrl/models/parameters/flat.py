@@ -50,7 +50,7 @@ class FlatParameters:
 
 
 def flatten_parameters(module: nn.Module) -> FlatParameters:
-    """Move every trainable parameter of a module into one flat vector; the parameters become views of it.
+    """Move all trainable parameters of a module into one flat vector, as views of it.
 
     Clear gradients with `FlatParameters.zero_grad`: `module.zero_grad()` drops the views. `module.to(device)` and deep
     copies drop them, too.

@@ -21,11 +21,7 @@ class HiddenPrecision:
 
 
 def hidden_layers_in_bf16(model: nn.Module) -> None:
-    """Switch the hidden layers of a model to bfloat16.
-
-    Raises:
-        ConfigError: No network of the model can do it.
-    """
+    """Switch the hidden layers of a model to bfloat16; refuse a model without such layers."""
     able = [module for module in model.modules() if isinstance(module, HiddenPrecision)]
     if not able:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Reuse of the buffers of published weights: fresh memory costs more than the copy of a large model's weights."""
+"""Reuse of the buffers of published weights: fresh memory costs more than the copy."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 
 class ReusedBytes:
-    """Byte arrays of one layout; each may be taken again after the array and all views of it are gone."""
+    """Byte arrays of one layout, taken again after an array and all views of it are gone."""
 
     def __init__(self) -> None:
         self.layout: Hashable = None
         self.spare: list[np.ndarray] = []
 
     def take(self, layout: Hashable, size: int) -> np.ndarray:
-        """Return a writable array of `size` bytes: zeros, or the content of a former array of the same layout."""
+        """Return `size` writable bytes: zeros, or those of a former array of the same layout."""
         if layout != self.layout:
             self.layout, self.spare = layout, []
         memory = self.spare.pop() if self.spare else np.zeros(size, np.uint8)

@@ -47,8 +47,6 @@ class TrainedModule:
             self.target.requires_grad_(False)
         self._saved: dict[str, Tensor] = {}
 
-    # ---- optimizer steps -------------------------------------------------------------------------------------------
-
     def minimize(self, loss: Tensor, learning_rate: float, max_norm: float | None = None) -> Tensor:
         """Take one optimizer step on a loss. Returns the gradient's norm before clipping."""
         self.flat.zero_grad()
@@ -74,8 +72,6 @@ class TrainedModule:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    # ---- target network --------------------------------------------------------------------------------------------
-
     def track(self, tau: float = 1.0) -> None:
         """Move the target's parameters: target += tau * (module - target)."""
         assert self.target_flat is not None
@@ -92,10 +88,8 @@ class TrainedModule:
         if self.target is not None:
             self.track(1.0)
 
-    # ---- rollback --------------------------------------------------------------------------------------------------
-
     def remember(self) -> None:
-        """Copy weights, target and optimizer state, for `rollback`; reuses the memory of the previous copy."""
+        """Copy weights, target and optimizer state, for `rollback`."""
         tensors = self._tensors()
         if self._saved.keys() != tensors.keys():
             self._saved = {name: torch.empty_like(value) for name, value in tensors.items()}
@@ -129,8 +123,6 @@ class TrainedModule:
             for number, parameter in enumerate(parameters)
             for name, value in self.optimizer.state.get(parameter, {}).items()
         }
-
-    # ---- state -----------------------------------------------------------------------------------------------------
 
     def state(self) -> State:
         """Return a state for `base.pack`: weights, target and optimizer."""

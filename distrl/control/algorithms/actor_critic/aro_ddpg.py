@@ -50,7 +50,7 @@ class ARODDPG(TD3):
         return modules
 
     def td_target(self, batch: Columns, rng: np.random.Generator) -> Atoms:
-        """Return r - rho' + Z'(s', pi'(s')): (N, M); for a true end, s' is the first state after the reset."""
+        """Return r - rho' + Z'(s', pi'(s')): (N, M); s' of a true end follows the reset."""
         next_return = self.next_return(batch.next_obs, self.next_action(batch.next_obs, rng), rng)
         reward = batch.reward
         if self.config.reset_reward:

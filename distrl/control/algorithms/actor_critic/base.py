@@ -1,4 +1,4 @@
-"""Base of the actor-critics for continuous actions: an ensemble of critics with any return distribution."""
+"""Base of the actor-critics for continuous actions, with an ensemble of critics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from gymnasium import Space
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from distrl.base.columns import Columns, Tree
 from distrl.base.errors import ConfigError
@@ -82,11 +82,6 @@ class ContinuousLearner(OffPolicy):
     Config = ContinuousConfig
     compiles = True
     stochastic: ClassVar[bool] = True
-    model: Any
-    policy: Any
-    target_critics: Any
-
-    # ---- networks --------------------------------------------------------------------------------------------------
 
     @classmethod
     def build_model(
@@ -98,12 +93,12 @@ class ContinuousLearner(OffPolicy):
         return build_continuous_actor_critic(observation_space, action_space, model, **options)
 
     @classmethod
-    def policy_options(cls, config: Any) -> dict[str, Any]:
+    def policy_options(cls, config: ContinuousConfig) -> dict[str, object]:
         """Return options of the policy's class."""
         return {}
 
     @classmethod
-    def first_number(cls, config: Any) -> float:
+    def first_number(cls, config: ContinuousConfig) -> float:
         """Return the initial value of the scalar that is learned beside the networks, if any."""
         return 0.0
 
@@ -129,8 +124,8 @@ class ContinuousLearner(OffPolicy):
             )
         return modules
 
-    def _compile_networks(self, target_policy: Any) -> None:
-        """Compile networks and losses under `learner.compile`; random draws and ensemble rules stay eager."""
+    def _compile_networks(self, target_policy: nn.Module | None) -> None:
+        """Compile networks and losses; random draws and ensemble rules stay eager."""
         self.critics.compile(dynamic=False)
         if self.config.ensemble != "subset":  # any two of ten networks would be a graph of its own
             self.target_critics.compile(dynamic=False)
@@ -140,10 +135,8 @@ class ContinuousLearner(OffPolicy):
                     setattr(policy, name, self.compiled(getattr(policy, name)))
         self.critic_losses = self.compiled(self.critic_losses)  # type: ignore[method-assign]
 
-    # ---- steps of an update ----------------------------------------------------------------------------------------
-
     def next_return(self, obs: Tree, action: Tensor, rng: np.random.Generator) -> Atoms:
-        """Return distribution (N, M) after a next action, from the target critics by the ensemble's rule."""
+        """Return the target critics' distribution (N, M) of an action, by the ensemble's rule."""
         members = None
         if self.config.ensemble == "subset":
             members = rng.choice(self.config.critics, self.config.subset, replace=False).tolist()
@@ -156,7 +149,7 @@ class ContinuousLearner(OffPolicy):
     def learn_critics(
         self, batch: Columns, values: Tensor, probs: Tensor, rng: np.random.Generator
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Take one step of all critics towards target atoms (N, M); returns metrics and priorities (N,)."""
+        """Take one step of all critics towards atoms (N, M); returns metrics and priorities (N,)."""
         if self.support.watching:
             self.support.observe((values * probs).sum(-1))
         noise = self.critics.draw_noise(rng, len(values))
@@ -182,7 +175,7 @@ class ContinuousLearner(OffPolicy):
         return losses.detach() / self.config.critics
 
     def action_value(self, obs: Tree, action: Tensor, members: Members = None) -> Tensor:
-        """Return critic values (N,) for the policy's loss: minimum or mean, without gradients into the critics."""
+        """Return critic values (N,) for the policy's loss, without gradients into the critics."""
         params = self.critics(obs, action, frozen=True, members=members)
         values = self.distribution.mean(params) if self.risk is None else self.distribution.risk(params, self.risk)
         if len(values) == 1:

@@ -20,8 +20,11 @@ EPSILON = 0.1
 
 
 class DSACConfig(SACConfig):
-    """The refinements of DSAC-T are on by default. The first version has `critics: 1`, `clip_sigmas: null`,
-    `scale_gradients: false` and `critic_head: {name: gaussian, sigma_min: 1, clip: 10}`."""
+    """Keys of `sac` and the refinements of DSAC-T.
+
+    The first version has `critics: 1`, `clip_sigmas: null`, `scale_gradients: false` and
+    `critic_head: {name: gaussian, sigma_min: 1, clip: 10}`.
+    """
 
     critic_head: ReturnHeadConfig = Field(default_factory=lambda: ReturnHeadConfig(name="gaussian"))
     """Return distribution of the critics: always `gaussian`; its keys may be set."""

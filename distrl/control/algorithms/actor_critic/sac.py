@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,16 +38,16 @@ class SACConfig(ContinuousConfig):
 
 @register.algorithm("sac", paper="Soft Actor-Critic Algorithms and Applications, Haarnoja et al. 2018")
 class SAC(ContinuousLearner):
-    """Soft actor-critic. Haarnoja et al. 2018, equations 5, 9 and 18, with two critics (Fujimoto et al. 2018)."""
+    """Soft actor-critic. Haarnoja et al. 2018, eq. 5, 9, 18; two critics: Fujimoto et al. 2018."""
 
     Config = SACConfig
 
     @classmethod
-    def policy_options(cls, config: Any) -> dict[str, Any]:
+    def policy_options(cls, config: SACConfig) -> dict[str, object]:  # type: ignore[override]
         return {"state_dependent": config.state_dependent, "log_std_init": config.log_std_init}
 
     @classmethod
-    def first_number(cls, config: Any) -> float:
+    def first_number(cls, config: SACConfig) -> float:  # type: ignore[override]
         return math.log(config.temperature or config.first_temperature)
 
     def make_modules(self) -> dict[str, TrainedModule]:
@@ -87,7 +86,7 @@ class SAC(ContinuousLearner):
         return Update(metrics, priorities)
 
     def learn_temperature(self, entropy: Tensor) -> None:
-        """Take one step on J = log alpha (entropy - target), eq. 18 with log alpha in place of alpha."""
+        """Take one step on J = log alpha (entropy - target): eq. 18 with log alpha for alpha."""
         trained = self.modules.get("number")
         if trained is None:
             return

@@ -19,7 +19,7 @@ from distrl.models.parameters.trained import TrainedModule
 
 
 class TD3Config(ContinuousConfig):
-    """Each of TD3's three additions to DDPG is a key: `critics`, `policy_interval`, `target_noise`."""
+    """Additions to DDPG, a key each: `critics`, `policy_interval`, `target_noise`."""
 
     policy_interval: int = Field(2, ge=1)
     """Gradient steps of the critics between two of the policy. Usual: 1-2."""

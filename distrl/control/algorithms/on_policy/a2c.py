@@ -45,7 +45,7 @@ class A2CConfig(BaselineConfig):
     entries=[45],
 )
 class A2C(OnPolicy):
-    """Advantage actor-critic. Mnih et al. 2016, section 4; advantages from GAE, Schulman et al. 2016, eq. 16."""
+    """Advantage actor-critic. Mnih et al. 2016, section 4; GAE: Schulman et al. 2016, eq. 16."""
 
     Config: ClassVar[type[AlgorithmConfig]] = A2CConfig
     objective_input = "logp"

@@ -1,4 +1,4 @@
-"""APPO: PPO on data of older policies, with advantages from V-trace and a slowly moving target policy."""
+"""APPO: PPO on data of older policies, with V-trace and a slowly moving target policy."""
 
 from __future__ import annotations
 
@@ -106,8 +106,6 @@ class APPO(PPO):
     def policy_metrics(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
         return super().policy_metrics(log_ratio, batch) | staleness(log_ratio, batch)
 
-    # ---- the target policy -----------------------------------------------------------------------------------------
-
     @contextmanager
     def target_weights(self) -> Iterator[None]:
         """The model with the target policy's weights; no gradients."""
@@ -126,8 +124,6 @@ class APPO(PPO):
             target_params = self.rollout_params(rollout)
         kl = self.policy.actions.kl(target_params, self.rollout_params(rollout), rollout.get("mask"))
         return float(Minibatch.whole(rollout).mean(kl))
-
-    # ---- state -----------------------------------------------------------------------------------------------------
 
     def state(self) -> State:
         return {

@@ -104,21 +104,18 @@ class OnPolicy(SingleModelAlgorithm):
         raise NotImplementedError(f"{type(self).__name__} must define prepare() or update()")
 
     def actor_objective(self, batch: Minibatch) -> partial[Tensor]:
-        """Return the objective of each row (to be maximized) as a function of `objective_input` (N,)."""
+        """Return each row's objective (to be maximized) as a function of `objective_input` (N,)."""
         raise NotImplementedError(f"{type(self).__name__} must define actor_objective(), loss() or update()")
 
     def critic_loss(self, batch: Minibatch) -> partial[Tensor]:
-        """Return the critic's loss of each row as a function of its output: by default half the squared error."""
+        """Return each row's loss as a function of the critic's output: half the squared error."""
         if "target_values" in batch:
             distribution = self.model.critic.distribution
             return partial(distribution.loss, target_values=batch.target_values, target_probs=batch.target_probs)
         return partial(value_loss, returns=batch.returns)
 
     def loss(self, batch: Minibatch) -> Losses:
-        """Return the loss of one shard (to be minimized) and its additive terms by name.
-
-        -mean(actor_objective) + value_coef * mean(critic_loss) - entropy_coef * mean(entropy) + penalties.
-        """
+        """Return the loss of one shard (to be minimized) and its additive terms by name."""
         params, critic_output = self.evaluate(batch)
         actions, mask = self.policy.actions, batch.get("mask")
         logp = actions.logp(params, batch.action, mask)
@@ -149,7 +146,7 @@ class OnPolicy(SingleModelAlgorithm):
         return {}
 
     def prepare_minibatch(self, batch: Columns) -> Columns:
-        """Add statistics over a whole minibatch, before it is split into shards: advantage normalization."""
+        """Add statistics over a whole minibatch before it is split: normalized advantages."""
         batch = self.draw_levels(batch)
         if not getattr(self.config, "normalize_advantage", False):
             return batch
@@ -161,7 +158,7 @@ class OnPolicy(SingleModelAlgorithm):
         return limit is not None and float(metrics["kl"]) > 1.5 * limit
 
     def policy_metrics(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
-        """Return the algorithm's own metrics of log pi - log mu (T, B) after an update, for `diagnose`."""
+        """Return the algorithm's metrics of log pi - log mu (T, B) after an update."""
         return {}
 
     # ---- the update ------------------------------------------------------------------------------------------------
@@ -191,8 +188,7 @@ class OnPolicy(SingleModelAlgorithm):
     def check_norms(self, norms: Sequence[float | Tensor], *batches: Columns) -> Tensor:
         """Return the norms of an update's gradients as one tensor.
 
-        Raises:
-            NonFiniteError: A loss or gradient is NaN or infinite; the weights are those before the update.
+        If one is NaN or infinite, the weights are restored and the batches are refused.
         """
         stacked = torch.stack([torch.as_tensor(norm) for norm in norms])
         if not bool(torch.isfinite(stacked).all()):
@@ -201,7 +197,7 @@ class OnPolicy(SingleModelAlgorithm):
         return stacked
 
     def training_rows(self, rollout: Columns) -> Columns:
-        """Return the rows of the minibatches: steps (T*B, ...), or sequences (T, B, ...) for recurrent policies."""
+        """Return steps (T*B, ...), or sequences (T, B, ...) for recurrent policies."""
         rollout = rollout.without(*PER_ROLLOUT)
         if self.policy.recurrent:
             return rollout
@@ -228,7 +224,7 @@ class OnPolicy(SingleModelAlgorithm):
             yield self.select(shuffled, slice(start, stop))
 
     def _index(self, index: np.ndarray) -> np.ndarray | Tensor:
-        """Return row numbers of the rows' kind: numpy for numpy columns, else a tensor on the device."""
+        """Return row numbers for numpy columns as they are, else as a tensor on the device."""
         return index if self.numpy_gradient is not None else torch.from_numpy(index).to(self.device)
 
     def select(self, rows: Columns, index: slice | np.ndarray | Tensor) -> Columns:
@@ -239,7 +235,7 @@ class OnPolicy(SingleModelAlgorithm):
         return rows.without(*SEQUENCE_STATE).map(lambda leaf: leaf[:, index]).with_(state=state)
 
     def step(self, minibatch: Columns) -> tuple[float | Tensor, Mapping[str, float | Tensor]]:
-        """Take one optimizer step. Returns the gradient's norm (before clipping) and the loss's terms."""
+        """Take one optimizer step; returns the norm before clipping and the loss's terms."""
         if self.numpy_gradient is None:
             terms = self.gradient(minibatch, self._loss)[1]
         else:
@@ -249,7 +245,7 @@ class OnPolicy(SingleModelAlgorithm):
         return norm, terms
 
     def gradient(self, batch: Columns, loss: Callable[[Minibatch], Losses]) -> LossNumbers:
-        """Fill `flat.grad` with the gradient of `loss` over all shards of `batch`; returns the loss and its terms."""
+        """Write the gradient of `loss` over all shards; returns the loss and its terms."""
 
         def backward(shard: Minibatch) -> Losses:
             self.flat.zero_grad()
@@ -262,7 +258,7 @@ class OnPolicy(SingleModelAlgorithm):
         return self._add_shards(batch, backward)
 
     def _add_shards(self, batch: Columns, gradient: Callable[[Minibatch], LossNumbers]) -> LossNumbers:
-        """Sum `flat.grad`, losses and terms over the shards of a batch; `gradient` computes those of one."""
+        """Sum `flat.grad`, losses and terms over shards; `gradient` computes those of one."""
         count = valid_rows(batch)
         if self.shards.count == 1:
             return gradient(Minibatch.of(batch, count))
@@ -286,7 +282,7 @@ class OnPolicy(SingleModelAlgorithm):
     # ---- policy and critic on rollouts and minibatches -------------------------------------------------------------
 
     def evaluate(self, batch: Columns) -> tuple[Tensor, Tensor]:
-        """Return distribution parameters (..., P) and the critic's output (...) of a minibatch, with gradients."""
+        """Return distribution parameters (..., P) and the critic's output (...) of a minibatch."""
         levels = batch.get("levels")
         if self.policy.recurrent:
             params, output, _ = self.model.unroll(batch.obs, batch.state, batch.first, levels)
@@ -299,7 +295,7 @@ class OnPolicy(SingleModelAlgorithm):
         return self.model.critic.value(output), self.model.critic.value(next_output)
 
     def critic_forward(self, rollout: Columns) -> tuple[Tensor, Tensor]:
-        """Return the critic's output at obs and at each next state: values (T, B), or parameters (T, B, P)."""
+        """Return the critic's output (T, B) or (T, B, P) at obs and at each next state."""
         if self.policy.recurrent:
             return self._critic_forward_sequences(rollout)
         steps, envs = rollout.reward.shape

@@ -1,4 +1,4 @@
-"""CeSoR: policy gradients of the CVaR of whole episodes, with soft risk and a cross-entropy sampler of contexts."""
+"""CeSoR: policy gradients of episodes' CVaR, with soft risk and a sampler of contexts."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class CesorConfig(AlgorithmConfig):
 
 @register.algorithm("cesor", paper="Efficient Risk-Averse Reinforcement Learning, Greenberg et al. 2022", entries=[76])
 class Cesor(OnPolicy):
-    """CVaR policy gradient with soft risk and cross-entropy sampling. Greenberg et al. 2022, algorithm 1."""
+    """CVaR policy gradient with cross-entropy sampling. Greenberg et al. 2022, algorithm 1."""
 
     Config = CesorConfig
     _moment: tuple[int, int | None] = (0, None)
@@ -132,10 +132,7 @@ class Cesor(OnPolicy):
 
     @torch.no_grad()
     def episode_batch(self, episodes: list[Columns], level: float) -> tuple[Columns, dict[str, float], Tensor]:
-        """Return all steps of N episodes with their coefficients, metrics, and the sampler's next means (C,).
-
-        The first step of an episode only chooses its context and is left out.
-        """
+        """Return the steps of N episodes with coefficients, metrics, and the sampler's means (C,)."""
         config, size = self.config, self.policy.actions.size
         chosen = torch.stack([episode.action["context"][0] for episode in episodes])
         contexts, from_source = chosen[:, :size], chosen[:, size] > 0.5
@@ -143,7 +140,7 @@ class Cesor(OnPolicy):
         source = torch.full_like(drawn_by, config.source)
         log_ratio = (beta_log_density(contexts, source) - beta_log_density(contexts, drawn_by)).sum(-1)
         weight = clipped_weight(log_ratio, from_source, config.weight_clip)
-        steps = [episode[1:] for episode in episodes]
+        steps = [episode[1:] for episode in episodes]  # the first step only chooses the context
         returns = episode_returns(steps, float(config.gamma))
         found = cvar_gradient(returns, weight, level, from_source)
         lengths = torch.tensor([len(part.reward) for part in steps], device=returns.device)

@@ -1,4 +1,4 @@
-"""Distributional baselines of policy gradients: any critic head for A2C, PPO, APPO and IMPALA.
+"""Distributional baselines of policy gradients: any critic head for A2C, PPO, IMPALA, ...
 
 Advantages use the value (mean or risk measure) of each state's return distribution, which learns from lambda-targets.
 """
@@ -61,7 +61,7 @@ def with_gae(algorithm: OnPolicy, rollout: Columns) -> Columns:
 
 
 def with_vtrace(algorithm: OnPolicy, rollout: Columns, log_ratio: Tensor) -> Columns:
-    """Add the same columns by V-trace, given log pi - log mu (T, B) of the actions of another policy."""
+    """Add the same columns by V-trace, given log pi - log mu (T, B) of the actions."""
     critic, config = algorithm.model.critic, algorithm.config
     output, next_output = algorithm.critic_forward(rollout)
     value = critic.value(output)

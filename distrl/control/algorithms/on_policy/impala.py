@@ -54,10 +54,7 @@ class ImpalaConfig(BaselineConfig):
     entries=[60],
 )
 class Impala(A2C):
-    """Actor-critic with V-trace. Espeholt et al. 2018, section 4.2; the loss is A2C's, on V-trace's advantages.
-
-    With rho_bar = 1 the policy gradient's weight min(1, pi/mu) is also that of delay-adapted policy optimization.
-    """
+    """Actor-critic with V-trace advantages. Espeholt et al. 2018, section 4.2."""
 
     Config = ImpalaConfig
     off_policy_correction = True
@@ -75,7 +72,7 @@ class Impala(A2C):
 
 
 def staleness(log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
-    """Measure the distance between the data and the policy, given log pi - log mu (T, B) of the actions.
+    """Measure the staleness of the data, given log pi - log mu (T, B) of the actions.
 
     `policy/ess` is the effective sample size of the weights pi/mu as a share of the rows: 1 is on-policy.
     """

@@ -1,4 +1,4 @@
-"""PG-Rainbow: PPO whose critic reads the quantiles of an IQN that learns off-policy from the same experience."""
+"""PG-Rainbow: PPO whose critic reads the quantiles of an IQN that learns off-policy."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class PGRainbowConfig(PPOConfig):
     entries=[1],
 )
 class PGRainbow(PPO):
-    """PPO with V = f(V_theta * quantiles of an IQN), which first learns from the experience before this batch."""
+    """PPO with V = f(V_theta * quantiles of an IQN), which first learns from older batches."""
 
     Config = PGRainbowConfig
     model: DistilledActorCritic
@@ -144,7 +144,7 @@ class PGRainbow(PPO):
         return Update({**update.metrics, **metrics})
 
     def _learn_side(self, rng: np.random.Generator) -> tuple[int, dict[str, float]]:
-        """Take the gradient steps of the side network that are due; returns their number and last metrics."""
+        """Take the side network's gradient steps; returns their number and the last metrics."""
         due = self.limiter.due() if len(self.replay) else 0
         self.side.begin_steps()
         if not due:
@@ -157,7 +157,7 @@ class PGRainbow(PPO):
 
     @torch.no_grad()
     def _read_side(self, rollout: Columns) -> None:
-        """Let the critic read the side network once it has learned for long enough, and follow its scale."""
+        """Let the critic read the side network after `side_start`, and follow its scale."""
         if not self.side.gradient_steps or self.limiter.inserted < self.schedules.side_start:
             return
         obs = tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs)
@@ -171,8 +171,6 @@ class PGRainbow(PPO):
 
     def evaluate(self, batch: Columns) -> tuple[Tensor, Tensor]:
         return self.model.evaluate(batch.obs, quantiles=batch.get("quantiles"))
-
-    # ---- state -----------------------------------------------------------------------------------------------------
 
     def state(self) -> State:
         return {

@@ -52,7 +52,7 @@ class PPOConfig(BaselineConfig):
 
 @register.algorithm("ppo", paper="Proximal Policy Optimization Algorithms, Schulman et al. 2017", entries=[17])
 class PPO(OnPolicy):
-    """Proximal policy optimization. Schulman et al. 2017, eq. 7; advantages from GAE, Schulman et al. 2016, eq. 16."""
+    """Proximal policy optimization. Schulman et al. 2017, eq. 7; GAE: 2016, eq. 16."""
 
     Config = PPOConfig
 

@@ -27,10 +27,7 @@ class SPOConfig(PPOConfig):
 
 @register.algorithm("spo_simple", paper="Simple Policy Optimization, Xie et al. 2024", entries=[44])
 class SPO(PPO):
-    """PPO with the objective ratio A - |A| / (2 eps) (ratio - 1)^2, whose gradient pulls back beyond the bound.
-
-    Xie et al. 2024.
-    """
+    """PPO with the objective ratio A - |A| / (2 eps) (ratio - 1)^2. Xie et al. 2024."""
 
     Config = SPOConfig
 

@@ -1,4 +1,4 @@
-"""A ring of transitions in an on-policy learner, on its device, for side networks that learn off-policy."""
+"""A ring of transitions in an on-policy learner, for side networks that learn off-policy."""
 
 from __future__ import annotations
 
@@ -22,10 +22,7 @@ class TransitionRing:
         return min(self.inserted, self.capacity)
 
     def insert(self, rollout: Columns, gamma: float) -> int:
-        """Append the valid steps of a rollout (T, B) in the order of time; returns their number.
-
-        The next observation of a truncated step is the true final one; after a true end it does not matter.
-        """
+        """Append the valid steps of a rollout (T, B) in the order of time; returns their number."""
         fresh = transitions(rollout, gamma)
         count = len(fresh.reward)
         fresh = fresh[-self.capacity :]
@@ -74,7 +71,7 @@ def transitions(rollout: Columns, gamma: float) -> Columns:
 
 
 def _next_masks(rollout: Columns, mask: Tensor) -> Tensor:
-    """Return the masks (T, B, A) of the next observations; all true where unknown, and after a true end."""
+    """Return masks (T, B, A) of next observations; all true if unknown or after a true end."""
     last = rollout.get("last_mask")
     after = torch.cat((mask[1:], torch.ones_like(mask[:1]) if last is None else last[None]))
     after |= (rollout.terminated | rollout.truncated).unsqueeze(-1)

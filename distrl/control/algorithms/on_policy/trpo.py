@@ -56,9 +56,9 @@ class TRPOConfig(AlgorithmConfig):
 
 @register.algorithm("trpo", paper="Trust Region Policy Optimization, Schulman et al. 2015", entries=[13])
 class TRPO(OnPolicy):
-    """Maximize mean(ratio A) subject to mean KL(old || new) <= max_kl. Schulman et al. 2015, eq. 14 and appendix C.
+    """Policy steps within a trust region. Schulman et al. 2015, eq. 14 and appendix C.
 
-    Policy and critic need separate parameters: the critic's epochs must not move the policy out of its trust region.
+    Maximizes mean(ratio A) subject to mean KL(old || new) <= max_kl. Policy and critic need separate parameters.
     """
 
     Config = TRPOConfig
@@ -78,8 +78,6 @@ class TRPO(OnPolicy):
         names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
         self.policy_names = [name for name in names if name.startswith("policy.")]
 
-    # ---- the update ------------------------------------------------------------------------------------------------
-
     def update(self, rollout: Columns, rng: np.random.Generator) -> Update:
         """Take one step of the policy on the whole batch, then epochs of the critic's."""
         self.trained.remember()
@@ -98,7 +96,7 @@ class TRPO(OnPolicy):
         return Update(metrics | {"loss/grad_norm": float(gradient_norm)})
 
     def prepare(self, rollout: Columns) -> Columns:
-        """Advantages, normalized over the whole batch, and the distribution that the step begins from."""
+        """Add advantages, normalized over the batch, and the old distribution."""
         value, next_value = self.values(rollout)
         steps = Steps(rollout.reward, value, next_value, rollout.terminated, rollout.truncated)
         advantage, returns = gae(steps, self.config.gamma, self.config.lam)
@@ -110,10 +108,8 @@ class TRPO(OnPolicy):
         critic = batch.mean(value_loss(self.model.value(batch.obs), batch.returns))
         return critic, {"critic": critic}
 
-    # ---- the policy's step -----------------------------------------------------------------------------------------
-
     def policy_step(self, rows: Columns) -> tuple[dict[str, float], Tensor]:
-        """Natural gradient, scaled to the trust region, then backtracking. Returns metrics and the gradient's norm."""
+        """Take a scaled natural gradient step, with backtracking; returns metrics and the norm."""
         self.gradient(rows, self.negative_surrogate)
         ascent = -self.flat.grad
         norm = torch.linalg.vector_norm(ascent)
@@ -130,7 +126,7 @@ class TRPO(OnPolicy):
         return metrics, norm
 
     def line_search(self, shards: list[Minibatch], step: Tensor) -> dict[str, float]:
-        """Take the longest of step * factor^j that improves the surrogate within the trust region, or none."""
+        """Take the longest of step * factor^j that improves within the trust region, or none."""
         start = self.flat.data.clone()
         surrogate_before, _ = self.measure(shards)
         scale = 1.0
@@ -161,13 +157,11 @@ class TRPO(OnPolicy):
         return surrogate, kl
 
     def fisher_product(self, shards: list[Minibatch]) -> Callable[[Tensor], Tensor]:
-        """Return v -> F v, with F the Hessian of the divergence at the old policy. Appendix C.1.
-
-        The graph of each shard's first derivative is kept, so a product costs one backward pass.
-        """
+        """Return v -> F v, with F the Hessian of the divergence at the old policy. Appendix C.1."""
         first_derivative = partial(
             torch.autograd.grad, inputs=self.policy_parameters, create_graph=True, materialize_grads=True
         )
+        # these graphs are kept, so that a product costs one backward pass
         first_order = [first_derivative(self.divergence(shard)) for shard in shards]
 
         def product(v: Tensor) -> Tensor:

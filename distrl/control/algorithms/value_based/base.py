@@ -1,4 +1,4 @@
-"""Base of the action-value algorithms: one network of values or return distributions, and its target."""
+"""Base of the action-value algorithms: one network and its target."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ValueBased(OffPolicy):
     def loss(
         self, batch: Columns, target_noise: Tensor | None, noise: Tensor | None, online: QPolicy, target: QPolicy
     ) -> tuple[Tensor, Tensor | None]:
-        """Return losses (N,) and, if prioritized, new priorities (N,), without drawing random numbers.
+        """Return losses (N,) and, if prioritized, priorities (N,), without random draws.
 
         `target_noise` and `noise` are random levels (N, S) of the networks' heads, or None.
         """
@@ -51,7 +51,7 @@ class ValueBased(OffPolicy):
 
     @property
     def one_step_td(self) -> bool:
-        """True if `loss` is the plain TD error r + discount * max Q'(s', .) - Q(s, a), Huber or squared."""
+        """True if `loss` is the plain TD error r + discount * max Q'(s', .) - Q(s, a)."""
         return False
 
     def update(self, batch: Columns, rng: np.random.Generator) -> Update:

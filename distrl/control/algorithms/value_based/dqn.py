@@ -57,7 +57,7 @@ class DQNConfig(OffPolicyConfig):
 
     @field_validator("head", mode="before")
     @classmethod
-    def _head_of_this_preset(cls, value: Any) -> Any:
+    def _head_of_this_preset(cls, value: object) -> object:
         if isinstance(value, dict) and "name" not in value:
             default: ReturnHeadConfig = cls.model_fields["head"].default
             return {**default.model_dump(exclude_none=True), **value}
@@ -74,7 +74,7 @@ class DQNConfig(OffPolicyConfig):
 
     @field_validator("epsilon", mode="before")
     @classmethod
-    def _default_epsilon(cls, value: Any, info: ValidationInfo) -> Any:
+    def _default_epsilon(cls, value: object, info: ValidationInfo) -> object:
         if value is not None:
             return value
         return 0.0 if info.data.get("noisy") else Schedule(1.0, 0.05, 10_000)
@@ -100,7 +100,7 @@ class DQN(ValueBased):
             return QModel(QPolicy(observation_space, action_space, model, **switches, **options))
 
     @classmethod
-    def replay_columns(cls, config: Any) -> dict[str, int]:
+    def replay_columns(cls, config: DQNConfig) -> dict[str, int]:  # type: ignore[override]
         channels = config.head.options().get("channels", 1)
         return {"reward_channels": channels} if channels > 1 else {}
 

@@ -1,4 +1,4 @@
-"""Orchestrated value mapping: DQN on reward channels, each learned through its own nonlinear map (LogDQN is one)."""
+"""Orchestrated value mapping: DQN on reward channels with nonlinear maps (as LogDQN)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.control.algorithms.off_policy import OffPolicyConfig
 from distrl.control.algorithms.value_based.dqn import DQN, DQNConfig
 from distrl.control.models.q_network import QModel, QPolicy
 from distrl.functional.distributions.mapped_channels import MappedChannels
@@ -56,7 +57,7 @@ class OrchestratedConfig(DQNConfig):
     entries=[11],
 )
 class OrchestratedMapping(DQN):
-    """DQN with mapped reward channels. Fatemi and Tavakoli 2022; with log maps LogDQN, van Seijen et al. 2019."""
+    """DQN with mapped reward channels. Fatemi, Tavakoli 2022; LogDQN: van Seijen et al. 2019."""
 
     Config = OrchestratedConfig
 
@@ -69,7 +70,7 @@ class OrchestratedMapping(DQN):
             return QModel(QPolicy(observation_space, action_space, model, **head, **options))
 
     @classmethod
-    def replay_columns(cls, config: Any) -> dict[str, int]:
+    def replay_columns(cls, config: OffPolicyConfig) -> dict[str, int]:
         return {}  # channels are made from the reward
 
     def rewards(self, batch: Columns) -> Tensor:

@@ -79,7 +79,7 @@ class StockPolicy(QPolicy):
         shown = obs["stock"][..., 0] if isinstance(obs, dict) else obs[..., -1]
         return shown * self.scale
 
-    def with_stock(self, obs: Tree, stock: Tensor) -> Any:
+    def with_stock(self, obs: Tree, stock: Tensor) -> Tree:
         """Return the observations with another stock (N,)."""
         shown = (stock.clamp(-self.limit, self.limit) / self.scale).unsqueeze(-1)
         return {**obs, "stock": shown} if isinstance(obs, dict) else torch.cat((obs[..., :-1], shown), -1)
@@ -93,11 +93,7 @@ class StockPolicy(QPolicy):
 
 
 def stock_bound(space: Space) -> float:
-    """Return the largest stock that the observation can show.
-
-    Raises:
-        ConfigError: There is no stock in it.
-    """
+    """Return the largest stock that the observation can show; refuse one without a stock."""
     box = space.spaces.get("stock") if isinstance(space, spaces.Dict) else space
     if isinstance(box, spaces.Box) and box.dtype.kind == "f" and len(box.shape) == 1:
         return float(box.high[-1])
@@ -109,13 +105,12 @@ def stock_bound(space: Space) -> float:
 
 @torch.no_grad()
 def first_stock(policy: StockPolicy, obs: Tree, grid: Tensor, level: float) -> tuple[float, float]:
-    """Return the initial stock c_0* = argmax -c_0 + E min(c_0 + G, 0) / level and its predicted CVaR.
+    """Return the stock c_0* = argmax -c_0 + E min(c_0 + G, 0) / level, and its CVaR.
 
     Args:
         policy: A trained one with utility shortfall.
         obs: A first observation, tree (...), with any stock in it.
-        grid: Candidates (S,), inside the range that training began with.
-        level: In (0, 1].
+        grid: Candidates (S,), within the range of first stocks in training.
     """
     rows = policy.with_stock(tree_map(lambda leaf: leaf.expand(len(grid), *leaf.shape), obs), grid)
     params = policy.returns(rows)
@@ -151,7 +146,7 @@ class StockDQN(DQN):
 
     @torch.no_grad()
     def td_target(self, batch: Columns, noise: Tensor | None, online: StockPolicy, target: StockPolicy) -> Atoms:  # type: ignore[override]
-        """r + discount * Z(s', c', a*), a* the greedy action at the next state and stock: atoms (N, M)."""
+        """Return r + discount * Z(s', c', a*), a* greedy at the next state and stock: (N, M)."""
         params = target.returns(batch.next_obs, noise)
         scores = target.rank(params, batch.next_obs) if noise is None else target.values(batch.next_obs)
         own = online.values(batch.next_obs) if self.config.next_action == "double" else scores
@@ -160,7 +155,7 @@ class StockDQN(DQN):
         return Atoms(bellman(batch.reward, batch.discount, next_return.values), next_return.probs)
 
     def _check_stock(self, batch: Columns) -> None:
-        """Refuse a stock that does not move by c' = (c + r) / gamma, in the learner's gamma and rewards."""
+        """Refuse a stock that does not move by c' = (c + r) / gamma."""
         before, after = self.policy.stock(batch.obs), self.policy.stock(batch.next_obs)
         inside = (batch.discount > 0) & (torch.maximum(before.abs(), after.abs()) < self.policy.limit)
         if not bool(inside.any()):
