@@ -15,7 +15,7 @@ from distrl.base.errors import ConfigError
 from distrl.config.algorithm import AlgorithmConfig
 from distrl.config.sections.heads import ReturnHeadConfig, RiskConfig
 from distrl.control.algorithms.on_policy.base import OnPolicy
-from distrl.control.models.critic import Critic, DistributionalCritic
+from distrl.control.models.critic import DistributionalCritic
 from distrl.functional.returns.lambda_targets import lambda_atoms, replacement_size
 from distrl.functional.returns.state_values import Steps, gae, vtrace
 
@@ -50,51 +50,42 @@ class BaselineConfig(AlgorithmConfig):
 
 def with_gae(algorithm: OnPolicy, rollout: Columns) -> Columns:
     """Add advantage, returns and value (T, B) by GAE, and the critic's distribution targets."""
-    critic, gamma, lam = algorithm.model.critic, algorithm.config.gamma, algorithm.config.lam
-    output, next_output = algorithm.critic_forward(rollout)
-    value, next_value = critic.value(output), critic.value(next_output)
-    steps = Steps(rollout.reward, value, next_value, rollout.terminated, rollout.truncated)
-    advantage, returns = gae(steps, gamma, lam)
-    targets = distribution_targets(critic, rollout, output, next_output, algorithm.rng, gamma, lam)
+    outputs, values = critic_steps(algorithm, rollout)
+    advantage, returns = gae(values, algorithm.config.gamma, algorithm.config.lam)
+    targets = distribution_targets(algorithm, outputs)
     algorithm.support.observe(returns)
-    return rollout.with_(advantage=advantage, returns=returns, value=value, **targets)
+    return rollout.with_(advantage=advantage, returns=returns, value=values.value, **targets)
 
 
 def with_vtrace(algorithm: OnPolicy, rollout: Columns, log_ratio: Tensor) -> Columns:
     """Add the same columns by V-trace, given log pi - log mu (T, B) of the actions."""
-    critic, config = algorithm.model.critic, algorithm.config
-    output, next_output = algorithm.critic_forward(rollout)
-    value = critic.value(output)
-    steps = Steps(rollout.reward, value, critic.value(next_output), rollout.terminated, rollout.truncated)
-    trace = vtrace(steps, log_ratio, config.gamma, config.lam, config.rho_bar, config.c_bar)
-    targets = distribution_targets(
-        critic, rollout, output, next_output, algorithm.rng, config.gamma, config.lam, log_ratio
-    )
+    config = algorithm.config
+    outputs, values = critic_steps(algorithm, rollout)
+    trace = vtrace(values, log_ratio, config.gamma, config.lam, config.rho_bar, config.c_bar)
+    targets = distribution_targets(algorithm, outputs, log_ratio)
     algorithm.support.observe(trace.vs)
-    return rollout.with_(advantage=trace.advantage, returns=trace.vs, value=value, **targets)
+    return rollout.with_(advantage=trace.advantage, returns=trace.vs, value=values.value, **targets)
 
 
-def distribution_targets(
-    critic: Critic | DistributionalCritic,
-    rollout: Columns,
-    output: Tensor,
-    next_output: Tensor,
-    rng: np.random.Generator,
-    gamma: float,
-    lam: float,
-    log_ratio: Tensor | None = None,
-) -> dict[str, Tensor]:
+def critic_steps(algorithm: OnPolicy, rollout: Columns) -> tuple[Steps, Steps]:
+    """Return the steps of a rollout with the critic's outputs, and with its values."""
+    outputs = Steps(rollout.reward, *algorithm.critic_forward(rollout), rollout.terminated, rollout.truncated)
+    value = algorithm.model.critic.value
+    return outputs, outputs._replace(value=value(outputs.value), next_value=value(outputs.next_value))
+
+
+def distribution_targets(algorithm: OnPolicy, outputs: Steps, log_ratio: Tensor | None = None) -> dict[str, Tensor]:
     """Return the columns target_values and target_probs (T, B, M); none for a scalar critic.
 
     Args:
-        output, next_output: Parameters (T, B, P) of the distributions at each step and at its next state.
-        rng: Draws the particles that follow their successors.
+        outputs: Values are parameters (T, B, P) of return distributions.
         log_ratio: (T, B) log pi - log mu of the actions of another policy, to correct for it.
     """
+    critic, config = algorithm.model.critic, algorithm.config
     if not isinstance(critic, DistributionalCritic):
         return {}
     size = replacement_size(critic.distribution)
-    uniform = torch.from_numpy(rng.random((*rollout.reward.shape, size), dtype=np.float32)).to(output.device)
-    steps = Steps(rollout.reward, output, next_output, rollout.terminated, rollout.truncated)
-    targets = lambda_atoms(critic.distribution, steps, gamma, lam, uniform if size else None, log_ratio)
+    draws = algorithm.rng.random((*outputs.reward.shape, size), dtype=np.float32)  # of particles after their successors
+    uniform = torch.from_numpy(draws).to(outputs.value.device) if size else None
+    targets = lambda_atoms(critic.distribution, outputs, config.gamma, config.lam, uniform, log_ratio)
     return {"target_values": targets.values, "target_probs": targets.probs}

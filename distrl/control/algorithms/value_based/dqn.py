@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from gymnasium import Space
 from pydantic import Field, ValidationInfo, field_validator, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
@@ -89,15 +91,24 @@ class DQN(ValueBased):
     """
 
     Config = DQNConfig
+    policy_class: ClassVar[type[QPolicy]] = QPolicy
 
     @classmethod
-    def build_model(
-        cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any
-    ) -> QModel:
-        check_temperature(config.next_action, config.temperature, config.munchausen)
-        switches = {name: getattr(config, name) for name in ("head", "risk", "dueling", "noisy")}
+    def build_model(cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any) -> Any:
+        options |= cls.policy_options(config)
         with seeded(options.pop("seed")):
-            return QModel(QPolicy(observation_space, action_space, model, **switches, **options))
+            return cls.make_model(partial(cls.policy_class, observation_space, action_space, model, **options), config)
+
+    @classmethod
+    def policy_options(cls, config: DQNConfig) -> dict[str, object]:
+        """Return options of the policy's class."""
+        check_temperature(config.next_action, config.temperature, config.munchausen)
+        return {name: getattr(config, name) for name in ("head", "risk", "dueling", "noisy")}
+
+    @classmethod
+    def make_model(cls, make_policy: Callable[[], QPolicy], config: DQNConfig) -> nn.Module:
+        """Build the module of all networks."""
+        return QModel(make_policy())
 
     @classmethod
     def replay_columns(cls, config: DQNConfig) -> dict[str, int]:  # type: ignore[override]

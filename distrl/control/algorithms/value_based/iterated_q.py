@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
-from gymnasium import Space
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -15,9 +14,7 @@ from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.control.algorithms.value_based.dqn import DQN, DQNConfig
 from distrl.control.models.q_network import QPolicy
-from distrl.functional.bellman.next_action import check_temperature
 from distrl.learning.algorithm import Update
-from distrl.models.parameters.seeded import seeded
 from distrl.models.parameters.trained import TrainedModule
 
 
@@ -53,13 +50,9 @@ class IteratedQN(DQN):
     Config = IteratedConfig
 
     @classmethod
-    def build_model(cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any) -> Any:
-        check_temperature(config.next_action, config.temperature, config.munchausen)
-        switches = {name: getattr(config, name) for name in ("head", "risk", "dueling", "noisy")}
-        with seeded(options.pop("seed")):
-            make = partial(QPolicy, observation_space, action_space, model, **switches, **options)
-            chain = [make() for _ in range(config.iterations)]
-            return IteratedModel(make(), chain)
+    def make_model(cls, make_policy: Callable[[], QPolicy], config: IteratedConfig) -> nn.Module:  # type: ignore[override]
+        chain = [make_policy() for _ in range(config.iterations)]
+        return IteratedModel(make_policy(), chain)
 
     def make_modules(self) -> dict[str, TrainedModule]:
         trained = TrainedModule(self.model.chain, target=True, eps=self.config.adam_eps)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from gymnasium import Space
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -13,10 +12,8 @@ from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.control.algorithms.off_policy import OffPolicyConfig
 from distrl.control.algorithms.value_based.dqn import DQN, DQNConfig
-from distrl.control.models.q_network import QModel, QPolicy
 from distrl.functional.distributions.mapped_channels import MappedChannels
 from distrl.functional.distributions.value_maps import banded_channels, make_value_map
-from distrl.models.parameters.seeded import seeded
 
 
 class OrchestratedConfig(DQNConfig):
@@ -62,12 +59,8 @@ class OrchestratedMapping(DQN):
     Config = OrchestratedConfig
 
     @classmethod
-    def build_model(
-        cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any
-    ) -> QModel:
-        with seeded(options.pop("seed")):
-            head = {"head": make_distribution(config), "dueling": config.dueling, "noisy": config.noisy}
-            return QModel(QPolicy(observation_space, action_space, model, **head, **options))
+    def policy_options(cls, config: OrchestratedConfig) -> dict[str, object]:  # type: ignore[override]
+        return {"head": make_distribution(config), "dueling": config.dueling, "noisy": config.noisy}
 
     @classmethod
     def replay_columns(cls, config: OffPolicyConfig) -> dict[str, int]:

@@ -15,12 +15,11 @@ from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.sections.heads import ReturnHeadConfig
 from distrl.control.algorithms.value_based.dqn import DQN, DQNConfig
-from distrl.control.models.q_network import QModel, QPolicy, require_distribution
+from distrl.control.models.q_network import QPolicy, require_distribution
 from distrl.functional.atoms import Atoms, bellman
 from distrl.functional.bellman.next_action import next_distribution, take_action
 from distrl.functional.risk.stock import best_stock, stock_utility
 from distrl.learning.algorithm import Update
-from distrl.models.parameters.seeded import seeded
 
 #: A wrong discount, scale or reward moves the stock by more than this share of it.
 TOLERANCE = 1e-3
@@ -128,16 +127,12 @@ class StockDQN(DQN):
     """Distributional DQN, greedy in E f(c + Z). Pires et al. 2025 (D-eta-N)."""
 
     Config = StockConfig
+    policy_class = StockPolicy
     _checked = False
 
     @classmethod
-    def build_model(
-        cls, observation_space: Space, action_space: Space, model: Any, config: Any, **options: Any
-    ) -> QModel:
-        options |= {"utility": config.utility, "scale": config.stock_scale}
-        options |= {name: getattr(config, name) for name in ("head", "dueling", "noisy")}
-        with seeded(options.pop("seed")):
-            return QModel(StockPolicy(observation_space, action_space, model, **options))
+    def policy_options(cls, config: StockConfig) -> dict[str, object]:  # type: ignore[override]
+        return {**super().policy_options(config), "utility": config.utility, "scale": config.stock_scale}
 
     def update(self, batch: Columns, rng: np.random.Generator) -> Update:
         if not self._checked:
