@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from distrl.models.layers.dense import activation
 from distrl.models.parameters.precision import HiddenPrecision
 
-Members: TypeAlias = slice | list[int] | None
+Members: TypeAlias = slice | Sequence[int] | None
 
 
 class DenseEnsemble(nn.Module, HiddenPrecision):

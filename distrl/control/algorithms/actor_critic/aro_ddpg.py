@@ -62,11 +62,8 @@ class ARODDPG(TD3):
     def learn_average(self, batch: Columns, next_values: Tensor) -> None:
         """Take one step on (r + min Q'(s', pi'(s')) - min Q'(s, a) - rho)^2 / 2."""
         values = self.distribution.mean(self.target_critics(batch.obs, self.scale.to_unit(batch.action))).amin(0)
-        assert self.average.grad is not None
-        self.average.grad.copy_((self.average - (next_values - values).mean()).detach())
-        rate = self.config.average_learning_rate
-        trained = self.modules["number"]
-        self.record_norm(trained.step(float(self.config.learning_rate if rate is None else rate)))
+        gradient = (self.average - (next_values - values).mean()).detach()
+        self.step_number(gradient, self.config.average_learning_rate)
 
     def diagnose(self, rollout: Columns) -> dict[str, float]:
         return super().diagnose(rollout) | {"policy/average_reward": float(self.average.detach())}

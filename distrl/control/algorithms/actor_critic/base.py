@@ -186,6 +186,13 @@ class ContinuousLearner(OffPolicy):
         """Take one optimizer step of the policy."""
         self.minimize("policy", loss, self.config.actor_learning_rate)
 
+    def step_number(self, gradient: Tensor, learning_rate: float | None) -> None:
+        """Take one step of the learned scalar along its gradient; no rate: `learning_rate` of the config."""
+        value = self.model.number.value
+        value.grad.copy_(gradient)
+        rate = self.config.learning_rate if learning_rate is None else learning_rate
+        self.record_norm(self.modules["number"].step(float(rate)))
+
     @property
     def policy_due(self) -> bool:
         """True if this gradient step also updates the policy."""

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from distrl.base.columns import Columns
 from distrl.base.registry import register
@@ -80,17 +79,8 @@ class SAC(ContinuousLearner):
             actor = (temperature * logp - self.action_value(batch.obs, action)).mean()  # eq. 9
             self.improve_policy(actor)
             entropy = -logp.detach().mean()
-            self.learn_temperature(entropy)
+            if self.config.temperature is None:  # eq. 18 with log alpha in place of alpha
+                self.step_number(entropy - self.target_entropy, self.config.temperature_learning_rate)
             metrics |= {"loss/actor": actor.detach(), "policy/entropy": entropy, "policy/temperature": temperature}
         self.finish_step(rng)
         return Update(metrics, priorities)
-
-    def learn_temperature(self, entropy: Tensor) -> None:
-        """Take one step on J = log alpha (entropy - target): eq. 18 with log alpha for alpha."""
-        trained = self.modules.get("number")
-        if trained is None:
-            return
-        assert self.log_temperature.grad is not None
-        self.log_temperature.grad.copy_(entropy - self.target_entropy)
-        rate = self.config.temperature_learning_rate
-        self.record_norm(trained.step(float(self.config.learning_rate if rate is None else rate)))

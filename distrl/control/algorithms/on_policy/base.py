@@ -147,7 +147,10 @@ class OnPolicy(SingleModelAlgorithm):
 
     def prepare_minibatch(self, batch: Columns) -> Columns:
         """Add statistics over a whole minibatch before it is split: normalized advantages."""
-        batch = self.draw_levels(batch)
+        size = getattr(self.model.critic.head, "noise_size", 0)
+        if size:  # the critic's head learns at random levels
+            levels = self.rng.random((*batch.logp.shape, size), dtype=np.float32)
+            batch = batch.with_(levels=torch.from_numpy(levels).to(self.device))
         if not getattr(self.config, "normalize_advantage", False):
             return batch
         return batch.with_(advantage=masked_normalize(batch.advantage, batch.get("valid")))
@@ -318,14 +321,6 @@ class OnPolicy(SingleModelAlgorithm):
             t, b = rollout.final_index.unbind(1)
             final = self.model.judge(rollout.final_obs, tree_map(lambda leaf: leaf[t, b], states))
         return output, next_values(output, last, final, rollout.final_index)
-
-    def draw_levels(self, batch: Columns) -> Columns:
-        """Add the random levels that the critic's head learns at, if it does."""
-        size = getattr(self.model.critic.head, "noise_size", 0)
-        if not size:
-            return batch
-        levels = self.rng.random((*batch.logp.shape, size), dtype=np.float32)
-        return batch.with_(levels=torch.from_numpy(levels).to(self.device))
 
     def rollout_params(self, rollout: Columns) -> Tensor:
         """Distribution parameters (T, B, P) of the policy on a whole rollout."""
