@@ -25,7 +25,7 @@ def algorithm_class(config: RunConfig) -> type[Algorithm]:
 def build_model(config: RunConfig, observation_space: Space, action_space: Space, seed: int) -> Any:
     """Build everything that the algorithm of a run learns: a module with a `policy`."""
     chosen = algorithm_class(config)
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if config.language is not None:
         options = {"language": config.language, "task": config.text_task}
     if config.env is not None:

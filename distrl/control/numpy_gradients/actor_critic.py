@@ -79,7 +79,7 @@ class NumpyGradient:
         """Return the columns that minibatches need, as numpy."""
         return rows.only(*COLUMNS).map(lambda leaf: leaf.numpy())
 
-    def gradient(self, batch: Any) -> tuple[float, dict[str, float]]:
+    def gradient(self, batch: Columns) -> tuple[float, dict[str, float]]:
         """Write the gradient of one shard (a numpy `Minibatch`); returns the loss and its terms."""
         config, network = self.algorithm.config, self.network
         head, value = network.forward(batch.obs)

@@ -76,7 +76,6 @@ class Cesor(OnPolicy):
 
     Config = CesorConfig
     _moment: tuple[int, int | None] = (0, None)
-    policy: Any
 
     def __init__(self, config: CesorConfig, model: Any, **options: Any):
         super().__init__(config, model, **options)

@@ -105,20 +105,13 @@ class PGRainbow(PPO):
             )
         with seeded(seed + 1):  # PPO's networks begin as PPO's do
             side = QPolicy(observation_space, action_space, model, head)
+        options |= {"quantiles": config.quantiles, "averaged": config.quantiles_of == "policy"}
+        hidden = config.distill_hidden if config.distill == "mlp" else 0
         with seeded(seed):
-            return DistilledActorCritic(
-                observation_space,
-                action_space,
-                model,
-                side=side,
-                quantiles=config.quantiles,
-                hidden=config.distill_hidden if config.distill == "mlp" else 0,
-                averaged=config.quantiles_of == "policy",
-                **options,
-            )
+            return DistilledActorCritic(observation_space, action_space, model, side=side, hidden=hidden, **options)
 
     @classmethod
-    def acting_model(cls, model: Any) -> Any:
+    def acting_model(cls, model: DistilledActorCritic) -> ActingModel:
         return ActingModel(model.policy)
 
     def resolve(self, env_steps: int, total: int | None) -> None:
