@@ -11,6 +11,7 @@ from distrl.learning.presets import preset
 
 
 def test_a_preset_is_the_algorithm_with_other_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    register.load("algorithm")  # modules that are imported later would register in the copy
     monkeypatch.setitem(register._methods, "algorithm", dict(register._methods["algorithm"]))
     found = preset("slow_dqn", of=DQN, paper="Nobody 2025", line="DQN with small steps.", learning_rate=1e-5, n_step=3)
     assert register.get("algorithm", "slow_dqn") is found
