@@ -74,10 +74,6 @@ def exact_backup(
     """The distribution of r + gamma Z(s'), merged: Bellemare et al. 2017, equation 3.
 
     Args:
-        outcomes: The MDP.
-        state: s.
-        action: a.
-        gamma: Discount.
         distributions: Z of every state.
     """
     values, probs = [], []
@@ -97,10 +93,7 @@ def exact_return_distributions(
     gamma^horizon times the largest return.
 
     Args:
-        outcomes: The MDP.
         policy: (S, A) action probabilities.
-        gamma: Discount.
-        horizon: Steps.
         max_atoms: Give up beyond so many atoms in one state.
 
     Returns:
@@ -199,12 +192,8 @@ def distributional_evaluation(
     """Distributional dynamic programming: the fixed point of a projected Bellman operator for one policy.
 
     Args:
-        outcomes: The MDP.
-        policy: (S, A).
-        gamma: Discount.
         support: (K,) even points: project categorically (Rowland et al. 2018). None: onto `size` quantiles (Dabney et
             al. 2018).
-        size: Number of quantiles.
         tolerance: Largest change of a probability or quantile at which to stop.
         iterations: At most so many backups.
 
@@ -231,12 +220,9 @@ def distributional_control(
     What C51 or QR-DQN would learn without errors of sampling and function approximation.
 
     Args:
-        outcomes: The MDP.
-        gamma: Discount.
         score: A functional of atoms (values (..., M), probs (..., M)) -> (...), by default the mean. A risk measure
             here gives the nested objective, not the one of the whole episode (`stock_plan`).
         support: As for `distributional_evaluation`.
-        size: Number of quantiles.
         tolerance: Largest change at which to stop.
         iterations: At most so many backups.
 

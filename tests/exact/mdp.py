@@ -85,7 +85,6 @@ def occupancy(transition: Tensor, policy: Tensor, initial: Tensor, gamma: float)
 
     Args:
         transition: (S, A, S).
-        policy: (S, A).
         initial: (S,).
         gamma: Below 1.
     """
@@ -107,7 +106,6 @@ def q_iteration(
     Args:
         transition: (S, A, S).
         reward: (S, A).
-        gamma: Discount.
         rule: The next-action rule: `greedy_value` (default; value iteration), `soft_value(alpha)`,
             `policy_value(policy)`.
         tolerance: Largest change of a value at which to stop.
@@ -140,7 +138,6 @@ def munchausen_iteration(
     Args:
         transition: (S, A, S).
         reward: (S, A).
-        gamma: Discount.
         temperature: Entropy temperature tau.
         scale: Share alpha of the log-policy added to the reward, in [0, 1).
         floor: l_0 <= 0, the least bonus; None does not clip.

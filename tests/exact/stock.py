@@ -27,7 +27,7 @@ def shortfall(x: Tensor) -> Tensor:
 
 @dataclass
 class StockPlan:
-    """An optimal policy over (state, stock), and what it brings.
+    """An optimal policy over (state, stock), and its result.
 
     Attributes:
         distribution: Distribution of the return G from the first state.
@@ -47,7 +47,6 @@ def stock_plan(outcomes: Outcomes, gamma: float, utility: Utility, state: int, s
     (f(g x) = g f(x) for g > 0: min(x, 0), -|x|, x) that is the order of E f(c_t + Z), and time does not matter.
 
     Args:
-        outcomes: The MDP.
         gamma: Discount, above 0.
         utility: f.
         state: First state.
@@ -104,7 +103,6 @@ def cvar_plan(
     """The policy with the largest CVaR of the whole episode's return: one `stock_plan` for each c_0, then the best.
 
     Args:
-        outcomes: The MDP.
         gamma: Discount, above 0.
         tau: Level in (0, 1].
         state: First state.

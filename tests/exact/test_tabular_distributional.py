@@ -77,7 +77,7 @@ def test_means_of_every_solution_agree(seed: int) -> None:
 
 
 @pytest.mark.parametrize("head", ["categorical", "quantile"])
-def test_dynamic_programming_approaches_the_exact_law(head: str) -> None:
+def test_dynamic_programming_approaches_the_exact_distribution(head: str) -> None:
     outcomes, policy = random_outcomes(5), torch.full((4, 2), 0.5, dtype=torch.float64)
     exact = exact_return_distributions(outcomes, policy, 0.4, 7)
     errors = []
@@ -89,7 +89,7 @@ def test_dynamic_programming_approaches_the_exact_law(head: str) -> None:
     assert errors[2] < 0.02
 
 
-def test_control_finds_the_optimal_mean_and_its_law() -> None:
+def test_control_finds_the_optimal_mean_and_its_distribution() -> None:
     mdp = examples.chain3(0.9)
     outcomes = Outcomes.of(mdp)
     support = torch.linspace(0.0, 12.0, 241, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Masked statistics, and what they do where there is nothing to measure."""
+"""Masked statistics, also of empty and constant batches."""
 
 from __future__ import annotations
 

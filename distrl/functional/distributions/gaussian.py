@@ -29,7 +29,7 @@ _BISECTIONS = 60
 
 def normal_atoms(count: int) -> Atoms:
     """Discretize N(0, 1) into `count` ascending float64 atoms with exact mean and variance."""
-    # more atoms reach further: 4 standard deviations with 32, 4.5 with 64; beyond 6 is nothing
+    # more atoms reach further: 4 standard deviations with 32, 4.5 with 64; none beyond 6
     reach = min(1.5 + 0.5 * math.log2(count), 6.0) if count > 2 else 0.0
     edges = torch.linspace(-reach, reach, count - 1, dtype=torch.float64)
     density = torch.exp(-0.5 * edges.square()) / math.sqrt(2.0 * math.pi)

@@ -11,7 +11,7 @@ from distrl.base.errors import ConfigError, unknown
 
 KERNELS = ("gaussian", "energy")
 
-#: Squared lengths h of the Gaussian kernels that are added up: some fit whatever the scale of the returns is.
+#: Squared lengths h of the Gaussian kernels whose sum fits returns of any scale.
 BANDWIDTHS = tuple(float(size**2) for size in range(1, 11))
 
 

@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy: exact values, gradients, and what it learns."""
+"""Maximum mean discrepancy: exact values, gradients, and learning."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_risk_probs_are_the_gradient(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "var"])
 def test_gradient_by_probabilities(name):
-    """What a categorical head's policy gradient needs."""
+    """The terms of a categorical head's policy gradient."""
     logits = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True)
     values = torch.linspace(-2, 3, 6, dtype=torch.float64).expand(2, 6)
     assert torch.autograd.gradcheck(lambda x: make_risk(name)(values, x.softmax(-1), ordered=True), logits)
