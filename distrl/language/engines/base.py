@@ -110,7 +110,7 @@ class Engine(Protocol):
         """Adopt a version for the next token."""
 
     def abort(self) -> None:
-        """End a running `generate` at the next token, from another thread; it returns partial answers."""
+        """End a running `generate` at the next token, with partial answers, from another thread."""
 
 
 def make_engine(settings: LanguageConfig, model: LanguageModel) -> Engine:
@@ -119,7 +119,7 @@ def make_engine(settings: LanguageConfig, model: LanguageModel) -> Engine:
 
 
 def answer_counts(prompts: Sequence[Sequence[int]], repeats: int | Sequence[int]) -> list[int]:
-    """Return the number of answers to each prompt; raise ConfigError unless there is one per prompt."""
+    """Return the number of answers to each prompt; raise ConfigError if some are missing."""
     if isinstance(repeats, int):
         return [repeats] * len(prompts)
     if len(repeats) != len(prompts):

@@ -1,4 +1,4 @@
-"""Forward passes with a cache: the last hidden state of a block of tokens, or of one token per row.
+"""Forward passes with a cache, over a block of tokens or one token per row.
 
 `LlamaDecoder` computes Llama-shaped models without the modules of transformers: one product for q, k and v, one for
 gate and up, weights laid out for the processor once per version, no copies for grouped heads. `HubDecoder` runs any
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distrl.language.engines.key_values import KeyValues
-from distrl.language.models.model import HubModule, LanguageModel
+from distrl.language.models.model import HubModule, LanguageModel, attention_shape
 from distrl.language.models.weights import effective_bias, effective_weight
 
 if TYPE_CHECKING:
@@ -65,17 +65,16 @@ class PackedLinear:
 
 
 class LlamaDecoder:
-    """Decoder of Llama-shaped models (`fits`): RMS norms, rotary positions, gated inner layers, grouped heads.
+    """Decoder of Llama-shaped models: RMS norms, rotary positions, gated layers, grouped heads.
 
-    The layout of weights is chosen for `rows` rows per step.
+    `fits` must hold. The layout of weights is chosen for `rows` rows per step.
     """
 
     def __init__(self, model: LanguageModel, rows: int = 32):
         self.model, self.rows = model, rows
         config = model.config
         self.heads = config.num_attention_heads
-        self.groups = config.num_key_value_heads
-        self.size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.groups, self.size = attention_shape(config)
         self.eps = config.rms_norm_eps
         self._rotations: tuple[Tensor, Tensor] | None = None
         self.refresh()
@@ -183,7 +182,7 @@ class LlamaDecoder:
         return F.rms_norm(hidden, (hidden.shape[-1],), weight, self.eps)
 
     def _rotation(self, end: int, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines (..., size) float32 at positions, computed for all positions once."""
+        """Return cosines and sines (..., size) float32 at positions, computed once for all."""
         if self._rotations is None or len(self._rotations[0]) < end:
             positions = torch.arange(max(end, min(self.model.context, 4096)), device=columns.device)
             rotary = self.model.network.base_model.rotary_emb
@@ -199,10 +198,7 @@ class HubDecoder:
         from distrl.language.engines.hub_cache import SlotCache
 
         self.model, self._cache_class = model, SlotCache
-        config = model.config
-        heads = config.num_attention_heads
-        self.groups = getattr(config, "num_key_value_heads", None) or heads
-        self.size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        self.groups, self.size = attention_shape(model.config)
 
     def refresh(self) -> None:
         """Do nothing: the model's own modules are used."""

@@ -9,7 +9,7 @@ from distrl.language.engines.key_values import KeyValues
 
 
 class SlotCache(Cache):
-    """View of a `KeyValues` for one forward pass: columns from `start`, or one column of each row at `where`."""
+    """View of a `KeyValues` for a forward pass: columns from `start`, or one per row at `where`."""
 
     def __init__(self, store: KeyValues, rows: int, start: int = 0, where: Tensor | None = None, end: int = 0):
         super().__init__(layers=[DynamicLayer() for _ in range(store.data.shape[0])])

@@ -34,7 +34,7 @@ class KeyValues:
         return self.data.shape[4]
 
     def write_block(self, layer: int, rows: int, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (rows, heads, L, size) from column `start` on; returns all keys and values up to there."""
+        """Store (rows, heads, L, size) from column `start` on; returns all columns up to there."""
         end = start + keys.shape[2]
         self.data[layer, 0, :rows, :, start:end] = keys
         self.data[layer, 1, :rows, :, start:end] = values
@@ -43,7 +43,7 @@ class KeyValues:
     def write_column(
         self, layer: int, where: Tensor, rows: int, end: int, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Store one token per row (rows, heads, size) at `where` (see `places`); returns the columns before `end`."""
+        """Store (rows, heads, size), a token per row, at `places`; returns the columns before `end`."""
         size = keys.shape[-1]
         self.data[layer, 0].view(-1, size).index_copy_(0, where, keys.reshape(-1, size))
         self.data[layer, 1].view(-1, size).index_copy_(0, where, values.reshape(-1, size))
@@ -57,7 +57,7 @@ class KeyValues:
         return ((rows + head) * length + columns[:, None]).flatten()
 
     def copy_row(self, source: KeyValues, row: int, first: int, last: int, length: int) -> None:
-        """Fill rows `first` to `last` (exclusive) with the first `length` columns of another cache's row."""
+        """Fill rows [first, last) with the first `length` columns of another cache's row."""
         self.data[:, :, first:last, :, :length] = source.data[:, :, row : row + 1, :, :length]
 
     def move_row(self, source: int, target: int, length: int) -> None:

@@ -1,4 +1,4 @@
-"""Token sampling by inversion of the cumulative distribution, over tokens in order of their ids.
+"""Token sampling by inversion of the cumulative distribution, tokens in order of ids.
 
 Sums of blocks of the vocabulary locate a block, and only its tokens are summed one by one: five times faster than a
 cumulative sum over all, and more exact.
@@ -105,7 +105,7 @@ def _draw_from_all(logits: Tensor, uniforms: Tensor, entropy: bool) -> Draw:
 
 
 def _truncated(logits: Tensor, options: SamplingOptions) -> tuple[Tensor, Tensor]:
-    """Return the remaining logits and their ids, both (n, K), ids ascending; unused places at the end are -inf."""
+    """Return the remaining logits, padded with -inf, and their ascending ids, both (n, K)."""
     count = logits.shape[1]
     wanted = min(options.top_k, count) if options.top_k > 0 else count
     if wanted == count and count > 4 * SHORT_LIST:

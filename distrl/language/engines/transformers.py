@@ -196,7 +196,7 @@ class _Generation:
         return cache, self.decoder.logits(self.decoder.block(tokens, self.common, cache, last))
 
     def _filled_up(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Return sequences as one tensor (n, L), padded on the right, and the indices (n,) of their last tokens."""
+        """Return right-padded sequences (n, L) and the indices (n,) of their last tokens."""
         pad, longest = self.engine.model.tokenizer.pad_id, max(map(len, sequences))
         tokens = torch.tensor([each + [pad] * (longest - len(each)) for each in sequences], device=self.device)
         return tokens, torch.tensor([len(each) - 1 for each in sequences], device=self.device)

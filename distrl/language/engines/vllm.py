@@ -1,4 +1,4 @@
-"""Engine on vLLM: paged keys and values, continuous batching, CUDA graphs. Needs the extra `vllm`.
+"""Engine on vLLM: paged cache, continuous batching, CUDA graphs (extra `vllm`).
 
 Tokens equal those of the transformers engine except for kernels whose last bits differ (`vllm_process.py`). In bf16,
 vLLM keeps the residual stream in bf16, unlike the learner; the mismatch gate measures the difference.
@@ -103,7 +103,7 @@ class VllmEngine(LocalEngine):
 
     @contextlib.contextmanager
     def _clean(self, calls: _Requests) -> Iterator[None]:
-        """Cancel the remaining requests after a call; end vLLM after a failure, as its state is unknown."""
+        """Cancel the remaining requests after a call; end vLLM after a failure (unknown state)."""
         try:
             yield
         except Exception:

@@ -25,7 +25,7 @@ from distrl.base.errors import ConfigError, ResourceError
 from distrl.language.engines.base import Completion, SamplingOptions
 from distrl.language.engines.local import Draft, LocalEngine
 from distrl.language.engines.token_sampling import draw
-from distrl.language.models.model import LanguageModel
+from distrl.language.models.model import LanguageModel, attention_shape
 from distrl.language.models.weights import merged_state
 
 if TYPE_CHECKING:
@@ -94,28 +94,21 @@ def shape_of(model: LanguageModel, max_rows: int) -> tuple[object, ...]:
 
 
 def cache_bytes(model: LanguageModel, max_rows: int) -> int:
-    """Return the bytes of keys and values for all rows up to `CACHE_TOKENS`, at least one full context."""
-    config = model.config
-    groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    """Return the bytes of keys and values: `CACHE_TOKENS` per row, at least a full context."""
+    groups, size = attention_shape(model.config)
     rows = max_rows * math.ceil(min(model.context, CACHE_TOKENS) / BLOCK)
     blocks = max(rows, math.ceil((model.context + 1) / BLOCK)) + 2
     width = torch.tensor([], dtype=model.dtype).element_size()
-    return 2 * config.num_hidden_layers * groups * head_size(model) * width * blocks * BLOCK
-
-
-def head_size(model: LanguageModel) -> int:
-    """Return the width of an attention head."""
-    config = model.config
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * model.config.num_hidden_layers * groups * size * width * blocks * BLOCK
 
 
 def _check_head_size(model: LanguageModel) -> None:
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
-    known = CPUAttentionBackend.get_supported_head_sizes()
-    if head_size(model) not in known:
+    known, (_, size) = CPUAttentionBackend.get_supported_head_sizes(), attention_shape(model.config)
+    if size not in known:
         raise ConfigError(
-            f"the model's heads have a size of {head_size(model)}; vLLM on CPUs computes {known}.",
+            f"the model's heads have a size of {size}; vLLM on CPUs computes {known}.",
             "Set language.engine=transformers, or for a tiny model language.width so that width / heads is 32.",
         )
 
@@ -243,7 +236,7 @@ def stop_vllm() -> None:
 
 
 def _drawing_processor(process: VllmProcess) -> type:
-    """Make the class of a logits processor that draws on the sheet of a process; vLLM makes the object."""
+    """Make the class of the logits processor that draws on the sheet of a process."""
     from vllm.v1.sample.logits_processor import LogitsProcessor
     from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
@@ -276,7 +269,7 @@ def _drawing_processor(process: VllmProcess) -> type:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Restore the random generators and `torch.set_num_threads`, which vLLM changes at its start."""
+    """Restore random generators and `torch.set_num_threads`, which vLLM changes at its start."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     threads, dtype = torch.set_num_threads, torch.get_default_dtype()
     try:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from distrl.base.errors import ConfigError
-from distrl.base.files import raise_if_full
 from distrl.language.models.model import HubModule, LanguageModel
-from distrl.language.models.source import quiet_transformers
+from distrl.language.models.source import complete_folder, quiet_transformers
 from distrl.language.models.weights import merged_state
 
 
@@ -23,7 +20,7 @@ def export_pretrained(
     facts: Mapping[str, object],
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Write a model for `AutoModelForCausalLM.from_pretrained`, with merged adapters and without critic.
+    """Write a model for `from_pretrained` of transformers, with merged adapters, without critic.
 
     The folder appears complete, by one rename.
 
@@ -39,24 +36,11 @@ def export_pretrained(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is not empty.", "Name a new folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with complete_folder(folder) as temporary:
         with quiet_transformers():
             _plain_network(model, dtype).save_pretrained(temporary)
         model.tokenizer.to_transformers().save_pretrained(temporary)
         (temporary / "README.md").write_text(model_card(facts, tiny=model.config.hidden_size < 256))
-        for file in temporary.iterdir():
-            file.chmod(0o644)
-        temporary.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        os.rename(temporary, folder)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise_if_full(error, folder)
-        raise
     return folder
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from types import TracebackType
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -77,12 +78,11 @@ def _tiny(settings: LanguageConfig, alphabet: str | None) -> LanguageModel:
 
 
 def _pretrained(settings: LanguageConfig, role: Role, device: torch.device) -> LanguageModel:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    source = converted(resolve_source(settings.source))
-    with quiet_transformers(), _readable(settings.source, source):
-        config = AutoConfig.from_pretrained(source.place, **source.options())
-        _require_memory(config, settings, role, device)
+    source, config = _source_and_config(settings)
+    _require_memory(config, settings, role, device)
+    with _readable(settings.source, source):
         text = _hub_tokenizer(settings, source, config)
         network: HubModule = AutoModelForCausalLM.from_pretrained(source.place, dtype=torch.float32, **source.options())
     text.vocab_size = network.get_input_embeddings().weight.shape[0]
@@ -98,7 +98,7 @@ def _pretrained(settings: LanguageConfig, role: Role, device: torch.device) -> L
 def check_fits(settings: LanguageConfig, role: Role = "learner", device: torch.device | str = "cpu") -> None:
     """Raise ResourceError before loading if a pretrained model does not fit into memory."""
     if settings.source != "tiny":
-        _require_memory(_config(settings), settings, role, torch.device(device))
+        _require_memory(_source_and_config(settings)[1], settings, role, torch.device(device))
 
 
 def model_context(settings: LanguageConfig) -> int:
@@ -107,17 +107,17 @@ def model_context(settings: LanguageConfig) -> int:
         return settings.tiny_context()
     if settings.context is not None:
         return settings.context
-    return getattr(_config(settings), "max_position_embeddings", None) or sys.maxsize
+    return getattr(_source_and_config(settings)[1], "max_position_embeddings", None) or sys.maxsize
 
 
-def _config(settings: LanguageConfig) -> HubConfig:
-    """Load the config of a pretrained model."""
+def _source_and_config(settings: LanguageConfig) -> tuple[Source, HubConfig]:
+    """Resolve the source of a pretrained model and load its config."""
     _require_transformers()
     from transformers import AutoConfig
 
     source = converted(resolve_source(settings.source))
-    with quiet_transformers(), _readable(settings.source, source):
-        return AutoConfig.from_pretrained(source.place, **source.options())
+    with _readable(settings.source, source):
+        return source, AutoConfig.from_pretrained(source.place, **source.options())
 
 
 def _require_memory(config: HubConfig, settings: LanguageConfig, role: Role, device: torch.device) -> None:
@@ -130,11 +130,9 @@ def load_tokenizer(settings: LanguageConfig, alphabet: str | None = None) -> Tex
     _require_transformers()
     if settings.source == "tiny":
         return CharacterTokenizer(alphabet or "")
-    from transformers import AutoConfig
-
-    source = converted(resolve_source(settings.source))
-    with quiet_transformers(), _readable(settings.source, source):
-        return _hub_tokenizer(settings, source, AutoConfig.from_pretrained(source.place, **source.options()))
+    source, config = _source_and_config(settings)
+    with _readable(settings.source, source):
+        return _hub_tokenizer(settings, source, config)
 
 
 def _hub_tokenizer(settings: LanguageConfig, source: Source, config: HubConfig) -> HubTokenizer:
@@ -150,27 +148,21 @@ def _hub_tokenizer(settings: LanguageConfig, source: Source, config: HubConfig) 
     return HubTokenizer(tokenizer, getattr(config, "vocab_size", len(tokenizer)), stop_ids, settings.chat_template)
 
 
-class _readable:
-    """Context that turns errors of transformers about a source into one line."""
-
-    def __init__(self, name: str, source: Source):
-        self.name, self.source = name, source
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError | ValueError):
-            where = "folder" if self.source.local else "hub id"
-            reason = str(error).strip().split("\n")[0]
-            raise ConfigError(
-                f"language.source: the {where} {self.name!r} cannot be loaded: {reason}",
-                "Check that config.json, the tokenizer's files and *.safetensors are there."
-                if self.source.local
-                else "Check the name and the network, or give a folder with the downloaded model.",
-            ) from error
+@contextlib.contextmanager
+def _readable(name: str, source: Source) -> Iterator[None]:
+    """Silence transformers, and turn its errors about a source into one line."""
+    try:
+        with quiet_transformers():
+            yield
+    except (OSError, ValueError) as error:
+        where = "folder" if source.local else "hub id"
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"language.source: the {where} {name!r} cannot be loaded: {reason}",
+            "Check that config.json, the tokenizer's files and *.safetensors are there."
+            if source.local
+            else "Check the name and the network, or give a folder with the downloaded model.",
+        ) from error
 
 
 def _count_parameters(config: HubConfig, settings: LanguageConfig) -> tuple[int, int]:
@@ -254,7 +246,7 @@ def _timed(model: LanguageModel, tokens: Tensor) -> float:
 
 @torch.no_grad()
 def _check_head(model: LanguageModel) -> None:
-    """Raise ConfigError for architectures that transform their logits, which chunks cannot follow."""
+    """Raise ConfigError for architectures that transform their logits; chunks do not."""
     tokens = torch.arange(1, 3, device=model.device)[None] % model.tokenizer.vocab_size
     full = model.network(input_ids=tokens, use_cache=False).logits
     own = model.logits(model.hidden(tokens))

@@ -9,7 +9,7 @@ import torch
 
 from distrl.base.errors import ResourceError
 from distrl.config.sections.language import LanguageConfig
-from distrl.language.models.model import HubConfig
+from distrl.language.models.model import HubConfig, attention_shape
 
 Role = Literal["learner", "sampler", "frozen"]
 
@@ -39,18 +39,15 @@ def memory_parts(
         if number == 2:
             parts["bf16 copies"] = 2 * total
     if role == "sampler":
-        heads = config.num_attention_heads
-        keys = (getattr(config, "num_key_value_heads", None) or heads) * (
-            getattr(config, "head_dim", None) or width // heads
-        )
+        groups, head_size = attention_shape(config)
         length = min(settings.context or config.max_position_embeddings, 4 * settings.max_new_tokens)
         parts["decoder"] = number * total
-        parts["keys and values"] = 2 * layers * keys * number * length * settings.max_rows
+        parts["keys and values"] = 2 * layers * groups * head_size * number * length * settings.max_rows
     return parts
 
 
 def available_memory(device: torch.device) -> int:
-    """Return the free bytes of a device; for the CPU the lesser of the machine's and the container's."""
+    """Return the free bytes of a device; for the CPU also within the container's limit."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil

@@ -137,6 +137,13 @@ class LanguageModel(nn.Module):
                     parameter.requires_grad_(True)
 
 
+def attention_shape(config: HubConfig) -> tuple[int, int]:
+    """Return the number of key-value heads and the width of a head."""
+    heads = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    return groups, getattr(config, "head_dim", None) or config.hidden_size // heads
+
+
 def adapter_layers(network: nn.Module) -> list[HubModule]:
     """Return the layers with LoRA adapters."""
     return [module for module in network.modules() if hasattr(module, "lora_A") and hasattr(module, "base_layer")]

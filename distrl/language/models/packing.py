@@ -70,7 +70,7 @@ class _Tree:
 
 
 def pack(tokens: Tensor, mask: Tensor, width: int) -> Packed:
-    """Lay out tokens (N, L) with the scored ones (N, L) in rows of `width`, more if a single row needs it."""
+    """Lay out tokens (N, L), scored where the mask holds, in rows of `width` or the longest row."""
     ids, scored = tokens.cpu().numpy(), mask.cpu().numpy()
     end = np.where(scored.any(1), scored.shape[1] - scored[:, ::-1].argmax(1) - 1, 0)  # the last token predicts nothing
     width = max(width, int(end.max(initial=1)))
@@ -94,7 +94,7 @@ def pack(tokens: Tensor, mask: Tensor, width: int) -> Packed:
 
 
 def _grow(ids: np.ndarray, end: np.ndarray, width: int) -> list[_Tree]:
-    """Build trees of at most `width` tokens from sorted rows: each shares most with its predecessor."""
+    """Build trees of at most `width` tokens; sorted rows share most with their predecessors."""
     sequences = {row: ids[row, : end[row]].tolist() for row in np.flatnonzero(end > 0).tolist()}
     trees: list[_Tree] = []
     before: list[int] = []
@@ -134,7 +134,7 @@ def _fill(trees: list[_Tree], width: int) -> list[list[_Tree]]:
 
 
 def packed_features(model: LanguageModel, tokens: Tensor, mask: Tensor) -> Tensor:
-    """Compute the states (K, D) that the K masked tokens of (N, L) are predicted from, in row-major order.
+    """Compute the states (K, D) that the masked tokens are predicted from, in row-major order.
 
     Packed rows have as many tokens as the model is wide: attention then costs less than a sixth of linear layers.
     """
@@ -147,7 +147,7 @@ def packed_features(model: LanguageModel, tokens: Tensor, mask: Tensor) -> Tenso
 
 @torch.no_grad()
 def can_pack(model: LanguageModel) -> bool:
-    """Return True if packed and plain rows give equal results; some models take no positions or masks."""
+    """Return True if packed rows give equal results; some models take no positions or masks."""
     length = min(8, model.context)
     tokens = torch.arange(length).expand(3, -1).clone()
     tokens[1:, length // 2 :] += torch.tensor([[1], [2]])

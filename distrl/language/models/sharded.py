@@ -36,7 +36,7 @@ ShardedParameter: TypeAlias = Any
 
 
 class Root(nn.Module):
-    """Module that runs a function inside FSDP's `forward`, with whole parameters outside the blocks."""
+    """Module that runs a function in FSDP's `forward`, with whole parameters outside blocks."""
 
     def __init__(self, model: LanguageModel):
         super().__init__()
@@ -48,7 +48,7 @@ class Root(nn.Module):
 
 @dataclass(frozen=True)
 class Rows:
-    """Offsets of a process's rows of a parameter in the whole vector and in its own, and their size."""
+    """Offsets of a process's rows of a parameter, in the whole vector and its own, and size."""
 
     whole: int
     own: int
@@ -56,7 +56,7 @@ class Rows:
 
 
 class ShardedModel:
-    """A model sharded over the default process group; all processes make the same calls in the same order.
+    """Model sharded over the default process group; all processes make the same calls in order.
 
     Args:
         model: The same whole model in every process, on the CPU; its parameters become this process's shards.
@@ -121,7 +121,7 @@ class ShardedModel:
         return flat
 
     def _rows(self, rank: int) -> list[Rows]:
-        """Return a process's rows of each trainable parameter: torch.chunk along the first dimension."""
+        """Return a process's rows of each trainable parameter, as of torch.chunk."""
         found = []
         for shape, begin, own in zip(self.whole.shapes, self.whole.offsets, self.flat.offsets, strict=True):
             each, rest = -(-shape[0] // self.world), int(np.prod(shape[1:]))
@@ -132,7 +132,7 @@ class ShardedModel:
     # ---- computing -------------------------------------------------------------------------------------------------
 
     def _hidden(self, tokens: Tensor, positions: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
-        """Replace `LanguageModel.hidden`: without gradient outside `__call__`; the output layer then stays whole."""
+        """Replace `LanguageModel.hidden`; without gradient, and a whole output layer, outside calls."""
         if self._inside:
             return self._plain_hidden(tokens, positions, visible)
         self.reshard()
@@ -140,7 +140,7 @@ class ShardedModel:
             return self.root(lambda: self._plain_hidden(tokens, positions, visible))
 
     def __call__(self, function: Callable[..., T], *arguments: object) -> T:
-        """Run a function of the model with gradient; all processes make equally many calls, also of `hidden`."""
+        """Run a function of the model with gradient; processes call `hidden` equally often."""
         self.reshard()
         self._inside = True
         try:
@@ -155,7 +155,7 @@ class ShardedModel:
     # ---- whole vectors and shards ------------------------------------------------------------------------------------
 
     def gather(self, own: Tensor) -> Tensor | None:
-        """Gather the whole vector from shards in the layout of `flat`: on the CPU, in process 0 only."""
+        """Gather shards in the layout of `flat` to the whole vector, on the CPU of process 0."""
         whole = torch.zeros(self.size) if self.rank == 0 else None
         for begin in range(0, own.numel(), GATHERED):
             piece = own[begin : begin + GATHERED].contiguous()

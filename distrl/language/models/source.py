@@ -1,4 +1,4 @@
-"""Sources of language models: a folder, a hub id, a file inside a Python package; GGUF is converted once.
+"""Sources of language models: folder, hub id, file in a Python package; converts GGUF.
 
 Converted files are cached as safetensors in `$DISTRL_CACHE` (default `~/.cache/distrl`), each folder complete by one
 rename.
@@ -55,7 +55,7 @@ class Source:
 
 
 def resolve_source(source: str) -> Source:
-    """Resolve `language.source` without network; raise ConfigError for a missing package or file."""
+    """Resolve `language.source` offline; raise ConfigError for a missing package or file."""
     path = _in_package(source) if source.startswith("package:") else Path(source).expanduser()
     if path.is_dir():
         return Source(str(path.resolve()))
@@ -112,21 +112,29 @@ def _convert(source: Source, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    redirected = contextlib.redirect_stderr(io.StringIO())  # progress bars without a switch
+    with complete_folder(folder) as temporary, quiet_transformers(), redirected:
+        loaded = AutoModelForCausalLM.from_pretrained(source.place, dtype=torch.float32, **source.options())
+        # the loaded model counts as quantized and cannot be saved; one built from its config can
+        config = loaded.config.to_dict()
+        config.pop("quantization_config", None)
+        clean_config = type(loaded.config).from_dict(config)
+        with torch.device("meta"):
+            model = type(loaded)(clean_config)
+        model.load_state_dict(loaded.state_dict(), assign=True)
+        model.tie_weights()
+        model.generation_config = loaded.generation_config
+        model.save_pretrained(temporary)
+        AutoTokenizer.from_pretrained(source.place, **source.options()).save_pretrained(temporary)
+
+
+@contextlib.contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """Make a temporary folder that becomes `folder` after the block, removed after a failure."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # progress bars without a switch
-            loaded = AutoModelForCausalLM.from_pretrained(source.place, dtype=torch.float32, **source.options())
-            # the loaded model counts as quantized and cannot be saved; one built from its config can
-            config = loaded.config.to_dict()
-            config.pop("quantization_config", None)
-            clean_config = type(loaded.config).from_dict(config)
-            with torch.device("meta"):
-                model = type(loaded)(clean_config)
-            model.load_state_dict(loaded.state_dict(), assign=True)
-            model.tie_weights()
-            model.generation_config = loaded.generation_config
-            model.save_pretrained(temporary)
-            AutoTokenizer.from_pretrained(source.place, **source.options()).save_pretrained(temporary)
+        yield temporary
         temporary.chmod(0o755)
         for file in temporary.iterdir():
             file.chmod(0o644)

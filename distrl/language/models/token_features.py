@@ -26,7 +26,7 @@ TokenFunction = Callable[[Tensor, Tensor, int], tuple[Tensor, ...]]
 
 
 def token_features(model: LanguageModel, tokens: Tensor, mask: Tensor, packing: bool = False) -> Tensor:
-    """Compute the states (K, D) that the masked tokens are predicted from: those of the preceding tokens.
+    """Compute the states (K, D) of the tokens that precede the masked ones.
 
     Args:
         tokens: (N, L) int64.
@@ -47,7 +47,7 @@ def preceding(hidden: Tensor, mask: Tensor) -> Tensor:
 def each_chunk(
     model: LanguageModel, features: Tensor, targets: Tensor, function: TokenFunction, chunk: int | None = None
 ) -> tuple[Tensor, ...]:
-    """Apply a function of the logits to a few hundred positions at a time; returns its columns, (K,) each.
+    """Apply a function of the logits to a few hundred positions at a time; columns (K,) each.
 
     Args:
         features: (K, D).
@@ -77,7 +77,7 @@ def spread(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def compact_mask(mask: Tensor) -> Tensor:
-    """Return (N, T) bool: as many leading places of each row as it has masked tokens; T is the most.
+    """Return (N, T) bool: as many leading places of each row as it has masked tokens.
 
     `spread(values, compact_mask(mask))` puts masked tokens side by side, without the time steps between them.
     """

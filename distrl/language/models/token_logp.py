@@ -6,10 +6,8 @@ layer is applied to a few hundred scored positions at a time (`token_features.ea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +17,7 @@ from distrl.language.models.token_features import each_chunk, spread, token_feat
 
 @dataclass(frozen=True)
 class Support:
-    """Tokens left by truncation (top-k, top-p) for each scored token, in row-major order of the mask.
+    """Tokens left by truncation (top-k, top-p) for each scored token, in row-major order.
 
     Attributes:
         ids: (K,) int64, the concatenated lists.
@@ -28,18 +26,6 @@ class Support:
 
     ids: Tensor
     offsets: Tensor
-
-    @classmethod
-    def of(cls, lists: Sequence[np.ndarray | None], device: torch.device | str = "cpu") -> Support:
-        """Build it from one array of ids per scored token, None without truncation.
-
-        >>> Support.of([np.array([3, 5]), None]).offsets.tolist()
-        [0, 2, 2]
-        """
-        arrays = [np.empty(0, np.int64) if ids is None else np.asarray(ids, np.int64) for ids in lists]
-        offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in arrays], dtype=np.int64)])
-        flat = np.concatenate(arrays) if arrays else np.empty(0, np.int64)
-        return cls(torch.from_numpy(flat).to(device), torch.from_numpy(offsets).to(device))
 
     def mask(self, begin: int, end: int, vocabulary: int) -> Tensor:
         """Return (end - begin, V) bool: the support of tokens `begin` to `end`."""
@@ -126,7 +112,7 @@ def _temperatures(temperature: float | Tensor, mask: Tensor) -> Tensor | None:
 def _logp_and_entropy(
     logits: Tensor, targets: Tensor, allowed: Tensor | None, with_entropy: bool
 ) -> tuple[Tensor, ...]:
-    """Return log-probabilities (C,) of targets, and entropies (C,) on request, from logits (C, V)."""
+    """Return log-probabilities (C,) of targets and, on request, entropies (C,) of logits (C, V)."""
     if allowed is not None:
         allowed = allowed.scatter(1, targets[:, None], True)
         logits = logits.masked_fill(~allowed, -torch.inf)

@@ -56,7 +56,7 @@ class TextTokenizer(ABC):
 
 
 class CharacterTokenizer(TextTokenizer):
-    """One token per character: 0 is padding, 1 ends an answer, characters follow in the alphabet's order.
+    """One token per character of the alphabet, from id 2; 0 is padding, 1 ends an answer.
 
     >>> tokenizer = CharacterTokenizer("ab>")
     >>> tokenizer.encode("ba>"), tokenizer.decode([3, 2, 1]), tokenizer.vocab_size
@@ -169,7 +169,7 @@ class HubTokenizer(TextTokenizer):
 
 
 def encode_item(tokenizer: TextTokenizer, item: Any, max_new_tokens: int, context: int) -> list[int]:
-    """Encode an item's prompt; raise ConfigError if it cannot be encoded or leaves no space for an answer."""
+    """Encode an item's prompt; raise ConfigError if it fails or leaves no space for an answer."""
     where = f"{item.split} item {item.index}"
     try:
         ids = tokenizer.encode_prompt(item.prompt)

@@ -62,7 +62,7 @@ class Task:
         raise NotImplementedError
 
     def verify(self, item: Item, answer: str) -> dict[str, float]:
-        """Compute a finite number for each of `components` from an answer without prompt and stop token.
+        """Compute a finite number per component of an answer without prompt and stop token.
 
         May raise: callers use `verify_safely`.
         """

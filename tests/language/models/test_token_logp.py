@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from distrl.language.models.token_logp import Scoring, Support, token_logp, truncation
-from tests.language.models.language_cases import ragged, tiny
+from distrl.language.models.token_logp import Scoring, token_logp, truncation
+from tests.language.models.language_cases import ragged, support_of, tiny
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_recorded_support_renormalizes(model, batch):
         allowed[tuple(place)] = False
         allowed[tuple(place)][torch.from_numpy(lists[-1])] = True
     for chunk in (None, 3):
-        logp, entropy = token_logp(model, tokens, mask, Scoring(support=Support.of(lists), chunk=chunk, entropy=True))
+        logp, entropy = token_logp(model, tokens, mask, Scoring(support=support_of(lists), chunk=chunk, entropy=True))
         want_logp, want_entropy = plain(model, tokens, mask, allowed=allowed)
         torch.testing.assert_close(logp, want_logp, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(entropy, want_entropy, rtol=1e-5, atol=1e-5)
@@ -106,7 +106,7 @@ def test_recorded_support_renormalizes(model, batch):
 def test_a_token_alone_in_its_support_has_probability_one(model, batch):
     tokens, mask = batch
     lists = [np.array([token]) for token in tokens[mask].tolist()]
-    logp, entropy = token_logp(model, tokens, mask, Scoring(support=Support.of(lists), entropy=True))
+    logp, entropy = token_logp(model, tokens, mask, Scoring(support=support_of(lists), entropy=True))
     assert float(logp.abs().max()) < 1e-6
     assert float(entropy.abs().max()) < 1e-6
 
