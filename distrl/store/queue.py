@@ -28,10 +28,7 @@ class Queue:
     """Queue of finished fragments; a batch has as many fragments as there are `streams`."""
 
     def __init__(self, streams: int, max_staleness: int, ordered: bool, ledger: Ledger):
-        self.streams = streams
-        self.max_staleness = max_staleness
-        self.ordered = ordered
-        self.ledger = ledger
+        self.streams, self.max_staleness, self.ordered, self.ledger = streams, max_staleness, ordered, ledger
         self.next_seq = [0] * streams  # of each stream
         self._waiting: dict[Unit, Waiting] = {}  # in order of arrival
         self.learning: list[Waiting] = []  # the batch being learned; consumed once its update is done
@@ -46,11 +43,8 @@ class Queue:
         In ordered mode unit n is consumed at version n, so it starts at version n - max_staleness or later.
         """
         seq = self.next_seq[stream]
-        if self.ordered:
-            allowed = seq <= version + self.max_staleness
-        else:
-            allowed = self._ahead[stream] <= self.max_staleness
-        return Unit(seq, stream) if allowed else None
+        ahead = seq - version if self.ordered else self._ahead[stream]
+        return Unit(seq, stream) if ahead <= self.max_staleness else None
 
     def start(self, unit: Unit) -> None:
         """Record that `unit` has been started."""

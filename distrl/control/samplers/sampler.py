@@ -153,8 +153,6 @@ class EnvSampler:
             env.reset()
         self.streams[stream] = hosted
 
-    # ---- stepping ------------------------------------------------------------------------------------------------
-
     def _run(self, requests: list[CollectRequest]) -> list[tuple[FragmentMeta, FragmentData]]:
         """Step the streams of the requests together for `rollout_steps`; one fragment each."""
         self.phases.switch("sampler")

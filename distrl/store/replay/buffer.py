@@ -104,8 +104,6 @@ class Replay:
         """
         return insert_fragment(self.rows, rollout, stream, sequence)
 
-    # ---- sampling ----------------------------------------------------------------------------------------------------
-
     def sample(self, batch_size: int, rng: np.random.Generator, gamma: float, beta: float | None = None) -> Columns:
         """Draw transitions with replacement; `beta` overrides the importance exponent.
 
@@ -119,12 +117,8 @@ class Replay:
             ResourceError: There is nothing to sample.
         """
         generation, slots = np.divmod(self.draw(batch_size, rng), self.rows.ring.rows)
-        return Columns(
-            **transitions_at(self.rows, slots, self.n_step, gamma),
-            **self._weights(slots, beta),
-            index=slots,
-            generation=generation,
-        )
+        columns = {**transitions_at(self.rows, slots, self.n_step, gamma), **self._weights(slots, beta)}
+        return Columns(**columns, index=slots, generation=generation)
 
     def sample_sequences(
         self, batch_size: int, steps: int, rng: np.random.Generator, beta: float | None = None
@@ -185,8 +179,6 @@ class Replay:
             rows.raise_max_priority(float(priority.max()))
             rows.tree.set(index, rows.priorities.mass(priority))
         return len(index)
-
-    # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint, with hard links to complete segments that were written before."""

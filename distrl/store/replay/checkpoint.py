@@ -33,12 +33,8 @@ def save_replay(replay: ReplayRows, folder: str | Path) -> None:
             name, checksum = ring.save(segment, rows, folder)
             segments.append({"segment": segment, "rows": rows, "file": name, "sha256": checksum})
     save_state(folder / "index.safetensors", _index_state(replay))
-    manifest = {
-        "format": FORMAT,
-        "shape": _shape(replay),
-        "segments": segments,
-        "index": sha256(folder / "index.safetensors"),
-    }
+    checksum = sha256(folder / "index.safetensors")
+    manifest = {"format": FORMAT, "shape": _shape(replay), "segments": segments, "index": checksum}
     write_atomic(folder / "manifest.json", to_json(manifest, indent=1))
     fsync_dir(folder)
 

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Dict
 
-from distrl.base.columns import Columns, Tree
+from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.store.replay.buffer import Replay
 from distrl.store.replay.layout import TERMINATED
@@ -29,7 +29,7 @@ def require_goals(observation_space: Space) -> None:
         found = f"a Dict of {', '.join(keys)}" if keys else type(observation_space).__name__
         raise ConfigError(
             f"hindsight relabeling needs a goal environment: the observation is {found}, without {', '.join(missing)}.",
-            "Use an environment rowsse observations are a Dict of observation, achieved_goal and desired_goal.",
+            "Use an environment whose observations are a Dict of observation, achieved_goal and desired_goal.",
         )
     shapes = [observation_space[key].shape for key in GOAL_KEYS[1:]]  # type: ignore[index]
     if shapes[0] != shapes[1]:
@@ -103,10 +103,11 @@ class Hindsight:
             if self.compute_terminated is not None:
                 ended |= alive & self.compute_terminated(reached, goal)
                 alive &= ~ended
+        following = {**obs_at(stored, stored.next_slot[newest]), "desired_goal": goal}
         discount = np.where(ended, 0.0, power)
         return batch.with_(
-            obs=_with_goal(batch.obs, rows, goal),
-            next_obs=_with_next(batch.next_obs, rows, obs_at(stored, stored.next_slot[newest]), goal),
+            obs={**batch.obs, "desired_goal": _put(batch.obs["desired_goal"], rows, goal)},
+            next_obs={name: _put(leaf, rows, following[name]) for name, leaf in batch.next_obs.items()},
             relabeled=_put(np.zeros(len(batch.index), bool), rows, np.ones(len(rows), bool)),
             reward=_put(batch.reward, rows, reward),
             discount=_put(batch.discount, rows, discount),
@@ -123,12 +124,3 @@ def _put(column: np.ndarray, rows: np.ndarray, value: np.ndarray) -> np.ndarray:
     column = column.copy()
     column[rows] = value
     return column
-
-
-def _with_goal(obs: dict[str, Tree], rows: np.ndarray, goal: np.ndarray) -> dict[str, Tree]:
-    return {**obs, "desired_goal": _put(obs["desired_goal"], rows, goal)}
-
-
-def _with_next(obs: dict[str, Tree], rows: np.ndarray, following: dict[str, Tree], goal: np.ndarray) -> dict[str, Tree]:
-    moved = {name: _put(leaf, rows, following[name]) for name, leaf in obs.items()}
-    return _with_goal(moved, rows, goal)

@@ -33,21 +33,18 @@ def insert_fragment(replay: ReplayRows, rollout: Columns, stream: int, sequence:
     count, rows, finals = steps * width, replay.ring.rows, len(data["final_index"])
     demand = count + finals + (replay.frame_stack + 1) * width
     if demand > replay.capacity:  # rows of one call must not evict each other
-        raise replay.too_small(demand)
+        raise ConfigError(
+            f"replay: a fragment needs up to {demand} rows at once, and the capacity is {replay.capacity}.",
+            "Raise the replay's capacity, or shorten rollout_steps.",
+        )
     begins = first.tobytes()
-    if (
-        replay.frame_stack > 1
-        or sequence != state.sequence
-        or state.last < replay.tail
-        or not begins.startswith(state.ended)
-    ):
+    gap = sequence != state.sequence or state.last < replay.tail or not begins.startswith(state.ended)
+    if gap or replay.frame_stack > 1:
         _join_stream(replay, state, rollout, sequence, replay.head + demand - replay.capacity)
     start = replay.reserve(count)
     slot = start % rows
     if slot + count > rows:
         replay.write_wrapped(slot, rollout)
-    elif replay.plain:
-        replay.write_plain(slot, steps, count, data)
     else:
         replay.write(slot, count, rollout)
     _set_successors(replay, state, start, slot, steps, data)
@@ -154,9 +151,6 @@ def _append_finals(replay: ReplayRows, start: int, rollout: Columns) -> None:
         replay.prev_slot[final_rows] = steps
 
 
-# ---- gaps in a stream ------------------------------------------------------------------------------------------------
-
-
 def _join_stream(replay: ReplayRows, state: StreamState, rollout: Columns, sequence: int | None, tail: int) -> None:
     """Connect a fragment to its stream; where steps are missing, close the open episodes.
 
@@ -194,9 +188,6 @@ def _close(replay: ReplayRows, state: StreamState, which: np.ndarray) -> None:
     replay.next_slot[steps] = final_rows
     if replay.frame_stack > 1:
         replay.prev_slot[final_rows] = steps
-
-
-# ---- stacked frames --------------------------------------------------------------------------------------------------
 
 
 def _add_history(replay: ReplayRows, state: StreamState, which: np.ndarray, rollout: Columns) -> None:

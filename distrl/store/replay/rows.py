@@ -16,40 +16,22 @@ from distrl.store.replay.sum_tree import SumTree
 
 @dataclass
 class StreamState:
-    """Newest step of a stream's environments.
-
-    Attributes:
-        last_obs_rows: Slots (B,) of their newest observations, behind the ring.
-        nothing: B zero bytes, to compare with.
-        last_obs: View of these rows where observations are single arrays.
-        last: Row of the newest step; of environment b it is `last + b`. -1 before the first.
-        ended: The newest step ended an episode: (B,) bool, as bytes.
-        sequence: Number of the next fragment, where the caller counts them.
-        history: Rows where the newest time steps begin, as far back as a stack of frames reaches.
-    """
+    """Newest step of a stream's environments."""
 
     width: int
-    last_obs_rows: np.ndarray
-    nothing: bytes
-    last_obs: np.ndarray | None = None
-    last: int = -1
-    ended: bytes = b""
-    sequence: int | None = None
-    history: list[int] = field(default_factory=list)
+    last_obs_rows: np.ndarray  # slots (B,) of the newest observations, behind the ring
+    nothing: bytes  # B zero bytes, to compare with
+    last_obs: np.ndarray | None = None  # view of these rows where observations are single arrays
+    last: int = -1  # row of the newest step, that of environment b is `last + b`; -1 before the first
+    ended: bytes = b""  # the newest step ended an episode: (B,) bool
+    sequence: int | None = None  # number of the next fragment, where the caller counts them
+    history: list[int] = field(default_factory=list)  # first rows of the time steps that a stack of frames reaches
 
 
 class ReplayRows:
     """Rows of a replay with the primitives of insertion and sampling.
 
-    Attributes:
-        tree: Masses of slots; None for uniform sampling.
-        next_slot: Successor of each slot: a slot, or a newest observation behind the ring.
-        prev_slot: Predecessor, where frames are stacked; an episode's first row precedes itself.
-        broken: Steps whose older frames have been evicted.
-        tail, head: Rows tail..head are resident.
-        unsampled: Number of resident rows that cannot be sampled.
-        inserted, evicted: Transitions over the whole run.
-        new_mass: Mass of a new transition.
+    Rows tail..head are resident, `unsampled` of them without a transition; `inserted` and `evicted` count transitions.
     """
 
     def __init__(
@@ -57,24 +39,20 @@ class ReplayRows:
     ):
         self.layout, self.ring, self.capacity, self.num_envs = layout, ring, capacity, num_envs
         self.priorities = priorities
-        self.tree = None if priorities is None else SumTree(ring.rows)
+        self.tree = None if priorities is None else SumTree(ring.rows)  # masses of slots
         self.frame_stack = layout.frame_stack
-        self.next_slot = np.zeros(ring.rows + num_envs, np.int64)
+        self.next_slot = np.zeros(ring.rows + num_envs, np.int64)  # successors: slots, or behind the ring
         self.numbers = np.arange(ring.rows)  # to copy runs of slots from: half the time of making them
         stacked = ring.rows + num_envs if layout.frame_stack > 1 else 0
-        self.prev_slot = np.zeros(stacked, np.int64)
-        self.broken = np.zeros(stacked, bool)
+        self.prev_slot = np.zeros(stacked, np.int64)  # predecessors; an episode's first row precedes itself
+        self.broken = np.zeros(stacked, bool)  # steps whose older frames have been evicted
         self.tail = self.head = self.unsampled = self.inserted = self.evicted = 0
-        self.new_mass, self.max_priority = 1.0, 0.0
+        self.new_mass, self.max_priority = 1.0, 0.0  # of a new transition
         self.raise_max_priority(1.0)
         self.streams: dict[int, StreamState] = {}
         self.stacks_checked = False
         self.envs_used = 0
-        self._bind()
-
-    def _bind(self) -> None:
-        """Resolve column arrays once."""
-        arrays = self.ring.arrays
+        arrays = ring.arrays
         self.obs = tree_map(lambda leaf: arrays[leaf.name], self.layout.obs)
         self.action = tree_map(lambda leaf: arrays[leaf.name], self.layout.action)
         self.mask = None if self.layout.mask is None else tree_map(lambda leaf: arrays[leaf.name], self.layout.mask)
@@ -87,7 +65,7 @@ class ReplayRows:
         self.obs_array = self.obs if isinstance(self.obs, np.ndarray) and self.frame_stack == 1 else None
         self.action_array = self.action if isinstance(self.action, np.ndarray) else None
         arrays_only = self.obs_array is not None and self.action_array is not None
-        self.plain = arrays_only and self.mask is None and not self.extra
+        self.plain = arrays_only and self.mask is None and not self.extra  # nothing but single arrays
 
     @property
     def transitions(self) -> int:
@@ -99,15 +77,6 @@ class ReplayRows:
         if self.priorities is not None and priority > self.max_priority:
             self.max_priority = priority
             self.new_mass = float(self.priorities.mass(np.array(priority)))
-
-    def too_small(self, demand: int) -> ConfigError:
-        """Make the error for a fragment that needs more rows than the capacity."""
-        return ConfigError(
-            f"replay: a fragment needs up to {demand} rows at once, and the capacity is {self.capacity}.",
-            "Raise the replay's capacity, or shorten rollout_steps.",
-        )
-
-    # ---- streams -----------------------------------------------------------------------------------------------------
 
     def open_stream(self, stream: int, width: int) -> StreamState:
         """Register a stream of `width` environments."""
@@ -132,8 +101,6 @@ class ReplayRows:
         if self.obs_array is not None:
             state.last_obs = self.obs_array[begin : begin + width]
         return state
-
-    # ---- eviction ----------------------------------------------------------------------------------------------------
 
     def reserve(self, count: int) -> int:
         """Free `count` rows at the head, evicting the oldest; returns the number of the first."""
@@ -188,30 +155,14 @@ class ReplayRows:
         for _ in range(self.frame_stack - 1):
             following = self.next_slot[current]
             inside = following < self.ring.rows
-            current = following[
-                inside & (self.prev_slot[following] == current) & ((self.flags[following] & FIRST) == 0)
-            ]
+            stacked = (self.prev_slot[following] == current) & ((self.flags[following] & FIRST) == 0)
+            current = following[inside & stacked]
             lost = current[~self.unsampleable(current) & ~np.isin(current, slots)]
             self.broken[lost] = True
             if self.tree is not None:
                 self.tree.set(lost, np.zeros(len(lost)))
             self.unsampled += len(lost)
             self.evicted += len(lost)
-
-    # ---- writing -----------------------------------------------------------------------------------------------------
-
-    def write_plain(self, slot: int, steps: int, count: int, data: dict[str, np.ndarray]) -> None:
-        """Write like `write`, for single-array observations and actions without further columns."""
-        end = slot + count
-        obs, action, reward = data["obs"], data["action"], data["reward"]
-        if steps == 1:
-            obs, action, reward = obs[0], action[0], reward[0]
-        else:
-            obs, action = obs.reshape(count, *obs.shape[2:]), action.reshape(count, *action.shape[2:])
-            reward = reward.reshape(count)
-        self.obs[slot:end] = obs
-        self.action[slot:end] = action
-        self.reward[slot:end] = reward
 
     def write(self, slot: int, count: int, rollout: Columns) -> None:
         """Copy the columns of a fragment into `count` consecutive slots."""
@@ -273,9 +224,7 @@ class ReplayRows:
 
 
 def _put(layout: Tree, store: Tree, slots: np.ndarray, tree: Tree, frame: int) -> None:
-    tree_map(
-        lambda leaf, column, value: column.__setitem__(slots, leaf.frame(np.asarray(value), frame, 1)),
-        layout,
-        store,
-        tree,
-    )
+    def put(leaf: Leaf, column: np.ndarray, value: np.ndarray) -> None:
+        column[slots] = leaf.frame(np.asarray(value), frame, 1)
+
+    tree_map(put, layout, store, tree)

@@ -37,11 +37,6 @@ class SegmentRing:
         segment_rows: Rows of a segment; for files a multiple of `PAGE`.
         extra_rows: Rows behind the ring that belong to no segment.
         folder: Folder of segment files; existing ones are removed. None stores segments in memory.
-
-    Attributes:
-        rows: Slots of the ring: one segment more than the capacity needs.
-        arrays: Column by name, (rows + extra_rows, ...). Slots of a new segment begin with zero `flags`.
-        files: Path and checksum of segments that are complete on disk.
     """
 
     def __init__(
@@ -50,11 +45,11 @@ class SegmentRing:
         self.leaves = list(leaves)
         self.segment_rows = segment_rows
         self.segments = -(-capacity // segment_rows) + 1
-        self.rows = self.segments * segment_rows
+        self.rows = self.segments * segment_rows  # one segment more than the capacity needs
         self.extra_rows = extra_rows
         self.folder = folder
         self.ready = 0  # rows below it lie in segments that were begun
-        self.files: dict[int, tuple[Path, str]] = {}
+        self.files: dict[int, tuple[Path, str]] = {}  # path and checksum of segments that are complete on disk
         self._reserved: list[mmap.mmap] = []
         if folder is None:
             self.arrays = {leaf.name: np.zeros((self.rows + extra_rows, *leaf.shape), leaf.dtype) for leaf in leaves}
@@ -71,9 +66,8 @@ class SegmentRing:
         count = self.rows + self.extra_rows
         memory = mmap.mmap(-1, max(1, count * leaf.nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._reserved.append(memory)
-        return np.frombuffer(memory, leaf.dtype, count * (leaf.nbytes // leaf.dtype.itemsize)).reshape(
-            count, *leaf.shape
-        )
+        elements = np.frombuffer(memory, leaf.dtype, count * (leaf.nbytes // leaf.dtype.itemsize))
+        return elements.reshape(count, *leaf.shape)
 
     def begin(self, end: int) -> None:
         """Begin the segments of rows below `end`; raise ResourceError if the disk is full."""
@@ -134,14 +128,13 @@ class SegmentRing:
         offset = 0
         for leaf in self.leaves:
             end = offset + rows * leaf.nbytes
-            name = _type_name(leaf.dtype)
+            kind = leaf.dtype.kind
+            name = "BOOL" if kind == "b" else f"{TYPES[kind]}{8 * leaf.dtype.itemsize}"
             table[leaf.name] = {"dtype": name, "shape": [rows, *leaf.shape], "data_offsets": [offset, end]}
             offset = end
         text = json.dumps(table).encode()
         size = -(-(len(text) + 8) // PAGE) * PAGE - 8
         return size.to_bytes(8, "little") + text.ljust(size)
-
-    # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def save(self, segment: int, rows: int, folder: Path) -> tuple[str, str]:
         """Save the first rows of a segment, linked if complete; returns file name and checksum."""
@@ -216,11 +209,6 @@ def segment_name(segment: int) -> str:
 def mapped_rows(segment_rows: int) -> int:
     """Round the rows of a segment up so that every column fills whole pages."""
     return -(-segment_rows // PAGE) * PAGE
-
-
-def _type_name(dtype: np.dtype) -> str:
-    """Return the safetensors name of a dtype."""
-    return "BOOL" if dtype.kind == "b" else f"{TYPES[dtype.kind]}{8 * dtype.itemsize}"
 
 
 def _link(path: Path, target: Path) -> bool:

@@ -224,17 +224,20 @@ class ShardedReplay:
             replies = self._call_all(calls)
             if len(replies) == len(calls):  # else a shard died: draw again from the others
                 break
-        batches = [self._global_batch(shard, replies[shard], share[shards.index(shard)]) for shard in calls]
-        batch = _joined(batches, axis)
+        batches = []
+        for shard, part in zip(shards, share, strict=True):
+            if shard in calls:
+                mine: Columns = replies[shard]
+                index, probability = mine.index | (shard << SHARD_BITS), mine.probability * part
+                batches.append(mine.with_(index=index, probability=probability))
+        flat = ("index", "generation", "probability", "weight", "length", "last_obs")  # (N, ...) in any case
+        axes = {name: 0 if name in flat else axis for name in batches[0]}
+        batch = Columns(**{name: tree_cat([part[name] for part in batches], axis=axes[name]) for name in axes})
         if not self.prioritized:
             beta = 1.0  # masses change between report and draw: correct fully
         elif beta is None:
             beta = self.beta
         return batch.with_(weight=importance_weights(batch.probability, transitions, beta))
-
-    @staticmethod
-    def _global_batch(shard: int, batch: Columns, share: float) -> Columns:
-        return batch.with_(index=batch.index | (shard << SHARD_BITS), probability=batch.probability * share)
 
     def update_priorities(self, index: np.ndarray, generation: np.ndarray, priority: np.ndarray) -> int:
         """Set priorities as `Replay.update_priorities`; items of dead shards count as evicted."""
@@ -286,11 +289,3 @@ class ShardedReplay:
         if shard in self.shards:  # several replies of one shard may fail
             del self.shards[shard]
             self.lost[shard] = self.reports[shard].counts
-
-
-def _joined(batches: Sequence[Columns], axis: int) -> Columns:
-    """Concatenate batches along `axis`, columns (N, ...) along axis 0."""
-    flat = ("index", "generation", "probability", "weight", "length", "last_obs")
-    return Columns(
-        **{name: tree_cat([batch[name] for batch in batches], axis=0 if name in flat else axis) for name in batches[0]}
-    )
