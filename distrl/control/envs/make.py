@@ -19,12 +19,7 @@ from distrl.config.sections.env import EnvConfig
 
 #: Missing module -> command that installs it.
 _EXTRAS = {
-    "Box2D": 'pip install "distrl[envs]"',
-    "box2d": 'pip install "distrl[envs]"',
-    "mujoco": 'pip install "distrl[envs]"',
-    "envpool": 'pip install "distrl[envs]"',
-    "ale_py": 'pip install "distrl[envs]"',
-    "minatar": 'pip install "distrl[envs]"',
+    **dict.fromkeys(("Box2D", "box2d", "mujoco", "envpool", "ale_py", "minatar"), 'pip install "distrl[envs]"'),
     "pygame": 'pip install "gymnasium[classic-control]"',
     "cv2": "pip install opencv-python-headless",
     "minigrid": "pip install minigrid",
@@ -57,7 +52,10 @@ def make_env(env_config: EnvConfig, **extra: object) -> gymnasium.Env:
 def _build(env_config: EnvConfig, kwargs: dict[str, object]) -> gymnasium.Env:
     target, limit = env_config.id, env_config.max_episode_steps
     name = env_name(env_config)
-    if isinstance(target, str) and not _is_path(target):
+    path = (
+        isinstance(target, str) and ":" in target and not re.search(r"-v\d+$", target)
+    )  # not gymnasium's module:Name-v0
+    if isinstance(target, str) and not path:
         register_namespace(target)
         # the passive checker costs more than a small environment's step; `distrl doctor` checks instead
         options = {"max_episode_steps": limit} if limit else {}
@@ -83,11 +81,6 @@ def register_namespace(target: object) -> None:
         from distrl.control.envs.library.atari import register_envpool_game
 
         register_envpool_game(target)
-
-
-def _is_path(target: str) -> bool:
-    """Recognize `module:Class`, in contrast to gymnasium's `module:Name-v0`."""
-    return ":" in target and not re.search(r"-v\d+$", target)
 
 
 def _require_env(env: object, name: str) -> gymnasium.Env:

@@ -94,19 +94,13 @@ def unsupported(space: object, role: str) -> str | None:
         if not children:
             return f"the {role} space {describe(space)} is empty."
         return next((reason for child in children if (reason := unsupported(child, role))), None)
-    if isinstance(space, Discrete | MultiBinary):
-        return None
-    if isinstance(space, MultiDiscrete):
-        if space.nvec.ndim != 1:
-            return (
-                f"the {role} space MultiDiscrete has a {space.nvec.ndim}-dimensional nvec; one dimension is supported."
-            )
-        return None
-    if isinstance(space, Box):
-        if space.low.size == 0:
-            return f"the {role} space {describe(space)} has no elements."
-        if space.dtype.kind not in "fiub":
-            return f"the {role} space {describe(space)} has dtype {space.dtype}; numbers are supported."
+    if isinstance(space, MultiDiscrete) and space.nvec.ndim != 1:
+        return f"the {role} space MultiDiscrete has a {space.nvec.ndim}-dimensional nvec; one dimension is supported."
+    if isinstance(space, Box) and space.low.size == 0:
+        return f"the {role} space {describe(space)} has no elements."
+    if isinstance(space, Box) and space.dtype.kind not in "fiub":
+        return f"the {role} space {describe(space)} has dtype {space.dtype}; numbers are supported."
+    if isinstance(space, Box | Discrete | MultiDiscrete | MultiBinary):
         return None
     return (
         f"{role} space {type(space).__name__} is not supported; "
@@ -123,21 +117,18 @@ def require_supported(observation_space: object, action_space: object, name: str
 
 def difference(ours: Space, theirs: Space) -> str | None:
     """Describe a difference of two spaces, bounds aside, or return None."""
-    if type(ours) is not type(theirs):
-        return f"{describe(ours)} against {describe(theirs)}"
-    if isinstance(ours, Dict):
-        if list(ours.spaces) != list(theirs.spaces):  # type: ignore[attr-defined]
-            return f"keys {list(ours.spaces)} against {list(theirs.spaces)}"  # type: ignore[attr-defined]
-        pairs = [(ours.spaces[name], theirs.spaces[name]) for name in ours.spaces]  # type: ignore[attr-defined]
-    elif isinstance(ours, Tuple):
-        if len(ours.spaces) != len(theirs.spaces):  # type: ignore[attr-defined]
-            return f"{len(ours.spaces)} parts against {len(theirs.spaces)}"  # type: ignore[attr-defined]
-        pairs = list(zip(ours.spaces, theirs.spaces, strict=True))  # type: ignore[attr-defined]
-    elif isinstance(ours, Box):
-        same = ours.shape == theirs.shape and ours.dtype == theirs.dtype
-        return None if same else f"{describe(ours)} against {describe(theirs)}"
+    if isinstance(ours, Dict) and isinstance(theirs, Dict):
+        if list(ours.spaces) != list(theirs.spaces):
+            return f"keys {list(ours.spaces)} against {list(theirs.spaces)}"
+        pairs = [(ours.spaces[name], theirs.spaces[name]) for name in ours.spaces]
+    elif isinstance(ours, Tuple) and isinstance(theirs, Tuple):
+        if len(ours.spaces) != len(theirs.spaces):
+            return f"{len(ours.spaces)} parts against {len(theirs.spaces)}"
+        pairs = list(zip(ours.spaces, theirs.spaces, strict=True))
     else:
-        return None if ours == theirs else f"{describe(ours)} against {describe(theirs)}"
+        boxes = isinstance(ours, Box) and isinstance(theirs, Box)
+        same = (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype) if boxes else ours == theirs
+        return None if same else f"{describe(ours)} against {describe(theirs)}"
     return next((found for mine, other in pairs if (found := difference(mine, other))), None)
 
 

@@ -17,15 +17,16 @@ from distrl.control.envs.spaces import leaf_shape, leaf_spaces, per_leaf
 
 def clipper(space: Space) -> Callable[[Tree], Tree]:
     """Make a function that clips and casts the Box leaves of a batch of actions (B, ...)."""
-    return per_leaf(space, lambda leaf: _box_clipper(leaf) if isinstance(leaf, Box) else np.asarray)
 
+    def leaf_clipper(leaf: Space) -> Callable[[Tree], Tree]:
+        if not isinstance(leaf, Box):
+            return np.asarray
+        low, high, dtype = leaf.low, leaf.high, leaf.dtype
+        if dtype.kind == "f":  # two ufuncs cost half of np.clip; a fresh array, because environments may keep their row
+            return lambda action: np.minimum(np.maximum(np.asarray(action, dtype), low), high)
+        return lambda action: np.rint(np.clip(action, low, high)).astype(dtype)
 
-def _box_clipper(space: Box) -> Callable[[Tree], Tree]:
-    low, high, dtype = space.low, space.high, space.dtype
-    if dtype.kind == "f":
-        # two ufuncs cost half of np.clip on small arrays; always a fresh array, because environments may keep their row
-        return lambda action: np.minimum(np.maximum(np.asarray(action, dtype), low), high)
-    return lambda action: np.rint(np.clip(action, low, high)).astype(dtype)
+    return per_leaf(space, leaf_clipper)
 
 
 def splitter(space: Space) -> Callable[[Tree], list[Tree]]:
@@ -34,11 +35,6 @@ def splitter(space: Space) -> Callable[[Tree], list[Tree]]:
     >>> [int(action) for action in splitter(Discrete(3, start=-1))(np.array([0, 2]))]
     [-1, 1]
     """
-    if isinstance(space, Discrete):
-        start, kind = int(space.start), space.dtype
-        if start == 0:
-            return lambda action: list(action.astype(kind, copy=False))
-        return lambda action: list((action.astype(np.int64) + start).astype(kind))
     if isinstance(space, Dict):
         children = {name: splitter(child) for name, child in space.spaces.items()}
 
@@ -50,26 +46,22 @@ def splitter(space: Space) -> Callable[[Tree], list[Tree]]:
     if isinstance(space, Tuple):
         parts = [splitter(child) for child in space.spaces]
         return lambda action: list(zip(*(s(part) for s, part in zip(parts, action, strict=True)), strict=True))
-    dtype = space.dtype
-    if isinstance(space, MultiDiscrete):
-        offset = np.asarray(space.start)
-        return lambda action: list((action.astype(np.int64) + offset).astype(dtype))
-    if leaf_shape(space) == ():
-        return lambda action: [np.asarray(row, dtype) for row in action]
-    return lambda action: list(action.astype(dtype, copy=False))
+    if leaf_shape(space) == () and not isinstance(space, Discrete):
+        return lambda action: [np.asarray(row, space.dtype) for row in action]
+    join = joiner(space)
+    return lambda action: list(join(action))
 
 
 def joiner(space: Space) -> Callable[[Tree], Tree]:
-    """Make a function that adds starts and casts dtypes for a native vector backend."""
-    return per_leaf(space, _leaf_joiner)
+    """Make a function that adds starts and casts dtypes of a clipped batch."""
 
+    def leaf_joiner(leaf: Space) -> Callable[[Tree], Tree]:
+        dtype, start = leaf.dtype, np.asarray(getattr(leaf, "start", 0))
+        if start.any():
+            return lambda action: (action.astype(np.int64) + start).astype(dtype)
+        return lambda action: action.astype(dtype, copy=False)
 
-def _leaf_joiner(space: Space) -> Callable[[Tree], Tree]:
-    dtype = space.dtype
-    if isinstance(space, Discrete | MultiDiscrete):
-        start = np.asarray(space.start)
-        return lambda action: (action.astype(np.int64) + start).astype(dtype)
-    return lambda action: action.astype(dtype, copy=False)
+    return per_leaf(space, leaf_joiner)
 
 
 def storage(space: Space, steps: int, num_envs: int) -> Tree:
@@ -164,16 +156,12 @@ def _random_leaf(space: Space, num: int, rng: np.random.Generator, mask: np.ndar
         picks = [_pick(int(n), num, rng, piece) for n, piece in zip(space.nvec, pieces, strict=True)]
         return np.stack(picks, axis=1)
     if isinstance(space, Box):
-        return _random_box(space, num, rng)
+        bounded = np.isfinite(space.low) & np.isfinite(space.high)
+        low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
+        return rng.uniform(low, high, (num, *space.shape)).astype(np.float32)
     return rng.integers(0, 2, (num, *leaf_shape(space)))
 
 
 def _pick(n: int, num: int, rng: np.random.Generator, mask: np.ndarray | None) -> np.ndarray:
     scores = rng.random((num, n))
     return scores.argmax(1) if mask is None else np.where(mask, scores, -1.0).argmax(1)
-
-
-def _random_box(space: Box, num: int, rng: np.random.Generator) -> np.ndarray:
-    bounded = np.isfinite(space.low) & np.isfinite(space.high)
-    low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
-    return rng.uniform(low, high, (num, *space.shape)).astype(np.float32)

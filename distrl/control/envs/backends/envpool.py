@@ -6,7 +6,6 @@ At the time limit EnvPool reports `truncated` alone, even if the episode also te
 from __future__ import annotations
 
 import warnings
-from types import ModuleType
 
 import numpy as np
 
@@ -26,7 +25,13 @@ class EnvPoolVectorEnv(NextStepResetEnv):
 
     def __init__(self, env_config: EnvConfig, num_envs: int, seed_of: SeedOf):
         refuse_wrappers(env_config)
-        envpool = _import_envpool()
+        try:
+            import envpool
+        except ImportError as error:
+            raise ConfigError(
+                f"env.backend envpool: EnvPool cannot be imported ({error}).",
+                'pip install "distrl[envs]" (Linux only), or use env.backend=gymnasium.',
+            ) from error
         name = env_name(env_config)
         if name not in envpool.list_all_envs():
             guess = nearest(name, envpool.list_all_envs())
@@ -54,14 +59,3 @@ class EnvPoolVectorEnv(NextStepResetEnv):
     def close(self) -> None:
         """Stop the thread pool."""
         self._pool.close()
-
-
-def _import_envpool() -> ModuleType:
-    try:
-        import envpool
-    except ImportError as error:
-        raise ConfigError(
-            f"env.backend envpool: EnvPool cannot be imported ({error}).",
-            'pip install "distrl[envs]" (Linux only), or use env.backend=gymnasium.',
-        ) from error
-    return envpool

@@ -28,25 +28,16 @@ class EpisodeEnd:
 
 @dataclass(slots=True)
 class Step:
-    """Result of one vector step. Flag arrays may be shared between steps and read-only.
+    """Result of one vector step. Flag arrays may be shared between steps and read-only."""
 
-    Attributes:
-        reward: (B,) float64, raw.
-        terminated, truncated: (B,) bool; where both are true, termination wins.
-        valid: (B,) bool, False at reset steps; None from backends without reset steps.
-        finals: (environment index, true last observation) of every environment that ended.
-        channels: (B, K) float64 reward channels of environments that report them.
-        final_masks: Action masks of `finals`, trees (A,) of bool; None for environments without masks.
-    """
-
-    reward: np.ndarray
-    terminated: np.ndarray
+    reward: np.ndarray  # (B,) float64, raw
+    terminated: np.ndarray  # (B,) bool; where both are true, termination wins
     truncated: np.ndarray
-    valid: np.ndarray | None
-    finals: list[tuple[int, Tree]]
+    valid: np.ndarray | None  # (B,) bool, False at reset steps; None from backends without reset steps
+    finals: list[tuple[int, Tree]]  # (environment index, true last observation) of every environment that ended
     episodes: list[EpisodeEnd]
-    channels: np.ndarray | None = None
-    final_masks: list[Tree] | None = None
+    channels: np.ndarray | None = None  # (B, K) float64 reward channels of environments that report them
+    final_masks: list[Tree] | None = None  # action masks (A,) of `finals`; None for environments without masks
 
 
 class VectorEnv(Protocol):

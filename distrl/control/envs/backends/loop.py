@@ -40,13 +40,12 @@ class LoopVectorEnv:
     reset_steps = False
 
     def __init__(self, make: Callable[[], gymnasium.Env], num_envs: int, seed_of: SeedOf, name: str = "environment"):
-        self.num_envs = num_envs
-        self.name = name
+        self.num_envs, self.name = num_envs, name
         self._envs = [make() for _ in range(num_envs)]
         self._steps = [env.step for env in self._envs]
         self._seed_of = seed_of
-        self.observation_space = self._envs[0].observation_space
-        self.action_space = self._envs[0].action_space
+        first = self._envs[0]
+        self.observation_space, self.action_space = first.observation_space, first.action_space
         require_supported(self.observation_space, self.action_space, name)
         self.obs = zeros(self.observation_space, num_envs)
         self.first = np.ones(num_envs, bool)
@@ -57,18 +56,14 @@ class LoopVectorEnv:
         self._finite = finite_check(self.obs)
         self._plain = isinstance(self.obs, np.ndarray)
         self._shape = self.obs.shape[1:] if self._plain else None
-        self._clip = clipper(self.action_space)
-        self._split = splitter(self.action_space)
+        self._clip, self._split = clipper(self.action_space), splitter(self.action_space)
         self._history = ActionHistory(self.action_space, num_envs)
-        self._episodes = [-1] * num_envs
-        self._seeds = [0] * num_envs
-        self._returns = np.zeros(num_envs)
-        self._nothing = np.zeros(num_envs)
+        self._episodes, self._seeds = [-1] * num_envs, [0] * num_envs
+        self._returns, self._nothing = np.zeros(num_envs), np.zeros(num_envs)
         self._never = np.zeros(num_envs, bool)
         self._never.flags.writeable = False  # shared by all steps without an end
         self._any_first = True
         self._full_checks = _FULL_CHECKS
-        first = self._envs[0]
         channels = first.get_wrapper_attr(REWARD_CHANNELS) if first.has_wrapper_attr(REWARD_CHANNELS) else 1
         self.reward_channels = int(channels)
 
@@ -204,7 +199,11 @@ class LoopVectorEnv:
                     f"{self.name} gives action masks, but its action space has parts that cannot be masked.",
                     "Masks are for Discrete and MultiDiscrete actions, and Dict and Tuple of them.",
                 )
-            self._mask_readers = [reader or _missing_mask for reader in readers]
+
+            def missing(info: Info) -> Tree:
+                raise ValueError("gives no action mask, though environment 0 does")
+
+            self._mask_readers = [reader or missing for reader in readers]
         for i, (read, info) in enumerate(zip(self._mask_readers, infos, strict=True)):
             try:
                 write_mask(self.action_space, self.mask, i, read(info))
@@ -214,7 +213,7 @@ class LoopVectorEnv:
     def _final_mask(self, i: int, info: Info, terminated: bool) -> Tree:
         """Read the mask of environment i after truncation; all true after termination."""
         try:
-            return final_mask(self.action_space, _no_requirement if terminated else self._mask_readers[i], info)
+            return final_mask(self.action_space, (lambda _: None) if terminated else self._mask_readers[i], info)
         except Exception as error:
             raise messages.bad_mask(self._place(i), error) from error
 
@@ -295,11 +294,3 @@ class LoopVectorEnv:
                 env.close()
             except Exception as error:
                 warnings.warn(f"closing environment {i} of {self.name}: {type(error).__name__}: {error}", stacklevel=2)
-
-
-def _no_requirement(info: Info) -> None:
-    """Read no mask."""
-
-
-def _missing_mask(info: Info) -> Tree:
-    raise ValueError("gives no action mask, though environment 0 does")

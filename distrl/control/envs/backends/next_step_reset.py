@@ -28,8 +28,7 @@ class NextStepResetEnv:
 
     def __init__(self, observation_space: Space, action_space: Space, num_envs: int, seed_of: SeedOf, name: str):
         require_supported(observation_space, action_space, name)
-        self.num_envs = num_envs
-        self.name = name
+        self.num_envs, self.name = num_envs, name
         self.observation_space, self.action_space = observation_space, action_space
         self.obs = zeros(observation_space, num_envs)
         self.first = np.ones(num_envs, bool)
@@ -38,8 +37,7 @@ class NextStepResetEnv:
         self._finite = finite_check(self.obs)
         self._clip, self._join = clipper(action_space), joiner(action_space)
         self._done = np.zeros(num_envs, bool)
-        self._returns = np.zeros(num_envs)
-        self._nothing = np.zeros(num_envs)
+        self._returns, self._nothing = np.zeros(num_envs), np.zeros(num_envs)
         self._lengths = np.zeros(num_envs, np.int64)
         self._episodes = np.full(num_envs, -1, np.int64)
         self._seeds = [0] * num_envs
@@ -76,20 +74,16 @@ class NextStepResetEnv:
         self._store(obs)
         if reward.dot(self._nothing) != 0.0 or not self._finite():
             raise self._not_finite(reward)
-        self._begin_episodes(resetting)
-        self._returns += reward
-        self._lengths += valid
-        self._done = terminated | truncated
-        finals, episodes = self._ended() if self._done.any() else ([], [])
-        return Step(reward, terminated, truncated, valid, finals, episodes)
-
-    def _begin_episodes(self, resetting: np.ndarray) -> None:
-        """Begin the next episode of the environments that were reset."""
         self.first[:] = resetting
         if resetting.any():
             self._episodes += resetting
             self._returns[resetting] = 0.0
             self._lengths[resetting] = 0
+        self._returns += reward
+        self._lengths += valid
+        self._done = terminated | truncated
+        finals, episodes = self._ended() if self._done.any() else ([], [])
+        return Step(reward, terminated, truncated, valid, finals, episodes)
 
     def _ended(self) -> tuple[list[tuple[int, Tree]], list[EpisodeEnd]]:
         finals, episodes = [], []
@@ -102,7 +96,9 @@ class NextStepResetEnv:
     def _store(self, obs: Tree) -> None:
         """Copy the backend's observations into `obs`, checking shapes."""
         try:
-            for block, leaf in zip(tree_leaves(self.obs), self._leaves(obs), strict=True):
+            plain = isinstance(obs, np.ndarray)
+            leaves = [obs] if plain else tree_leaves(tree_map(lambda _, leaf: leaf, self.obs, obs))
+            for block, leaf in zip(tree_leaves(self.obs), leaves, strict=True):
                 if leaf.shape != block.shape:
                     raise ValueError(f"shape {leaf.shape}, expected {block.shape}")
                 np.copyto(block, leaf, casting="same_kind")
@@ -111,9 +107,6 @@ class NextStepResetEnv:
                 f"{self.name}: its observations do not fit {describe(self.observation_space)}: {error}.",
                 "Use env.backend=gymnasium, which checks each environment separately.",
             ) from error
-
-    def _leaves(self, obs: Tree) -> list[Tree]:
-        return [obs] if isinstance(obs, np.ndarray) else tree_leaves(tree_map(lambda _, leaf: leaf, self.obs, obs))
 
     def _not_finite(self, reward: np.ndarray) -> EnvError:
         for i in range(self.num_envs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
@@ -47,7 +47,11 @@ def check_env(env_config: EnvConfig, steps: int = 1000, seconds: float = 10.0) -
     """
     subject = _Subject(env_config, steps, seconds)
     findings: list[Finding] = []
-    for check in _checks(env_config):
+    checks = {
+        "gymnasium": [_build_and_step, _reproducible, _snapshot],
+        "vector": [_build_and_step, _reproducible, _backend],
+    }
+    for check in checks.get(env_config.backend, [_backend]):  # ids of EnvPool need not be known to gymnasium
         try:
             findings.extend(check(subject))
         except UserError as error:
@@ -81,14 +85,6 @@ class _Subject:
         return []
 
 
-def _checks(config: EnvConfig) -> list[Callable[[_Subject], Iterator[Finding]]]:
-    backend = config.backend
-    if backend == "envpool":
-        return [_backend]  # its ids need not be known to gymnasium
-    checks: list[Callable[[_Subject], Iterator[Finding]]] = [_build_and_step, _reproducible]
-    return [*checks, _snapshot if backend == "gymnasium" else _backend]
-
-
 def _build_and_step(subject: _Subject) -> Iterator[Finding]:
     env = subject.fresh()
     yield Finding("ok", "build", f"{env_name(subject.config)} is {env}")
@@ -106,7 +102,9 @@ def _build_and_step(subject: _Subject) -> Iterator[Finding]:
     if not trial.problems:
         yield Finding("ok", "API", f"{trial.steps} random steps gave values of the spaces")
         yield from _trial_findings(env, trial)
-        yield from _observation_scale(subject.config, trial)
+        if trial.largest > LARGE_OBSERVATION and not subject.config.normalize_obs:
+            detail = f"values up to {trial.largest:.4g}: large inputs train badly."
+            yield Finding("warn", "observation scale", detail, "Set env.normalize_obs=true.")
 
 
 def _action_bounds(space: Space) -> Iterator[Finding]:
@@ -137,32 +135,18 @@ def _trial_findings(env: gymnasium.Env, trial: Trial) -> Iterator[Finding]:
     if limit or trial.lengths:
         yield Finding("ok", "episodes", f"{ends}; time limit {limit or 'none'}")
     else:
-        yield Finding(
-            "warn",
-            "episodes",
-            f"no episode ended in {trial.steps} steps and there is no time limit.",
-            "Set env.max_episode_steps.",
-        )
+        detail = f"no episode ended in {trial.steps} steps and there is no time limit."
+        yield Finding("warn", "episodes", detail, "Set env.max_episode_steps.")
     if trial.masked:
         yield Finding("ok", "action mask", "given at every step, with the shape of the action space")
-
-
-def _observation_scale(config: EnvConfig, trial: Trial) -> Iterator[Finding]:
-    if trial.largest > LARGE_OBSERVATION and not config.normalize_obs:
-        detail = f"values up to {trial.largest:.4g}: large inputs train badly."
-        yield Finding("warn", "observation scale", detail, "Set env.normalize_obs=true.")
 
 
 def _reproducible(subject: _Subject) -> Iterator[Finding]:
     steps = max(1, subject.steps // 3)
     one, two, other = (run_trial(subject.fresh(), steps, seed, subject.seconds) for seed in (7, 7, 8))
     if found := first_difference(one, two):
-        yield Finding(
-            "warn",
-            "seeding",
-            f"two copies with equal seeds and actions differ {found}.",
-            "Call super().reset(seed=seed) and draw random numbers only from self.np_random.",
-        )
+        fix = "Call super().reset(seed=seed) and draw random numbers only from self.np_random."
+        yield Finding("warn", "seeding", f"two copies with equal seeds and actions differ {found}.", fix)
         return
     yield Finding("ok", "seeding", f"equal seeds and actions gave {len(one.path)} equal observations and rewards")
     first, another = one.path[0][0], other.path[0][0]

@@ -42,11 +42,6 @@ def bad_observation(place: Place, space: Space, found: str) -> EnvError:
     return EnvError(f"{place}: {found}. The observation space is {describe(space)}.", _fix(place))
 
 
-def bad_reward(place: Place, reward: object) -> EnvError:
-    """Make the error for a reward that is not one finite number."""
-    return EnvError(f"{place}: the reward is {_short(reward)}, expected one finite number.", _fix(place))
-
-
 def bad_mask(place: Place, error: Exception) -> EnvError:
     """Make the error for a missing or malformed action mask."""
     return EnvError(f"{place}: {error}.", _fix(place))
@@ -60,7 +55,7 @@ def first_fault(
         if found := mismatch(space, obs):
             return bad_observation(place, space, found)
         if not is_number(reward):
-            return bad_reward(place, reward)
+            return EnvError(f"{place}: the reward is {_short(reward)}, expected one finite number.", _fix(place))
     return EnvError(
         f"the {len(places)} observations of {places[0].name} do not fit together.",
         "Run `distrl doctor` on the environment.",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import gymnasium
 import numpy as np
-from gymnasium import Space
 
 from distrl.base.columns import Tree, tree_leaves, tree_map
 from distrl.control.envs.backends.actions import clipper, random_actions, splitter
@@ -50,11 +48,11 @@ def run_trial(env: gymnasium.Env, steps: int, seed: int, seconds: float) -> Tria
     `seed` is that of the actions; episode n is reset with `seed + n`.
     """
     trial, rng, stop_at = Trial(), np.random.default_rng(seed), perf_counter() + seconds
-    act = _actor(env.action_space, rng)
+    clip, split = clipper(env.action_space), splitter(env.action_space)
     mask = _reset(env, trial, seed)
     length = 0
     while trial.steps < steps and not trial.problems and perf_counter() < stop_at:
-        action = act(mask)
+        action = split(clip(random_actions(env.action_space, 1, rng, mask)))[0]
         before = perf_counter()
         try:
             outcome = env.step(action)
@@ -76,11 +74,6 @@ def run_trial(env: gymnasium.Env, steps: int, seed: int, seconds: float) -> Tria
         else:
             mask = _read_mask(env, trial, info)
     return trial
-
-
-def _actor(space: Space, rng: np.random.Generator) -> Callable[[Tree | None], Tree]:
-    clip, split = clipper(space), splitter(space)
-    return lambda mask: split(clip(random_actions(space, 1, rng, mask)))[0]
 
 
 def _reset(env: gymnasium.Env, trial: Trial, seed: int) -> Tree | None:

@@ -59,12 +59,8 @@ class PointGoal(gymnasium.Env):
         return obs, reward, False, False, {"is_success": reward == 0.0}
 
     def _observe(self) -> dict[str, np.ndarray]:
-        position = self._position.astype(np.float32)
-        return {
-            "observation": position,
-            "achieved_goal": position.copy(),
-            "desired_goal": self._goal.astype(np.float32),
-        }
+        position, goal = self._position.astype(np.float32), self._goal.astype(np.float32)
+        return {"observation": position, "achieved_goal": position.copy(), "desired_goal": goal}
 
 
 class BitFlip(gymnasium.Env):

@@ -19,29 +19,17 @@ REWARD_CHANNELS = "reward_channels"
 
 @dataclass(frozen=True)
 class TabularMDP:
-    """Joint distribution of reward and next state for each state and action.
+    """Joint distribution of reward and next state for each state and action."""
 
-    Args:
-        probs: (S, A, M), the outcomes' probabilities; 0 pads.
-        reward: (S, A, M), or (S, A, M, K) with K reward channels.
-        next_state: (S, A, M) int.
-        terminal: (S,) bool: the episode ends on arrival.
-        initial: (S,), distribution of the first state.
-        gamma: Discount of closed forms; not used by the environment.
-        std: As `reward`: standard deviation of the reward's noise; None for none.
-        degrees: Degrees of freedom of that noise (Student's t); infinity for the normal distribution.
-        weights: (K,): weights of the channels in the reward of a step.
-    """
-
-    probs: np.ndarray
-    reward: np.ndarray
-    next_state: np.ndarray
-    terminal: np.ndarray
-    initial: np.ndarray
-    gamma: float = 1.0
-    std: np.ndarray | None = None
-    degrees: float = float("inf")
-    weights: np.ndarray = field(default_factory=lambda: np.ones(1))
+    probs: np.ndarray  # (S, A, M), the outcomes' probabilities; 0 pads
+    reward: np.ndarray  # (S, A, M), or (S, A, M, K) with K reward channels
+    next_state: np.ndarray  # (S, A, M) int
+    terminal: np.ndarray  # (S,) bool: the episode ends on arrival
+    initial: np.ndarray  # (S,), distribution of the first state
+    gamma: float = 1.0  # discount of closed forms; not used by the environment
+    std: np.ndarray | None = None  # as `reward`: standard deviation of the reward's noise; None for none
+    degrees: float = float("inf")  # of freedom of that noise (Student's t); infinity for the normal distribution
+    weights: np.ndarray = field(default_factory=lambda: np.ones(1))  # (K,), of the channels in the reward of a step
 
     def __post_init__(self) -> None:
         shape = self.probs.shape

@@ -58,9 +58,7 @@ def two_channels(gamma: float = 1.0) -> TabularMDP:
     reward[2, :] = np.stack([x, x], -1)
     next_state = np.full((4, 2, 2), 3)
     next_state[0, 0], next_state[0, 1] = 1, 2
-    return TabularMDP(
-        probs, reward, next_state, np.arange(4) == 3, np.eye(4)[0], gamma, weights=np.ones(2)
-    )  # fmt: skip
+    return TabularMDP(probs, reward, next_state, np.arange(4) == 3, np.eye(4)[0], gamma, weights=np.ones(2))
 
 
 #: Rewards and probabilities of the start and of the two actions of `risky_choice`.
@@ -76,16 +74,10 @@ def risky_choice() -> TabularMDP:
     after -8); always safe has -11, always risky -14.8.
     """
     probs, reward = np.zeros((3, 2, 2)), np.zeros((3, 2, 2))
-    for s, a, outcomes in (
-        (0, 0, LOTTERY),
-        (0, 1, LOTTERY),
-        (1, 0, SAFE),
-        (1, 1, RISKY),
-        (2, 0, [(0, 1)]),
-        (2, 1, [(0, 1)]),
-    ):
-        for m, (value, prob) in enumerate(outcomes):
-            reward[s, a, m], probs[s, a, m] = value, prob
+    for s, actions in enumerate(([LOTTERY, LOTTERY], [SAFE, RISKY], [[(0.0, 1.0)]] * 2)):
+        for a, outcomes in enumerate(actions):
+            for m, (value, prob) in enumerate(outcomes):
+                reward[s, a, m], probs[s, a, m] = value, prob
     next_state = np.broadcast_to(np.array([1, 2, 2])[:, None, None], probs.shape).copy()
     return TabularMDP(probs, reward, next_state, np.arange(3) == 2, np.eye(3)[0])
 
@@ -111,12 +103,7 @@ def ring(states: int = 10, noise: float = 1.0, degrees: float = 2.0, gamma: floa
 
 
 MDPS: dict[str, Callable[..., TabularMDP]] = {
-    "chain3": chain3,
-    "gaussian_chain": gaussian_chain,
-    "two_channels": two_channels,
-    "risky_choice": risky_choice,
-    "halving": halving,
-    "ring": ring,
+    make.__name__: make for make in (chain3, gaussian_chain, two_channels, risky_choice, halving, ring)
 }
 
 
