@@ -6,6 +6,9 @@
 `before.json` and `after.json` are fingerprints (`fingerprints.py --out`) of the two versions, and `--before-tree`
 is a checkout of the older one. A record gets the present hashes of code and config if it was current in that checkout
 and its cell has the same fingerprint in both files. All others are listed. Exit code 1: some record stays stale.
+
+A fingerprint covers names of parameters and of what is published with them. `--accept CELL` is for a cell whose
+fingerprint differs by a new name alone: put the old name back, and compare, before you use it.
 """
 
 from __future__ import annotations
@@ -76,11 +79,20 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--after", type=Path, required=True, help="fingerprints of this version")
     parser.add_argument("--before-tree", type=Path, required=True, help="checkout of the older version")
     parser.add_argument("--renamed", action="append", default=[], metavar="OLD=NEW", help="a cell with another name")
+    parser.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="CELL",
+        help="a cell whose fingerprint may differ: only names do",
+    )
     parser.add_argument("--dry-run", action="store_true", help="write nothing")
     args = parser.parse_args(words)
     old_names = {new: old for old, _, new in (word.partition("=") for word in args.renamed)}
     states = states_of(args.before_tree.resolve())
-    found = restamp(runs(), states, read_json(args.before), read_json(args.after), old_names, args.dry_run)
+    before, after = read_json(args.before), read_json(args.after)
+    after |= {name: before[name] for name in before if name.split("/")[-1] in args.accept}
+    found = restamp(runs(), states, before, after, old_names, args.dry_run)
     for result in sorted(set(found.values())):
         files = sorted(file for file, one in found.items() if one == result)
         print(f"{len(files)} records: {result}")
