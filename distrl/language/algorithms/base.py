@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distrl.base.columns import Columns
+from distrl.base.columns import Columns, Tree
 from distrl.base.errors import ConfigError
-from distrl.config.algorithm import AlgorithmConfig
+from distrl.config.sections.language import LanguageConfig
 from distrl.language.algorithms.batch import (
     ENTROPY,
     MOVEMENT,
@@ -57,7 +57,7 @@ REFERENCE_COLUMNS = frozenset({"ref_logp", "tempered_ref_logp"})
 class LanguageAlgorithm(SingleModelAlgorithm):
     """Update of a language model from groups of answers."""
 
-    Config: ClassVar[type[AlgorithmConfig]] = LanguageAlgorithmConfig
+    Config = LanguageAlgorithmConfig
     off_policy_correction: ClassVar[bool] = True
     #: Default of `reward.components`: all components of the task instead of success alone.
     all_components: ClassVar[bool] = False
@@ -69,17 +69,26 @@ class LanguageAlgorithm(SingleModelAlgorithm):
     policy_metric_names: tuple[str, ...] = MOVEMENT
     #: Keyword-only parameters of the advantage that `component_arguments` provides.
     supplied: ClassVar[tuple[str, ...]] = ()
+    #: Attributes that are part of `state`.
+    extra_state: ClassVar[tuple[str, ...]] = ()
     #: Compute the entropy of the policy at every update, also without a bonus.
     measures_entropy: ClassVar[bool] = False
 
-    def __init__(self, config: Any, model: Any, **options: Any):
+    def __init__(self, config: LanguageAlgorithmConfig, model: LanguageModel, **options: Any):
         super().__init__(config, model, **options)
         self.language: LanguageModel = model
         self.support = SupportWatch(None)
         self.reference: Tensor | None = None  # (P,) the first weights, if a component reads `ref_logp`
 
     @classmethod
-    def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> Any:
+    def build_model(
+        cls,
+        observation_space: object,
+        action_space: object,
+        model: object,
+        config: LanguageAlgorithmConfig,
+        **options: Any,
+    ) -> LanguageModel:
         if "language" not in options:
             raise ConfigError(
                 f"algorithm {config.name} learns from a language model's answers, but the run has no language model.",
@@ -90,7 +99,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return load_language_model(options["language"], options["seed"], alphabet=alphabet)
 
     @classmethod
-    def sampling_plan(cls, config: Any) -> SamplingPlan:
+    def sampling_plan(cls, config: LanguageAlgorithmConfig) -> SamplingPlan:
         """Return the sampling plan; its state of the run are `extras`."""
         return EqualSamples(config.group_size)
 
@@ -101,7 +110,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
             return torch.optim.AdamW([flat.parameter()], lr=1.0, **options)
         return FlatAdam(flat.parameter(), betas=tuple(config.adam_betas))
 
-    def begin(self, components: Sequence[str], settings: Any) -> None:
+    def begin(self, components: Sequence[str], settings: LanguageConfig) -> None:
         """Build the components."""
         config = self.schedules
         self.components, self.settings = tuple(components), settings
@@ -125,7 +134,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         """Prepare for the task that `training_task` returned."""
 
     @classmethod
-    def training_task(cls, task: Task, config: Any) -> Task:
+    def training_task(cls, task: Task, config: LanguageAlgorithmConfig) -> Task:
         """Return the task that the run trains on."""
         return task
 
@@ -361,9 +370,12 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         """Return arrays for the samplers, published with every version; their source is part of `state`."""
         return {}
 
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "reference": self.reference}
+    def state(self) -> dict[str, Tree]:
+        own = {name: getattr(self, name) for name in self.extra_state}
+        return {**super().state(), "reference": self.reference, **own}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Tree]) -> None:
         super().load_state(state)
+        for name in self.extra_state:
+            setattr(self, name, state[name])
         self.reference = None if state["reference"] is None else torch.as_tensor(state["reference"]).to(self.device)

@@ -13,6 +13,7 @@ from torch import Tensor
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError, unknown
 from distrl.config.messages import unknown_key
+from distrl.language.chain.component import ComponentConfig
 from distrl.language.chain.groups import Groups
 from distrl.language.models.token_logp import Support
 from distrl.language.rewards.plan import RewardPlan, plan_from_words
@@ -44,7 +45,7 @@ def reward_plan(words: Mapping[str, Any], components: Sequence[str], all_compone
     return plan_from_words(named, **options)
 
 
-def with_budget(word: Any, max_new_tokens: int) -> Any:
+def with_budget(word: ComponentConfig, max_new_tokens: int) -> ComponentConfig:
     """Pass the generation budget to components that divide by it, unless the config sets one."""
     name = word if isinstance(word, str) else word.get("name")
     if name in ("seq_mean_token_sum_norm", "drpo"):
@@ -60,7 +61,7 @@ def recorded_support(support: Tensor, mask: Tensor) -> Support:
     return Support(ids[there], offsets)
 
 
-def not_given(word: Any, supplied: Sequence[str], algorithm: str) -> None:
+def not_given(word: ComponentConfig, supplied: Sequence[str], algorithm: str) -> None:
     """Refuse options that the algorithm itself supplies."""
     for name in supplied:
         if isinstance(word, Mapping) and name in word:

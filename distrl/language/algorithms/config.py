@@ -8,9 +8,7 @@ from pydantic import Field, model_validator
 
 from distrl.base.errors import ConfigError
 from distrl.config.algorithm import AlgorithmConfig
-
-#: Config of a component: its registered name, or `{name: ..., option: ...}`.
-ComponentConfig = str | dict[str, Any]
+from distrl.language.chain.component import ComponentConfig
 
 
 class LanguageAlgorithmConfig(AlgorithmConfig):

@@ -17,10 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distrl.base.columns import Columns
+from distrl.base.columns import Columns, Tree
 from distrl.base.errors import ConfigError
 from distrl.language.algorithms.base import LanguageAlgorithm
+from distrl.language.algorithms.config import LanguageAlgorithmConfig
 from distrl.language.chain.groups import Groups
+from distrl.language.models.model import LanguageModel
 from distrl.language.models.sharded import Published, ShardedModel
 from distrl.learning.shards import Shards
 from distrl.models.parameters.flat import FlatParameters
@@ -51,8 +53,8 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
 
     def __init__(
         self,
-        config: Any,
-        model: Any,
+        config: LanguageAlgorithmConfig,
+        model: LanguageModel,
         *,
         device: str | torch.device = "cpu",
         shards: Shards | None = None,
@@ -130,7 +132,7 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Tree]:
         """As of a whole model, in process 0; all have to call it. The others' is of no use."""
         self.sharded.reshard()
         state = super().state()
@@ -142,7 +144,7 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
         reference = None if self.reference is None else self.sharded.gather(self.reference)
         return {**state, "model": tensors, "optimizer": optimizer, "reference": reference}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Tree]) -> None:
         self.sharded.reshard()
         model = self.sharded.spread(state["model"])
         optimizer = {
@@ -154,7 +156,7 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
             reference = self.sharded.own(torch.as_tensor(reference))
         super().load_state({**state, "model": model, "optimizer": optimizer, "reference": reference})
 
-    def _gathered(self, number: int, value: Any) -> Any:
+    def _gathered(self, number: int, value: Tree) -> Tree:
         """A value that an optimizer keeps for its parameter of this number, whole."""
         own, whole = self._places(number)
         if not (isinstance(value, Tensor) and value.numel() == own.stop - own.start and value.dim()):
@@ -164,7 +166,7 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
         found = self.sharded.gather(vector)
         return None if found is None else found[whole].clone()
 
-    def _cut(self, number: int, value: Any) -> Any:
+    def _cut(self, number: int, value: Tree) -> Tree:
         """The inverse of `_gathered`."""
         own, whole = self._places(number)
         if not isinstance(value, np.ndarray | Tensor) or value.ndim == 0:

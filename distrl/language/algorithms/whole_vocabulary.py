@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
+from distrl.config.sections.language import LanguageConfig
 from distrl.language.algorithms.base import LanguageAlgorithm
 from distrl.language.models.token_features import each_chunk, spread, token_features
 
@@ -15,7 +16,7 @@ from distrl.language.models.token_features import each_chunk, spread, token_feat
 class WholeVocabulary(LanguageAlgorithm):
     """An algorithm that reads more of the logits than the chosen tokens' log-probabilities."""
 
-    def begin(self, components: Any, settings: Any) -> None:
+    def begin(self, components: Sequence[str], settings: LanguageConfig) -> None:
         super().begin(components, settings)
         if settings.top_p < 1.0 or settings.top_k > 0:
             raise ConfigError(

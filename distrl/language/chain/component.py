@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -18,6 +18,10 @@ from distrl.base.errors import ConfigError, unknown
 from distrl.base.registry import register
 from distrl.language.chain.groups import Groups
 
+#: Config of a component: its registered name, or `{name: ..., option: ...}`.
+ComponentConfig = str | dict[str, Any]
+#: Values of options, by name.
+Options: TypeAlias = Mapping[str, Any]
 UNITS = ("row", "episode")
 
 
@@ -35,14 +39,14 @@ class Component:
 
     plug_point: str
     name: str
-    function: Callable[..., Any] = field(repr=False)
+    function: Callable[..., Tensor] = field(repr=False)
     reads: tuple[str, ...]
     may_read: tuple[str, ...]
-    options: Mapping[str, Any]
+    options: Options
     supplied: tuple[str, ...] = ()
     unit: str = "row"
 
-    def __call__(self, batch: Columns, **numbers: Any) -> Any:
+    def __call__(self, batch: Columns, **numbers: float | None) -> Tensor:
         """Call the function on a batch.
 
         Args:
@@ -64,13 +68,13 @@ class Component:
         episodes = Groups(batch.episode)
         return episodes.spread(self.function(*self._arguments(batch, episodes.first_rows()), **options))
 
-    def _arguments(self, batch: Columns, rows: Tensor | None = None) -> list[Any]:
+    def _arguments(self, batch: Columns, rows: Tensor | None = None) -> list[Tensor | None]:
         columns = batch.only(*self.reads, *self.may_read)
         columns = columns if rows is None else columns[rows]
         return [columns.get(name) for name in (*self.reads, *self.may_read)]
 
 
-def component(plug_point: str, word: str | Mapping[str, Any], supplied: Sequence[str] = ()) -> Component:
+def component(plug_point: str, word: ComponentConfig, supplied: Sequence[str] = ()) -> Component:
     """Build a component from its config: a name, or a mapping of `name` and options.
 
     >>> component("advantage", {"name": "grpo", "ddof": 0}).reads
@@ -89,7 +93,7 @@ def component(plug_point: str, word: str | Mapping[str, Any], supplied: Sequence
     return Component(plug_point, name, function, reads, may_read, given, tuple(n for n in supplied if n in known), unit)
 
 
-def configured(plug_point: str, word: str | Mapping[str, Any]) -> Callable[..., Any]:
+def configured(plug_point: str, word: ComponentConfig) -> Callable[..., Tensor]:
     """A registered function with the options of its config word, to be called by position."""
     name, given = _word(plug_point, word)
     function = register.get(plug_point, name)
@@ -97,7 +101,7 @@ def configured(plug_point: str, word: str | Mapping[str, Any]) -> Callable[..., 
     return partial(function, **given)
 
 
-def _word(plug_point: str, word: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _word(plug_point: str, word: ComponentConfig) -> tuple[str, dict[str, Any]]:
     """Name and options of a config word."""
     given = {"name": word} if isinstance(word, str) else dict(word)
     name = given.pop("name", None)
@@ -107,7 +111,7 @@ def _word(plug_point: str, word: str | Mapping[str, Any]) -> tuple[str, dict[str
 
 
 def _checked(
-    plug_point: str, name: str, function: Callable[..., Any], given: Mapping[str, Any], supplied: Sequence[str] = ()
+    plug_point: str, name: str, function: Callable[..., Tensor], given: Options, supplied: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
     """Columns needed, columns used if there, options known; after checking the options given."""
     reads, may_read, needed, known = _signature(function)
@@ -120,7 +124,7 @@ def _checked(
     return reads, may_read, known
 
 
-def _signature(function: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...], list[str], list[str]]:
+def _signature(function: Callable[..., Tensor]) -> tuple[tuple[str, ...], tuple[str, ...], list[str], list[str]]:
     """Columns needed, columns used if there, options needed, options known."""
     parameters = inspect.signature(function).parameters.values()
     columns = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]

@@ -44,9 +44,7 @@ advantage on one row of each episode and gives the result to all its rows; `unit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -54,7 +52,7 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError, unknown
 from distrl.base.registry import register
 from distrl.language.chain.aggregation import aggregate, group_loss_mean, row_mean
-from distrl.language.chain.component import Component, component
+from distrl.language.chain.component import Component, ComponentConfig, component
 from distrl.language.chain.groups import Groups
 
 #: Plug points of the objective and the level of their losses.
@@ -115,11 +113,11 @@ class Objective:
 
 
 def objective(
-    word: str | Mapping[str, Any],
-    aggregation: str | Mapping[str, Any] = "token_mean",
-    divergence: str | Mapping[str, Any] | None = None,
+    word: ComponentConfig,
+    aggregation: ComponentConfig = "token_mean",
+    divergence: ComponentConfig | None = None,
     beta: float = 0.0,
-    correction: str | Mapping[str, Any] | None = None,
+    correction: ComponentConfig | None = None,
 ) -> Objective:
     """Build an objective from the configs of its components."""
     name = word if isinstance(word, str) else str(word.get("name"))

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from distrl.base.errors import CheckpointError, ConfigError, nearest
 from distrl.base.registry import register
+from distrl.language.tasks.base import Task
 
 #: A group whose successes differ by no more has nothing to compare.
 EQUAL = 1e-9
@@ -72,11 +72,11 @@ class Curriculum:
         chosen = np.argsort(-keys, kind="stable")[: rest - uniform]
         return rng.permutation(np.concatenate([np.tile(np.arange(self.size), passes), drawn, chosen])).astype(np.int64)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, int | np.ndarray]:
         """Copies of all that changes."""
         return {"size": self.size, **{name: np.copy(getattr(self, name)) for name in self.state}}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, int | np.ndarray]) -> None:
         """Go on from `state_dict`.
 
         Raises:
@@ -100,7 +100,7 @@ class Curriculum:
         self.load_state_dict({name.removeprefix(PREFIX): x for name, x in extras.items() if name.startswith(PREFIX)})
 
 
-def make_curriculum(name: str, size: int, options: Mapping[str, Any] | None = None) -> Curriculum:
+def make_curriculum(name: str, size: int, options: Mapping[str, object] | None = None) -> Curriculum:
     """The curriculum that a config names."""
     factory = register.get("curriculum", name)
     known = [word for word in inspect.signature(factory).parameters if word != "size"]
@@ -115,7 +115,7 @@ def make_curriculum(name: str, size: int, options: Mapping[str, Any] | None = No
         raise ConfigError(f"curriculum {name!r} cannot take the options {dict(options or {})}: {error}.") from None
 
 
-def task_curriculum(word: str | Mapping[str, Any] | None, task: Any) -> Curriculum | None:
+def task_curriculum(word: str | Mapping[str, object] | None, task: Task) -> Curriculum | None:
     """The curriculum that `language.curriculum` asks for, over a task's training items.
 
     Args:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from distrl.base.seeds import generator, seed_for
 from distrl.experience.fragment import Unit
 from distrl.language.curricula.base import Curriculum
+from distrl.language.tasks.base import Item, Task
 
 
 class PromptLines:
@@ -29,7 +29,7 @@ class PromptLines:
 
     def __init__(
         self,
-        task: Any,
+        task: Task,
         streams: int,
         lines: int,
         items_per_line: int,
@@ -43,7 +43,7 @@ class PromptLines:
         self.curriculum = curriculum
         self._order = lru_cache(maxsize=2)(self._new_order)
 
-    def items(self, unit: Unit, extras: Mapping[str, np.ndarray] | None = None) -> list[Any]:
+    def items(self, unit: Unit, extras: Mapping[str, np.ndarray] | None = None) -> list[Item]:
         """The items of a fragment.
 
         Args:
@@ -66,4 +66,5 @@ class PromptLines:
         return int(self._order(place // size)[place % size])
 
     def _new_order(self, epoch: int) -> np.ndarray:
+        assert self.task.size is not None
         return generator(self.seed, "items", epoch).permutation(self.task.size)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.base.files import write_atomic, write_atomic_with
+from distrl.config.sections.language import TextsSettings
 from distrl.experience.token_episodes import MODEL, to_arrow
+from distrl.language.models.tokenizers import TextTokenizer
 from distrl.monitor.token_page import Answer, html_page, markdown
 
 TEXTS, ROLLOUTS = "texts", "rollouts"
@@ -26,7 +27,7 @@ NEWEST = "newest.md"  # what TensorBoard shows
 class TextKeeper:
     """Writes into the run folder from the learner's process."""
 
-    def __init__(self, folder: Path, settings: Any, tokenizer: Any, components: tuple[str, ...]):
+    def __init__(self, folder: Path, settings: TextsSettings, tokenizer: TextTokenizer, components: tuple[str, ...]):
         self.folder, self.settings, self.tokenizer, self.components = folder, settings, tokenizer, components
         self._begun = self._off = False
 
@@ -109,7 +110,7 @@ class TextKeeper:
         write_atomic_with(path, lambda file: parquet.write_table(table, file))
 
 
-def require_parquet(settings: Any) -> None:
+def require_parquet(settings: TextsSettings) -> None:
     """Refuse `texts.rollouts` where Parquet files cannot be written.
 
     Raises:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
-from distrl.base.columns import Columns
+from distrl.base.columns import Columns, Tree
 from distrl.base.phases import Phases
+from distrl.config.sections.language import LanguageConfig
 from distrl.experience.fragment import FragmentData, Unit
 from distrl.experience.token_episodes import TEMPERATURE_SCALE, cat_episodes, pad_episodes
 from distrl.experience.weights import Weights
@@ -20,6 +20,7 @@ from distrl.language.curricula.base import Curriculum
 from distrl.language.learner.answer_files import TextKeeper
 from distrl.language.learner.mismatch import Mismatch, MismatchGate, cache_metrics, mismatch_metrics
 from distrl.language.learner.warnings import TextWatch
+from distrl.language.tasks.base import Task
 from distrl.learning.learner_base import Learner, Progress, Report
 
 #: Token ids and counts that torch wants as int64; float64 rewards stay.
@@ -41,9 +42,9 @@ class TextLearner(Learner):
     def __init__(
         self,
         algorithm: LanguageAlgorithm,
-        task: Any,
+        task: Task,
         seed: int,
-        settings: Any,
+        settings: LanguageConfig,
         *,
         curriculum: Curriculum | None = None,
         keeper: TextKeeper | None = None,
@@ -121,12 +122,12 @@ class TextLearner(Learner):
             supervised_start(self.algorithm.model, self.task, self.seed, **options)
         self.algorithm.remember_reference()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Tree]:
         curriculum = None if self.curriculum is None else self.curriculum.state_dict()
         bf16 = self.algorithm.language.dtype == torch.bfloat16
         return {**super().state(), "curriculum": curriculum, "bf16": bf16}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Tree]) -> None:
         self.begun = True
         super().load_state(state)
         self.algorithm.language.dtype = torch.bfloat16 if state["bf16"] else torch.float32

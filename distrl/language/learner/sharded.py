@@ -15,10 +15,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from distrl.base.columns import Tree
 from distrl.base.errors import ResourceError
 from distrl.experience.fragment import FragmentData
 from distrl.experience.weights import Weights
 from distrl.language.learner.learner import TextLearner
+from distrl.language.models.model import LanguageModel
 from distrl.learning.learner_base import Progress, Report
 
 #: Limit of a wait for process 0: as long as a run lasts. The death of either process ends it at once.
@@ -34,7 +36,7 @@ class Following:
         acts: What the others do at word of process 0, by word; given the number that comes with it.
     """
 
-    def __init__(self, acts: Mapping[int, Callable[[int], Any]], device: torch.device):
+    def __init__(self, acts: Mapping[int, Callable[[int], object]], device: torch.device):
         self.acts = acts
         self.gpu = torch.cuda.current_device() if device.type == "cuda" else None
         self.rank = dist.get_rank()
@@ -105,7 +107,7 @@ class ShardedLearner:
         fresh_model: Makes the run's first model, whole, for a supervised start.
     """
 
-    def __init__(self, learner: TextLearner, fresh_model: Callable[[], Any]):
+    def __init__(self, learner: TextLearner, fresh_model: Callable[[], LanguageModel]):
         self.learner, self.fresh_model = learner, fresh_model
         self.following = Following(
             {WEIGHTS: self._weights, STATE: lambda number: self.learner.state()}, learner.algorithm.device
@@ -125,12 +127,12 @@ class ShardedLearner:
         self.following.say(WEIGHTS, version)
         return self._weights(version)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Tree]:
         """Process 0 only: the state of the whole."""
         self.following.say(STATE)
         return self.learner.state()
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Tree]) -> None:
         with self.following.together():
             self.learner.load_state(state)
 
@@ -153,12 +155,13 @@ class ShardedLearner:
         self.learner.warm_start(made[0])
 
 
-def started(model: Any, learner: TextLearner) -> Weights:
+def started(model: LanguageModel, learner: TextLearner) -> Weights:
     """The weights of a fresh whole model after the run's supervised start, in full precision."""
     from distrl.language.algorithms.supervised.warm_start import supervised_start
     from distrl.language.models.weights import pack_language_weights
 
     model.to(learner.algorithm.device)
     model.dtype = learner.algorithm.language.dtype
+    assert learner.settings.warm_start is not None
     supervised_start(model, learner.task, learner.seed, **learner.settings.warm_start.model_dump())
     return pack_language_weights(model, 0, torch.float32)

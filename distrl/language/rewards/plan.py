@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from distrl.base.errors import ConfigError, unknown
-from distrl.language.chain.component import configured
+from distrl.language.chain.component import ComponentConfig, Options, configured
 from distrl.language.rewards.components import weighted_sum
 
 
@@ -92,11 +91,11 @@ def _same(component: Tensor) -> Tensor:
 
 
 def plan_from_words(
-    components: Mapping[str, Mapping[str, Any]],
-    combination: str | Mapping[str, Any] = "weighted_sum",
-    gates: Sequence[Mapping[str, Any]] = (),
-    length: str | Mapping[str, Any] | None = None,
-    shaping: str | Mapping[str, Any] | None = None,
+    components: Mapping[str, Options],
+    combination: ComponentConfig = "weighted_sum",
+    gates: Sequence[Options] = (),
+    length: ComponentConfig | None = None,
+    shaping: ComponentConfig | None = None,
 ) -> RewardPlan:
     """A plan from what a config says.
 
@@ -126,7 +125,7 @@ def plan_from_words(
     )
 
 
-def _gate(word: Mapping[str, Any]) -> tuple[str, Callable[[Tensor, Tensor], Tensor]]:
+def _gate(word: Options) -> tuple[str, Callable[[Tensor, Tensor], Tensor]]:
     if "on" not in word:
         raise ConfigError(f"reward gate {dict(word)} does not say which component decides.", "Add on: COMPONENT.")
     return str(word["on"]), configured("gate", {key: value for key, value in word.items() if key != "on"})

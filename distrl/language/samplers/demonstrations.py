@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,8 +14,10 @@ from distrl.experience.token_episodes import FORCED, PROMPT, cat_episodes, episo
 from distrl.experience.weights import Weights
 from distrl.language.algorithms.supervised.warm_start import demonstration
 from distrl.language.curricula.prompt_order import PromptLines
+from distrl.language.models.tokenizers import TextTokenizer
 from distrl.language.samplers.clock import TextClock
 from distrl.language.samplers.rows import group_id
+from distrl.language.tasks.base import Item, Task
 
 
 class DemonstrationSampler:
@@ -35,8 +36,8 @@ class DemonstrationSampler:
     def __init__(
         self,
         index: int,
-        tokenizer: Any,
-        task: Any,
+        tokenizer: TextTokenizer,
+        task: Task,
         lines: PromptLines,
         *,
         context: int | None,
@@ -91,7 +92,7 @@ class DemonstrationSampler:
         )
         return meta, FragmentData(episodes)
 
-    def _row(self, item: Any, group: int) -> Columns:
+    def _row(self, item: Item, group: int) -> Columns:
         """A prompt and its right answer with the stop token, which alone are learned from."""
         prompt, answer = demonstration(self.tokenizer, self.task, item.index, f"algorithm {self.wanted_by}")
         total = len(prompt) + len(answer)

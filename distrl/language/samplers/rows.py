@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from distrl.base.columns import Columns
 from distrl.experience.fragment import Unit
 from distrl.experience.token_episodes import MODEL, PROMPT
-from distrl.language.tasks.base import verify_safely
+from distrl.language.engines.base import Completion, SamplingOptions
+from distrl.language.models.tokenizers import TextTokenizer
+from distrl.language.tasks.base import Item, Task, verify_safely
 
 MAX_STREAMS, MAX_PROMPTS = 1 << 12, 1 << 20  # of a run, of a fragment: their names fit into one number
 SUCCESS = 1.0  # of the first reward component
@@ -29,13 +30,13 @@ def group_id(unit: Unit, number: int, prompts: int) -> int:
 
 
 def answer_rows(
-    task: Any,
-    tokenizer: Any,
-    item: Any,
+    task: Task,
+    tokenizer: TextTokenizer,
+    item: Item,
     prompt: Sequence[int],
-    answers: Sequence[Any],
+    answers: Sequence[Completion],
     group: int,
-    options: Any,
+    options: SamplingOptions,
 ) -> tuple[Columns, list[float]]:
     """Rows of the answers to one prompt, and each one's success (the sum of its reward components is for the learner).
 
@@ -49,7 +50,7 @@ def answer_rows(
     failed = np.array([problem is not None for _, problem in judged])
     components = np.array([[found[name] for name in task.components] for found, _ in judged], np.float64)
     lengths = np.array([len(prompt) + len(answer.tokens) for answer in answers])
-    columns: dict[str, Any] = {
+    columns: dict[str, np.ndarray] = {
         "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         "tokens": _joined([(np.asarray(prompt), answer.tokens) for answer in answers], np.int32),
         "kind": _joined([_spread(prompt, answer, PROMPT, MODEL) for answer in answers], np.uint8),
@@ -76,17 +77,17 @@ def answer_rows(
     return Columns(**columns), components[:, 0].tolist()
 
 
-def _spread(prompt: Sequence[int], answer: Any, before: Any, after: Any) -> tuple[np.ndarray, np.ndarray]:
+def _spread(prompt: Sequence[int], answer: Completion, before: int, after: int) -> tuple[np.ndarray, np.ndarray]:
     return np.full(len(prompt), before), np.full(len(answer.tokens), after)
 
 
-def _joined(pieces: Sequence[tuple[np.ndarray, np.ndarray]], dtype: Any) -> np.ndarray:
+def _joined(pieces: Sequence[tuple[np.ndarray, np.ndarray]], dtype: type[np.generic]) -> np.ndarray:
     return np.concatenate([part for piece in pieces for part in piece]).astype(dtype)
 
 
-def _support(prompt: int, answers: Sequence[Any]) -> dict[str, np.ndarray]:
+def _support(prompt: int, answers: Sequence[Completion]) -> dict[str, np.ndarray]:
     """Ids that truncation left for every token; none for those of the prompt."""
-    lists = [ids for answer in answers for ids in (*([np.empty(0, np.int32)] * prompt), *answer.support)]
+    lists = [ids for answer in answers for ids in (*([np.empty(0, np.int32)] * prompt), *(answer.support or ()))]
     ends = np.cumsum([0, *(len(ids) for ids in lists)])
     return {"support": np.concatenate(lists).astype(np.int32), "support_offsets": ends.astype(np.int64)}
 

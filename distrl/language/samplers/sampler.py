@@ -21,15 +21,17 @@ from distrl.experience.token_episodes import cat_episodes, episodes_bytes
 from distrl.experience.weights import Weights
 from distrl.language.curricula.prompt_order import PromptLines
 from distrl.language.curricula.sampling_plan import PromptSamples, SamplingPlan
-from distrl.language.models.tokenizers import encode_item
+from distrl.language.engines.base import Completion, Engine, SamplingOptions
+from distrl.language.models.tokenizers import TextTokenizer, encode_item
 from distrl.language.models.weights import extras_of
 from distrl.language.samplers.clock import TextClock
 from distrl.language.samplers.rows import answer_rows, group_id
+from distrl.language.tasks.base import Item, Task
 
 ADVICE = "If memory ran out, lower language.max_rows or language.max_new_tokens. Go on with --resume."
 
 
-def engine_fault(engine: Any, error: Exception, answers: int) -> str:
+def engine_fault(engine: object, error: Exception, answers: int) -> str:
     """Describe the failure of an engine in one line."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     reason = str(error).strip().split("\n")[0][:300]
@@ -62,23 +64,23 @@ class TextSampler:
     def __init__(
         self,
         index: int,
-        engine: Any,
-        tokenizer: Any,
-        task: Any,
+        engine: Engine,
+        tokenizer: TextTokenizer,
+        task: Task,
         lines: PromptLines,
         *,
         context: int,
         draws: SamplingPlan,
-        options: Any,
+        options: SamplingOptions,
         seed: int,
         fuse: bool = True,
-        rebuild: Callable[[], Any] | None = None,
+        rebuild: Callable[[], Engine] | None = None,
         news: Callable[[int], Weights | None] | None = None,
         recompute: bool = False,
         phases: Phases | None = None,
     ):
         self.index = index
-        self.engine = engine
+        self.engine: Any = engine
         self.tokenizer = tokenizer
         self.task = task
         self.lines = lines
@@ -145,7 +147,7 @@ class TextSampler:
         self.phases.switch("other")
         return fragments
 
-    def _encoded(self, item: Any) -> list[int]:
+    def _encoded(self, item: Item) -> list[int]:
         return encode_item(self.tokenizer, item, self.options.max_new_tokens, self.context)
 
     def _plan(self, unit: Unit, prompts: Sequence[Sequence[int]]) -> list[PromptSamples]:
@@ -153,9 +155,9 @@ class TextSampler:
 
     def _generate(
         self, prompts: list[list[int]], draws: Sequence[PromptSamples], uniforms: np.ndarray, weights: Weights
-    ) -> list[list[Any]]:
+    ) -> list[list[Completion]]:
         """Answers to each prompt as its draws say, those of one temperature together."""
-        said: list[list[Any]] = [[] for _ in draws]
+        said: list[list[Completion]] = [[] for _ in draws]
         ends = np.cumsum([draw.answers for draw in draws])
         for scale in dict.fromkeys(draw.temperature_scale for draw in draws):
             mine = [number for number, draw in enumerate(draws) if draw.temperature_scale == scale]
@@ -174,7 +176,7 @@ class TextSampler:
         uniforms: np.ndarray,
         scale: float,
         weights: Weights,
-    ) -> list[Any]:
+    ) -> list[Completion]:
         """The engine's answers. One that fails is built again, which changes no answer."""
         repeats = counts[0] if len(set(counts)) == 1 else counts
         try:
@@ -197,7 +199,9 @@ class TextSampler:
             told = engine_fault(self.engine, error, sum(counts))
             raise ResourceError(f"{told}; so did the one before it.", ADVICE) from error
 
-    def _ask(self, prompts: list[list[int]], repeats: int | list[int], uniforms: np.ndarray, scale: float) -> list[Any]:
+    def _ask(
+        self, prompts: list[list[int]], repeats: int | list[int], uniforms: np.ndarray, scale: float
+    ) -> list[Completion]:
         options = self.options if scale == 1.0 else replace(self.options, temperature=scale * self.options.temperature)
         if self.news is None:
             return self.engine.generate(prompts, repeats, uniforms, options)
@@ -215,10 +219,10 @@ class TextSampler:
     def _fragment(
         self,
         unit: Unit,
-        items: Sequence[Any],
+        items: Sequence[Item],
         prompts: Sequence[list[int]],
         plan: Sequence[PromptSamples],
-        said: Sequence[Sequence[Any]],
+        said: Sequence[Sequence[Completion]],
     ) -> tuple[FragmentMeta, FragmentData]:
         rows: list[Columns] = []
         reports: list[EpisodeReport] = []

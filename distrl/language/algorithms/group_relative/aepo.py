@@ -38,7 +38,7 @@ class AEPOConfig(LanguageAlgorithmConfig):
 
 @dataclass(frozen=True)
 class RepeatedSamples:
-    """Every prompt `count` times, and a share of them `count` times more at the heat that came with the weights."""
+    """Every prompt `count` times; a share of them again at the temperature scale of the extras."""
 
     count: int
     share: float
@@ -65,11 +65,10 @@ class AEPO(LanguageAlgorithm):
     Config = AEPOConfig
     measures_entropy = True
 
-    def __init__(self, config: Any, model: Any, **options: Any):
-        super().__init__(config, model, **options)
-        self.last_entropy: float | None = None  # of the last update; before the first nothing is redrawn
-        self._redrawn: Columns | None = None  # of the present batch, prepared
-        self._replaced = 0
+    last_entropy: float | None = None  # of the last update; before the first nothing is redrawn
+    extra_state = ("last_entropy",)
+    _redrawn: Columns | None = None  # of the present batch, prepared
+    _replaced = 0
 
     @classmethod
     def sampling_plan(cls, config: Any) -> SamplingPlan:
@@ -79,8 +78,8 @@ class AEPO(LanguageAlgorithm):
         if self.last_entropy is None or not self.config.replaced:
             return super().extras()
         config = self.config
-        heat = virtual_temperature(self.last_entropy, config.target_entropy, config.hot, config.cold)
-        return {**super().extras(), TEMPERATURE_SCALE: np.array(heat)}
+        scale = virtual_temperature(self.last_entropy, config.target_entropy, config.hot, config.cold)
+        return {**super().extras(), TEMPERATURE_SCALE: np.array(scale)}
 
     def prepare(self, batch: Columns) -> Columns:
         """The answers at the run's own temperature; the others are kept aside."""
@@ -114,10 +113,3 @@ class AEPO(LanguageAlgorithm):
         self.last_entropy = metrics["policy/entropy"]
         self._redrawn = None
         return {"text/replaced": self._replaced / len(batch.group)}
-
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "last_entropy": self.last_entropy}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        super().load_state(state)
-        self.last_entropy = state["last_entropy"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
@@ -33,9 +32,8 @@ class DCPO(LanguageAlgorithm):
     supplied = ("entropy", "target")
     measures_entropy = True
 
-    def __init__(self, config: Any, model: Any, **options: Any):
-        super().__init__(config, model, **options)
-        self.last_entropy: float | None = None  # of the last update; None before the first, which is GRPO's
+    last_entropy: float | None = None  # of the last update; None before the first, which is GRPO's
+    extra_state = ("last_entropy",)
 
     def component_arguments(self) -> dict[str, float | None]:
         target = self.config.target_entropy
@@ -57,10 +55,3 @@ class DCPO(LanguageAlgorithm):
         self.last_entropy = metrics["policy/entropy"]
         share = float((batch.reward > 0.05).double().mean())
         return {"policy/tempered_share": correct_share_weight(used, self.config.target_entropy, share)}
-
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "last_entropy": self.last_entropy}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        super().load_state(state)
-        self.last_entropy = state["last_entropy"]

@@ -7,13 +7,14 @@ proximal policy, the weights just before the update, and the weight proximal / b
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from pydantic import Field
 
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.config.sections.language import LanguageConfig
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.losses.token import proximal_by_versions
 
@@ -42,7 +43,7 @@ class DecoupledPPO(LanguageAlgorithm):
 
     Config = DecoupledPPOConfig
 
-    def begin(self, components: Any, settings: Any) -> None:
+    def begin(self, components: Sequence[str], settings: LanguageConfig) -> None:
         super().begin(components, settings)
         if "behavior_logp" not in self.objective.reads():
             raise ConfigError(

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from distrl.base.columns import Columns
+from distrl.base.columns import Columns, Tree
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.config.sections.language import LanguageConfig
 from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.chain.groups import Groups
 from distrl.language.curricula.budgets import knapsack_budget
@@ -53,7 +54,7 @@ class SuccessTable:
     def extras(self) -> dict[str, np.ndarray]:
         return {KEYS: self.keys.copy(), RATES: self.rates.copy()}
 
-    def load(self, extras: Mapping[str, Any]) -> None:
+    def load(self, extras: Mapping[str, np.ndarray]) -> None:
         """The inverse of `extras`."""
         self.keys = np.array(extras[KEYS], np.int64)
         self.rates = np.array(extras[RATES], np.float64)
@@ -104,9 +105,9 @@ class Knapsack(LanguageAlgorithm):
 
     Config = KnapsackConfig
 
-    def __init__(self, config: Any, model: Any, **options: Any):
-        super().__init__(config, model, **options)
-        self.table = SuccessTable(config.table_size)
+    def begin(self, components: Sequence[str], settings: LanguageConfig) -> None:
+        super().begin(components, settings)
+        self.table = SuccessTable(self.config.table_size)
 
     @classmethod
     def sampling_plan(cls, config: Any) -> SamplingPlan:
@@ -131,9 +132,9 @@ class Knapsack(LanguageAlgorithm):
     def extras(self) -> dict[str, np.ndarray]:
         return {**super().extras(), **self.table.extras()}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Tree]:
         return {**super().state(), "table": self.table.extras()}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Tree]) -> None:
         super().load_state(state)
         self.table.load(state["table"])

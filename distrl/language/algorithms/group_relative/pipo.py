@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from distrl.base.columns import Columns, tree_map
+from distrl.base.columns import Columns, Tree, tree_map
 from distrl.base.registry import register
 from distrl.language.advantages.token import improvement_signal, pipo
 from distrl.language.algorithms.base import LanguageAlgorithm, LanguageAlgorithmConfig
@@ -36,10 +36,8 @@ class PIPO(LanguageAlgorithm):
 
     Config = PIPOConfig
 
-    def __init__(self, config: Any, model: Any, **options: Any):
-        super().__init__(config, model, **options)
-        self.means: list[float] = []  # mean rewards of the last batches, newest last
-        self.previous: Columns | None = None  # the last batch, prepared with the weights before its update
+    means: Sequence[float] = ()  # mean rewards of the last batches, newest last
+    previous: Columns | None = None  # the last batch, prepared with the weights before its update
 
     def improvement(self, batch: Columns) -> float:
         """xi: how many of their standard deviations the batch's mean reward lies above those of the last ones."""
@@ -76,10 +74,10 @@ class PIPO(LanguageAlgorithm):
         self.previous = batch
         return {"policy/reward_rise": improvement}
 
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "means": self.means, "previous": self.previous}
+    def state(self) -> dict[str, Tree]:
+        return {**super().state(), "means": list(self.means), "previous": self.previous}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Tree]) -> None:
         super().load_state(state)
         self.means = [float(mean) for mean in state["means"]]
         previous = state["previous"]

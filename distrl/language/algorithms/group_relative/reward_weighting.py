@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from distrl.base.columns import Columns
+from distrl.base.columns import Columns, Tree
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.config.sections.language import LanguageConfig
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.rewards.plan import combine
 from distrl.language.rewards.weights import (
@@ -56,7 +57,7 @@ class DynamicRewardWeighting(LanguageAlgorithm):
     Config = DynamicRewardConfig
     all_components = True
 
-    def begin(self, components: Sequence[str], settings: Any) -> None:
+    def begin(self, components: Sequence[str], settings: LanguageConfig) -> None:
         super().begin(components, settings)
         count = len(self.plan.names)
         if count < 2:
@@ -74,7 +75,7 @@ class DynamicRewardWeighting(LanguageAlgorithm):
         self.influence = torch.zeros(count, dtype=torch.float64)  # summed over `measured` batches
         self.measured = 0
         self.front = torch.zeros(0, count, dtype=torch.float64)  # trade-offs reached so far
-        self._next: dict[str, Any] = {}  # state after the update
+        self._next: dict[str, object] = {}  # state after the update
         self._metrics: dict[str, float] = {}  # of the current batch
         if self.by_gradient:
             self.plan = replace(self.plan, combination=dynamic_reward_weighting)
@@ -135,11 +136,11 @@ class DynamicRewardWeighting(LanguageAlgorithm):
             setattr(self, name, value)
         return self._metrics
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Tree]:
         own = {name: getattr(self, name) for name in ("part_weights", "influence", "measured", "front")}
         return {**super().state(), **own}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Tree]) -> None:
         super().load_state(state)
         for name in ("part_weights", "influence", "front"):
             setattr(self, name, torch.as_tensor(state[name]).double().cpu())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from pydantic import Field
 
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.config.sections.language import LanguageConfig
 from distrl.language.advantages.bundles import paper_scores, track_quantile
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.chain.groups import Groups
@@ -37,11 +38,14 @@ class RiskPO(LanguageAlgorithm):
     Config = RiskPOConfig
     supplied = ("a", "b", "low_quantile", "high_quantile", "batch_share")
 
-    def __init__(self, config: Any, model: Any, **options: Any):
-        super().__init__(config, model, **options)
+    quantiles: tuple[float, float] | None = None  # tracked; None before the first batch
+    extra_state = ("quantiles",)
+
+    def begin(self, components: Sequence[str], settings: LanguageConfig) -> None:
+        super().begin(components, settings)
+        config = self.schedules
         if not 0.0 < config.levels[0] < config.levels[1] < 1.0:
             raise ConfigError(f"algorithm.levels is {config.levels}; expected 0 < low < high < 1.", "Set [0.2, 0.8].")
-        self.quantiles: tuple[float, float] | None = None  # tracked; None before the first batch
 
     def add_columns(self, batch: Columns) -> Columns:
         groups, size = Groups(batch.group), self.config.bundle_size
@@ -72,10 +76,3 @@ class RiskPO(LanguageAlgorithm):
             )
         self.quantiles = low, high
         return {"policy/score_low": low, "policy/score_high": high}
-
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "quantiles": self.quantiles}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        super().load_state(state)
-        self.quantiles = state["quantiles"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import Field
 
 from distrl.base.columns import Columns
 from distrl.base.registry import register
+from distrl.config.sections.language import LanguageConfig
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.chain.component import component
 
@@ -33,7 +33,7 @@ class TTRV(LanguageAlgorithm):
 
     Config = TTRVConfig
 
-    def begin(self, components: Sequence[str], settings: Any) -> None:
+    def begin(self, components: Sequence[str], settings: LanguageConfig) -> None:
         super().begin(components, settings)
         self.label_free = component("reward", self.schedules.label_free)
 

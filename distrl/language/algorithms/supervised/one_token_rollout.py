@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
@@ -12,6 +12,7 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.base.seeds import seed_for
+from distrl.config.sections.language import LanguageConfig
 from distrl.language.algorithms.base import ComponentConfig
 from distrl.language.algorithms.supervised.sft import SFT, SFTConfig
 from distrl.language.chain.aggregation import aggregate
@@ -39,7 +40,7 @@ class OneTokenRollout(SFT):
 
     Config = OneTokenRolloutConfig
 
-    def begin(self, components: Any, settings: Any) -> None:
+    def begin(self, components: Sequence[str], settings: LanguageConfig) -> None:
         super().begin(components, settings)
         objective = self.objective.objective
         if "logits" not in objective.reads:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
@@ -11,6 +11,7 @@ from torch import Tensor
 from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
+from distrl.config.sections.language import LanguageConfig
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.models.token_logp import Scoring, token_logp
 
@@ -38,7 +39,7 @@ class SFT(LanguageAlgorithm):
     demonstrations = True
     policy_metric_names = ()  # there is no behavior policy to have moved from
 
-    def begin(self, components: Any, settings: Any) -> None:
+    def begin(self, components: Sequence[str], settings: LanguageConfig) -> None:
         config = self.schedules
         if config.beta or config.credit is not None or config.reward or config.old_logp != "behavior":
             raise ConfigError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +12,18 @@ from distrl.base.errors import ConfigError
 from distrl.base.seeds import generator
 from distrl.language.chain.aggregation import aggregate, token_mean
 from distrl.language.losses.supervised import sft
+from distrl.language.models.model import LanguageModel
 from distrl.language.models.token_logp import token_logp
+from distrl.language.models.tokenizers import TextTokenizer
+from distrl.language.tasks.base import Task
 
 BETAS = (0.9, 0.95)
 MAX_NORM = 1.0
 
 
-def supervised_start(model: Any, task: Any, seed: int, steps: int, batch_size: int, learning_rate: float) -> float:
+def supervised_start(
+    model: LanguageModel, task: Task, seed: int, steps: int, batch_size: int, learning_rate: float
+) -> float:
     """Maximum likelihood on random training items' demonstrations; returns the last loss per token.
 
     Raises:
@@ -50,7 +54,7 @@ def supervised_start(model: Any, task: Any, seed: int, steps: int, batch_size: i
 
 
 def demonstration(
-    tokenizer: Any, task: Any, index: int, wanted_by: str = "language.warm_start"
+    tokenizer: TextTokenizer, task: Task, index: int, wanted_by: str = "language.warm_start"
 ) -> tuple[list[int], list[int]]:
     """Tokens of an item's prompt, and of its right answer with the stop token.
 

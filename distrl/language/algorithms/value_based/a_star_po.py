@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from distrl.base.columns import Columns
+from distrl.base.columns import Columns, Tree
 from distrl.base.registry import register
 from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, LanguageAlgorithmConfig
 from distrl.language.chain.groups import Groups
@@ -124,11 +124,11 @@ class AStarPO(LanguageAlgorithm):
             found["policy/optimal_value"] = float(batch.optimal_value.mean())
         return found
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Tree]:
         estimates = {"count": self.count.copy(), "log_sum": self.log_sum.copy(), "best": self.best.copy()}
         return {**super().state(), "estimates": estimates}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Tree]) -> None:
         super().load_state(state)
         for name in ("count", "log_sum", "best"):
             setattr(self, name, np.array(state["estimates"][name]))

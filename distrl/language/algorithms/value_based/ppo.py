@@ -7,6 +7,7 @@ losses are one backward pass through the trunk.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,15 +20,18 @@ from distrl.base.errors import ConfigError
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
 from distrl.config.sections.heads import ReturnHeadConfig
+from distrl.config.sections.language import LanguageConfig
 from distrl.functional.distributions.base import ReturnDistribution
 from distrl.functional.policy.objectives import clipped_value_loss
 from distrl.functional.returns.lambda_targets import lambda_atoms, replacement_size
 from distrl.functional.returns.state_values import Steps
 from distrl.functional.statistics import explained_variance
 from distrl.language.algorithms.base import ComponentConfig
+from distrl.language.algorithms.config import LanguageAlgorithmConfig
 from distrl.language.algorithms.heads import TokenHeadAlgorithm, TokenHeadConfig
 from distrl.language.chain.aggregation import aggregate, token_mean
 from distrl.language.chain.tokens import last_token, lengths, masked, masked_standardize
+from distrl.language.models.model import LanguageModel
 from distrl.language.models.token_features import compact_mask, spread, token_features
 from distrl.language.models.token_logp import token_logp
 from distrl.learning.support_watch import SupportWatch
@@ -71,18 +75,26 @@ class TokenPPO(TokenHeadAlgorithm):
     loss_terms: tuple[str, ...] = ("loss/policy", "loss/value")
 
     @classmethod
-    def build_model(cls, observation_space: Any, action_space: Any, model: Any, config: Any, **options: Any) -> Any:
+    def build_model(
+        cls,
+        observation_space: object,
+        action_space: object,
+        model: object,
+        config: LanguageAlgorithmConfig,
+        **options: Any,
+    ) -> LanguageModel:
         language = options.get("language")
         if language is not None and language.critic_head is None:
             options["language"] = language.model_copy(update={"critic_head": ReturnHeadConfig()})
         built = super().build_model(observation_space, action_space, model, config, **options)
+        assert built.critic is not None
         with torch.no_grad():  # an untrained critic says the same of all prefixes, and disturbs nobody
             for layer in built.critic.modules():
                 if isinstance(layer, nn.Linear):
                     layer.weight.mul_(SMALL)
         return built
 
-    def begin(self, components: Any, settings: Any) -> None:
+    def begin(self, components: Sequence[str], settings: LanguageConfig) -> None:
         super().begin(components, settings)
         if self.advantage.name != "token_gae":
             raise ConfigError(
@@ -92,6 +104,7 @@ class TokenPPO(TokenHeadAlgorithm):
             )
         replacement_size(self.distribution)  # refuses distributions of several rewards
         if self.head.noise_size:
+            assert settings.critic_head is not None
             raise ConfigError(
                 f"language.critic_head {settings.critic_head.name} learns at random levels, which tokens do not draw.",
                 "Use scalar, categorical, two_hot, quantile or gaussian.",
