@@ -11,17 +11,11 @@ LONG_STEP = 5.0  # seconds after which a single step is reported
 
 @dataclass(frozen=True)
 class Activity:
-    """Activity of a sampler at one moment.
+    """Activity of a sampler at one moment."""
 
-    Attributes:
-        paces: Of each stream that is stepped, the current step included.
-        stream: The stream whose environments are making a step; -1: none.
-        seconds: Duration of that step so far.
-    """
-
-    paces: dict[int, Pace] = field(default_factory=dict)
-    stream: int = -1
-    seconds: float = 0.0
+    paces: dict[int, Pace] = field(default_factory=dict)  # of each stream that is stepped, the current step included
+    stream: int = -1  # the stream whose environments are making a step; -1: none
+    seconds: float = 0.0  # duration of that step so far
 
     def __str__(self) -> str:
         """Describe the stream that takes the time.

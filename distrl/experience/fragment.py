@@ -82,14 +82,6 @@ class CollectRequest:
     assign: bool = False  # the stream is new to this sampler, which has to build its environments
 
 
-def _moments_state(moments: Moments | None) -> State | None:
-    return None if moments is None else moments.to_state()
-
-
-def _moments(state: State | None) -> Moments | None:
-    return None if state is None else Moments.from_state(state)
-
-
 def fragment_to_state(meta: FragmentMeta, data: FragmentData) -> State:
     """Return a waiting fragment's state for a checkpoint; its snapshot is saved with its stream."""
     return {
@@ -100,20 +92,14 @@ def fragment_to_state(meta: FragmentMeta, data: FragmentData) -> State:
         "nbytes": meta.nbytes,
         "sampler": meta.sampler,
         "rollout": data.rollout,
-        "obs_moments": _moments_state(data.obs_moments),
-        "return_moments": _moments_state(data.return_moments),
+        "obs_moments": data.obs_moments and data.obs_moments.to_state(),
+        "return_moments": data.return_moments and data.return_moments.to_state(),
     }
 
 
 def fragment_from_state(state: State) -> tuple[FragmentMeta, FragmentData]:
     """Restore a fragment from `fragment_to_state`."""
-    meta = FragmentMeta(
-        unit=Unit(*state["unit"]),
-        version=state["version"],
-        env_steps=state["env_steps"],
-        episodes=[EpisodeReport(*fields) for fields in state["episodes"]],
-        nbytes=state["nbytes"],
-        sampler=state["sampler"],
-    )
-    data = FragmentData(state["rollout"], _moments(state["obs_moments"]), _moments(state["return_moments"]))
-    return meta, data
+    unit, episodes = Unit(*state["unit"]), [EpisodeReport(*fields) for fields in state["episodes"]]
+    facts = {name: state[name] for name in ("version", "env_steps", "nbytes", "sampler")}
+    moments = {name: state[name] and Moments.from_state(state[name]) for name in ("obs_moments", "return_moments")}
+    return FragmentMeta(unit, episodes=episodes, **facts), FragmentData(state["rollout"], **moments)

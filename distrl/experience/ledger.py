@@ -19,7 +19,7 @@ from distrl.base.files import write_atomic
 from distrl.base.pack import State
 from distrl.experience.fragment import Unit
 
-COUNTS = ("started", "finished", "cut", "consumed", "evicted", "lost", "rolled_back")
+FATES = ("consumed", "evicted", "lost", "rolled_back")
 
 
 class Ledger:
@@ -32,7 +32,7 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.counts = dict.fromkeys(COUNTS, 0)
+        self.counts = dict.fromkeys(("started", "finished", "cut", *FATES), 0)
         self.env_steps = 0
         self.staleness_max = 0
         self.running: set[Unit] = set()
@@ -65,18 +65,9 @@ class Ledger:
     def consume(self, units: Iterable[Unit], env_steps: int = 0, staleness: int = 0) -> None:
         """Count units as used by an update; a unit that was used before is refused."""
         for unit in units:
-            self._end(unit, "consumed")
+            self.end(unit, "consumed")
         self.env_steps += env_steps
         self.staleness_max = max(self.staleness_max, staleness)
-
-    def evict(self, unit: Unit) -> None:
-        self._end(unit, "evicted")
-
-    def lose(self, unit: Unit) -> None:
-        self._end(unit, "lost")
-
-    def roll_back(self, unit: Unit) -> None:
-        self._end(unit, "rolled_back")
 
     def reopen(self, unit: Unit) -> None:
         """Allow a unit that ended unused to be started again; it is counted twice."""
@@ -90,7 +81,8 @@ class Ledger:
     def ended(self, unit: Unit) -> bool:
         return unit.seq < self._ended_below.get(unit.stream, 0) or unit.seq in self._ended_above.get(unit.stream, ())
 
-    def _end(self, unit: Unit, fate: str) -> None:
+    def end(self, unit: Unit, fate: str) -> None:
+        """Count a waiting unit as one of `FATES`."""
         if unit not in self.waiting:
             raise ValueError(f"{unit} is not waiting, so it cannot be {fate}")
         self.waiting.remove(unit)
@@ -107,7 +99,7 @@ class Ledger:
         """Raise if the numbers do not add up."""
         counts = self.counts
         started = counts["finished"] + counts["cut"] + len(self.running)
-        finished = sum(counts[fate] for fate in ("consumed", "evicted", "lost", "rolled_back")) + len(self.waiting)
+        finished = sum(counts[fate] for fate in FATES) + len(self.waiting)
         if counts["started"] != started or counts["finished"] != finished:
             raise AssertionError(f"ledger does not balance: {self.read()}")
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from distrl.base.pack import State
 
-#: Weight of the prior (mean 0, variance 1) that running moments start from.
-PRIOR_COUNT = 1e-4
+PRIOR_COUNT = 1e-4  # weight of the prior (mean 0, variance 1) that running moments start from
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,25 +25,14 @@ class Moments:
 
     @classmethod
     def prior(cls, shape: tuple[int, ...] = ()) -> Moments:
-        """Return the initial moments: mean 0 and variance 1 with the weight of 0.0001 values.
-
-        Without a shape they broadcast to the first batch.
-        """
+        """Return the initial moments; without a shape they broadcast to the first batch."""
         return cls(PRIOR_COUNT, np.zeros(shape), np.full(shape, PRIOR_COUNT))
 
     @classmethod
     def of(cls, array: np.ndarray, mask: np.ndarray | None = None, leading: int = 2) -> Moments:
-        """Compute the moments of one batch.
-
-        Args:
-            array: (T, B, ...), any real dtype; moments are kept per trailing feature.
-            mask: bool, with the shape of the `leading` axes over samples; rows outside are ignored.
-        """
+        """Compute the moments of one batch (T, B, ...), per trailing feature; `mask` selects rows."""
         array = np.asarray(array)
-        if mask is None:
-            rows = array.reshape(-1, *array.shape[leading:])
-        else:
-            rows = array[np.asarray(mask, bool)]
+        rows = array.reshape(-1, *array.shape[leading:]) if mask is None else array[np.asarray(mask, bool)]
         if len(rows) == 0:
             return cls(0.0, np.zeros(rows.shape[1:]), np.zeros(rows.shape[1:]))
         mean = rows.mean(axis=0, dtype=np.float64)

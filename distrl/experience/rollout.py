@@ -8,38 +8,14 @@ import numpy as np
 
 from distrl.base.columns import Columns, Tree, tree_cat, tree_leaves, tree_map
 
-#: columns whose leaves begin with (T, B)
-STEP_COLUMNS = (
-    "obs",
-    "action",
-    "logp",
-    "params",
-    "reward",
-    "terminated",
-    "truncated",
-    "first",
-    "mask",
-    "valid",
-    "reward_channels",
-)
+#: columns whose leaves begin with (T, B): required ones, and all
+REQUIRED_STEPS = ("obs", "action", "logp", "params", "reward", "terminated", "truncated", "first")
+STEP_COLUMNS = (*REQUIRED_STEPS, "mask", "valid", "reward_channels")
 #: columns whose leaves begin with (B,)
 ENV_COLUMNS = ("last_obs", "last_mask", "state", "version")
 #: columns whose leaves begin with (N,), N truncated steps
 FINAL_COLUMNS = ("final_obs", "final_mask", "final_index")
-REQUIRED = (
-    "obs",
-    "action",
-    "logp",
-    "params",
-    "reward",
-    "terminated",
-    "truncated",
-    "first",
-    "last_obs",
-    "final_obs",
-    "final_index",
-    "version",
-)
+REQUIRED = (*REQUIRED_STEPS, "last_obs", "final_obs", "final_index", "version")
 
 
 def check_rollout(rollout: Columns) -> Columns:

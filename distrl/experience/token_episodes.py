@@ -2,26 +2,7 @@
 
 A `Columns` in Arrow's list layout: concatenated values of all rows, and the offsets of the rows. Tokens are exactly the
 engine's input and output and are never tokenized again.
-
-| column | shape | meaning |
-|--|--|--|
-| `offsets` | (R + 1,) int64 | row r has the tokens offsets[r] : offsets[r + 1] |
-| `tokens` | (n,) int32 | token ids, prompt and answer |
-| `kind` | (n,) uint8 | source: PROMPT, MODEL, ENVIRONMENT, FORCED (demonstrations) |
-| `mask` | (n,) bool | trained on |
-| `logp` | (n,) float32 | log-probability under the actual sampling distribution; 0 for tokens that were not sampled |
-| `version` | (n,) int32 | weight version that sampled it; -1 for tokens that were not sampled |
-| `support`, `support_offsets` | (m,) int32, (n + 1,) int64 | ids that top-p or top-k left, only where they truncate |
-| `heat` | (R,) float32 | temperature it was drawn at, over the run's own; only where some differ |
-| `group` | (R,) int64 | rows of one prompt share it; unique within a run |
-| `item` | (R,) int64 | which item of the task |
-| `components` | (R, K) float64 | reward components, in the task's order |
-| `answer` | (R,) int64 | canonical answer as a number, equal for equal answers; -1: none |
-| `correct` | (R,) bool | the first part is a success |
-| `verified` | (R,) bool | the verifier gave an answer in time; else the components are 0 |
-| `terminated`, `truncated` | (R,) bool | ended by the model; cut at the budget |
-| `budget` | (R,) int32 | tokens that the answer could have had |
-| `parent` | (R,) int64 | row of the same fragment that this one continues, -1: none |
+The columns are listed in docs/internals.md.
 """
 
 from __future__ import annotations
@@ -48,9 +29,7 @@ ROW_COLUMNS = {
     "budget": np.int32,
     "parent": np.int64,
 }
-#: A column of rows that most episodes do not have.
-TEMPERATURE_SCALE = "temperature_scale"
-#: What a padded token holds.
+TEMPERATURE_SCALE = "temperature_scale"  # a column of rows that most episodes do not have
 PADDING = {"tokens": 0, "kind": PROMPT, "mask": False, "logp": 0.0, "version": -1}
 
 
@@ -70,9 +49,8 @@ def check_episodes(episodes: Columns) -> Columns:
         scale = episodes.temperature_scale
         if scale.dtype != np.float32 or len(scale) != rows:
             raise ValueError(f"episodes: temperature_scale is {scale.dtype} {scale.shape}; expected float32 ({rows},)")
-    if "support" in episodes and (
-        len(episodes.support_offsets) != total + 1 or episodes.support_offsets[-1] != len(episodes.support)
-    ):
+    ends = episodes.get("support_offsets")
+    if "support" in episodes and (len(ends) != total + 1 or ends[-1] != len(episodes.support)):
         raise ValueError("episodes: support_offsets does not fit tokens and support")
     if (episodes.mask & (episodes.kind != MODEL) & (episodes.kind != FORCED)).any():
         raise ValueError("episodes: a token that is no part of an answer is marked as learned from")
@@ -83,19 +61,15 @@ def cat_episodes(parts: Sequence[Columns]) -> Columns:
     """Concatenate the rows of several episodes."""
     if len(parts) == 1:
         return parts[0]
-    joined: dict[str, np.ndarray] = {
-        name: np.concatenate([part[name] for part in parts]) for name in (*TOKEN_COLUMNS, *ROW_COLUMNS)
-    }
+    names = (*TOKEN_COLUMNS, *ROW_COLUMNS)
+    joined: dict[str, np.ndarray] = {name: np.concatenate([part[name] for part in parts]) for name in names}
     first_rows = np.cumsum([0, *(len(part.group) for part in parts[:-1])])
-    joined["parent"] = np.concatenate(
-        [np.where(part.parent < 0, -1, part.parent + first) for part, first in zip(parts, first_rows, strict=True)]
-    )
+    parents = [np.where(part.parent < 0, -1, part.parent + row) for part, row in zip(parts, first_rows, strict=True)]
+    joined["parent"] = np.concatenate(parents)
     joined["offsets"] = _cat_offsets([part.offsets for part in parts])
     if any(TEMPERATURE_SCALE in part for part in parts):
-        usual = [np.ones(len(part.group), np.float32) for part in parts]
-        joined[TEMPERATURE_SCALE] = np.concatenate(
-            [part.get(TEMPERATURE_SCALE, ones) for part, ones in zip(parts, usual, strict=True)]
-        )
+        scales = [part.get(TEMPERATURE_SCALE, np.ones(len(part.group), np.float32)) for part in parts]
+        joined[TEMPERATURE_SCALE] = np.concatenate(scales)
     if "support" in parts[0]:
         joined["support"] = np.concatenate([part.support for part in parts])
         joined["support_offsets"] = _cat_offsets([part.support_offsets for part in parts])

@@ -90,20 +90,15 @@ class Weights:
 
     def to_state(self) -> State:
         """Return a plain state for `base.pack`, with the checksum."""
-        return {
-            "version": self.version,
-            "table": _table_json(self.table),
-            "buffer": self.buffer,
-            "checksum": self.checksum(),
-        }
+        table = _table_json(self.table)
+        return {"version": self.version, "table": table, "buffer": self.buffer, "checksum": self.checksum()}
 
     @classmethod
     def from_state(cls, state: State) -> Weights:
         """Restore weights from `to_state`; raise if the bytes do not match their checksum."""
-        table = tuple(
-            Entry(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in json.loads(state["table"])
-        )
-        weights = cls(int(state["version"]), table, np.asarray(state["buffer"], np.uint8))
+        rows = json.loads(state["table"])
+        table = [Entry(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in rows]
+        weights = cls(int(state["version"]), tuple(table), np.asarray(state["buffer"], np.uint8))
         if weights.checksum() != state["checksum"]:
             raise CheckpointError(f"weights of version {weights.version} do not match their checksum.")
         return weights

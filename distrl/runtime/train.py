@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from distrl.base.files import to_json, write_atomic
 from distrl.base.phases import Phases
 from distrl.config.load import dump_config, load_config, resume_allowed
 from distrl.config.schema import RunConfig
@@ -34,17 +35,12 @@ def train(
     runs_dir: str | Path = "runs",
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Train, and return the summary.
+    """Train, and return the summary; an interrupt writes a checkpoint and raises.
 
     Args:
         config: Path of a YAML file, a nested dict, or a `RunConfig`.
         overrides: Such as `algorithm.gamma=0.9`.
-        runs_dir: Parent of the run folder.
         resume: Continue the run of this name from its newest valid checkpoint, or from the start without one.
-
-    Raises:
-        UserError: With the fix.
-        KeyboardInterrupt: Interrupted, after a checkpoint.
     """
     checked = check_config(load_config(config, overrides))
     if resume:
@@ -112,7 +108,7 @@ def _run(
                 reason = loop.run()
         state = f"ended: {reason}"
         summary = loop.reporter.summary(reason, loop.saver.last_path, loop.saver.problem)
-        folder.write_summary(summary)
+        write_atomic(folder.path / "summary.json", to_json(summary, indent=1))
         monitor.event("stop", reason=reason)
         for callback in callbacks:
             callback.on_end(loop, summary)

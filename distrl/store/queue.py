@@ -67,7 +67,7 @@ class Queue:
         """Evict fragments that are too old and pop the next batch; None while it is not complete."""
         for unit, waiting in list(self._waiting.items()):
             if version - waiting.meta.version > self.max_staleness:
-                self.drop(unit, "evict")
+                self.drop(unit, "evicted")
         units = self._next_units(updates_started)
         if units is None:
             return None
@@ -95,10 +95,10 @@ class Queue:
         return batch
 
     def drop(self, unit: Unit, fate: str, *, again: bool = False) -> None:
-        """Drop a waiting fragment (`evict`, `lose`, `roll_back`), to be regenerated with `again`."""
+        """Drop a waiting fragment (`evicted`, `lost`, `rolled_back`), to be regenerated with `again`."""
         del self._waiting[unit]
         self._ahead[unit.stream] -= 1
-        getattr(self.ledger, fate)(unit)
+        self.ledger.end(unit, fate)
         if again:
             self.ledger.reopen(unit)
 

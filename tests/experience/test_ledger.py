@@ -26,9 +26,9 @@ def test_every_fate_is_counted() -> None:
     units = [Unit(seq, 0) for seq in range(6)]
     ledger = finished(*units)
     ledger.consume(units[:2], env_steps=64, staleness=1)
-    ledger.evict(units[2])
-    ledger.lose(units[3])
-    ledger.roll_back(units[4])
+    ledger.end(units[2], "evicted")
+    ledger.end(units[3], "lost")
+    ledger.end(units[4], "rolled_back")
     ledger.start(Unit(6, 0))
     ledger.cut(Unit(6, 0))
     ledger.start(Unit(6, 0))
@@ -44,8 +44,8 @@ def test_every_fate_is_counted() -> None:
     [
         lambda ledger: ledger.start(A),
         lambda ledger: ledger.consume([A]),
-        lambda ledger: ledger.evict(A),
-        lambda ledger: ledger.roll_back(A),
+        lambda ledger: ledger.end(A, "evicted"),
+        lambda ledger: ledger.end(A, "rolled_back"),
     ],
 )
 def test_no_unit_is_used_twice(again: Callable[[Ledger], None]) -> None:

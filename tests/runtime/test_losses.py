@@ -80,7 +80,7 @@ def test_a_unit_that_is_reopened_counts_once_more() -> None:
         ledger.finish(Unit(seq, 0))
     ledger.consume([Unit(0, 0)])
     for seq in (2, 1):
-        ledger.lose(Unit(seq, 0))
+        ledger.end(Unit(seq, 0), "lost")
         ledger.reopen(Unit(seq, 0))
     ledger.check()
     with pytest.raises(ValueError, match="started before"):

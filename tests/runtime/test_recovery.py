@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from distrl.base.errors import EnvError, ResourceError
-from distrl.base.pack import unpack
 from distrl.base.phases import Phases
 from distrl.experience.fragment import FragmentMeta
 from distrl.experience.ledger import Ledger
@@ -66,9 +65,6 @@ class DyingBackend(SerialBackend):
 
     def kept_state(self, handle: Any) -> Any:
         return handle
-
-    def unpacked(self, state: Any) -> Any:
-        return unpack(*state)
 
     def rebuild_learner(self, base: RecoveryPoint, updates: Any) -> dict[int, Any]:
         self.learner = self.plan.build_learner(phases=self.phases)

@@ -10,7 +10,6 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from distrl.base.errors import UserError
-from distrl.base.pack import State, unpack
 from distrl.experience.fragment import CollectRequest, FragmentData
 from distrl.experience.weights import Weights
 from distrl.learning.learner_base import Progress
@@ -266,9 +265,6 @@ class RayBackend:
         return self._store or None
 
     # ---- the learner between updates -------------------------------------------------------------------------------
-
-    def unpacked(self, state: State) -> State:
-        return unpack(*state)
 
     def rebuild_learner(self, base: RecoveryPoint, updates: Sequence[UpdateOrder]) -> dict[int, Handle]:
         ready, published = self.group.rebuild(base, updates)

@@ -123,9 +123,6 @@ class SerialBackend:
     def kept_state(self, handle: Handle) -> tuple[float, State] | None:
         return None
 
-    def unpacked(self, state: State) -> State:
-        return state
-
     def rebuild_learner(self, base: RecoveryPoint, updates: Sequence[UpdateOrder]) -> dict[int, Handle]:
         raise RuntimeError("a learner in this process does not die alone")
 

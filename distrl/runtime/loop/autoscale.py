@@ -4,11 +4,8 @@ from __future__ import annotations
 
 WINDOW_SECONDS = 5.0
 AGREEING_WINDOWS = 2  # a single window can be an evaluation, a checkpoint, another job on the machine
-#: More samplers if the learner is idle for a larger share and samplers hardly are.
-HUNGRY = 0.3
-#: Fewer samplers if they are idle for a larger share and the learner hardly is.
-FULL = 0.6
-HARDLY = 0.1
+HUNGRY = 0.3  # more samplers if the learner is idle for a larger share and samplers for a smaller one
+FULL, HARDLY = 0.6, 0.1  # fewer samplers if they are idle for a larger share and the learner hardly is
 
 
 class Autoscaler:
@@ -41,17 +38,11 @@ class Autoscaler:
             self._learner += learner * (now - begin)
             self._samplers += samplers * (now - begin)
         self._since = now, learner_idle, samplers_idle
-        if self._seconds >= self.window:
-            self._vote(self._learner / self._seconds, self._samplers / self._seconds)
-            self._seconds = self._learner = self._samplers = 0.0
-
-    def _vote(self, learner: float, samplers: float) -> None:
-        if learner > HUNGRY and samplers < HUNGRY:
-            vote = 1
-        elif samplers > FULL and learner < HARDLY:
-            vote = -1
-        else:
-            vote = 0
+        if self._seconds < self.window:
+            return
+        idle, waiting = self._learner / self._seconds, self._samplers / self._seconds
+        self._seconds = self._learner = self._samplers = 0.0
+        vote = int(idle > HUNGRY and waiting < HUNGRY) - int(waiting > FULL and idle < HARDLY)
         self._votes = vote if vote * self._votes <= 0 else self._votes + vote
 
     def target(self, samplers: int) -> int | None:

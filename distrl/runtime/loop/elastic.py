@@ -26,19 +26,11 @@ class Elastic:
         settings = state.config.samplers
         self.autoscaler = Autoscaler(settings.min, settings.max) if settings.min and settings.max else None
 
-    def start_clocks(self) -> None:
-        """Start the absence clock of samplers that are not ready when the learner is."""
-        for slot in self.pool.slots:
-            slot.away_since = time.monotonic()
-
-    # ---- scaling ---------------------------------------------------------------------------------------------------
-
     def scale(self, samplers: int, why: str) -> str:
         """Change the number of samplers; return at once with a sentence for the user."""
         if not self.backend.concurrent:
-            raise ConfigError(
-                "this run has backend serial: one process does everything.", "Start it with backend=ray to scale it."
-            )
+            problem = "this run has backend serial: one process does everything."
+            raise ConfigError(problem, "Start it with backend=ray to scale it.")
         if (scaler := self.autoscaler) and not scaler.least <= samplers <= scaler.most:
             raise ConfigError(
                 f"{samplers} samplers requested; this run scales itself between samplers.min {scaler.least} and "
@@ -58,10 +50,9 @@ class Elastic:
         self._announce(change.moved)
         for index in change.end:
             self._end(index)
-        leaving = sum(slot.state == "draining" for slot in self.pool.slots)
-        counts = [f"{len(change.start)} starting"] * bool(change.start)
-        counts += [f"{len(change.end)} left"] * bool(change.end)
-        counts += [f"{leaving} leaving after their running fragments"] * bool(leaving)
+        leaving = [slot for slot in self.pool.slots if slot.state == "draining"]
+        facts = {"starting": change.start, "left": change.end, "leaving after their running fragments": leaving}
+        counts = [f"{len(these)} {what}" for what, these in facts.items() if these]
         return f"samplers {before} -> {samplers}: {', '.join(counts)}."
 
     def observe(self) -> None:
@@ -84,8 +75,6 @@ class Elastic:
         if self.autoscaler is None and self.backend.concurrent and self.pool.size < self.wanted:
             self.scale(self.wanted, "a machine joined")
 
-    # ---- slow streams ----------------------------------------------------------------------------------------------
-
     def isolate(self, stream: int) -> None:
         """Leave a slow stream alone in its sampler, unless batches need every stream anyway."""
         if not self.backend.concurrent or self.state.queue.ordered or stream in self.pool.isolated():
@@ -104,8 +93,6 @@ class Elastic:
     def release(self, stream: int) -> None:
         """End the isolation of a stream."""
         self._announce(self.pool.release(stream))
-
-    # ---- samplers that join and leave ------------------------------------------------------------------------------
 
     def sampler_ready(self, event: SamplerReady) -> None:
         """Assign streams to a sampler that is ready."""
@@ -132,9 +119,8 @@ class Elastic:
             return
         self._end(slot.index)
         if slot.losses > 1:
-            self.monitor.warn(
-                f"sampler {slot.index} could not be started ({event.reason}); the run continues with {self.pool.size}."
-            )
+            left = f"the run continues with {self.pool.size}"
+            self.monitor.warn(f"sampler {slot.index} could not be started ({event.reason}); {left}.")
 
     def sampler_idle(self, sampler: int) -> None:
         """End a draining sampler that has finished its fragments."""
@@ -173,5 +159,4 @@ class Elastic:
         for sampler, streams in dropped.items():
             if self.pool.slots[sampler].state != "gone":
                 self.backend.drop_streams(sampler, streams)
-        places = {str(stream): list(change) for stream, change in sorted(moved.items())}
-        self.monitor.event("reassigned", streams=places)
+        self.monitor.event("reassigned", streams={str(stream): list(moved[stream]) for stream in sorted(moved)})

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from collections.abc import Callable
 
 from distrl.runtime.loop.recovery import MAX_DEATHS, backoff
 from distrl.runtime.loop.saving import Saver
 from distrl.runtime.loop.state import RunState, Services
-from distrl.runtime.protocol.events import DataLost, Evaluated, EvaluatorLost, Event, SamplerFailed, SamplerLost
-
-
-class EventLoop(Protocol):
-    """The part of the loop that waiting for an evaluation needs."""
-
-    def poll(self) -> None: ...
-    def wait(self) -> list[Event]: ...
-    def handle(self, event: Event) -> None: ...
+from distrl.runtime.protocol.events import DataLost, Evaluated, EvaluatorLost
 
 
 class Evaluations:
     """Orders evaluations and handles their results."""
 
-    def __init__(self, state: RunState, services: Services, saver: Saver, loop: EventLoop):
+    def __init__(self, state: RunState, services: Services, saver: Saver, finish: Callable[[], None]):
         self.state, self.backend, self.monitor = state, services.backend, services.monitor
-        self.saver, self.loop = saver, loop
+        self.saver, self.finish = saver, finish  # `finish` waits for pending evaluations
         self.deaths = 0  # of the evaluator, in a row
         self.restart_at: float | None = None  # time.monotonic() at which lost evaluations are ordered again
         self._lost: list[EvaluatorLost] = []
@@ -42,17 +34,6 @@ class Evaluations:
         self.backend.evaluate(state.weights[progress.version], progress.env_steps, progress.version)
         if config.deterministic or not self.backend.concurrent:
             self.finish()
-
-    def finish(self, ended: bool = False) -> None:
-        """Wait for pending evaluations; once the run has `ended`, ignore failures of samplers."""
-        while self.state.evaluations_pending:
-            if ended:
-                self.poll()
-            else:
-                self.loop.poll()
-            for event in self.loop.wait():
-                if not (ended and isinstance(event, SamplerFailed | SamplerLost)):
-                    self.loop.handle(event)
 
     def done(self, event: Evaluated) -> None:
         """Write the curves of an evaluation, and keep the policy if it is the best."""

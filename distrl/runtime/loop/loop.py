@@ -1,10 +1,5 @@
 """The training loop: dispatches work and reacts to events; moves handles, not data.
 
-    while the run continues:
-        hand a complete batch to the learner
-        give every idle sampler its next fragments
-        wait for events, and handle them
-
 Everything that counts (episodes, steps, evaluations, stop) changes at update boundaries only, from consumed data in
 (sequence, stream) order, so it does not depend on the order of arrival.
 """
@@ -17,7 +12,6 @@ from typing import Protocol
 
 from distrl.base.errors import UserError
 from distrl.base.phases import Phases
-from distrl.config.schema import RunConfig
 from distrl.experience.weights import Weights
 from distrl.learning.learner_base import Progress
 from distrl.monitor.monitor import Monitor
@@ -35,7 +29,7 @@ from distrl.runtime.plan.base import Plan
 from distrl.runtime.protocol import events as ev
 from distrl.runtime.protocol.backend import Backend
 from distrl.runtime.protocol.events import Event, Failure
-from distrl.runtime.protocol.orders import STOP_NOW
+from distrl.runtime.protocol.orders import STOP_NOW, UpdateOrder
 from distrl.runtime.run.callbacks import Callback
 from distrl.runtime.run.checkpoint import CheckpointStates
 from distrl.runtime.run.folder import RunFolder
@@ -66,31 +60,23 @@ class Loop:
         phases: Phases,
     ):
         self.services = services = Services(backend, monitor, callbacks, phases, folder)
+        self.plan, self.config = plan, plan.config
         self.state = state = RunState.fresh(plan, backend.concurrent)
         self.backend, self.monitor, self.callbacks, self.phases = backend, monitor, callbacks, phases
         self.reporter = Reporter(state, services)
         self.elastic = Elastic(state, services)
-        self.recovery = Recovery(state, services, self.save)
+        self.recovery = Recovery(state, services, lambda: self.saver.save())
         self.lost_data = LostData(state, services, self.recovery)
         self.saver = Saver(state, services, self.recovery, self.lost_data, self.on_checkpoint)
-        self.evaluations = Evaluations(state, services, self.saver, self)
+        self.evaluations = Evaluations(state, services, self.saver, self.finish_evaluations)
         self.admission = Admission(state, self.recovery, None)
         self.slow = SlowStreams(state, services, self.elastic)
-        self.waits = Waits(
-            state, services, self.recovery, self.lost_data, self.elastic, (self.admission.problem, self.slow.problem)
-        )
+        problems = self.admission.problem, self.slow.problem
+        self.waits = Waits(state, services, self.recovery, self.lost_data, self.elastic, problems)
         self.waits_at = 0.0
         backend.on_wait = self.show_waits
         self.control: CommandChannel | None = None
         self.diagnosed = 0.0  # time.monotonic() of the newest measurement
-
-    @property
-    def plan(self) -> Plan:
-        return self.state.plan
-
-    @property
-    def config(self) -> RunConfig:
-        return self.state.config
 
     @property
     def progress(self) -> RunProgress:
@@ -102,7 +88,8 @@ class Loop:
         """Start all processes, from a checkpoint if given, else from initial weights if given."""
         state = self.state
         self.backend.start(len(state.pool.slots))
-        self.elastic.start_clocks()
+        for slot in state.pool.slots:  # their absence counts from here, where the learner is ready
+            slot.away_since = time.monotonic()
         live = self.services.folder.live_ledger
         if restored is not None:
             self.saver.restore(restored)
@@ -127,19 +114,21 @@ class Loop:
                 self.step()
                 if state.stop_requested == STOP_NOW:
                     return state.stop_requested
-                if not state.queue.learning:
-                    reason = self.boundary_reason()
+                if state.queue.learning:
+                    continue
+                if state.interrupted:
+                    self.saver.save()
+                    raise KeyboardInterrupt
+                reason = state.stop_requested or state.progress.stop_reason(self.config.stop)
         except Exception as error:
             self.monitor.event("failed", error=str(error) or type(error).__name__)
             self.save_after_failure()
             raise
-        self.evaluations.finish(ended=True)
+        self.finish_evaluations(ended=True)
         for unit in sorted(state.ledger.running):
             state.queue.cut(unit)
         self.saver.save()
-        return (
-            state.progress.eval_reason(self.config.stop) or reason
-        )  # an evaluation may have ended after the last step
+        return state.progress.eval_reason(self.config.stop) or reason  # an evaluation may have ended the run since
 
     def step(self) -> None:
         """Run one turn: poll commands, order work, handle events."""
@@ -195,12 +184,13 @@ class Loop:
             if self.control is not None:
                 self.control.show(self)
 
-    def boundary_reason(self) -> str | None:
-        """Return the reason to stop at this boundary, or None; an interrupt saves and raises."""
-        if self.state.interrupted:
-            self.saver.save()
-            raise KeyboardInterrupt
-        return self.state.stop_requested or self.progress.stop_reason(self.config.stop)
+    def finish_evaluations(self, ended: bool = False) -> None:
+        """Wait for pending evaluations; once the run has `ended`, ignore failures of samplers."""
+        while self.state.evaluations_pending:
+            (self.evaluations if ended else self).poll()
+            for event in self.wait():
+                if not (ended and isinstance(event, ev.SamplerFailed | ev.SamplerLost)):
+                    self.handle(event)
 
     # ---- orders ----------------------------------------------------------------------------------------------------
 
@@ -218,19 +208,13 @@ class Loop:
             return
         now = time.monotonic()
         diagnose = now - self.diagnosed >= DIAGNOSE_SECONDS
-        if diagnose:
-            self.diagnosed = now
-        progress = Progress(
-            state.progress.version,
-            state.progress.env_steps,
-            self.config.stop.steps,
-            diagnose=diagnose,
-            units=tuple(waiting.meta.unit for waiting in batch),
-        )
+        self.diagnosed = now if diagnose else self.diagnosed
+        count, units = state.progress, tuple(waiting.meta.unit for waiting in batch)
+        progress = Progress(count.version, count.env_steps, self.config.stop.steps, diagnose=diagnose, units=units)
         state.updates_started += 1
         state.updating = True
         data = [waiting.data for waiting in batch]
-        self.recovery.record_order(data, progress)
+        self.recovery.current = UpdateOrder(data, progress)
         self.backend.update(data, progress)
 
     def dispatch(self) -> None:
@@ -301,19 +285,17 @@ class Loop:
         state.progress.version = version = report.version
         state.weights[version] = event.weights
         oldest_needed = version - self.config.store.max_staleness if self.config.deterministic else version
-        for old in [known for known in state.weights if known < oldest_needed]:
-            del state.weights[old]
+        state.weights = {known: handle for known, handle in state.weights.items() if known >= oldest_needed}
         episodes = [episode for meta in metas for episode in meta.episodes]
         state.progress.consume(sum(meta.env_steps for meta in metas), episodes)
         self.reporter.learner_report(report)
         with self.phases("monitor"):
             self.reporter.record(report.metrics, metas, episodes, before, self.diagnosed)
-            if self.callbacks:
-                for episode in episodes:
-                    for callback in self.callbacks:
-                        callback.on_episode(self, episode)
+            for episode in episodes:
                 for callback in self.callbacks:
-                    callback.on_update(self, report.metrics)
+                    callback.on_episode(self, episode)
+            for callback in self.callbacks:
+                callback.on_update(self, report.metrics)
         self.recovery.record_update(sum(meta.nbytes for meta in metas))
         self.evaluations.order_if_due()
         if self.saver.due():
@@ -326,30 +308,22 @@ class Loop:
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
-    def save(self) -> Path | None:
-        """Write a checkpoint; return None if it failed."""
-        return self.saver.save()
-
     def on_checkpoint(self, path: Path) -> None:
         for callback in self.callbacks:
             callback.on_checkpoint(self, path)
 
     def save_after_failure(self) -> None:
-        """Save the state of the last boundary after an exception, if possible."""
+        """Finish the running update, and save the state of its boundary, if possible."""
         try:
-            self.finish_update()
+            while self.state.updating:
+                for event in self.backend.wait(WAIT_SECONDS):
+                    if isinstance(event, ev.LearnerFailed | ev.LearnerLost):
+                        self.state.updating = False
+                    elif isinstance(event, ev.BatchLost):
+                        self.lost_data.update_failed()
+                    elif isinstance(event, ev.Updated | ev.Evaluated | ev.EvalFailed):
+                        self.handle(event)
             if self.progress.version and self.saver.saved_version != self.progress.version:
                 self.saver.save()
         except Exception as error:
             self.monitor.warn(f"the state at the end could not be saved: {error}")
-
-    def finish_update(self) -> None:
-        """Wait for the running update, so that the learner's state matches the counters."""
-        while self.state.updating:
-            for event in self.backend.wait(WAIT_SECONDS):
-                if isinstance(event, ev.LearnerFailed | ev.LearnerLost):
-                    self.state.updating = False
-                elif isinstance(event, ev.BatchLost):
-                    self.lost_data.update_failed()
-                elif isinstance(event, ev.Updated | ev.Evaluated | ev.EvalFailed):
-                    self.handle(event)

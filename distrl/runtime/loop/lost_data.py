@@ -1,8 +1,6 @@
 """Handles fragments lost with a node: reports, counts and, in order, regenerates them.
 
-Without order, a lost fragment is gone and its stream continues. Where batch n is fragment n of every stream, a lost
-fragment is regenerated bit-identically from the snapshot before it, with the same weights; later fragments of its
-stream are rolled back.
+A regenerated fragment is bit-identical: the same snapshot, the same weights. Later ones of its stream are rolled back.
 """
 
 from __future__ import annotations
@@ -29,12 +27,11 @@ class LostData:
         lost = sorted(item.meta.unit for item, is_gone in zip(items, gone, strict=True) if is_gone)
         if not lost:
             return False
-        rolled_back: list[Unit] = []
         for unit in lost:
-            queue.drop(unit, "lose", again=queue.ordered)
-        if queue.ordered:
-            for stream in {unit.stream for unit in lost}:
-                rolled_back += self._rewind(min(unit for unit in lost if unit.stream == stream))
+            queue.drop(unit, "lost", again=queue.ordered)
+        rolled_back: list[Unit] = []
+        for stream in {unit.stream for unit in lost} if queue.ordered else ():
+            rolled_back += self._rewind(min(unit for unit in lost if unit.stream == stream))
         self.monitor.event("lost", what="fragments", units=[tuple(unit) for unit in lost])
         if rolled_back:
             self.monitor.event("rolled_back", units=len(rolled_back), after="a lost fragment that is regenerated")
@@ -46,7 +43,7 @@ class LostData:
         state.queue.requeue()
         state.updates_started -= 1
         state.updating = False
-        self.recovery.cancel_order()
+        self.recovery.current = None
         if not self.probe():
             self.monitor.warn("an update found data of its batch missing that is available again")
 
@@ -54,7 +51,7 @@ class LostData:
         """Roll back a finished fragment if an earlier one of its stream was lost meanwhile."""
         if meta.unit in self.state.pool.rolled_back:
             self.state.pool.rolled_back.remove(meta.unit)
-            self.state.queue.drop(meta.unit, "roll_back", again=True)
+            self.state.queue.drop(meta.unit, "rolled_back", again=True)
 
     def _rewind(self, unit: Unit) -> list[Unit]:
         """Rewind a stream to before `unit`; roll back and return later waiting fragments."""
@@ -62,7 +59,7 @@ class LostData:
         waiting = [item.meta.unit for item in queue.waiting()]
         later = [other for other in waiting if other.stream == unit.stream and other.seq > unit.seq]
         for other in later:
-            queue.drop(other, "roll_back", again=True)
+            queue.drop(other, "rolled_back", again=True)
         queue.next_seq[unit.stream] = unit.seq
         pool.rolled_back |= {other for other in self.state.ledger.running if other.stream == unit.stream}
         host = pool.rewind(unit)

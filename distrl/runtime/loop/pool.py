@@ -1,11 +1,7 @@
 """Assignment of streams to samplers, their next units, and the streams' snapshots.
 
-Samplers join and leave during the run. A new one gets streams once it is ready; a leaving one loses its streams at once
-and ends after its running fragments. Streams move between two fragments, with their snapshots, so moving affects speed
-only.
-
-A slow stream can be isolated: it keeps its sampler, where its fragment continues, and its siblings move away at once.
-Their running fragments are cut and regenerated elsewhere from the same snapshots.
+Streams move between two fragments, with their snapshots, so moving affects speed only. The siblings of an isolated
+stream move at once: their running fragments are cut and regenerated elsewhere from the same snapshots.
 """
 
 from __future__ import annotations
@@ -68,19 +64,10 @@ class Change:
 
 
 class Pool:
-    """Streams and their samplers.
-
-    Args:
-        samplers: Initial number; stream s is assigned to sampler s * samplers // streams.
-        queue: Admits units.
-        max_staleness: k.
-        deterministic: Fragment n is collected with version max(0, n - k), exactly.
-    """
+    """Streams and their samplers; `samplers` is the initial number."""
 
     def __init__(self, streams: int, samplers: int, queue: Queue, max_staleness: int, deterministic: bool):
-        self.queue = queue
-        self.max_staleness = max_staleness
-        self.deterministic = deterministic
+        self.queue, self.max_staleness, self.deterministic = queue, max_staleness, deterministic
         self.snapshots: list[Snapshot] = [None] * streams  # after the last finished fragments
         self.before: dict[Unit, Snapshot] = {}  # snapshots before waiting units that may be regenerated
         self.rolled_back: set[Unit] = set()  # running units after a lost fragment of their stream
@@ -117,7 +104,7 @@ class Pool:
     def resize(self, samplers: int) -> Change:
         """Change the number of samplers.
 
-        New samplers take the lowest free indices; starting samplers leave first, then the highest indices.
+        New samplers take the lowest free indices; starting and restarting ones leave first, then the highest indices.
         """
         streams = len(self.snapshots)
         if not 1 <= samplers <= streams:
@@ -127,7 +114,8 @@ class Pool:
             )
         self.wanted = samplers
         start = self._fill()
-        leaving = self._leaving(self.size - samplers)
+        there = sorted(self._staying(), key=lambda slot: (slot.state == "joining", not slot.ready, slot.index))
+        leaving = there[samplers:]
         for slot in leaving:
             slot.state = "draining"
         moved = self.balance()
@@ -164,12 +152,6 @@ class Pool:
             free.state, free.losses, free.restart_at = "joining", 0, None
             start.append(free.index)
         return tuple(start)
-
-    def _leaving(self, count: int) -> list[SamplerSlot]:
-        """Select samplers to end: starting ones first, then restarting, then the highest indices."""
-        there = self._staying()
-        there.sort(key=lambda slot: (slot.state == "joining", not slot.ready, slot.index))
-        return there[len(there) - count :] if count > 0 else []
 
     def end_if_drained(self, slot: SamplerSlot) -> bool:
         """Mark a draining sampler without running fragments as gone; return True if it was one."""
@@ -240,23 +222,17 @@ class Pool:
         A stream that its old sampler still collects is left out. `version` is the newest published one.
         """
         units = [self.queue.admit(stream, version) for stream in slot.streams if stream not in self.running]
-        wanted = [(unit, self.version_for(unit, version)) for unit in units if unit is not None]
-        if not wanted:
-            return []
-        suspects = [item for item in wanted if item[0].stream in self.suspects]
-        wanted = suspects[:1] or wanted
-        first = min(needed for _, needed in wanted)
+        exact = self.deterministic  # fragment n is collected with version max(0, n - k)
+        wanted = [
+            (max(0, unit.seq - self.max_staleness) if exact else version, unit) for unit in units if unit is not None
+        ]
+        wanted = [(needed, unit) for needed, unit in wanted if unit.stream in self.suspects][:1] or wanted
         requests = []
-        for unit, needed in wanted:
-            if needed != first:
-                continue
-            new = unit.stream not in slot.hosts
-            requests.append(CollectRequest(unit, needed, self.snapshots[unit.stream] if new else None, new))
+        for needed, unit in wanted:
+            if needed == min(wanted)[0]:
+                new = unit.stream not in slot.hosts
+                requests.append(CollectRequest(unit, needed, self.snapshots[unit.stream] if new else None, new))
         return requests
-
-    def version_for(self, unit: Unit, version: int) -> int:
-        """Return the weight version for a unit: the deterministic one, or the newest."""
-        return max(0, unit.seq - self.max_staleness) if self.deterministic else version
 
     def started(self, slot: SamplerSlot, requests: list[CollectRequest]) -> None:
         slot.busy, slot.busy_since = True, time.monotonic()
@@ -269,8 +245,7 @@ class Pool:
     def finished(self, slot: SamplerSlot, metas: Sequence[FragmentMeta]) -> list[FragmentMeta]:
         """Record a sampler's answer; return the fragments that are still wanted from it."""
         metas = [meta for meta in metas if meta.unit in slot.making]
-        slot.busy, slot.making = False, set()
-        slot.losses = 0
+        slot.busy, slot.making, slot.losses = False, set(), 0
         slot.fragments += len(metas)
         slot.env_steps += sum(meta.env_steps for meta in metas)
         self._ended(slot, [meta.unit for meta in metas])
@@ -286,11 +261,11 @@ class Pool:
     def rewind(self, unit: Unit) -> int | None:
         """Restore a stream to the snapshot before `unit`; return the sampler that hosts it, if any."""
         self.snapshots[unit.stream] = self.before[unit]
-        host = next((slot for slot in self.slots if unit.stream in slot.hosts), None)
-        if host is None:
-            return None
-        host.hosts.discard(unit.stream)
-        return host.index
+        for slot in self.slots:
+            if unit.stream in slot.hosts:
+                slot.hosts.discard(unit.stream)
+                return slot.index
+        return None
 
     def consumed(self, metas: Sequence[FragmentMeta]) -> None:
         """Forget the snapshots before consumed fragments."""
@@ -314,9 +289,7 @@ class Pool:
         """
         if slot.ready:
             slot.away_since = time.monotonic()
-        slot.ready = False
-        slot.hosts = set()
-        slot.losses += 1
+        slot.ready, slot.hosts, slot.losses = False, set(), slot.losses + 1
         requests = [request for request in requests if request.unit in slot.making]
         self.stopped(slot, requests)
         self._blame(requests, reason)

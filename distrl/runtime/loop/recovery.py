@@ -1,23 +1,18 @@
 """Rebuilds a dead learner without losing an update.
 
-The loop keeps the learner's full state in its own memory, and references to the batches consumed since. A new process
-loads the state, repeats these updates (they count nowhere) and continues with the running batch. An update is a
-function of (state, batch, seed, number), so the result is bit-identical.
-
-The replay of an off-policy learner is too large for that: its state is the newest checkpoint, replay files included.
-The batches since are kept, and a checkpoint is written when they become too many.
+An update is a function of (state, batch, seed, number): a new process that loads a kept state and repeats the updates
+since reaches a bit-identical one. See docs/internals.md.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from distrl.base.errors import ResourceError
-from distrl.base.pack import State
-from distrl.learning.learner_base import Progress
+from distrl.base.pack import State, unpack
 from distrl.runtime.loop.state import RunState, Services
 from distrl.runtime.protocol.orders import Handle, RecoveryPoint, UpdateOrder
 
@@ -39,14 +34,7 @@ def backoff(failures: int) -> float:
 
 @dataclass
 class Credit:
-    """Time budget for keeping the state: a share of all time.
-
-    >>> credit = Credit(0.1)
-    >>> credit.earn(5.0); credit.spend(1.0)
-    False
-    >>> credit.earn(5.0); credit.spend(1.0)
-    True
-    """
+    """Time budget for keeping the state: a share of all time."""
 
     share: float
     seconds: float = 0.0
@@ -81,8 +69,6 @@ class Recovery:
         self._cost = 0.0  # seconds that the newest state took
         self._at = time.monotonic()
 
-    # ---- keeping the state -----------------------------------------------------------------------------------------
-
     def begin(self, folder: Path | None) -> None:
         """Start with the ready learner and the checkpoint folder that it came from, if any."""
         if not self.enabled:
@@ -91,10 +77,6 @@ class Recovery:
             self.base = RecoveryPoint(self.state.progress.version, folder=folder)
         else:
             self._request_state()
-
-    def record_order(self, data: Sequence[Handle], progress: Progress) -> None:
-        """Record the update that was ordered."""
-        self.current = UpdateOrder(data, progress)
 
     def record_update(self, nbytes: int) -> None:
         """Record the finished update and the size of its batch; renew the state if due."""
@@ -106,7 +88,8 @@ class Recovery:
         now = time.monotonic()
         self._credit.earn(now - self._at)
         self._at = now
-        full = self._urgent or len(self.since) >= LOG_UPDATES or self.nbytes() >= self._most_bytes()
+        most_bytes = min(LOG_BYTES, (self.backend.store_bytes() or 5 * LOG_BYTES) // 5)
+        full = self._urgent or len(self.since) >= LOG_UPDATES or self.nbytes() >= most_bytes
         if self.off_policy:
             self._urgent = False
             if full and self.save() is None:
@@ -114,10 +97,6 @@ class Recovery:
         elif self._pending is None and (full or self._due()):
             self._urgent = False
             self._request_state()
-
-    def cancel_order(self) -> None:
-        """Forget the running update, which was not made."""
-        self.current = None
 
     def node_lost(self) -> None:
         """Renew the state at the next boundary, as kept batches may be gone."""
@@ -133,16 +112,12 @@ class Recovery:
         """Return the learner's state at this boundary, from the kept one if it is current."""
         self._receive_state()
         if self.base and self.base.state is not None and self.base.version == self.state.progress.version:
-            return self.backend.unpacked(self.base.state)
+            return unpack(*self.base.state)
         return self.backend.ask_learner("state")
 
     def nbytes(self) -> int:
         """Return the size of the kept batches."""
         return sum(batch.nbytes for batch in self.since)
-
-    def _most_bytes(self) -> int:
-        capacity = self.backend.store_bytes()
-        return min(LOG_BYTES, capacity // 5) if capacity else LOG_BYTES
 
     def _due(self) -> bool:
         if self.every is not None:
@@ -167,29 +142,23 @@ class Recovery:
         self.base = base
         self.since = [batch for batch in self.since if batch.progress.update >= base.version]
 
-    # ---- rebuilding ------------------------------------------------------------------------------------------------
-
     def learner_lost(self, reason: str, process: str = "learner") -> None:
         """Schedule the restart of a dead or hung learner; raise if it cannot be rebuilt."""
         self._receive_state()
         self._pending = None
         self.deaths += 1
         self.monitor.event("died", process=process, reason=reason, version=self.state.progress.version)
-        problem = self._problem()
+        problem = ""
+        if not self.enabled:
+            problem = "it is not rebuilt (learner.recover_every is 0)."
+        elif self.deaths > MAX_DEATHS:
+            problem = f"it is given up after {self.deaths} deaths in a row without an update between."
+        elif self.base is None:
+            problem = "none of its states has been kept yet."
         if problem:
             self.state.updating = False
             raise ResourceError(f"the {process} died: {reason}; {problem}", "Start again with --resume.")
         self.restart_at = time.monotonic() + backoff(self.deaths)
-
-    def _problem(self) -> str:
-        """Return why the learner cannot be rebuilt, or an empty string."""
-        if not self.enabled:
-            return "it is not rebuilt (learner.recover_every is 0)."
-        if self.deaths > MAX_DEATHS:
-            return f"it is given up after {self.deaths} deaths in a row without an update between."
-        if self.base is None:
-            return "none of its states has been kept yet."
-        return ""
 
     def poll(self) -> None:
         """Rebuild the learner if its restart is due."""
@@ -203,6 +172,5 @@ class Recovery:
                 state.weights[version] = published[version]
         if state.updating and self.current is not None:
             self.backend.update(self.current.data, self.current.progress)
-        self.monitor.event(
-            "restarted", process="learner", state_of_version=base.version, repeated_updates=len(self.since)
-        )
+        facts = {"state_of_version": base.version, "repeated_updates": len(self.since)}
+        self.monitor.event("restarted", process="learner", **facts)

@@ -73,6 +73,7 @@ class Reporter:
         """Return the content of `summary.json`; `problem` is the error of a failed last checkpoint."""
         state, config, progress = self.state, self.state.config, self.state.progress
         weights = self.services.backend.fetch(state.weights[progress.version])
+        returns = list(progress.returns)[-20:]
         state.ledger.check()
         return {
             "name": config.name,
@@ -84,7 +85,7 @@ class Reporter:
             "updates": progress.version,
             "episodes": progress.episodes,
             "wall_s": progress.wall_seconds,
-            "return_mean_last_20": _mean(list(progress.returns)[-20:]),
+            "return_mean_last_20": sum(returns) / len(returns) if returns else None,
             "eval_return_mean": progress.last_eval,
             "best_eval_return_mean": progress.best,
             "evaluations": progress.evals,
@@ -95,7 +96,3 @@ class Reporter:
             "checkpoint": str(checkpoint) if checkpoint else None,
             "checkpoint_problem": problem,
         }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None

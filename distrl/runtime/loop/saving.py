@@ -92,37 +92,25 @@ class Saver:
         next_seq = list(state.queue.next_seq)
         for unit in state.ledger.running:
             next_seq[unit.stream] = min(next_seq[unit.stream], unit.seq)
-        streams = {
-            "next_seq": next_seq,
-            "snapshots": state.pool.snapshots,
-            "waiting": waiting,
-            "weights": [item.to_state() for item in weights.values()],
-        }
+        counters = progress.to_state()
+        if state.evaluations_pending:  # a resumed run orders them again
+            counters["evaluated_at"] = progress.evals[-1][0] if progress.evals else 0
+        published = [item.to_state() for item in weights.values()]
+        streams = {"next_seq": next_seq, "snapshots": state.pool.snapshots, "waiting": waiting, "weights": published}
         facts = {"env_steps": progress.env_steps, "run": plan.config.name}
         policy = self._policy(weights[progress.version], {**facts, "update": progress.version})
+        counts = {"counters": counters, "ledger": state.ledger.to_state()}
         files = {POLICY_FILE: policy.save}
         if plan.off_policy:
             files[REPLAY_FOLDER] = partial(backend.ask_learner, "save_files")
         return write_checkpoint(
             self.services.folder.checkpoints,
             progress.version,
-            {
-                "learner": self.recovery.learner_state(),
-                "streams": streams,
-                "progress": {"counters": self._counters(), "ledger": state.ledger.to_state()},
-            },
+            {"learner": self.recovery.learner_state(), "streams": streams, "progress": counts},
             files,
             facts,
             plan.config.checkpoint.keep,
         )
-
-    def _counters(self) -> dict[str, object]:
-        """Return the progress without pending evaluations, which a resumed run orders again."""
-        progress = self.state.progress
-        counters = progress.to_state()
-        if self.state.evaluations_pending:
-            counters["evaluated_at"] = progress.evals[-1][0] if progress.evals else 0
-        return counters
 
     def save_best(self, weights: Weights, facts: dict[str, object]) -> None:
         """Keep the policy of the best evaluation."""

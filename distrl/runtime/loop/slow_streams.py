@@ -1,8 +1,7 @@
 """Detects streams that are far slower than the others, and isolates them.
 
-A sampler steps its streams together, so a slow one takes its siblings' time. Detection uses the samplers' step times,
-also in the middle of a fragment. Single long steps do not count: a reset, or a hung environment, which
-`samplers.timeout` ends.
+A sampler steps its streams together, so a slow one takes its siblings' time. Single long steps do not count: a reset,
+or a hung environment, which `samplers.timeout` ends.
 """
 
 from __future__ import annotations
@@ -85,7 +84,9 @@ class SlowStreams:
         if stream in self.slow:
             self._quick[stream] = self._quick.get(stream, 0) + 1
             if self._quick[stream] >= QUICK_FRAGMENTS:
-                self._recovered(stream)
+                del self.slow[stream], self._quick[stream]
+                self.monitor.event("slow_over", stream=stream, s_per_step=self._usual[stream])
+                self.elastic.release(stream)
 
     def _median(self) -> float:
         """Return the median seconds per step; of two streams the quicker one's."""
@@ -103,12 +104,6 @@ class SlowStreams:
             times = {"s_per_step": pace.per_step, "median_s_per_step": median, "measured_steps": pace.steps}
             self.monitor.event("slow", stream=stream, sampler=sampler, **times)
         self.elastic.isolate(stream)
-
-    def _recovered(self, stream: int) -> None:
-        own = self._usual[stream]
-        del self.slow[stream], self._quick[stream]
-        self.monitor.event("slow_over", stream=stream, s_per_step=own)
-        self.elastic.release(stream)
 
 
 def _is_slow(pace: Pace, median: float) -> bool:

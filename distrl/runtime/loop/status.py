@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping
 
 from distrl.runtime.loop.loop import Loop
 from distrl.runtime.loop.pool import SamplerSlot
@@ -22,6 +21,7 @@ class StatusWriter:
         """Return the present status as JSON values; `state` is `running`, or how the run ended."""
         run, config, saver = loop.state, loop.config, loop.saver
         progress, stop, view = run.progress, config.stop, loop.monitor.view()
+        phases: dict[str, float] = view.facts.get("phases", {})
         return {
             "name": config.name,
             "state": state,
@@ -48,7 +48,7 @@ class StatusWriter:
             "waiting": len(run.queue),
             "waits": loop.waits.record(),
             "limit": view.facts.get("limit", ""),
-            "time_shares": _rounded(view.facts.get("phases", {})),
+            "time_shares": {name: round(share, 3) for name, share in phases.items()},
             "samplers": [self._sampler(slot) for slot in run.pool.slots if slot.state != "gone"],
             "streams": [
                 {
@@ -71,11 +71,10 @@ class StatusWriter:
         before, made = self._made.get(slot.index, (now, slot.env_steps))
         rate = (slot.env_steps - made) / (now - before) if now > before else 0.0
         self._made[slot.index] = now, slot.env_steps
+        starting = slot.state == "hosting" and not slot.ready
         return {
             "sampler": slot.index,
-            "state": ("hosting a slow stream" if slot.isolated >= 0 else slot.state)
-            if slot.ready or slot.state != "hosting"
-            else "starting",
+            "state": "starting" if starting else "hosting a slow stream" if slot.isolated >= 0 else slot.state,
             "pid": slot.pid,
             "node": slot.node,
             "streams": list(slot.streams),
@@ -84,7 +83,3 @@ class StatusWriter:
             "env_steps_per_s": round(rate, 1),
             "losses": slot.losses,
         }
-
-
-def _rounded(shares: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(share, 3) for name, share in shares.items()}

@@ -30,12 +30,8 @@ class Waits:
         elastic: Elastic,
         problems: tuple[Callable[[], str], Callable[[], str]],
     ):
-        self.state, self.backend, self.monitor, self.folder = (
-            state,
-            services.backend,
-            services.monitor,
-            services.folder,
-        )
+        self.state, self.backend, self.monitor = state, services.backend, services.monitor
+        self.folder = services.folder
         self.recovery, self.lost_data, self.elastic = recovery, lost_data, elastic
         self.pending: list[Wait] = []
         self.problems: dict[str, str] = {}  # kind -> description
@@ -89,14 +85,12 @@ class Waits:
             facts = {"process": wait.process, "what": wait.what, "seconds": round(wait.seconds, 1)}
             self.monitor.event("waiting", **facts, given_up_after=wait.limit, cause=wait.cause or "not known")
 
-    # ---- the machines ------------------------------------------------------------------------------------------------
-
     def _check_nodes(self) -> None:
         nodes = self.backend.nodes()
         lost, new = self._nodes.keys() - nodes.keys(), nodes.keys() - self._nodes.keys()
+        slots = [slot for slot in self.state.pool.slots if slot.state != "gone"]
         for node in lost:
-            slots = self.state.pool.slots
-            hosted = [slot.index for slot in slots if slot.node == node and slot.state != "gone"]
+            hosted = [slot.index for slot in slots if slot.node == node]
             self.monitor.event("node_lost", node=node, address=self._nodes[node], samplers=hosted)
         first, self._nodes = not self._nodes, nodes
         if lost:

@@ -72,9 +72,8 @@ class Watchdog:
         loop.monitor.event("hang", seconds=waited, stacks=str(stacks))
         loop.save_after_failure()
         path = loop.saver.last_path
-        kept = (
-            f"The last boundary is saved in {path}; continue it with --resume." if path else "Nothing was learned yet."
-        )
+        saved = f"The last boundary is saved in {path}; continue it with --resume."
+        kept = saved if path else "Nothing was learned yet."
         loop.monitor.close(None)
         print(
             f"error: an environment step has not returned for {waited:.0f} s (samplers.timeout {self.seconds:g}). "

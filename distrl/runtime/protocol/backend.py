@@ -67,7 +67,6 @@ class Backend(Protocol):
     def rebuild_learner(self, base: RecoveryPoint, updates: Sequence[UpdateOrder]) -> dict[int, Handle]:
         """Start a learner that repeats `updates`, answered by `LearnerReady`; return its weights."""
 
-    def unpacked(self, state: State) -> State: ...  # of `kept_state`
     def ask_learner(self, method: str, *args: object) -> Any: ...  # a method of `LEARNER_CALLS`
     def publish(self, version: int) -> Handle: ...  # of the learner's present weights
 

@@ -39,8 +39,12 @@ class Failure:
         return cls(error, traceback.format_exc())
 
 
+class Event:
+    """An answer of a backend."""
+
+
 @dataclass
-class SamplerReady:
+class SamplerReady(Event):
     """A sampler that can take requests."""
 
     sampler: int
@@ -49,7 +53,7 @@ class SamplerReady:
 
 
 @dataclass
-class Collected:
+class Collected(Event):
     """Finished requests of a sampler."""
 
     sampler: int
@@ -59,7 +63,7 @@ class Collected:
 
 
 @dataclass
-class Probed:
+class Probed(Event):
     """Progress of a sampler's running call."""
 
     sampler: int
@@ -67,7 +71,7 @@ class Probed:
 
 
 @dataclass
-class SamplerLost:
+class SamplerLost(Event):
     """A sampler that died or hung; `hopeless`: a new one would fail as well."""
 
     sampler: int
@@ -77,7 +81,7 @@ class SamplerLost:
 
 
 @dataclass
-class SamplerFailed:
+class SamplerFailed(Event):
     """An exception of an environment or policy in a sampler, which is still alive."""
 
     sampler: int
@@ -86,7 +90,7 @@ class SamplerFailed:
 
 
 @dataclass
-class Updated:
+class Updated(Event):
     """A finished update with the new weights."""
 
     report: Report
@@ -94,19 +98,19 @@ class Updated:
 
 
 @dataclass
-class LearnerFailed:
+class LearnerFailed(Event):
     """An exception of an update; the learner's weights are those before it."""
 
     failure: Failure
 
 
 @dataclass
-class BatchLost:
+class BatchLost(Event):
     """An update that was not made because data of its batch was lost with a node."""
 
 
 @dataclass
-class LearnerLost:
+class LearnerLost(Event):
     """A learner, or one of its processes, that died or hung; a running update was not made."""
 
     reason: str
@@ -114,14 +118,14 @@ class LearnerLost:
 
 
 @dataclass
-class LearnerReady:
+class LearnerReady(Event):
     """A rebuilt learner that is ready."""
 
     pid: int
 
 
 @dataclass
-class Evaluated:
+class Evaluated(Event):
     """A finished evaluation."""
 
     env_steps: int
@@ -131,7 +135,7 @@ class Evaluated:
 
 
 @dataclass
-class EvaluatorLost:
+class EvaluatorLost(Event):
     """An evaluator that died or hung; the evaluation can be ordered again."""
 
     env_steps: int
@@ -141,24 +145,7 @@ class EvaluatorLost:
 
 
 @dataclass
-class EvalFailed:
+class EvalFailed(Event):
     """An exception of an evaluation."""
 
     failure: Failure
-
-
-Event = (
-    SamplerReady
-    | Collected
-    | Probed
-    | SamplerLost
-    | SamplerFailed
-    | Updated
-    | LearnerFailed
-    | BatchLost
-    | LearnerLost
-    | LearnerReady
-    | Evaluated
-    | EvaluatorLost
-    | EvalFailed
-)

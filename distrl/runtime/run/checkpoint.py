@@ -1,15 +1,11 @@
 """Checkpoints: folders with a manifest, written atomically and verified before use.
 
     checkpoints/update_00000120/
-        learner.safetensors   networks, optimizer, normalizer statistics
-        streams.safetensors   environment snapshots, waiting fragments, retained weight versions
-        progress.safetensors  counters, ledger, recent returns, evaluation
-        policy.safetensors    see deploy.policy_file
-        replay/               off-policy only: segments, priorities and tables
-        manifest.json         checksums; written last
+        learner.safetensors, streams.safetensors, progress.safetensors  states
+        policy.safetensors, replay/                                     see deploy.policy_file; off-policy only
+        manifest.json                                                   checksums; written last
 
-A folder is written under a temporary name and renamed, so a crash leaves no incomplete checkpoint; the checksums detect
-later damage. Full segments of a replay never change: checkpoints share them by hard links, and each is hashed once.
+Full segments of a replay never change: checkpoints share them by hard links, and each is hashed once.
 """
 
 from __future__ import annotations

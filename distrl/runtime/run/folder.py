@@ -62,21 +62,11 @@ class RunFolder:
     def begin_attempt(self, resumed_from: str | None) -> int:
         """Record a new attempt; return its number, from 1."""
         attempts = self.attempts()
-        attempts.append(
-            {
-                "attempt": len(attempts) + 1,
-                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "resumed_from": resumed_from,
-                "pid": os.getpid(),
-                "host": platform.node(),
-                "versions": versions(),
-            }
-        )
+        started, host = time.strftime("%Y-%m-%dT%H:%M:%S%z"), platform.node()
+        facts = {"resumed_from": resumed_from, "pid": os.getpid(), "host": host, "versions": versions()}
+        attempts.append({"attempt": len(attempts) + 1, "started": started, **facts})
         write_atomic(self.path / "attempts.json", to_json(attempts, indent=1))
         return len(attempts)
-
-    def write_summary(self, summary: dict[str, object]) -> None:
-        write_atomic(self.path / "summary.json", to_json(summary, indent=1))
 
 
 def next_name(path: Path) -> str:

@@ -11,6 +11,8 @@ from distrl.base.pack import State
 from distrl.config.sections.run import StopConfig
 from distrl.experience.fragment import EpisodeReport
 
+SAVED = ("version", "env_steps", "episodes", "evaluated_at", "best")  # as they are, in checkpoints
+
 
 @dataclass
 class RunProgress:
@@ -21,13 +23,15 @@ class RunProgress:
     env_steps: int = 0
     episodes: int = 0
     returns: deque[float] = field(default_factory=deque)  # of the last `window` episodes
-    lengths: deque[int] = field(default_factory=deque)
     evaluated_at: int = 0  # `env_steps` at the newest evaluation
     checkpointed_at: int = 0
     best: float | None = None  # mean return of the best evaluation
     evals: list[tuple[int, float]] = field(default_factory=list)  # environment steps, mean return
     wall_before: float = 0.0  # seconds of earlier attempts
     started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.returns = deque(self.returns, self.window)
 
     @property
     def wall_seconds(self) -> float:
@@ -45,10 +49,6 @@ class RunProgress:
         for episode in episodes:
             self.episodes += 1
             self.returns.append(episode.return_)
-            self.lengths.append(episode.length)
-        while len(self.returns) > self.window:
-            self.returns.popleft()
-            self.lengths.popleft()
 
     @property
     def last_eval(self) -> float | None:
@@ -81,33 +81,19 @@ class RunProgress:
 
     def to_state(self) -> dict[str, object]:
         return {
-            "version": self.version,
-            "env_steps": self.env_steps,
-            "episodes": self.episodes,
+            **{name: getattr(self, name) for name in SAVED},
             "returns": list(self.returns),
-            "lengths": list(self.lengths),
-            "evaluated_at": self.evaluated_at,
-            "best": self.best,
             "evals": [list(entry) for entry in self.evals],
             "wall_seconds": self.wall_seconds,
         }
 
     @classmethod
     def from_state(cls, window: int, state: State) -> RunProgress:
-        progress = cls(
+        return cls(
             window,
-            version=state["version"],
-            env_steps=state["env_steps"],
-            episodes=state["episodes"],
+            **{name: state[name] for name in SAVED},
             returns=deque(state["returns"]),
-            lengths=deque(state["lengths"]),
-            evaluated_at=state["evaluated_at"],
             checkpointed_at=state["env_steps"],
-            best=state["best"],
             evals=[(steps, mean) for steps, mean in state["evals"]],
             wall_before=state["wall_seconds"],
         )
-        while len(progress.returns) > window:
-            progress.returns.popleft()
-            progress.lengths.popleft()
-        return progress
