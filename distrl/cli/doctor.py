@@ -138,13 +138,15 @@ def _gpu() -> Row:
 def _ray() -> Row:
     from time import perf_counter
 
+    import ray
+
     from distrl.base.errors import UserError
-    from distrl.runtime.backends.cluster import connect, disconnect
+    from distrl.runtime.backends.cluster import connect
 
     before = perf_counter()
     try:
         connect(None)
     except UserError as error:
         return "error", "Ray", error.problem, error.fix
-    disconnect()
+    ray.shutdown()
     return "ok", "Ray", f"a local cluster started and ended in {perf_counter() - before:.1f} s", ""

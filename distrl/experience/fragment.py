@@ -33,7 +33,6 @@ class Pace(NamedTuple):
         return (self.seconds - self.longest) / (self.steps - 1) if self.steps > 1 else self.seconds
 
     def joined(self, other: Pace) -> Pace:
-        """Return the pace over both spans."""
         return Pace(self.seconds + other.seconds, max(self.longest, other.longest), self.steps + other.steps)
 
 
@@ -98,7 +97,6 @@ def fragment_to_state(meta: FragmentMeta, data: FragmentData) -> State:
 
 
 def fragment_from_state(state: State) -> tuple[FragmentMeta, FragmentData]:
-    """Restore a fragment from `fragment_to_state`."""
     unit, episodes = Unit(*state["unit"]), [EpisodeReport(*fields) for fields in state["episodes"]]
     facts = {name: state[name] for name in ("version", "env_steps", "nbytes", "sampler")}
     moments = {name: state[name] and Moments.from_state(state[name]) for name in ("obs_moments", "return_moments")}

@@ -96,7 +96,6 @@ class Ledger:
         self._ended_below[unit.stream] = below
 
     def check(self) -> None:
-        """Raise if the numbers do not add up."""
         counts = self.counts
         started = counts["finished"] + counts["cut"] + len(self.running)
         finished = sum(counts[fate] for fate in FATES) + len(self.waiting)
@@ -104,7 +103,6 @@ class Ledger:
             raise AssertionError(f"ledger does not balance: {self.read()}")
 
     def read(self) -> dict[str, int]:
-        """Return the counts for status and summary."""
         return {
             **self.counts,
             "running": len(self.running),

@@ -54,11 +54,9 @@ class Moments:
         return np.asarray(self.m2 / self.count) if self.count > 0 else np.ones_like(self.mean)
 
     def to_state(self) -> State:
-        """Return a plain state for `base.pack`."""
         return {"count": self.count, "mean": self.mean.copy(), "m2": self.m2.copy()}
 
     @classmethod
     def from_state(cls, state: State) -> Moments:
-        """Restore the moments of `to_state`, bit-equal."""
         mean, m2 = (np.array(state[key], dtype=np.float64) for key in ("mean", "m2"))
         return cls(float(state["count"]), mean, m2)

@@ -73,5 +73,4 @@ def slice_envs(rollout: Columns, start: int, stop: int) -> Columns:
 
 
 def rollout_bytes(rollout: Columns) -> int:
-    """Return the size of all columns."""
     return sum(leaf.nbytes for leaf in tree_leaves(rollout))

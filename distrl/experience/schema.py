@@ -21,7 +21,6 @@ class SchemaCheck:
         self.checked = False
 
     def __call__(self, fragments: Sequence[FragmentData]) -> None:
-        """Check a batch if that is due."""
         if self.checked and not self.every_batch:
             return
         for fragment in fragments:

@@ -58,7 +58,6 @@ def check_episodes(episodes: Columns) -> Columns:
 
 
 def cat_episodes(parts: Sequence[Columns]) -> Columns:
-    """Concatenate the rows of several episodes."""
     if len(parts) == 1:
         return parts[0]
     names = (*TOKEN_COLUMNS, *ROW_COLUMNS)
@@ -98,11 +97,6 @@ def pad_episodes(episodes: Columns) -> Columns:
         padded["support"][inside] = flat
     names = (*ROW_COLUMNS, TEMPERATURE_SCALE) if TEMPERATURE_SCALE in episodes else ROW_COLUMNS
     return Columns(**padded, **{name: episodes[name] for name in names}, length=lengths)
-
-
-def episodes_bytes(episodes: Columns) -> int:
-    """Return the size of all columns."""
-    return sum(column.nbytes for _, column in episodes.items())
 
 
 def to_arrow(episodes: Columns, component_names: Sequence[str] = ()) -> Any:

@@ -70,7 +70,6 @@ def _run(
     problems: list[str],
     first: SavedPolicy | None = None,
 ) -> dict[str, Any]:
-    """Run one attempt."""
     config, phases = plan.config, Phases()
     plan.folder = str(folder.path.absolute())
     folder.save_config(config)

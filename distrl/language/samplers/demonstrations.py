@@ -10,7 +10,8 @@ from distrl.base.columns import Columns
 from distrl.base.errors import ConfigError
 from distrl.base.phases import Phases
 from distrl.experience.fragment import CollectRequest, FragmentData, FragmentMeta
-from distrl.experience.token_episodes import FORCED, PROMPT, cat_episodes, episodes_bytes
+from distrl.experience.rollout import rollout_bytes
+from distrl.experience.token_episodes import FORCED, PROMPT, cat_episodes
 from distrl.experience.weights import Weights
 from distrl.language.algorithms.supervised.warm_start import demonstration
 from distrl.language.curricula.prompt_order import PromptLines
@@ -87,7 +88,7 @@ class DemonstrationSampler:
             env_steps=int(episodes.mask.sum()),
             episodes=[],
             snapshot={"seq": unit.seq + 1},
-            nbytes=episodes_bytes(episodes),
+            nbytes=rollout_bytes(episodes),
             sampler=self.index,
         )
         return meta, FragmentData(episodes)

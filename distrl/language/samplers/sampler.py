@@ -17,7 +17,8 @@ from distrl.base.errors import ResourceError, UserError
 from distrl.base.phases import Phases
 from distrl.base.seeds import generator
 from distrl.experience.fragment import CollectRequest, EpisodeReport, FragmentData, FragmentMeta, Unit
-from distrl.experience.token_episodes import cat_episodes, episodes_bytes
+from distrl.experience.rollout import rollout_bytes
+from distrl.experience.token_episodes import cat_episodes
 from distrl.experience.weights import Weights
 from distrl.language.curricula.prompt_order import PromptLines
 from distrl.language.curricula.sampling_plan import PromptSamples, SamplingPlan
@@ -245,7 +246,7 @@ class TextSampler:
             env_steps=int(episodes.mask.sum()),
             episodes=reports,
             snapshot={"seq": unit.seq + 1},
-            nbytes=episodes_bytes(episodes),
+            nbytes=rollout_bytes(episodes),
             sampler=self.index,
         )
         return meta, FragmentData(episodes)

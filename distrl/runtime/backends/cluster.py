@@ -24,29 +24,21 @@ TRANSIENT = ("timed out during startup", "Starting Ray client server failed")
 
 
 def connect(address: str | None, run: str | None = None, object_store_mb: int | None = None) -> tuple[bool, bool]:
-    """Connect to a cluster, or start a local one.
+    """Connect to a cluster, or start a local one (address None or `local`) with an object store.
 
-    Args:
-        address: None or `local` for a local cluster; else as `ray.init` takes it.
-        run: Name of the run, for the metadata of this process's Ray job.
-        object_store_mb: Size of a local cluster's object store.
-
-    Returns:
-        Local cluster, started here (and to be ended here).
+    The name of the run goes into the metadata of this process's Ray job. Return whether the cluster is local, and
+    whether it was started here, to be ended here.
     """
     local = address in (None, "local")
     if ray.is_initialized():
         return local, False
     # keep the GPU variables of CPU-only actors
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
     if local:
-        options["address"] = "local"
-        options["num_cpus"] = os.cpu_count()
+        options |= {"address": "local", "include_dashboard": False, "num_cpus": os.cpu_count()}
         if object_store_mb:
             options["object_store_memory"] = object_store_mb * 2**20
-    else:
-        options = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
     if run is not None:
         options["job_config"] = ray.job_config.JobConfig(metadata={RUN_KEY: run})
     try:
@@ -103,8 +95,3 @@ def scarcity(asked: Mapping[str, float]) -> str:
         left = " and ".join(f"{free.get(name, 0):g} {name}" for name in asked)
         return f"it asks for {wish}, and {left} of the cluster are free"
     return ""
-
-
-def disconnect() -> None:
-    """End the cluster that `connect` started."""
-    ray.shutdown()

@@ -14,13 +14,13 @@ from distrl.base.pack import State
 from distrl.experience.fragment import Unit
 from distrl.learning.learner_base import Progress
 from distrl.learning.process_group import free_address
-from distrl.runtime.backends.cluster import Actor, learner_gpus, scarcity
+from distrl.runtime.backends.cluster import Actor, learner_gpus
 from distrl.runtime.backends.pending import BlockingCalls
 from distrl.runtime.backends.ray_actors import LearnerActor
 from distrl.runtime.backends.replay_actors import start_shards
 from distrl.runtime.plan.base import Plan
 from distrl.runtime.protocol.events import Failure
-from distrl.runtime.protocol.orders import LEARNER_CALLS, START_SECONDS, Handle, RecoveryPoint, UpdateOrder
+from distrl.runtime.protocol.orders import LEARNER_CALLS, Handle, RecoveryPoint, UpdateOrder
 from distrl.runtime.run.checkpoint import SHARED
 from distrl.store.replay.sharded import ShardLost
 
@@ -50,11 +50,7 @@ class LearnerGroup:
         self.learners = [actor.remote(self.plan, rank, rendezvous, self.replay_shards) for rank in processes]
         return [learner.ready.remote() for learner in self.learners]
 
-    def wait_until_ready(self, refs: Sequence[Handle]) -> None:
-        self.blocking.get(refs, "start the learner", START_SECONDS, lambda: scarcity(self.reserved()))
-
     def reserved(self) -> dict[str, float]:
-        """Return the resources that each process reserves."""
         return {"CPU": self.cpus, "GPU": float(self.gpus)}
 
     def update(self, data: Sequence[Handle], progress: Progress) -> list[list[Handle]]:
@@ -68,7 +64,6 @@ class LearnerGroup:
                 learner.stage.options(concurrency_group="stage").remote(list(units), *data)
 
     def call(self, method: str, *args: object) -> Any:
-        """Call a method of `LEARNER_CALLS` and return the first process's result."""
         call = LEARNER_CALLS[method]
         learners = self.learners if call.everywhere else self.learners[:1]
         # Large arguments are stored once for all processes; paths become absolute for other working directories.
@@ -77,12 +72,11 @@ class LearnerGroup:
         if not call.seconds:
             return None
         answers = self.blocking.get(refs, call.purpose, call.seconds)
-        for answer in answers:
-            if isinstance(answer, Failure):
-                if isinstance(answer.error, ShardLost):  # the next update reports it too, and the learner is rebuilt
-                    fix = "No action needed: it is rebuilt automatically."
-                    raise ResourceError(f"could not {call.purpose}: {answer.error}.", fix)
-                raise answer.error
+        for failure in [answer for answer in answers if isinstance(answer, Failure)]:
+            if isinstance(failure.error, ShardLost):  # the next update reports it too
+                fix = "No action needed: it is rebuilt automatically."
+                raise ResourceError(f"could not {call.purpose}: {failure.error}.", fix)
+            raise failure.error
         if method == "save_files" and isinstance(args[0], Path) and not args[0].is_dir():
             raise ResourceError(f"the learner wrote its replay to {args[0]}, which this machine does not see.", SHARED)
         return answers[0]

@@ -35,7 +35,6 @@ class Order:
 
     @property
     def process(self) -> str:
-        """The process that executes the order."""
         if self.kind in ("ready", "collect"):
             return f"sampler {self.sampler}"
         return {"eval": "evaluator", "peer": "learner's group"}.get(self.kind, "learner")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import ray
@@ -13,12 +14,12 @@ from distrl.base.errors import UserError
 from distrl.experience.fragment import CollectRequest, FragmentData
 from distrl.experience.weights import Weights
 from distrl.learning.learner_base import Progress
-from distrl.runtime.backends.cluster import Actor, connect, disconnect, fits, scarcity
+from distrl.runtime.backends.cluster import Actor, connect, fits, scarcity
 from distrl.runtime.backends.learner_group import LearnerGroup
 from distrl.runtime.backends.pending import SCARCE_SECONDS, BlockingCalls, Order, data_lost
 from distrl.runtime.backends.ray_actors import EvaluatorActor, SamplerActor
-from distrl.runtime.backends.weight_board import BoardChannel
-from distrl.runtime.plan.base import Plan
+from distrl.runtime.backends.weight_board import WeightReceiver, WeightSender
+from distrl.runtime.plan.base import Plan, WeightChannel
 from distrl.runtime.protocol import events as ev
 from distrl.runtime.protocol.events import Event, Failure
 from distrl.runtime.protocol.orders import START_SECONDS, Handle, RecoveryPoint, UpdateOrder, Wait
@@ -45,7 +46,8 @@ class RayBackend:
         config = plan.config
         self.local, self.started_here = connect(config.ray.address, config.name, config.ray.object_store_mb)
         if plan.swaps_weights:
-            plan.weight_channel = BoardChannel(f"weights of {config.name}")
+            board = f"weights of {config.name}"
+            plan.weight_channel = WeightChannel(partial(WeightSender, board), partial(WeightReceiver, board))
         self.cpus = 0.0 if self.local else 1.0
         self.on_wait: Callable[[], None] = lambda: None
         self.blocking = BlockingCalls(lambda: self.on_wait())
@@ -64,7 +66,7 @@ class RayBackend:
             self.replace_sampler(sampler)
         ready = self.group.start()
         self.prefetches = bool(self.group.gpus) and self.plan.config.learner.prefetch
-        self.group.wait_until_ready(ready)
+        self.blocking.get(ready, "start the learner", START_SECONDS, lambda: scarcity(self.group.reserved()))
 
     def replace_sampler(self, sampler: int) -> None:
         old = self.samplers.pop(sampler, None)
@@ -97,13 +99,12 @@ class RayBackend:
         self.group.close()
         self.samplers, self.evaluator = {}, None
         if self.started_here:
-            disconnect()
+            ray.shutdown()
 
     # ---- orders --------------------------------------------------------------------------------------------------
 
     def collect(self, sampler: int, requests: list[CollectRequest], weights: Handle) -> None:
-        method = self.samplers[sampler].collect.options(num_returns=len(requests) + 1)
-        refs = method.remote(requests, weights)
+        refs = self.samplers[sampler].collect.options(num_returns=len(requests) + 1).remote(requests, weights)
         deadline = time.monotonic() + self.plan.config.samplers.timeout
         self._orders[refs[0]] = Order("collect", deadline, sampler, requests, refs)
 
@@ -141,7 +142,6 @@ class RayBackend:
         return bool(self._orders)
 
     def _answer(self, order: Order, ref: Handle) -> Event | None:
-        """Return the event of an answered call, if it has one."""
         if order.kind == "probe":
             return self._probed(order.sampler, ref)
         try:
@@ -211,7 +211,8 @@ class RayBackend:
         for ref, order in list(self._orders.items()):
             if ref not in self._orders:  # forgotten with another death
                 continue
-            if order.kind == "ready" and self._hopeless(order, now):
+            scarce = self.local and now - order.began > SCARCE_SECONDS  # a cluster may still grow
+            if order.kind == "ready" and scarce and not fits(self._reserved(order)):
                 del self._orders[ref]
                 ray.kill(self.samplers.pop(order.sampler))
                 events.append(ev.SamplerLost(order.sampler, [], scarcity(self._reserved(order)), hopeless=True))
@@ -229,8 +230,6 @@ class RayBackend:
             events.append(self._died(order, f"no answer to {order.kind!r} within {seconds:.0f} s"))
         return events
 
-    # ---- waits -----------------------------------------------------------------------------------------------------
-
     def waits(self) -> list[Wait]:
         now = time.monotonic()
         waits = [self.blocking.wait] if self.blocking.wait else []
@@ -245,12 +244,7 @@ class RayBackend:
         return waits
 
     def _reserved(self, order: Order) -> dict[str, float]:
-        """Return the resources that the actor of a start reserves."""
         return self.group.reserved() if order.kind == "learner" else {"CPU": self._sampler_cpus()}
-
-    def _hopeless(self, order: Order, now: float) -> bool:
-        """Return True if a sampler can never start on this machine; a cluster may still grow."""
-        return self.local and now - order.began > SCARCE_SECONDS and not fits(self._reserved(order))
 
     def nodes(self) -> dict[str, str]:
         return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
@@ -263,8 +257,6 @@ class RayBackend:
         if self._store is None:
             self._store = int(ray.cluster_resources().get("object_store_memory", 0))
         return self._store or None
-
-    # ---- the learner between updates -------------------------------------------------------------------------------
 
     def rebuild_learner(self, base: RecoveryPoint, updates: Sequence[UpdateOrder]) -> dict[int, Handle]:
         ready, published = self.group.rebuild(base, updates)

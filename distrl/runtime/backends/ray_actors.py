@@ -42,7 +42,6 @@ class SamplerActor:
         self.sampler.phases.reset()  # the loop has timed the start
 
     def ready(self) -> tuple[int, str]:
-        """Return process id and node."""
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
     def collect(self, requests: list[CollectRequest], weights: Weights) -> tuple[object, ...]:
@@ -59,7 +58,6 @@ class SamplerActor:
         return self.sampler.clock.activity()
 
     def drop(self, streams: list[int]) -> None:
-        """Drop reassigned streams."""
         self.sampler.drop(streams)
 
 
@@ -81,7 +79,6 @@ class LearnerActor(LearnerHost):
         self.learner.phases.reset()
 
     def ready(self) -> int:
-        """Return the process id."""
         return os.getpid()
 
     def update(self, progress: Progress, *fragments: FragmentData) -> tuple[Report | Failure, Weights | None]:

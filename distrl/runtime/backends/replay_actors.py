@@ -17,8 +17,7 @@ from distrl.runtime.protocol.events import Failure
 from distrl.runtime.protocol.orders import Handle
 from distrl.store.replay.sharded import ReplayShard, ShardLost, ShardReply, ShardReport
 
-#: Longer than any sample; only a checkpoint of a very large shard on a slow disk comes near.
-ANSWER_SECONDS = 600.0
+ANSWER_SECONDS = 600.0  # longer than any sample; a checkpoint of a very large shard on a slow disk comes near
 
 
 class ShardActor:
@@ -63,15 +62,13 @@ class RemoteAnswer:
         """Wait for report and value; raise `ShardLost` if the process died."""
         try:
             answer: Any = ray.get(self.reference, timeout=ANSWER_SECONDS)
-        except RayActorError as error:
+        except (RayActorError, RayTaskError) as error:
             raise ShardLost(str(error)) from error
         except GetTimeoutError:
             raise ResourceError(
                 f"a replay shard has not answered {self.method!r} within {ANSWER_SECONDS:.0f} s.",
                 "Check its machine's disk and memory; then continue with --resume.",
             ) from None
-        except RayTaskError as error:
-            raise ShardLost(str(error)) from error
         if isinstance(answer, Failure):
             raise answer.error
         return answer

@@ -37,7 +37,6 @@ class Stacks:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Watch the call in this context."""
         self._began = time.monotonic()
         try:
             yield

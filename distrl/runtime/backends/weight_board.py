@@ -1,9 +1,7 @@
 """Newest weights for samplers that are in the middle of a batch (`language.in_flight`).
 
-Samplers get weights with each order. Text runs that are not deterministic have a second way: the learner posts every
-version to a board, a small actor that holds a reference to the newest one, and samplers poll the board while they
-generate. Versions are immutable objects of Ray's store, so a read is never torn. Every failure means "nothing new": the
-next order brings the weights.
+The learner posts every version to a board, a small actor with a reference to the newest one, and samplers poll it while
+they generate. Every failure means "nothing new": the next order brings the weights.
 """
 
 from __future__ import annotations
@@ -45,19 +43,6 @@ class WeightBoard:
         return self.refs
 
 
-class BoardChannel:
-    """The `WeightChannel` of a run over the board of this name."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def sender(self) -> WeightSender:
-        return WeightSender(self.name)
-
-    def receiver(self) -> WeightReceiver:
-        return WeightReceiver(self.name)
-
-
 class WeightSender:
     """The learner's end. The board lives as long as the learner's process."""
 
@@ -67,7 +52,6 @@ class WeightSender:
         self._last: Handle = None  # answer to the newest post
 
     def __call__(self, weights: Weights) -> None:
-        """Post a version."""
         try:
             if self._board is None:
                 options: dict[str, Any] = {"num_cpus": 0, "name": self.name}

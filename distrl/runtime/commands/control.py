@@ -1,8 +1,7 @@
 """Command channel of a running loop: `scale`, `stop` and `status`.
 
-A *mailbox* receives commands and publishes the status. Every run has one in its run folder (`FolderMailbox`): files,
-written under another name and renamed, so that reads are never partial. A run on a shared Ray cluster also has an actor
-(`control_actor.py`). The loop polls its mailboxes about once a second, between two turns.
+A *mailbox* receives commands and publishes the status. Every run has one in its run folder, a run on a shared
+Ray cluster also an actor (`control_actor.py`). The loop polls them about once a second, between two turns.
 """
 
 from __future__ import annotations
@@ -16,16 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from distrl.base.errors import UserError
-from distrl.runtime.commands.files import (
-    CONTROL_FOLDER,
-    POLL_SECONDS,
-    STATUS_FILE,
-    VERBS,
-    Answer,
-    Command,
-    put,
-    put_over,
-)
+from distrl.runtime.commands import files
+from distrl.runtime.commands.files import Answer, Command
 from distrl.runtime.loop.loop import Loop
 from distrl.runtime.loop.status import StatusWriter
 from distrl.runtime.protocol.orders import STOP, STOP_NOW
@@ -55,14 +46,13 @@ class Control:
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + POLL_SECONDS
+        self._next = now + files.POLL_SECONDS
         for box in self.boxes:
             for command in box.pop():
                 box.answer(command, execute(loop, command))
         self.show(loop)
 
     def show(self, loop: Loop) -> None:
-        """Publish the newest status."""
         record = self.status.record(loop)
         for box in self.boxes:
             box.show(record)
@@ -76,7 +66,6 @@ class Control:
 
 
 def execute(loop: Loop, command: Command) -> Answer:
-    """Carry out a command, or refuse it."""
     loop.monitor.event("command", verb=command.verb, samplers=command.samplers)
     try:
         match command.verb:
@@ -91,7 +80,7 @@ def execute(loop: Loop, command: Command) -> Answer:
                 return Answer(True, f"the run ends without a further checkpoint; {kept}")
     except UserError as error:
         return Answer(False, error.problem, error.fix)
-    return Answer(False, f"unknown command {command.verb!r}.", f"Available: {', '.join(VERBS)}.")
+    return Answer(False, f"unknown command {command.verb!r}.", f"Available: {', '.join(files.VERBS)}.")
 
 
 class FolderMailbox:
@@ -101,7 +90,7 @@ class FolderMailbox:
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.control = folder, folder / CONTROL_FOLDER
+        self.folder, self.control = folder, folder / files.CONTROL_FOLDER
         self.control.mkdir(exist_ok=True)
         for file in self.control.iterdir():
             file.unlink(missing_ok=True)
@@ -116,14 +105,14 @@ class FolderMailbox:
 
     def answer(self, command: Command, answer: Answer) -> None:
         with contextlib.suppress(OSError):  # a full disk must not end the run; the sender has a deadline
-            put(self.control / f"{Path(command.id).name}.answer.json", asdict(answer))
+            files.put(self.control / f"{Path(command.id).name}.answer.json", asdict(answer))
 
     def show(self, status: dict[str, object]) -> None:
         with contextlib.suppress(OSError):
             try:
-                put(self.folder / STATUS_FILE, status, STATUS_BYTES)
+                files.put(self.folder / files.STATUS_FILE, status, STATUS_BYTES)
             except OSError:
-                put_over(self.folder / STATUS_FILE, status)
+                files.put_over(self.folder / files.STATUS_FILE, status)
 
     def close(self) -> None:
         """Keep the last status."""

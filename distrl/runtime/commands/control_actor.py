@@ -1,7 +1,6 @@
 """Command channel on a shared Ray cluster: a named actor with a run's status and mailbox.
 
-The actor `distrl:RUN` is in the namespace `distrl`, so any machine that reaches the cluster finds it by the run's name,
-and two active runs on a cluster cannot share a name. It ends with the run's process.
+Any machine that reaches the cluster finds the actor `distrl:RUN`, so two active runs cannot share a name.
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ class RunActor:
         self.answers: dict[str, Json] = {}
 
     def exchange(self, status: Json, answers: dict[str, Json]) -> list[Json]:
-        """Take status and answers from the loop; return the commands."""
         self.shown = status
         self.answers.update(answers)
         commands, self.commands = self.commands, []
@@ -52,7 +50,6 @@ class RunActor:
         return self.shown
 
     def unread(self) -> int:
-        """Return the number of unread answers."""
         return len(self.answers)
 
 
@@ -118,16 +115,13 @@ class ActorRun:
         try:
             self.actor = ray.get_actor(PREFIX + run, namespace=NAMESPACE)
         except ValueError:
-            raise ConfigError(
-                f"no run named {run!r} is active on this cluster.", f"Active: {', '.join(running()) or 'none'}."
-            ) from None
+            active = ", ".join(running()) or "none"
+            raise ConfigError(f"no run named {run!r} is active on this cluster.", f"Active: {active}.") from None
 
     def status(self) -> Json | None:
-        """Return the newest status; None before the first."""
         return self._get(self.actor.status.remote()) or None
 
     def watch(self, seconds: float = 1.0) -> Iterator[Json]:
-        """Yield the status every second until the run ends."""
         with contextlib.suppress(ResourceError):
             while True:
                 record = self.status()
@@ -136,7 +130,6 @@ class ActorRun:
                 time.sleep(seconds)
 
     def send(self, command: Command, seconds: float = ANSWER_SECONDS) -> str:
-        """Send a command and wait for its answer."""
         self._get(self.actor.post.remote(asdict(command)))
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -159,8 +152,5 @@ class ActorRun:
 def running() -> list[str]:
     """Return the names of the active runs on the cluster that this process is connected to."""
     actors = ray.util.list_named_actors(all_namespaces=True)
-    return sorted(
-        actor["name"].removeprefix(PREFIX)
-        for actor in actors
-        if actor["namespace"] == NAMESPACE and actor["name"].startswith(PREFIX)
-    )
+    names = [actor["name"] for actor in actors if actor["namespace"] == NAMESPACE]
+    return sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))

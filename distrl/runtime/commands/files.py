@@ -95,7 +95,6 @@ class FolderRun:
         return record
 
     def watch(self) -> Iterator[Json]:
-        """Yield the status every second until the run ends."""
         while True:
             record = self.status()
             if record:
@@ -105,7 +104,6 @@ class FolderRun:
             time.sleep(POLL_SECONDS)
 
     def send(self, command: Command, seconds: float = ANSWER_SECONDS) -> str:
-        """Send a command and wait for its answer."""
         status = self.status()
         state = status["state"] if status else "not started"
         if status is None or state != "running":
@@ -130,7 +128,6 @@ class FolderRun:
 
     @staticmethod
     def _alive(status: Json) -> bool:
-        """Return False if the process is known to be dead."""
         import platform
 
         import psutil

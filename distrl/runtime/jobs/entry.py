@@ -47,7 +47,6 @@ def watch(run: str) -> None:
 
 
 def _find(run: str) -> ActorRun:
-    """Find the run, and wait until it has started."""
     from distrl.runtime.backends.cluster import connect
     from distrl.runtime.commands.control_actor import ActorRun
 

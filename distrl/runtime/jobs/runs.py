@@ -45,18 +45,11 @@ def is_local(address: str | None) -> bool:
 
 
 def is_job_server(address: str | None) -> bool:
-    """Return True if the address is that of a job server."""
     return bool(address) and str(address).startswith(("http://", "https://"))
 
 
 def open_run(run: str, address: str | None, runs_dir: Path) -> Run:
-    """Find a run by its name.
-
-    Args:
-        run: A name, or the path of a run folder.
-        address: None or `local` for `runs_dir`; `http://HEAD:8265` for a job server; `auto`, `HOST:PORT` or
-            `ray://HOST:PORT` to connect to the cluster.
-    """
+    """Find a run by its name or folder: at a job server, on a Ray cluster, or in `runs_dir`."""
     if is_job_server(address):
         from distrl.runtime.jobs.server import JobServer
 
@@ -71,14 +64,12 @@ def open_run(run: str, address: str | None, runs_dir: Path) -> Run:
 
 
 def run_folder(run: str, runs_dir: Path) -> Path:
-    """Return the folder of a run."""
     for folder in (runs_dir / run, Path(run)):
         if (folder / "config.yaml").is_file():
             return folder
     known = ", ".join(folder.name for folder in run_folders(runs_dir)) or "none"
-    raise ConfigError(
-        f"no run {run!r} in {runs_dir}; there are: {known}.", "For a run on a cluster give its --address as well."
-    )
+    fix = "For a run on a cluster give its --address as well."
+    raise ConfigError(f"no run {run!r} in {runs_dir}; there are: {known}.", fix)
 
 
 def run_folders(runs_dir: Path) -> list[Path]:

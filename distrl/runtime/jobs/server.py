@@ -59,8 +59,6 @@ class JobServer:
         self.address = address
         self.client = _client(address)
 
-    # ---- runs ------------------------------------------------------------------------------------------------------
-
     def submit(self, config: RunConfig, here: Path, runs_dir: str = RUNS_DIR, resume: bool = False) -> RunJob:
         """Submit a run, with the user's files in `here`; `runs_dir` is a path on the cluster."""
         if config.backend != "ray":
@@ -90,7 +88,6 @@ class JobServer:
         return sorted(found, key=lambda job: job.began, reverse=True)
 
     def find(self, run: str) -> RunJob:
-        """Return the newest job of a run."""
         runs = self.runs()
         for job in runs:
             if job.run == run:
@@ -99,7 +96,6 @@ class JobServer:
         raise ConfigError(f"no run named {run!r} at {self.address}.", f"There are: {names}.")
 
     def logs(self, run: str) -> str:
-        """Return the output of a run."""
         return self.client.get_job_logs(self._submitted(run))
 
     def follow(self, run: str) -> Iterator[str]:
@@ -119,14 +115,11 @@ class JobServer:
             )
         return job.id
 
-    # ---- active runs -----------------------------------------------------------------------------------------------
-
     def status(self, run: str) -> Json | None:
         """Return the status of an active run; None if there is none yet."""
         return self._ask(run, None, ANSWER_SECONDS).get("status") if self.find(run).active else None
 
     def send(self, run: str, command: Command, seconds: float = ANSWER_SECONDS) -> str:
-        """Send a command and wait for its answer."""
         self._require_active(run)
         return str(self._ask(run, command, seconds)["text"])
 

@@ -11,11 +11,7 @@ from distrl.runtime.run.folder import versions
 
 
 def missing(requirements: Iterable[str], find: Callable[[str], str] = version) -> list[str]:
-    """Describe the requirements that this interpreter does not meet.
-
-    Args:
-        requirements: Like `torch>=2.4`; those of extras are ignored.
-        find: Name of a package -> its version; raises PackageNotFoundError.
+    """Describe the requirements that this interpreter does not meet; those of extras are ignored.
 
     >>> missing(["torch>=2.4", "numpy>=1.26"], {"torch": "2.1", "numpy": "2.0"}.__getitem__)
     ['torch 2.1, but torch>=2.4 is needed']

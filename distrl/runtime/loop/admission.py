@@ -21,7 +21,6 @@ class Admission:
         self.held_back = False
 
     def observe(self, metas: Sequence[FragmentMeta]) -> None:
-        """Record the size of finished fragments."""
         self._fragment = metas[-1].nbytes
 
     def used(self) -> int:

@@ -46,7 +46,6 @@ class Autoscaler:
         self._votes = vote if vote * self._votes <= 0 else self._votes + vote
 
     def target(self, samplers: int) -> int | None:
-        """Return a better number of samplers, or None."""
         if samplers < self.least or samplers > self.most:
             return min(max(samplers, self.least), self.most)
         if abs(self._votes) < AGREEING_WINDOWS:

@@ -91,11 +91,9 @@ class Elastic:
         self._announce(change.moved)
 
     def release(self, stream: int) -> None:
-        """End the isolation of a stream."""
         self._announce(self.pool.release(stream))
 
     def sampler_ready(self, event: SamplerReady) -> None:
-        """Assign streams to a sampler that is ready."""
         slot = self.pool.slots[event.sampler]
         moved = self.pool.joined(slot, event.pid, event.node)
         self.monitor.event("joined", sampler=slot.index, pid=event.pid, node=event.node, streams=sorted(slot.streams))

@@ -91,14 +91,12 @@ class Pool:
         return [slot for slot in self.slots if slot.state in ("hosting", "joining") and slot.isolated < 0]
 
     def isolated(self) -> list[int]:
-        """Return the isolated streams."""
         return [slot.isolated for slot in self.slots if slot.isolated >= 0]
 
     def idle(self) -> list[SamplerSlot]:
         return [slot for slot in self.slots if slot.ready and not slot.busy]
 
     def sampler_of(self, stream: int) -> int:
-        """Return the sampler that a stream is assigned to."""
         return next(slot.index for slot in self.slots if stream in slot.streams)
 
     def resize(self, samplers: int) -> Change:
@@ -268,12 +266,10 @@ class Pool:
         return None
 
     def consumed(self, metas: Sequence[FragmentMeta]) -> None:
-        """Forget the snapshots before consumed fragments."""
         for meta in metas:
             self.before.pop(meta.unit, None)
 
     def stopped(self, slot: SamplerSlot, requests: Sequence[CollectRequest]) -> None:
-        """Cut the running units of a sampler."""
         units = [request.unit for request in requests if request.unit in slot.making]
         slot.busy = False
         slot.making -= set(units)

@@ -116,7 +116,6 @@ class Recovery:
         return self.backend.ask_learner("state")
 
     def nbytes(self) -> int:
-        """Return the size of the kept batches."""
         return sum(batch.nbytes for batch in self.since)
 
     def _due(self) -> bool:
@@ -128,7 +127,6 @@ class Recovery:
         self._pending = self.state.progress.version, self.backend.keep_state()
 
     def _receive_state(self) -> None:
-        """Use the requested state if it has arrived."""
         if self._pending is None:
             return
         version, handle = self._pending

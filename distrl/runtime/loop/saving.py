@@ -43,7 +43,6 @@ class Saver:
         return time.monotonic() - self.saved_at
 
     def due(self) -> bool:
-        """Return True if a checkpoint is due by steps or by time."""
         settings, progress = self.state.config.checkpoint, self.state.progress
         by_steps = settings.interval and progress.env_steps - progress.checkpointed_at >= settings.interval
         return bool(by_steps or (settings.every_seconds and self.seconds_since_save() >= settings.every_seconds))
@@ -113,7 +112,6 @@ class Saver:
         )
 
     def save_best(self, weights: Weights, facts: dict[str, object]) -> None:
-        """Keep the policy of the best evaluation."""
         try:
             policy = self._policy(weights, {**facts, "run": self.state.config.name})
             policy.save(self.services.folder.best / POLICY_FILE)
@@ -125,7 +123,6 @@ class Saver:
         return SavedPolicy(plan.config, plan.observation_space, plan.action_space, weights, facts)
 
     def restore(self, states: CheckpointStates) -> None:
-        """Restore a fresh run to a checkpoint's boundary."""
         state, backend = self.state, self.services.backend
         streams, progress, wanted = states["streams"], states["progress"], state.config.streams
         if len(streams["next_seq"]) != wanted:

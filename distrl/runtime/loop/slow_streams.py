@@ -44,7 +44,6 @@ class SlowStreams:
                 self.backend.probe(slot.index)
 
     def probed(self, event: Probed) -> None:
-        """Observe the pace of running fragments."""
         for stream, pace in event.activity.paces.items():
             if pace.steps > 1:
                 self._usual[stream] = pace.per_step
@@ -55,7 +54,6 @@ class SlowStreams:
                 self._check_pace(stream, self._slowly.get(stream, Pace()).joined(pace), median)
 
     def finished(self, metas: Sequence[FragmentMeta]) -> None:
-        """Observe the pace of finished fragments."""
         for meta in metas:
             if meta.pace.steps:
                 self._usual[meta.unit.stream] = meta.pace.per_step

@@ -39,7 +39,6 @@ class RunState:
 
     @classmethod
     def fresh(cls, plan: Plan, concurrent: bool) -> RunState:
-        """Return the state before the first update."""
         config = plan.config
         staleness = config.store.max_staleness
         queue = Queue(config.streams, staleness, plan.ordered, Ledger())

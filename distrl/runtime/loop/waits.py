@@ -70,7 +70,6 @@ class Waits:
         return f"{'the samplers wait' if learning else 'the learner waits'} for {longest}"
 
     def record(self) -> dict[str, str | Sequence[object]]:
-        """Return the pending orders and problems for the status."""
         return {
             "line": self.line(),
             "orders": [{**asdict(wait), "seconds": round(wait.seconds, 1)} for wait in self.pending],

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from gymnasium import Space
@@ -27,14 +27,12 @@ from distrl.learning.shards import Shards
 from distrl.store.replay.sharded import ShardHandle
 
 
-class WeightChannel(Protocol):
+@dataclass(frozen=True)
+class WeightChannel:
     """A direct channel for new weights from the learner to samplers in the middle of a batch."""
 
-    def sender(self) -> Callable[[Weights], None]:
-        """The learner's end: call it with every version."""
-
-    def receiver(self) -> Callable[[int], Weights | None]:
-        """A sampler's end: called with a version, it returns newer weights once they have arrived."""
+    sender: Callable[[], Callable[[Weights], None]]  # makes the learner's end: call it with every version
+    receiver: Callable[[], Callable[[int], Weights | None]]  # makes a sampler's end: version -> newer weights, or None
 
 
 @dataclass
@@ -102,7 +100,6 @@ class Plan:
         raise NotImplementedError
 
     def schema_check(self) -> SchemaCheck:
-        """Build the check of the learner's batches."""
         raise NotImplementedError
 
 

@@ -198,7 +198,6 @@ def make_text_plan(config: RunConfig) -> TextPlan:
 
 
 def _check_demonstrations(config: RunConfig, task: Task) -> None:
-    """Check what a supervised run needs."""
     assert config.language is not None
     name = config.algorithm["name"]
     if config.language.curriculum is not None:

@@ -47,7 +47,6 @@ class HereShard(LocalShard):
 
 
 def build_shard(plan: Plan, index: int) -> Shard:
-    """Build one of the run's shards, empty."""
     return Shard(empty_replay(plan, -(-plan.config.store.capacity // plan.config.store.shards), f"replay/{index}"))
 
 
@@ -70,7 +69,6 @@ def empty_replay(plan: Plan, capacity: int, folder: str) -> Replay:
 
 
 def extra_columns(plan: Plan) -> tuple[Column, ...]:
-    """Return the columns of a transition that this algorithm adds."""
     columns = _algorithm(plan).replay_columns(plan.algorithm_config)
     return tuple(Column(name, (size,)) for name, size in columns.items())
 

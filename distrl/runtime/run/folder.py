@@ -25,7 +25,6 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs_dir: str | Path, config: RunConfig) -> RunFolder:
-        """Create a folder with the resolved config."""
         path = Path(runs_dir) / config.name
         if path.exists() and any(path.iterdir()):
             raise UserError(
@@ -39,7 +38,6 @@ class RunFolder:
 
     @classmethod
     def open(cls, runs_dir: str | Path, name: str) -> RunFolder:
-        """Open the folder of a run to be resumed."""
         path = Path(runs_dir) / name
         if not (path / "config.yaml").is_file():
             known = sorted(p.parent.name for p in Path(runs_dir).glob("*/config.yaml"))

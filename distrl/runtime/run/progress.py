@@ -35,7 +35,6 @@ class RunProgress:
 
     @property
     def wall_seconds(self) -> float:
-        """Seconds of training over all attempts."""
         return self.wall_before + time.monotonic() - self.started
 
     @property
@@ -44,7 +43,6 @@ class RunProgress:
         return sum(self.returns) / len(self.returns) if len(self.returns) >= self.window else None
 
     def consume(self, env_steps: int, episodes: Iterable[EpisodeReport]) -> None:
-        """Count a consumed batch."""
         self.env_steps += env_steps
         for episode in episodes:
             self.episodes += 1
@@ -52,7 +50,6 @@ class RunProgress:
 
     @property
     def last_eval(self) -> float | None:
-        """Mean return of the newest evaluation."""
         return self.evals[-1][1] if self.evals else None
 
     def eval_reason(self, stop: StopConfig) -> str | None:
@@ -66,7 +63,6 @@ class RunProgress:
         return f"eval_mean {means[-1]:.1f} reached {stop.eval_mean:g}{row}"
 
     def stop_reason(self, stop: StopConfig) -> str | None:
-        """Return why the run ends here, or None."""
         if stop.return_mean is not None and self.return_mean is not None and self.return_mean >= stop.return_mean:
             return f"return_mean {self.return_mean:.1f} reached {stop.return_mean:g}"
         if (goal := self.eval_reason(stop)) is not None:
