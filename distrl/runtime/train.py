@@ -47,13 +47,13 @@ def train(
         folder = RunFolder.open(runs_dir, checked.name)
         resume_allowed(check_config(folder.config()), checked)
         if list_checkpoints(folder.checkpoints):
-            path, states, problems = newest_valid(folder.checkpoints)
-            return _run(checked_plan(checked), folder, states, str(path), problems)
+            _, states, problems = newest_valid(folder.checkpoints)
+            return _run(checked_plan(checked), folder, states, problems)
     plan = checked_plan(checked)
     first = SavedPolicy.read(checked.init_from) if checked.init_from else None
     if not resume:
         folder = RunFolder.create(runs_dir, plan.config)
-    return _run(plan, folder, None, None, [], first)
+    return _run(plan, folder, None, [], first)
 
 
 def checked_plan(config: RunConfig) -> Plan:
@@ -66,7 +66,6 @@ def _run(
     plan: Plan,
     folder: RunFolder,
     states: CheckpointStates | None,
-    resumed_from: str | None,
     problems: list[str],
     first: SavedPolicy | None = None,
 ) -> dict[str, Any]:
@@ -74,6 +73,7 @@ def _run(
     plan.folder = str(folder.path.absolute())
     folder.save_config(config)
     callbacks = load_callbacks(config.callbacks)
+    resumed_from = str(states["folder"]) if states else None
     attempt = folder.begin_attempt(resumed_from)
     counters = states["progress"]["counters"] if states else None
     monitor = Monitor(

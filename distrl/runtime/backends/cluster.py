@@ -44,14 +44,16 @@ def connect(address: str | None, run: str | None = None, object_store_mb: int | 
     try:
         _init(options, START_TRIES)
     except AuthenticationError:
-        raise ResourceError(
-            f"the Ray cluster at {address} requires a token that this machine does not have.",
-            "Set RAY_AUTH_MODE=token, and copy the cluster's token to ~/.ray/auth_token or into RAY_AUTH_TOKEN.",
-        ) from None
+        raise token_missing(f"the Ray cluster at {address}") from None
     except Exception as error:  # Ray raises bare exceptions too
         where = "start a local Ray cluster" if local else f"reach the Ray cluster at {address}"
         raise ResourceError(f"could not {where}: {error}", "See ray status, or use backend=serial.") from error
     return local, True
+
+
+def token_missing(server: str) -> ResourceError:
+    fix = "Set RAY_AUTH_MODE=token, and copy the cluster's token to ~/.ray/auth_token or into RAY_AUTH_TOKEN."
+    return ResourceError(f"{server} requires a token that this machine does not have.", fix)
 
 
 def _init(options: dict[str, Any], tries: int) -> None:

@@ -55,9 +55,7 @@ class Order:
 
 def data_lost(error: BaseException) -> bool:
     """Return True if a call was skipped because an argument was lost."""
-    return isinstance(error, ObjectLostError) or (
-        isinstance(error, RayTaskError) and isinstance(error.cause, ObjectLostError)
-    )
+    return isinstance(error.cause if isinstance(error, RayTaskError) else error, ObjectLostError)
 
 
 class BlockingCalls:

@@ -59,8 +59,6 @@ class RayBackend:
         self._store: int | None = None
         self._orders: dict[Handle, Order] = {}  # the first reference of a call -> its order
 
-    # ---- processes -----------------------------------------------------------------------------------------------
-
     def start(self, samplers: int) -> None:
         for sampler in range(samplers):  # they start while the learner does
             self.replace_sampler(sampler)
@@ -262,8 +260,6 @@ class RayBackend:
         ready, published = self.group.rebuild(base, updates)
         self._orders[ready] = Order("learner", time.monotonic() + START_SECONDS)
         return published
-
-    # ---- data ------------------------------------------------------------------------------------------------------
 
     def put(self, value: Weights | FragmentData) -> Handle:
         return ray.put(value)

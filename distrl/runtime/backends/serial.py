@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from traceback import format_exc
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class SerialBackend:
             try:
                 fragments = self.sampler.collect(requests, weights)
             except Exception as error:
-                return ev.SamplerFailed(sampler, requests, Failure.here(error))
+                return ev.SamplerFailed(sampler, requests, Failure(error, format_exc()))
             return ev.Collected(sampler, requests, [meta for meta, _ in fragments], [data for _, data in fragments])
 
         self._tasks.append(task)
@@ -67,7 +68,7 @@ class SerialBackend:
                 self.check(data)
                 return ev.Updated(*self.learner.update(data, progress))
             except Exception as error:
-                return ev.LearnerFailed(Failure.here(error))
+                return ev.LearnerFailed(Failure(error, format_exc()))
 
         self._tasks.appendleft(task)  # before sampling, so that the next fragments are fresher
 
@@ -84,7 +85,7 @@ class SerialBackend:
                     load_weights(self.eval_model, weights)
                     result = self.evaluator.evaluate(self.eval_model, settings.episodes, settings.deterministic)
                 except Exception as error:
-                    return ev.EvalFailed(Failure.here(error))
+                    return ev.EvalFailed(Failure(error, format_exc()))
             return ev.Evaluated(env_steps, update, weights, result)
 
         self._tasks.appendleft(task)

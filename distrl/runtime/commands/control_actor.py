@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayError
 
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.runtime.backends.cluster import Actor
-from distrl.runtime.commands.files import ANSWER_SECONDS, Answer, Command, Json
+from distrl.runtime.commands.files import ANSWER_SECONDS, Answer, Command, Json, await_answer
 from distrl.runtime.protocol.orders import Handle
 
 NAMESPACE = "distrl"
@@ -131,16 +131,7 @@ class ActorRun:
 
     def send(self, command: Command, seconds: float = ANSWER_SECONDS) -> str:
         self._get(self.actor.post.remote(asdict(command)))
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            answer = self._get(self.actor.pop_answer.remote(command.id))
-            if answer is not None:
-                return Answer(**answer).read()
-            time.sleep(0.05)
-        raise ResourceError(
-            f"no answer from {self.run} within {seconds:g} s; it reads commands between two turns and obeys "
-            "when the present one ends."
-        )
+        return await_answer(lambda: self._get(self.actor.pop_answer.remote(command.id)), self.run, seconds)
 
     def _get(self, ref: Handle) -> Any:
         try:

@@ -10,7 +10,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -55,6 +55,17 @@ class Answer:
         if not self.ok:
             raise ConfigError(self.text, self.fix)
         return self.text
+
+
+def await_answer(pop_answer: Callable[[], Json | None], run: str, seconds: float, fix: str = "") -> str:
+    """Wait for the answer to a command; return its sentence."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (found := pop_answer()) is not None:
+            return Answer(**found).read()
+        time.sleep(0.05)
+    text = f"no answer from {run} within {seconds:g} s; it reads commands between two turns"
+    raise ResourceError(f"{text} and obeys when the present one ends.", fix)
 
 
 def put(path: Path, value: object, pages: int = 0) -> None:
@@ -111,20 +122,18 @@ class FolderRun:
         control = self.folder / CONTROL_FOLDER
         put(control / f"{command.id}.command.json", asdict(command))
         answer = control / f"{command.id}.answer.json"
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+
+        def pop_answer() -> Json | None:
             if answer.is_file():
-                found = Answer(**json.loads(answer.read_text()))
+                found: Json = json.loads(answer.read_text())
                 answer.unlink(missing_ok=True)
-                return found.read()
+                return found
             if not self._alive(status):
                 raise ResourceError(f"the run {self.folder.name} ended before it answered.", "See its log.txt.")
-            time.sleep(0.05)
-        raise ResourceError(
-            f"no answer from {self.folder.name} within {seconds:g} s; it reads commands between two turns and "
-            f"obeys when the present one ends.",
-            f"To end it without waiting: kill -9 {status['pid']} on {status['host']}.",
-        )
+            return None
+
+        fix = f"To end it without waiting: kill -9 {status['pid']} on {status['host']}."
+        return await_answer(pop_answer, self.folder.name, seconds, fix)
 
     @staticmethod
     def _alive(status: Json) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from distrl import __version__
 from distrl.base.errors import ConfigError, ResourceError
 from distrl.config.schema import RunConfig
-from distrl.runtime.backends.cluster import RUN_KEY
+from distrl.runtime.backends.cluster import RUN_KEY, token_missing
 from distrl.runtime.commands.files import ANSWER_SECONDS, Command, Json
 from distrl.runtime.jobs.entry import MARK
 from distrl.runtime.jobs.shipment import CONFIG_FILE, fill
@@ -109,10 +109,8 @@ class JobServer:
     def _submitted(self, run: str) -> str:
         job = self.find(run)
         if job.id is None:
-            raise ConfigError(
-                f"{run} was started with distrl train, not submitted: the job server has no output of it.",
-                "See log.txt in its run folder.",
-            )
+            problem = f"{run} was started with distrl train, not submitted: the job server has no output of it."
+            raise ConfigError(problem, "See log.txt in its run folder.")
         return job.id
 
     def status(self, run: str) -> Json | None:
@@ -212,10 +210,7 @@ def _client(address: str) -> Any:
     try:
         return JobSubmissionClient(address)
     except AuthenticationError:
-        raise ResourceError(
-            f"the job server at {address} requires a token that this machine does not have.",
-            "Set RAY_AUTH_MODE=token, and copy the cluster's token to ~/.ray/auth_token or into RAY_AUTH_TOKEN.",
-        ) from None
+        raise token_missing(f"the job server at {address}") from None
     except (RuntimeError, ConnectionError, ValueError, OSError) as error:
         if "ray[default]" in str(error):
             raise ResourceError("this Ray has no job client.", "pip install 'distrl[cluster]'") from None

@@ -36,8 +36,11 @@ def fill(folder: Path, config: RunConfig, here: Path) -> RunConfig:
     for module in sorted(set(own_modules(config.model_dump(mode="json"), here))):
         ship_module(folder, here, module)
     changes: dict[str, Any] = {"imports": imports, "ray": config.ray.model_copy(update={"address": "auto"})}
-    if config.init_from:
-        changes["init_from"] = ship_weights(folder, config.init_from, here)
+    if config.init_from and (here / config.init_from).exists():  # else the path is one on the cluster
+        from distrl.deploy.policy_file import find_policy
+
+        shutil.copy(find_policy(here / config.init_from), folder / WEIGHTS_FILE)
+        changes["init_from"] = WEIGHTS_FILE
     shipped = config.model_copy(update=changes)
     (folder / CONFIG_FILE).write_text(dump_config(shipped))
     (folder / SUBMITTER_FILE).write_text(to_json(versions()))
@@ -100,13 +103,3 @@ def ship_module(folder: Path, here: Path, module: str) -> None:
         shutil.copy(file, folder / file.name)
     elif importlib.util.find_spec(module) is None:
         raise ConfigError(f"no module {module!r}, neither in {here} nor installed.", "Check the name in the config.")
-
-
-def ship_weights(folder: Path, init_from: str, here: Path) -> str:
-    """Copy the initial weights if they are on this machine; else the path refers to the cluster."""
-    from distrl.deploy.policy_file import find_policy
-
-    if not (here / init_from).exists():
-        return init_from
-    shutil.copy(find_policy(here / init_from), folder / WEIGHTS_FILE)
-    return WEIGHTS_FILE

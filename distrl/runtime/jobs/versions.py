@@ -50,8 +50,5 @@ def differences(submitter: Mapping[str, str], node: Mapping[str, str] | None = N
     ['torch 2.5 (submitted with 2.4)']
     """
     here = versions() if node is None else node
-    return [
-        f"{name} {here.get(name, 'none')} (submitted with {theirs})"
-        for name, theirs in submitter.items()
-        if here.get(name) != theirs
-    ]
+    other = {name: theirs for name, theirs in submitter.items() if here.get(name) != theirs}
+    return [f"{name} {here.get(name, 'none')} (submitted with {theirs})" for name, theirs in other.items()]

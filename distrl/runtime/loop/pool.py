@@ -80,8 +80,6 @@ class Pool:
         for stream in range(streams):
             self.slots[stream * samplers // streams].streams.append(stream)
 
-    # ---- samplers --------------------------------------------------------------------------------------------------
-
     @property
     def size(self) -> int:
         """Number of samplers that stay: starting ones included, those of isolated streams excluded."""
@@ -212,18 +210,17 @@ class Pool:
             self._ended(old, [unit])
             self.queue.cut(unit)
 
-    # ---- work ------------------------------------------------------------------------------------------------------
-
     def orders(self, slot: SamplerSlot, version: int) -> list[CollectRequest]:
         """Return requests for an idle sampler: units of one version, at most one per stream.
 
         A stream that its old sampler still collects is left out. `version` is the newest published one.
         """
-        units = [self.queue.admit(stream, version) for stream in slot.streams if stream not in self.running]
-        exact = self.deterministic  # fragment n is collected with version max(0, n - k)
-        wanted = [
-            (max(0, unit.seq - self.max_staleness) if exact else version, unit) for unit in units if unit is not None
-        ]
+        free = [self.queue.admit(stream, version) for stream in slot.streams if stream not in self.running]
+        units = [unit for unit in free if unit is not None]
+        if self.deterministic:  # fragment n is collected with version max(0, n - k)
+            wanted = [(max(0, unit.seq - self.max_staleness), unit) for unit in units]
+        else:
+            wanted = [(version, unit) for unit in units]
         wanted = [(needed, unit) for needed, unit in wanted if unit.stream in self.suspects][:1] or wanted
         requests = []
         for needed, unit in wanted:

@@ -49,25 +49,22 @@ class Reporter:
         metrics["staleness/waiting"] = len(state.queue)
         if diagnosed > self.shown:
             self.shown = diagnosed
-            metrics.update(self._show(max(ages)))
+            shares = self.shares.since_last()
+            self.services.monitor.status(
+                samplers=sum(slot.ready for slot in state.pool.slots),
+                waiting=len(state.queue),
+                staleness=max(ages),
+                limit=limit(shares),
+                phases=shares.get("learner", shares["loop"]),
+            )
+            for process, phases in shares.items():
+                metrics.update({f"time/{process}/{name}": share for name, share in phases.items()})
         if episodes:
             metrics["return/mean"] = sum(episode.return_ for episode in episodes) / len(episodes)
             metrics["length/mean"] = sum(episode.length for episode in episodes) / len(episodes)
         if progress.return_mean is not None:
             metrics[f"return/mean_last_{progress.window}"] = progress.return_mean
         self.services.monitor.update(metrics, progress.env_steps, progress.version)
-
-    def _show(self, staleness: int) -> dict[str, float]:
-        """Update the live display; return the time shares by curve tag."""
-        shares = self.shares.since_last()
-        self.services.monitor.status(
-            samplers=sum(slot.ready for slot in self.state.pool.slots),
-            waiting=len(self.state.queue),
-            staleness=staleness,
-            limit=limit(shares),
-            phases=shares.get("learner", shares["loop"]),
-        )
-        return {f"time/{process}/{name}": share for process, phases in shares.items() for name, share in phases.items()}
 
     def summary(self, reason: str, checkpoint: Path | None, problem: str | None) -> dict[str, object]:
         """Return the content of `summary.json`; `problem` is the error of a failed last checkpoint."""

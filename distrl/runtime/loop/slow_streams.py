@@ -59,8 +59,15 @@ class SlowStreams:
                 self._usual[meta.unit.stream] = meta.pace.per_step
         median = self._median()
         for meta in metas:
-            if meta.pace.steps:
-                self._finished(meta.unit.stream, meta.pace, median)
+            stream, pace = meta.unit.stream, meta.pace
+            if _is_slow(pace, median):
+                self._quick.pop(stream, None)
+                self._slowly[stream] = self._slowly.get(stream, Pace()).joined(pace)
+                self._check_pace(stream, self._slowly[stream], median)
+            elif pace.steps:
+                self._slowly.pop(stream, None)
+                if stream in self.slow:
+                    self._count_quick(stream)
 
     def problem(self) -> str:
         """Describe the slow streams, or return an empty string."""
@@ -72,19 +79,13 @@ class SlowStreams:
             texts.append(f"stream {stream} is slow: {own:.3g} s a step, the median is {median:.3g} s; {place}")
         return "; ".join(texts)
 
-    def _finished(self, stream: int, pace: Pace, median: float) -> None:
-        if _is_slow(pace, median):
-            self._quick.pop(stream, None)
-            self._slowly[stream] = self._slowly.get(stream, Pace()).joined(pace)
-            self._check_pace(stream, self._slowly[stream], median)
-            return
-        self._slowly.pop(stream, None)
-        if stream in self.slow:
-            self._quick[stream] = self._quick.get(stream, 0) + 1
-            if self._quick[stream] >= QUICK_FRAGMENTS:
-                del self.slow[stream], self._quick[stream]
-                self.monitor.event("slow_over", stream=stream, s_per_step=self._usual[stream])
-                self.elastic.release(stream)
+    def _count_quick(self, stream: int) -> None:
+        """End the isolation of a slow stream after several quick fragments in a row."""
+        self._quick[stream] = self._quick.get(stream, 0) + 1
+        if self._quick[stream] >= QUICK_FRAGMENTS:
+            del self.slow[stream], self._quick[stream]
+            self.monitor.event("slow_over", stream=stream, s_per_step=self._usual[stream])
+            self.elastic.release(stream)
 
     def _median(self) -> float:
         """Return the median seconds per step; of two streams the quicker one's."""

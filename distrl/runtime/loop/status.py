@@ -8,6 +8,7 @@ import time
 
 from distrl.runtime.loop.loop import Loop
 from distrl.runtime.loop.pool import SamplerSlot
+from distrl.runtime.loop.state import RunState
 
 
 class StatusWriter:
@@ -50,21 +51,18 @@ class StatusWriter:
             "limit": view.facts.get("limit", ""),
             "time_shares": {name: round(share, 3) for name, share in phases.items()},
             "samplers": [self._sampler(slot) for slot in run.pool.slots if slot.state != "gone"],
-            "streams": [
-                {
-                    "stream": stream,
-                    "sampler": run.pool.sampler_of(stream),
-                    "next_fragment": next_seq,
-                    "running_on": run.pool.running.get(stream),
-                }
-                for stream, next_seq in enumerate(run.queue.next_seq)
-            ],
+            "streams": [self._stream(run, stream) for stream in range(len(run.queue.next_seq))],
             "ledger": run.ledger.read(),
             "checkpoint": str(saver.last_path) if saver.last_path else None,
             "checkpoint_age_s": round(saver.seconds_since_save(), 1),
             "checkpoint_problem": saver.problem,
             "events": loop.monitor.recent_events(),
         }
+
+    @staticmethod
+    def _stream(run: RunState, stream: int) -> dict[str, object]:
+        facts = {"stream": stream, "sampler": run.pool.sampler_of(stream), "next_fragment": run.queue.next_seq[stream]}
+        return {**facts, "running_on": run.pool.running.get(stream)}
 
     def _sampler(self, slot: SamplerSlot) -> dict[str, object]:
         now = time.monotonic()

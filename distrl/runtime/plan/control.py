@@ -46,12 +46,8 @@ class ControlPlan(Plan):
             bf16=config.learner.precision == "bf16",
             compile=config.learner.compile,
         )
-        options: dict[str, Any] = {
-            "normalize_obs": config.environment.normalize_obs,
-            "normalize_reward": config.environment.normalize_reward,
-            "clip_reward": config.environment.clip_reward,
-            "phases": phases,
-        }
+        names = ("normalize_obs", "normalize_reward", "clip_reward")
+        options: dict[str, Any] = {"phases": phases, **{name: getattr(config.environment, name) for name in names}}
         if isinstance(algorithm, OffPolicy):
             replay = build_replay(self, replay_shards)
             options |= {"hindsight": build_hindsight(self), "total": config.stop.env_steps}
@@ -64,11 +60,8 @@ class ControlPlan(Plan):
         def make_stream_env(stream: int, start: int) -> VectorEnv:
             # Without snapshots a moved stream starts from new resets; `start` gives it seeds that it has not had.
             line = ("env", stream) if self.snapshots else ("env", stream, start)
-            return make_vector(
-                config.environment,
-                config.environment.envs_per_stream,
-                lambda i, episode: seed_for(config.seed, *line, i, episode),
-            )
+            count = config.environment.envs_per_stream
+            return make_vector(config.environment, count, lambda i, episode: seed_for(config.seed, *line, i, episode))
 
         return EnvSampler(
             index,

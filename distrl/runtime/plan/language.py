@@ -62,9 +62,8 @@ class TextPlan(Plan):
 
     def task(self) -> Task:
         """Build the run's task in the form that its algorithm trains on."""
-        return self.algorithm_class.training_task(
-            make_task(self.config.text_task.name, self.config.text_task.kwargs), self.algorithm_config
-        )
+        task = make_task(self.config.text_task.name, self.config.text_task.kwargs)
+        return self.algorithm_class.training_task(task, self.algorithm_config)
 
     def curriculum(self, task: Task) -> Curriculum | None:
         """Build a fresh curriculum over the task's items, if the run has one."""
@@ -117,14 +116,8 @@ class TextPlan(Plan):
         self, index: int, *, reuse_buffers: bool, phases: Phases | None = None
     ) -> TextSampler | DemonstrationSampler:
         config, algorithm, task, settings = self.config, self.algorithm_config, self.task(), self.settings
-        lines = PromptLines(
-            task,
-            config.streams,
-            config.parallel // config.streams,
-            algorithm.rollout_steps,
-            config.seed,
-            self.curriculum(task),
-        )
+        streams, prompts = config.streams, config.parallel // config.streams
+        lines = PromptLines(task, streams, prompts, algorithm.rollout_steps, config.seed, self.curriculum(task))
         if self.algorithm_class.demonstrations:
             return DemonstrationSampler(
                 index,
@@ -173,10 +166,8 @@ def make_text_plan(config: RunConfig) -> TextPlan:
         )
     assert config.language is not None
     if config.learner.precision != "fp32":
-        raise ConfigError(
-            f"learner.precision is {config.learner.precision}, which is for networks of environments.",
-            "Set language.dtype=bf16 instead.",
-        )
+        problem = f"learner.precision is {config.learner.precision}, which is for networks of environments."
+        raise ConfigError(problem, "Set language.dtype=bf16 instead.")
     settings = config.language
     if config.deterministic and settings.dtype == "auto":  # `auto` depends on time
         settings = settings.model_copy(update={"dtype": "fp32"})
@@ -187,7 +178,14 @@ def make_text_plan(config: RunConfig) -> TextPlan:
     task_curriculum(settings.curriculum, task)
     require_parquet(settings.texts)
     if found.demonstrations:
-        _check_demonstrations(config, task)
+        name = config.algorithm["name"]
+        if settings.curriculum is not None:
+            raise ConfigError(
+                f"language.curriculum needs the success rates of answers, and algorithm {name} learns from "
+                "demonstrations.",
+                "Remove language.curriculum: every item comes once in each pass.",
+            )
+        demonstration(load_tokenizer(settings, task.alphabet), task, 0, f"algorithm {name}")
     tokenizer = load_tokenizer(settings, task.alphabet)
     check_prompts(task, tokenizer, settings)
     here = config.backend == "serial" or config.ray.address in (None, "local")  # other machines may be larger
@@ -195,17 +193,6 @@ def make_text_plan(config: RunConfig) -> TextPlan:
         check_fits(settings, device=pick_device(config.learner.device))
     vocabulary = spaces.Discrete(tokenizer.vocab_size)
     return TextPlan(config, vocabulary, vocabulary, True, search_path(), user_sources(config.imports))
-
-
-def _check_demonstrations(config: RunConfig, task: Task) -> None:
-    assert config.language is not None
-    name = config.algorithm["name"]
-    if config.language.curriculum is not None:
-        raise ConfigError(
-            f"language.curriculum needs the success rates of answers, and algorithm {name} learns from demonstrations.",
-            "Remove language.curriculum: every item comes once in each pass.",
-        )
-    demonstration(load_tokenizer(config.language, task.alphabet), task, 0, f"algorithm {name}")
 
 
 def check_prompts(task: Task, tokenizer: TextTokenizer, settings: LanguageConfig) -> None:

@@ -25,7 +25,7 @@ def build_replay(plan: Plan, handles: Sequence[ShardHandle] = ()) -> Replay | Sh
     count = plan.config.store.shards
     if count == 1:
         return empty_replay(plan, plan.config.store.capacity, "replay")
-    shards = list(handles) or [HereShard(build_shard(plan, index)) for index in range(count)]
+    shards = list(handles) or [LocalShard(build_shard(plan, index)) for index in range(count)]
     # A rebuilt learner restores what a dead process held.
     require_all = bool(handles) and plan.config.learner.recover_every != 0
     return ShardedReplay(shards, prioritized=plan.algorithm_config.prioritized, require_all=require_all)
@@ -37,13 +37,6 @@ class Shard(ReplayShard):
     def load(self, folder: str) -> None:
         if Path(folder).is_dir():
             super().load(folder)
-
-
-class HereShard(LocalShard):
-    """A shard in this process."""
-
-    def __init__(self, shard: Shard):
-        self.shard = shard
 
 
 def build_shard(plan: Plan, index: int) -> Shard:
@@ -109,10 +102,9 @@ def build_hindsight(plan: Plan) -> Hindsight | None:
     if wanted is None:
         return None
     require_goals(plan.observation_space)
-    if plan.config.store.shards > 1:
+    if (shards := plan.config.store.shards) > 1:
         raise ConfigError(
-            f"algorithm.hindsight with store.shards {plan.config.store.shards}: goals are taken from a replay in the "
-            "learner's process.",
+            f"algorithm.hindsight with store.shards {shards}: goals are taken from a replay in the learner's process.",
             "Set store.shards=1, or algorithm.hindsight=null.",
         )
     if extra_columns(plan):
@@ -135,9 +127,8 @@ def probe(plan: Plan) -> bool:
             f"{config.environment.backend} delivers one step late.",
             "Use env.backend=gymnasium.",
         )
-    env: Any = make_vector(
-        config.environment.model_copy(update={"backend": "gymnasium"}), 1, lambda i, episode: config.seed
-    )
+    settings = config.environment.model_copy(update={"backend": "gymnasium"})
+    env: Any = make_vector(settings, 1, lambda i, episode: config.seed)
     try:
         env.reset()
         masked, there = env.mask is not None, env.reward_channels

@@ -33,11 +33,6 @@ class Failure:
         # Other exceptions may not be picklable, or have no meaning in another process.
         return cls(RuntimeError(f"{type(error).__name__}: {error}"), text)
 
-    @classmethod
-    def here(cls, error: Exception) -> Failure:
-        """Return a failure in this process, where the exception itself can be raised again."""
-        return cls(error, traceback.format_exc())
-
 
 class Event:
     """An answer of a backend."""
@@ -45,8 +40,6 @@ class Event:
 
 @dataclass
 class SamplerReady(Event):
-    """A sampler that can take requests."""
-
     sampler: int
     pid: int
     node: str = ""
@@ -54,8 +47,6 @@ class SamplerReady(Event):
 
 @dataclass
 class Collected(Event):
-    """Finished requests of a sampler."""
-
     sampler: int
     requests: list[CollectRequest]
     metas: list[FragmentMeta]
@@ -91,8 +82,6 @@ class SamplerFailed(Event):
 
 @dataclass
 class Updated(Event):
-    """A finished update with the new weights."""
-
     report: Report
     weights: Handle
 
@@ -119,15 +108,11 @@ class LearnerLost(Event):
 
 @dataclass
 class LearnerReady(Event):
-    """A rebuilt learner that is ready."""
-
     pid: int
 
 
 @dataclass
 class Evaluated(Event):
-    """A finished evaluation."""
-
     env_steps: int
     update: int
     weights: Handle
@@ -146,6 +131,4 @@ class EvaluatorLost(Event):
 
 @dataclass
 class EvalFailed(Event):
-    """An exception of an evaluation."""
-
     failure: Failure

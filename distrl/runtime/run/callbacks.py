@@ -34,9 +34,8 @@ def load_callbacks(names: Sequence[str]) -> list[Callback]:
         found = register.get("callback", name)
         callback = found() if isinstance(found, type) else found
         if not isinstance(callback, Callback):
-            raise ConfigError(
-                f"callbacks: {name!r} is a {type(callback).__name__}, not a distrl.runtime.run.callbacks.Callback.",
-                "Derive it from Callback.",
-            )
+            kind = type(callback).__name__
+            problem = f"callbacks: {name!r} is a {kind}, not a distrl.runtime.run.callbacks.Callback."
+            raise ConfigError(problem, "Derive it from Callback.")
         callbacks.append(callback)
     return callbacks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from itertools import count
 from pathlib import Path
 
 from distrl import __version__
@@ -27,10 +28,9 @@ class RunFolder:
     def create(cls, runs_dir: str | Path, config: RunConfig) -> RunFolder:
         path = Path(runs_dir) / config.name
         if path.exists() and any(path.iterdir()):
-            raise UserError(
-                f"the run folder {path} exists; a run is never overwritten.",
-                f"Continue it with --resume, or take another name: --name {next_name(path)}.",
-            )
+            number = next(number for number in count(2) if not path.with_name(f"{path.name}-{number}").exists())
+            fix = f"Continue it with --resume, or take another name: --name {path.name}-{number}."
+            raise UserError(f"the run folder {path} exists; a run is never overwritten.", fix)
         folder = cls(path)
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         folder.save_config(config)
@@ -41,10 +41,8 @@ class RunFolder:
         path = Path(runs_dir) / name
         if not (path / "config.yaml").is_file():
             known = sorted(p.parent.name for p in Path(runs_dir).glob("*/config.yaml"))
-            raise UserError(
-                f"no run {name!r} in {Path(runs_dir)} to resume; there are: {', '.join(known) or 'none'}.",
-                "Start it without --resume.",
-            )
+            problem = f"no run {name!r} in {Path(runs_dir)} to resume; there are: {', '.join(known) or 'none'}."
+            raise UserError(problem, "Start it without --resume.")
         return cls(path)
 
     def config(self) -> RunConfig:
@@ -65,14 +63,6 @@ class RunFolder:
         attempts.append({"attempt": len(attempts) + 1, "started": started, **facts})
         write_atomic(self.path / "attempts.json", to_json(attempts, indent=1))
         return len(attempts)
-
-
-def next_name(path: Path) -> str:
-    """Return the first free name of NAME-2, NAME-3, ..."""
-    number = 2
-    while path.with_name(f"{path.name}-{number}").exists():
-        number += 1
-    return f"{path.name}-{number}"
 
 
 def versions() -> dict[str, str]:
