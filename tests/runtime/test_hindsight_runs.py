@@ -139,7 +139,7 @@ WRONG: dict[str, tuple[str, dict[str, Any]]] = {
     "no reward": ("has goals, but no compute_reward", point_config(id=f"{HERE}:NoReward")),
     "one goal": (r"returned shape \(\) for 50 goals", point_config(id=f"{HERE}:OneGoalOnly")),
     "info": ("compute_reward raised KeyError: 'paid'", point_config(id=f"{HERE}:AsksInfo")),
-    "wrapper": (r"paid -2 where compute_reward says -1", point_config(wrappers=[f"{HERE}:Doubled"])),
+    "wrapper": (r"gave reward -2, and compute_reward -1", point_config(wrappers=[f"{HERE}:Doubled"])),
     "shards": (r"algorithm\.hindsight with store\.shards 2", {"store": {"shards": 2}}),
     "share": ("relabeled", {"algorithm": {"hindsight": {"relabeled": 1.5}}}),
     "key": ("horizont", {"algorithm": {"hindsight": {"horizont": 5}}}),
