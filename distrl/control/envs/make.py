@@ -52,10 +52,8 @@ def make_env(env_config: EnvConfig, **extra: object) -> gymnasium.Env:
 def _build(env_config: EnvConfig, kwargs: dict[str, object]) -> gymnasium.Env:
     target, limit = env_config.id, env_config.max_episode_steps
     name = env_name(env_config)
-    path = (
-        isinstance(target, str) and ":" in target and not re.search(r"-v\d+$", target)
-    )  # not gymnasium's module:Name-v0
-    if isinstance(target, str) and not path:
+    # `module:Class` is a path, gymnasium's `module:Name-v0` is not
+    if isinstance(target, str) and (":" not in target or re.search(r"-v\d+$", target)):
         register_namespace(target)
         # the passive checker costs more than a small environment's step; `distrl doctor` checks instead
         options = {"max_episode_steps": limit} if limit else {}

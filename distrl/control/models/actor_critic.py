@@ -111,16 +111,3 @@ def build_actor_critic(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return ActorCritic(observation_space, action_space, model_config, normalize_obs, clip_obs, critic_head, risk)
-
-
-def build_policy(
-    observation_space: spaces.Space,
-    action_space: spaces.Space,
-    model_config: ModelConfig,
-    normalize_obs: bool = False,
-    clip_obs: float = 10.0,
-) -> Policy:
-    """Build a policy, for a sampler that will load weights into it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        return Policy(observation_space, action_space, model_config, normalize_obs, clip_obs)

@@ -99,7 +99,8 @@ class CriticEnsemble(nn.Module):
         if not self.heads:
             return self.dense(x, frozen=frozen, members=members)  # type: ignore[no-any-return]
         features = self.dense.features(x, frozen=frozen, members=members)
-        chosen = self.heads[members] if isinstance(members, slice) else [self.heads[i] for i in members or self._all()]
+        every = range(self.critics)
+        chosen = self.heads[members] if isinstance(members, slice) else [self.heads[i] for i in members or every]
         rows = []
         for i, head in enumerate(chosen):
             inputs = (features[i], None if noise is None else noise[i])
@@ -109,6 +110,3 @@ class CriticEnsemble(nn.Module):
             else:
                 rows.append(head(*inputs))
         return torch.stack(rows).squeeze(-2)
-
-    def _all(self) -> range:
-        return range(self.critics)

@@ -22,8 +22,7 @@ class RolloutBuffer:
     def __init__(self, env: VectorEnv, policy: Policy, steps: int, width: int, normalize: bool, give_raw: bool = False):
         lead = (steps, width)
         self.steps, self.width = steps, width
-        self.normalize = normalize
-        self.give_raw = give_raw
+        self.normalize, self.give_raw = normalize, give_raw
         space = env.observation_space
         self.obs = _as_policy_input(zeros(space, *lead))
         self.raw = zeros(space, *lead) if normalize else self.obs
@@ -31,9 +30,7 @@ class RolloutBuffer:
         self.params = np.zeros((*lead, policy.actions.param_size), np.float32)
         self.action: Tree = None
         self.reward = np.zeros(lead, np.float32)
-        self.terminated = np.zeros(lead, bool)
-        self.truncated = np.zeros(lead, bool)
-        self.first = np.zeros(lead, bool)
+        self.terminated, self.truncated, self.first = (np.zeros(lead, bool) for _ in range(3))
         self.valid = np.ones(lead, bool) if env.reset_steps else None
         self.mask = None if env.mask is None else tree_map(lambda m: np.ones((*lead, *m.shape[1:]), bool), env.mask)
         self.last_mask = None if self.mask is None else tree_map(lambda m: m[0].copy(), self.mask)

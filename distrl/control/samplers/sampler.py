@@ -44,12 +44,8 @@ class HostedStream:
         if not self.env.can_snapshot:
             return None
         state = None if self.state is None else tree_map(lambda leaf: leaf.numpy().copy(), self.state)
-        return {
-            "env": self.env.snapshot(),
-            "state": state,
-            "running_return": self.running_return.copy(),
-            "ended": self.ended.copy(),
-        }
+        carried = {"running_return": self.running_return.copy(), "ended": self.ended.copy()}
+        return {"env": self.env.snapshot(), "state": state, **carried}
 
     def restore(self, snapshot: dict[str, Tree]) -> None:
         """Continue from a snapshot."""
@@ -91,20 +87,13 @@ class EnvSampler:
         raw_obs: bool = False,
         phases: Phases | None = None,
     ):
-        self.index = index
-        self.model = model
-        self.policy = model.policy
+        self.index, self.model, self.policy = index, model, model.policy
         self.numpy_policy = NumpyPolicy(self.policy) if NumpyPolicy.fits(self.policy) else None
         self.make_stream_env = make_stream_env
-        self.rollout_steps = rollout_steps
-        self.seed = seed
-        self.gamma = gamma
-        self.fuse = fuse
+        self.rollout_steps, self.seed, self.gamma, self.fuse = rollout_steps, seed, gamma, fuse
         self.normalize_obs = normalize_obs and self.policy.normalizer.enabled
         self.normalize_reward = normalize_reward
-        self.reuse_buffers = reuse_buffers
-        self.snapshots = snapshots
-        self.raw_obs = raw_obs
+        self.reuse_buffers, self.snapshots, self.raw_obs = reuse_buffers, snapshots, raw_obs
         self.phases = phases or Phases()
         self.own_phases = phases is None
         self.streams: dict[int, HostedStream] = {}
@@ -144,9 +133,8 @@ class EnvSampler:
         stream = request.unit.stream
         self.drop([stream])
         env = self.make_stream_env(stream, request.unit.seq)
-        hosted = HostedStream(
-            env, self.policy.initial_state(env.num_envs), np.zeros(env.num_envs), np.zeros(env.num_envs, bool)
-        )
+        count = env.num_envs
+        hosted = HostedStream(env, self.policy.initial_state(count), np.zeros(count), np.zeros(count, bool))
         if request.snapshot is not None:
             hosted.restore(request.snapshot)
         else:
@@ -189,7 +177,7 @@ class EnvSampler:
         numpy_policy = self.numpy_policy
         tick = self.clock.begin([request.unit.stream for request in requests])
         noise = torch.from_numpy(self._noise(requests, hosted))
-        state = self._joined_state(hosted)
+        state: Tree = tree_cat([stream.state for stream in hosted]) if policy.recurrent else None
         buffer.begin(state)
         reports: list[list[EpisodeEnd]] = [[] for _ in hosted]
         for t in range(self.rollout_steps):
@@ -221,17 +209,11 @@ class EnvSampler:
 
     def _noise(self, requests: list[CollectRequest], hosted: list[HostedStream]) -> np.ndarray:
         """Draw the noise (T, B, noise_size) of all streams, each from its generator."""
-        noises = [
-            self.policy.actions.draw_noise(
-                generator(self.seed, "noise", request.unit.stream, request.unit.seq),
-                (self.rollout_steps, stream.env.num_envs),
-            )
-            for request, stream in zip(requests, hosted, strict=True)
-        ]
+        noises = []
+        for request, stream in zip(requests, hosted, strict=True):
+            rng = generator(self.seed, "noise", request.unit.stream, request.unit.seq)
+            noises.append(self.policy.actions.draw_noise(rng, (self.rollout_steps, stream.env.num_envs)))
         return noises[0] if len(noises) == 1 else np.concatenate(noises, axis=1)
-
-    def _joined_state(self, hosted: list[HostedStream]) -> Tree:
-        return tree_cat([stream.state for stream in hosted]) if self.policy.recurrent else None
 
     def _buffer(self, requests: list[CollectRequest], env: VectorEnv, width: int) -> RolloutBuffer:
         """Return the buffer of a group of streams; groups share none."""

@@ -29,14 +29,10 @@ TYPES = {"f": "F", "i": "I", "u": "U"}
 
 
 class SegmentRing:
-    """Ring of segments.
+    """Ring of segments with the newest `capacity` rows, and `extra_rows` behind it.
 
-    Args:
-        leaves: Columns of a row.
-        capacity: Newest rows that stay readable.
-        segment_rows: Rows of a segment; for files a multiple of `PAGE`.
-        extra_rows: Rows behind the ring that belong to no segment.
-        folder: Folder of segment files; existing ones are removed. None stores segments in memory.
+    `segment_rows` is for files a multiple of `PAGE`. Existing files in `folder` are removed; None stores segments in
+    memory.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from torch import nn
 
 from distrl.base.columns import tree_leaves, tree_map
 from distrl.base.errors import ConfigError
-from distrl.control.models.actor_critic import build_actor_critic, build_policy
+from distrl.control.models.actor_critic import build_actor_critic
 from distrl.models.layers.recurrent import GRU, LSTM
 
 VECTOR = spaces.Box(-1, 1, (4,))
@@ -199,14 +199,6 @@ def test_tree_observations_unroll(model):
     obs = {"a": torch.randn(5, 2, 4), "b": torch.randint(3, (5, 2))}
     params, values, states = both.unroll(obs, None, torch.zeros(5, 2, dtype=torch.bool))
     assert (params.shape, values.shape, states.shape) == ((5, 2, 3), (5, 2), (5, 2, 8))
-
-
-def test_build_policy_fits_an_actor_critic(model):
-    both = build_actor_critic(VECTOR, BOX, model(), normalize_obs=True, seed=3)
-    alone = build_policy(VECTOR, BOX, model(), normalize_obs=True)
-    alone.load_state_dict(both.policy.state_dict())
-    obs = torch.randn(4, 4)
-    torch.testing.assert_close(alone(obs)[0], both.policy(obs)[0])
 
 
 class _Act(nn.Module):

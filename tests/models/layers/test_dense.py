@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 
 from distrl.config.sections.model import ModelConfig
-from distrl.control.models.actor_critic import build_policy
+from distrl.control.models.policy import Policy
 from distrl.control.numpy_gradients.dense import NumpyPolicy
 from distrl.models.layers.dense import CHAIN_ROWS, Dense
 
@@ -67,7 +67,7 @@ def test_chain_leaves_its_input_alone():
 )
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_the_numpy_policy_policy_is_the_policy(activation: str, space: spaces.Space):
-    policy = build_policy(spaces.Box(-1.0, 1.0, (5,), np.float32), space, ModelConfig(activation=activation))
+    policy = Policy(spaces.Box(-1.0, 1.0, (5,), np.float32), space, ModelConfig(activation=activation))
     numpy_policy = NumpyPolicy(policy)
     for rows in (1, 8, 40):
         obs = torch.randn(rows, 5)
@@ -80,7 +80,7 @@ def test_the_numpy_policy_policy_is_the_policy(activation: str, space: spaces.Sp
 
 def test_only_plain_dense_policies_are_numpy_policy():
     vector, discrete = spaces.Box(-1.0, 1.0, (5,), np.float32), spaces.Discrete(3)
-    assert NumpyPolicy.fits(build_policy(vector, discrete, ModelConfig()))
-    assert not NumpyPolicy.fits(build_policy(vector, discrete, ModelConfig(recurrent="gru")))
-    assert not NumpyPolicy.fits(build_policy(spaces.Discrete(4), discrete, ModelConfig()))
-    assert not NumpyPolicy.fits(build_policy(vector, discrete, ModelConfig(activation="silu")))
+    assert NumpyPolicy.fits(Policy(vector, discrete, ModelConfig()))
+    assert not NumpyPolicy.fits(Policy(vector, discrete, ModelConfig(recurrent="gru")))
+    assert not NumpyPolicy.fits(Policy(spaces.Discrete(4), discrete, ModelConfig()))
+    assert not NumpyPolicy.fits(Policy(vector, discrete, ModelConfig(activation="silu")))

@@ -47,11 +47,9 @@ def check_env(env_config: EnvConfig, steps: int = 1000, seconds: float = 10.0) -
     """
     subject = _Subject(env_config, steps, seconds)
     findings: list[Finding] = []
-    checks = {
-        "gymnasium": [_build_and_step, _reproducible, _snapshot],
-        "vector": [_build_and_step, _reproducible, _backend],
-    }
-    for check in checks.get(env_config.backend, [_backend]):  # ids of EnvPool need not be known to gymnasium
+    last = _snapshot if env_config.backend == "gymnasium" else _backend
+    checks = [_build_and_step, _reproducible, last]
+    for check in checks[2:] if env_config.backend == "envpool" else checks:  # its ids need not be known to gymnasium
         try:
             findings.extend(check(subject))
         except UserError as error:

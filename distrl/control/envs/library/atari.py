@@ -44,13 +44,10 @@ class AtariPreprocessing(gymnasium.Wrapper):
 
     Args:
         env: With frames (H, W) or (H, W, 3) uint8, `frameskip: 1` and `info["lives"]`.
-        frame_skip: Frames per action; their rewards are added.
         noop_max: An episode begins with 1 to `noop_max` no-ops; 0 for none.
-        size: Side of the square image.
         fire_reset: Press FIRE once at the start of games that wait for it.
         clip_reward: Clip rewards to their sign, in reported returns and evaluations too.
-        episodic_life: A lost life terminates the episode and begins a new game (unlike in EnvPool), so that an episode
-            is a function of its seed and actions.
+        episodic_life: A lost life terminates the episode and begins a new game (unlike in EnvPool).
     """
 
     def __init__(
@@ -147,11 +144,9 @@ def make_atari(
     """Make `distrl/Atari-v5`; `preprocessing` are arguments of `AtariPreprocessing`.
 
     Args:
-        game: `Breakout`, `space_invaders`, ...
         sticky: Probability at every frame that the emulator repeats the previous action. Machado et al. recommend 0.25;
             most published tables use 0 with no-op starts.
         full_action_space: All 18 actions, else those that the game uses.
-        max_frames: Frames after which a game is truncated.
     """
     import ale_py
     from ale_py.env import AtariEnv

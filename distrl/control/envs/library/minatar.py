@@ -35,7 +35,6 @@ class MinAtar(gymnasium.Env):
     Unlike in the package, an episode's first step does not repeat the last action of the previous episode.
 
     Args:
-        game: A name of `GAMES`, or the package's name.
         sticky: Probability that a step repeats the previous action.
         ramping: Increase the difficulty with time.
         minimal_actions: Only the actions with an effect in this game (the package's `-v1`), else all 6 (`-v0`).

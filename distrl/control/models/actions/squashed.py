@@ -155,8 +155,9 @@ class SquashedGaussian(ActionDistribution):
     def entropy(self, params: Tensor, mask: Tree = None) -> Tensor:
         """Entropy of the normals plus E[log(1 - tanh(u)^2)] by Gauss-Hermite quadrature."""
         mean, log_std = self._gaussian(params)
-        nodes, weights = _hermite(params)
-        slope = log_slope(mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * nodes) @ weights
+        nodes, weights = np.polynomial.hermite_e.hermegauss(ENTROPY_NODES)
+        points, weighting = (torch.from_numpy(x).to(params) for x in (nodes, weights / weights.sum()))
+        slope = log_slope(mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * points) @ weighting
         squashed = (log_std + slope).sum(-1) + self.size * (0.5 + _HALF_LOG_TWO_PI)
         return torch.where(self._warm(params).squeeze(-1), self.size * _LOG_TWO, squashed) + self.scale.log_volume
 
@@ -248,9 +249,3 @@ class DeterministicNoise(ActionDistribution):
 
     def _warm(self, params: Tensor) -> Tensor:
         return params[..., self.size + 1 : self.size + 2] > 0.5
-
-
-def _hermite(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of an expectation over a standard normal."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(ENTROPY_NODES)
-    return torch.from_numpy(nodes).to(like), torch.from_numpy(weights / weights.sum()).to(like)
