@@ -25,7 +25,7 @@ def build_replay(plan: Plan, handles: Sequence[ShardHandle] = ()) -> Replay | Sh
     count = plan.config.store.shards
     if count == 1:
         return empty_replay(plan, plan.config.store.capacity, "replay")
-    shards = list(handles) or [LocalShard(build_shard(plan, index)) for index in range(count)]
+    shards = list(handles) or [HereShard(build_shard(plan, index)) for index in range(count)]
     # A rebuilt learner restores what a dead process held.
     require_all = bool(handles) and plan.config.learner.recover_every != 0
     return ShardedReplay(shards, prioritized=plan.algorithm_config.prioritized, require_all=require_all)
@@ -37,6 +37,13 @@ class Shard(ReplayShard):
     def load(self, folder: str) -> None:
         if Path(folder).is_dir():
             super().load(folder)
+
+
+class HereShard(LocalShard):
+    """A shard in this process."""
+
+    def __init__(self, shard: Shard):
+        self.shard = shard
 
 
 def build_shard(plan: Plan, index: int) -> Shard:

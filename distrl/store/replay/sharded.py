@@ -88,8 +88,8 @@ class ReplayShard:
 class LocalShard:
     """Shard in this process."""
 
-    def __init__(self, shard: ReplayShard):
-        self.shard = shard
+    def __init__(self, replay: Replay):
+        self.shard = ReplayShard(replay)
 
     def call(self, method: str, *args: Any) -> ShardReply:
         """Call a method of `ReplayShard` and wait."""
