@@ -117,7 +117,7 @@ class Learner:
         return warnings
 
     def weights(self, version: int) -> Weights:
-        """The current weights as version `version`."""
+        """Return the current weights as version `version`."""
         return pack_weights(self.published, version)
 
     def warm_start(self, weights: Weights) -> None:

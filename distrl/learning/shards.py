@@ -32,7 +32,7 @@ class Shards:
 
 
 def add_in_order(parts: Sequence[Tensor]) -> Tensor:
-    """((p0 + p1) + p2) + ..., never a tree.
+    """Return ((p0 + p1) + p2) + ..., never a tree.
 
     >>> add_in_order([torch.ones(2), torch.ones(2)]).tolist()
     [2.0, 2.0]

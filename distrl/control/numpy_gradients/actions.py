@@ -21,7 +21,7 @@ class ActionGradient(Protocol):
     logp: np.ndarray  # (N,)
 
     def entropy(self) -> np.ndarray:
-        """Entropies (N,) in nats."""
+        """Return entropies (N,) in nats."""
 
     def backward(self, d_logp: np.ndarray, d_entropy: np.ndarray | float) -> tuple[np.ndarray, np.ndarray | None]:
         """Return d loss / d head and d loss / d log_std from those by logp and entropy (N,)."""

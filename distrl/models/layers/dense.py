@@ -65,7 +65,7 @@ class Dense(nn.Module):
         self.chain = activation_name == "tanh" and len(hidden) > 0
 
     def forward(self, features: Tensor, head: nn.Linear | None = None) -> Tensor:
-        """Features (N, output_size); with a head, its linear output instead, (N, head.out_features)."""
+        """Return features (N, output_size), or a head's linear output of them."""
         if self.chain and self._plain_cpu(features):
             layers = [*self.layers, *([head] if head is not None else [])]
             parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]

@@ -54,7 +54,7 @@ class DenseEnsemble(nn.Module, HiddenPrecision):
         self.feature_size = sizes[-1]
 
     def forward(self, x: Tensor, *, frozen: bool = False, members: Members = None) -> Tensor:
-        """Outputs (E, N, output_size) from (N, in), the same for every network, or (E, N, in).
+        """Map (N, in), the same for every network, or (E, N, in) to (E, N, output_size).
 
         Args:
             frozen: Gradients flow into `x` only.

@@ -25,7 +25,7 @@ class FlatAdam(torch.optim.Adam):
         super().__init__([parameter], lr=lr, eps=eps, betas=betas, weight_decay=weight_decay, fused=True)
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step; the first one, and one with a closure, are torch's own."""
+        """Take one step; the first one, and one with a closure, are torch's own."""
         (group,) = self.param_groups
         (parameter,) = group["params"]
         state = self.state[parameter]

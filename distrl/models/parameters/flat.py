@@ -42,7 +42,7 @@ class FlatParameters:
         return parameter
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """A vector of the same layout (an optimizer's moments, say) as named views."""
+        """Return named views of a vector of the same layout, such as Adam's moments."""
         return {
             name: _view(flat, offset, shape)
             for name, shape, offset in zip(self.names, self.shapes, self.offsets, strict=True)

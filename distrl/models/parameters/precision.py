@@ -16,7 +16,7 @@ class HiddenPrecision:
     bf16 = False
 
     def hidden_precision(self, device: torch.device) -> AbstractContextManager[object]:
-        """Context in which hidden layers are evaluated; cast their outputs to float32 afterwards."""
+        """Return the context of hidden layers; cast their outputs to float32 afterwards."""
         return torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
 

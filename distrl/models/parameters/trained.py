@@ -109,14 +109,14 @@ class TrainedModule:
         self._saved = {}
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Everything that learning changes, besides the module's buffers."""
+        """Return everything that learning changes, besides the module's buffers."""
         found = {"data": self.flat.data}
         if self.target_flat is not None:
             found["target"] = self.target_flat.data
         return {**found, **{f"optimizer.{key}": value for key, value in self._moments().items()}}
 
     def _moments(self) -> dict[str, Tensor]:
-        """The optimizer's tensors by number of the parameter and name."""
+        """Return the optimizer's tensors by number of the parameter and name."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         return {
             f"{number}.{name}": value

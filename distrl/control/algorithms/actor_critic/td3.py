@@ -63,12 +63,12 @@ class TD3(ContinuousLearner):
         return Update(metrics, priorities)
 
     def td_target(self, batch: Columns, rng: np.random.Generator) -> Atoms:
-        """r + discount * Z'(s', smoothed pi'(s')): (N, M)."""
+        """Return r + discount * Z'(s', smoothed pi'(s')): (N, M)."""
         next_return = self.next_return(batch.next_obs, self.next_action(batch.next_obs, rng), rng)
         return Atoms(bellman(batch.reward, batch.discount, next_return.values), next_return.probs)
 
     def next_action(self, obs: Tree, rng: np.random.Generator) -> Tensor:
-        """clip(pi'(s') + clip(noise, -c, c)) in unit actions (N, size): eq. 14."""
+        """Return clip(pi'(s') + clip(noise, -c, c)) in unit actions (N, size): eq. 14."""
         action: Tensor = self.target_policy.action(obs)
         if not self.config.target_noise:
             return action

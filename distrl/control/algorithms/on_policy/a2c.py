@@ -51,7 +51,7 @@ class A2C(OnPolicy):
     objective_input = "logp"
 
     def make_optimizer(self, flat: FlatParameters) -> optim.Optimizer:
-        """RMSprop without momentum over the flat parameter vector."""
+        """Build RMSprop without momentum over the flat parameter vector."""
         config = self.schedules
         return optim.RMSprop([flat.parameter()], lr=1.0, alpha=config.rmsprop_alpha, eps=config.rmsprop_eps)
 

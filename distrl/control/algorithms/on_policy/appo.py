@@ -99,7 +99,7 @@ class APPO(PPO):
         return bool(self.schedules.kl_coefficient)
 
     def penalties(self, params: Tensor, batch: Minibatch) -> dict[str, tuple[float, Tensor]]:
-        """Divergence from the target policy, eq. 8."""
+        """Return the divergence from the target policy, eq. 8."""
         kl = self.policy.actions.kl(batch.target_params, params, batch.get("mask"))
         return {"kl_target": (self.kl_coefficient, batch.mean(kl))}
 
@@ -108,7 +108,7 @@ class APPO(PPO):
 
     @contextmanager
     def target_weights(self) -> Iterator[None]:
-        """The model with the target policy's weights; no gradients."""
+        """Give the model the target policy's weights, without gradients."""
         present = self.flat.data.clone()
         with torch.no_grad():
             self.flat.data.copy_(self.target)
@@ -119,7 +119,7 @@ class APPO(PPO):
 
     @torch.no_grad()
     def distance_to_target(self, rollout: Columns) -> float:
-        """Mean KL(target || policy) over the valid rows of a rollout."""
+        """Return the mean KL(target || policy) over the valid rows of a rollout."""
         with self.target_weights():
             target_params = self.rollout_params(rollout)
         kl = self.policy.actions.kl(target_params, self.rollout_params(rollout), rollout.get("mask"))

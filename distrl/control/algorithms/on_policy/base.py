@@ -52,7 +52,7 @@ class Minibatch(Columns):
 
     @classmethod
     def whole(cls, columns: Columns) -> Minibatch:
-        """All rows as one shard."""
+        """Take all rows as one shard."""
         return cls.of(columns, valid_rows(columns))
 
     def mean(self, x: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ class OnPolicy(SingleModelAlgorithm):
         return index if self.numpy_gradient is not None else torch.from_numpy(index).to(self.device)
 
     def select(self, rows: Columns, index: slice | np.ndarray | Tensor) -> Columns:
-        """Some rows, or some environments of sequences."""
+        """Take some rows, or some environments of sequences."""
         if not self.policy.recurrent:
             return rows[index]
         state = tree_map(lambda leaf: leaf[index], rows.state)
@@ -323,7 +323,7 @@ class OnPolicy(SingleModelAlgorithm):
         return output, next_values(output, last, final, rollout.final_index)
 
     def rollout_params(self, rollout: Columns) -> Tensor:
-        """Distribution parameters (T, B, P) of the policy on a whole rollout."""
+        """Return distribution parameters (T, B, P) of the policy on a whole rollout."""
         if self.policy.recurrent:
             return self.policy.unroll(rollout.obs, rollout.state, rollout.first)[0]
         rows = self.policy(tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs))[0]
@@ -331,7 +331,7 @@ class OnPolicy(SingleModelAlgorithm):
 
     @torch.no_grad()
     def diagnose(self, rollout: Columns) -> dict[str, float]:
-        """Policy movement on this batch, and the variance that the critic explains."""
+        """Measure policy movement on this batch, and the variance that the critic explains."""
         if self.policy.recurrent:
             params, output = self.evaluate(rollout)
         else:

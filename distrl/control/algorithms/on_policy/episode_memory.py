@@ -24,7 +24,7 @@ class EpisodeMemory:
         self._done: list[Columns] = []
 
     def __len__(self) -> int:
-        """Whole episodes."""
+        """Count whole episodes."""
         return len(self._done)
 
     def add(self, rollout: Columns) -> None:
@@ -66,18 +66,18 @@ class EpisodeMemory:
         return done
 
     def copy(self) -> EpisodeMemory:
-        """The same episodes in another memory."""
+        """Copy the episodes to another memory."""
         other = EpisodeMemory()
         other._open, other._done = list(self._open), list(self._done)
         return other
 
     def state(self) -> State:
-        """A state for `base.pack`."""
+        """Return a state for `base.pack`."""
         own = [None if part is None else part.map(torch.clone) for part in self._open]
         return {"open": own, "done": [episode.map(torch.clone) for episode in self._done]}
 
     def load_state(self, state: State, device: torch.device) -> None:
-        """The inverse of `state`."""
+        """Load what `state` returned."""
 
         def placed(part: Columns) -> Columns:
             return part.map(lambda leaf: torch.as_tensor(leaf).to(device))
@@ -87,7 +87,7 @@ class EpisodeMemory:
 
 
 def episode_returns(episodes: list[Columns], gamma: float) -> torch.Tensor:
-    """sum gamma^t r_t of each episode, (N,)."""
+    """Return sum gamma^t r_t of each episode, (N,)."""
     rewards = [episode.reward for episode in episodes]
     if gamma == 1.0:
         return torch.stack([reward.sum() for reward in rewards])

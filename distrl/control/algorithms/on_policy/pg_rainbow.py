@@ -67,7 +67,7 @@ class PGRainbowConfig(PPOConfig):
         return self
 
     def side(self) -> DQNConfig:
-        """Config of the side network."""
+        """Return the config of the side network."""
         return IQN.Config(
             name="iqn",
             head=ReturnHeadConfig(name="iqn", size=8, acting_size=self.quantiles),

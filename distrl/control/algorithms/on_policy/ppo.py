@@ -52,7 +52,7 @@ class PPOConfig(BaselineConfig):
 
 @register.algorithm("ppo", paper="Proximal Policy Optimization Algorithms, Schulman et al. 2017", entries=[17])
 class PPO(OnPolicy):
-    """Proximal policy optimization. Schulman et al. 2017, eq. 7; GAE: 2016, eq. 16."""
+    """Clipped surrogate (eq. 7) on advantages from GAE. Schulman et al. 2017."""
 
     Config = PPOConfig
 
@@ -60,7 +60,7 @@ class PPO(OnPolicy):
         return with_gae(self, rollout)
 
     def actor_objective(self, batch: Minibatch) -> partial[Tensor]:
-        """Eq. 7."""
+        """Return the clipped surrogate, eq. 7."""
         clip, dual_clip = self.config.clip, self.config.dual_clip
         return partial(clipped_surrogate, advantage=batch.advantage, clip=clip, dual_clip=dual_clip)
 

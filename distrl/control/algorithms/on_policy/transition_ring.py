@@ -47,7 +47,7 @@ class TransitionRing:
         return {"inserted": self.inserted, "rows": rows}
 
     def load_state(self, state: State, device: torch.device) -> None:
-        """The inverse of `state`."""
+        """Load what `state` returned."""
         self.inserted, self._rows = int(state["inserted"]), None
         if state["rows"] is not None:
             kept = Columns(**state["rows"]).map(lambda leaf: torch.as_tensor(leaf).to(device))

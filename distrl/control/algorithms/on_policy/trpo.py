@@ -141,17 +141,17 @@ class TRPO(OnPolicy):
         return {"policy/step_scale": 0.0, "policy/step_kl": 0.0, "policy/improvement": 0.0}
 
     def negative_surrogate(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """-mean(ratio A), eq. 14's objective."""
+        """Return -mean(ratio A), eq. 14's objective."""
         log_ratio = self.policy.actions.logp(self.policy(batch.obs)[0], batch.action, batch.get("mask")) - batch.logp
         return -batch.mean(log_ratio.exp() * batch.advantage), {}
 
     def divergence(self, batch: Minibatch) -> Tensor:
-        """Mean KL(old || new), eq. 14's constraint."""
+        """Return the mean KL(old || new), eq. 14's constraint."""
         return batch.mean(self.policy.actions.kl(batch.old_params, self.policy(batch.obs)[0], batch.get("mask")))
 
     @torch.no_grad()
     def measure(self, shards: list[Minibatch]) -> tuple[float, float]:
-        """Surrogate and divergence at the present weights, over all shards."""
+        """Return surrogate and divergence at the present weights, over all shards."""
         parts = [torch.stack([-self.negative_surrogate(shard)[0], self.divergence(shard)]) for shard in shards]
         surrogate, kl = self.shards.sum(parts).tolist()
         return surrogate, kl

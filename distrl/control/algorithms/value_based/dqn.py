@@ -125,7 +125,7 @@ class DQN(ValueBased):
 
     @torch.no_grad()
     def td_target(self, batch: Columns, noise: Tensor | None, online: QPolicy, target: QPolicy) -> Atoms:
-        """r + discount * Z'(s', a'), the next action by the rule: atoms (N, M)."""
+        """Return r + discount * Z'(s', a'), the next action by the rule: atoms (N, M)."""
         params = target.returns(batch.next_obs, noise)
         # Random levels are for the distribution; actions are chosen from the head's own, even ones.
         scores = target.score(params) if noise is None else target.values(batch.next_obs)
@@ -135,7 +135,7 @@ class DQN(ValueBased):
         return Atoms(bellman(self.rewards(batch), batch.discount, next_return.values), next_return.probs)
 
     def rewards(self, batch: Columns) -> Tensor:
-        """n-step sums of rewards, transformed: (N,), or (N, K) for heads of K reward channels."""
+        """Return transformed n-step rewards: (N,), or (N, K) for heads of K channels."""
         if self.distribution.channels > 1:
             return batch.reward_channels
         if not self.config.munchausen:
@@ -146,7 +146,7 @@ class DQN(ValueBased):
 
     @torch.no_grad()
     def priorities(self, row_loss: Tensor, params: Tensor, values: Tensor, probs: Tensor) -> Tensor | None:
-        """New priorities (N,): the size of the error, or the loss of a head with a distribution."""
+        """Return new priorities (N,): sizes of errors, or losses of distributions."""
         if not self.config.prioritized:
             return None
         if isinstance(self.distribution, Scalar):
