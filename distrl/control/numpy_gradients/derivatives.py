@@ -29,9 +29,15 @@ def _policy_gradient(logp: np.ndarray, advantage: np.ndarray) -> ValueAndDerivat
 
 
 def _clipped_surrogate(
-    ratio: np.ndarray, advantage: np.ndarray, clip: float, dual_clip: float | None = None
+    ratio: np.ndarray,
+    advantage: np.ndarray,
+    clip: float,
+    dual_clip: float | None = None,
+    clip_high: float | None = None,
 ) -> ValueAndDerivative:
     plain, bound = ratio * advantage, advantage + clip * np.abs(advantage)
+    if clip_high is not None:
+        bound = np.where(advantage > 0, advantage + clip_high * advantage, bound)
     objective, slope = np.minimum(plain, bound), advantage * (plain <= bound)
     if dual_clip is None:
         return objective, slope

@@ -20,6 +20,7 @@ from distrl.functional.policy.objectives import clipped_surrogate
 OPTIONS: dict[str, list[float | None]] = {
     "clip": [0.05, 0.2, 0.5],
     "dual_clip": [None, 1.5, 3.0],
+    "clip_high": [None, 0.05, 0.3],
     "eps": [0.05, 0.2, 0.5],
     "kappa": [None, 0.0, 0.5, 1.0],
 }
