@@ -41,10 +41,9 @@ app.command("tensorboard")(board.tensorboard)
 
 
 def main(words: list[str] | None = None) -> None:
-    """Run one command and exit: 0, 130 after Ctrl-C, or a `UserError`'s own code with one line and no traceback.
+    """Run one command and exit: 0, 130 after Ctrl-C, or a `UserError`'s code with one line.
 
-    Args:
-        words: What follows `distrl`; by default the words of this process.
+    `words` is the command line; by default that of this process.
     """
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # `env.id: my_module:MyEnv` means a file of the folder one works in

@@ -11,7 +11,7 @@ import typer
 
 from distrl.cli.output import print_table, say
 
-#: What a run of a few megabytes of checkpoints and curves, and Ray's shared memory, need at least.
+#: Least free disk for checkpoints and curves, and least free memory for Ray's shared memory.
 LEAST_DISK_BYTES = 2**30
 LEAST_MEMORY_BYTES = 2**30
 #: A disk that is fuller than this gets nothing more from Ray (its own default, `RAY_local_fs_capacity_threshold`).
@@ -55,7 +55,7 @@ def look_at_env(env: str, overrides: list[str], steps: int) -> list[Row]:
 
 
 def look_at_machine(ray: bool) -> Iterator[Row]:
-    """Versions, cores, memory, disk, GPU, and whether Ray starts."""
+    """Check versions, cores, memory, disk, GPU, and the start of Ray."""
     yield from _versions()
     yield from _resources()
     yield _gpu()

@@ -158,11 +158,7 @@ def _evaluate_language(
 
 
 def check_spaces(saved: SavedPolicy) -> None:
-    """Check that the environment, perhaps changed by `--env`, still has the policy's spaces.
-
-    Raises:
-        CheckpointError: It has others.
-    """
+    """Check that the environment, perhaps changed by `--env`, still has the policy's spaces."""
     from distrl.control.envs.make import make_env
     from distrl.control.envs.spaces import require_same
 

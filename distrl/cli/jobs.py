@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -57,7 +57,7 @@ def ps(
         print_table(("run", "state", "began", "where"), [tuple(row.values()) for row in rows])
 
 
-def _folders(runs_dir: Path) -> list[dict[str, Any]]:
+def _folders(runs_dir: Path) -> list[dict[str, str]]:
     from distrl.runtime.commands.files import FolderRun
     from distrl.runtime.jobs.runs import run_folders
 
@@ -70,7 +70,7 @@ def _folders(runs_dir: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _jobs(address: str) -> list[dict[str, Any]]:
+def _jobs(address: str) -> list[dict[str, str]]:
     from distrl.runtime.jobs.server import JobServer
 
     return [

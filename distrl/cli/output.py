@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,12 +20,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """Print a result as JSON."""
     print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table."""
     from rich import box
     from rich.table import Table
@@ -37,7 +37,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     console().print(table)
 
 
-def print_sections(sections: Mapping[str, Mapping[str, Any]]) -> None:
+def print_sections(sections: Mapping[str, Mapping[str, object]]) -> None:
     """Print names and values under titles."""
     from rich.table import Table
     from rich.text import Text

@@ -37,13 +37,7 @@ def serve(
 
 
 def make_server(source: Path, host: str = "127.0.0.1", port: int = 8000, name: str | None = None) -> TextServer:
-    """Build a server for the language model of a run, checkpoint, policy file or config.
-
-    Raises:
-        ConfigError: Not a language model.
-        CheckpointError: No policy in `source`.
-        UserError: The address cannot be used.
-    """
+    """Build a server for the language model of a run, checkpoint, policy file or config."""
     from distrl.base.errors import UserError
     from distrl.deploy.language.server import TextServer
     from distrl.language.engines import make_engine

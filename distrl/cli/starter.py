@@ -24,37 +24,17 @@ from distrl.config.sections.task import TaskConfig
 if TYPE_CHECKING:
     from distrl.learning.algorithm import Algorithm
 
+FALLING = "{{from: {}, to: 0, over: run}}"
 #: Kind of environment -> keys of on-policy algorithms. An algorithm gets those that it has.
 ON_POLICY: dict[str, dict[str, object]] = {
-    "discrete": {
-        "rollout_steps": 32,
-        "epochs": 10,
-        "minibatches": 4,
-        "learning_rate": "{from: 1e-3, to: 0, over: run}",
-        "gamma": 0.99,
-        "lam": 0.95,
-        "entropy_coef": 0.0,
-    },
-    "continuous": {
-        "rollout_steps": 256,
-        "epochs": 10,
-        "minibatches": 32,
-        "learning_rate": "{from: 3e-4, to: 0, over: run}",
-        "gamma": 0.99,
-        "lam": 0.95,
-        "entropy_coef": 0.0,
-    },
+    "discrete": {"rollout_steps": 32, "epochs": 10, "minibatches": 4, "learning_rate": FALLING.format("1e-3")},
+    "continuous": {"rollout_steps": 256, "epochs": 10, "minibatches": 32, "learning_rate": FALLING.format("3e-4")},
     "image": {
-        "rollout_steps": 128,
-        "epochs": 4,
-        "minibatches": 4,
-        "learning_rate": "{from: 2.5e-4, to: 0, over: run}",
-        "clip": 0.1,
-        "gamma": 0.99,
-        "lam": 0.95,
-        "entropy_coef": 0.01,
+        "rollout_steps": 128, "epochs": 4, "minibatches": 4, "learning_rate": FALLING.format("2.5e-4"), "clip": 0.1,
     },
-}
+}  # fmt: skip
+#: Keys that all of them share; images need some entropy bonus.
+SHARED = {"gamma": 0.99, "lam": 0.95, "entropy_coef": 0.0}
 #: Keys of off-policy algorithms, shown with their own defaults.
 OFF_POLICY = ("learning_rate", "gamma", "batch_size", "replay_ratio", "learning_starts")
 STEPS = {"discrete": 200_000, "continuous": 1_000_000, "image": 5_000_000}
@@ -76,12 +56,7 @@ def slug(text: str) -> str:
 def control_config(env_id: str, algorithm: str, path: str, imports: Sequence[str] = ()) -> str:
     """Return a commented config for an environment that `distrl train --dry-run` accepts.
 
-    Args:
-        path: The file that it will be written to, for the comment at its head.
-        imports: Modules or files that register the environment.
-
-    Raises:
-        ConfigError, EnvError: Unknown algorithm or environment, or two that do not fit.
+    `path` is the file of the comment at its head, `imports` register the environment.
     """
     from distrl.control.envs.make import make_env
     from distrl.control.envs.spaces import describe, require_supported
@@ -101,7 +76,9 @@ def control_config(env_id: str, algorithm: str, path: str, imports: Sequence[str
         env.close()
     kind, off_policy = kind_of(observation, action), "replay_ratio" in model.model_fields
     about = f"{algorithm} on {env_id}: observations {describe(observation)}, actions {describe(action)}."
-    keys = _defaults(model, OFF_POLICY) if off_policy else ON_POLICY[kind]
+    keys = _defaults(model, OFF_POLICY) if off_policy else {**ON_POLICY[kind], **SHARED}
+    if kind == "image" and not off_policy:
+        keys["entropy_coef"] = 0.01
     return _text(
         _head(about, f"{slug(env_id)}-{slug(algorithm)}", "ray", path, imports),
         section("env", EnvConfig, _env_values(env_id, kind, observation, off_policy)),
@@ -114,11 +91,7 @@ def control_config(env_id: str, algorithm: str, path: str, imports: Sequence[str
 
 
 def language_config(task_name: str, algorithm: str, path: str, imports: Sequence[str] = ()) -> str:
-    """Return a commented config for a text task that `distrl train --dry-run` accepts.
-
-    Raises:
-        ConfigError: Unknown task or algorithm, or an algorithm of environment steps.
-    """
+    """Return a commented config for a text task that `distrl train --dry-run` accepts."""
     from distrl.language.tasks.base import make_task
 
     import_user_code(imports)

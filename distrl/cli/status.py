@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,8 @@ from distrl.cli.output import console, print_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from distrl.runtime.jobs.runs import Json, Run
 
 Address = Annotated[
     str | None,
@@ -47,7 +49,7 @@ def status(
         console().print(view(record))
 
 
-def _live(run: Any) -> None:
+def _live(run: Run) -> None:
     """Renew the table every second, until the run ends or Ctrl-C."""
     from contextlib import suppress
 
@@ -58,8 +60,8 @@ def _live(run: Any) -> None:
             live.update(view(record))
 
 
-def view(record: dict[str, Any]) -> RenderableType:
-    """Print a status record as tables."""
+def view(record: Json) -> RenderableType:
+    """Format a status record as tables."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -82,8 +84,8 @@ def view(record: dict[str, Any]) -> RenderableType:
     return Group(facts, "", samplers, "", events)
 
 
-def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
-    """Names and words of what counts for the whole run."""
+def lines(record: Json) -> list[tuple[str, str]]:
+    """Return names and words of what counts for the whole run."""
     goal = record["goal"]["env_steps"]
     steps = f"{record['env_steps']:,}" + (f" of {goal:,} ({record['env_steps'] / goal:.0%})" if goal else "")
     results = [f"training {record['return_mean']:.1f}"] if record["return_mean"] is not None else []
@@ -118,7 +120,7 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _streams(streams: list[dict[str, Any]]) -> str:
+def _streams(streams: list[Json]) -> str:
     """Return the slow stream, if any."""
     places = [stream["next_fragment"] for stream in streams]
     text = f"{len(streams)} streams, next fragments {min(places)} to {max(places)}"
@@ -128,7 +130,7 @@ def _streams(streams: list[dict[str, Any]]) -> str:
     return text
 
 
-def _checkpoint(record: dict[str, Any]) -> str:
+def _checkpoint(record: Json) -> str:
     if record["checkpoint_problem"]:
         return record["checkpoint_problem"]
     if not record["checkpoint"]:
@@ -136,12 +138,12 @@ def _checkpoint(record: dict[str, Any]) -> str:
     return f"{Path(record['checkpoint']).name}, {record['checkpoint_age_s']:.0f} s ago"
 
 
-def _or_dash(value: Any) -> str:
+def _or_dash(value: object) -> str:
     return "-" if value is None else str(value)
 
 
 def spans(numbers: list[int]) -> str:
-    """Numbers in few words.
+    """Format numbers as ranges.
 
     >>> spans([0, 1, 2, 5, 7, 8])
     '0-2 5 7-8'

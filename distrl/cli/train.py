@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -60,7 +60,7 @@ def train(
 
 
 def next_free(runs_dir: Path, name: str) -> str:
-    """NAME-1, or the next number that no folder in `runs_dir` has."""
+    """Return NAME-1, or the next number that no folder in `runs_dir` has."""
     number = 1
     while (runs_dir / f"{name}-{number}").exists():
         number += 1
@@ -68,7 +68,7 @@ def next_free(runs_dir: Path, name: str) -> str:
 
 
 def tell_how_to_resume(run_folder: Path, command: str) -> None:
-    """After Ctrl-C: where the state is, and what continues from it."""
+    """Print after Ctrl-C the newest checkpoint and the command that continues from it."""
     from distrl.runtime.run.checkpoint import list_checkpoints
 
     found = list_checkpoints(run_folder / "checkpoints")
@@ -90,7 +90,7 @@ def _command(config: Path, overrides: list[str], name: str | None, runs_dir: Pat
 
 def show_plan(config: RunConfig) -> None:
     """Print the values derived from a config, without a run folder or Ray."""
-    from distrl.config.derived import derive
+    from distrl.config.derived import derive, value_text
     from distrl.control.envs.spaces import describe, nbytes
     from distrl.runtime.plan.base import pick_device
     from distrl.runtime.plan.make import make_plan
@@ -102,7 +102,7 @@ def show_plan(config: RunConfig) -> None:
     cluster = os.cpu_count() if plan.config.ray.address is None else None
     replayed = transition_bytes(plan)
     derived = derive(plan.config, plan.algorithm_config, nbytes(plan.observation_space), whole, cluster, replayed)
-    shown: dict[str, dict[str, Any]] = {
+    shown: dict[str, dict[str, object]] = {
         "environment" if plan.config.task is None else "task": {
             "id" if plan.config.task is None else "name": plan.config.env_or_task,
             "observation": describe(plan.observation_space),
@@ -118,17 +118,9 @@ def show_plan(config: RunConfig) -> None:
     }
     print_sections(
         {
-            title.removesuffix(" (bytes)"): {key: _text(title, value) for key, value in values.items()}
+            title.removesuffix(" (bytes)"): {key: value_text(title, value) for key, value in values.items()}
             for title, values in shown.items()
         }
     )
     if cluster is None:
         say(f"CPUs of the cluster at {plan.config.ray.address} are not known: --dry-run starts no Ray.")
-
-
-def _text(title: str, value: Any) -> str:
-    from distrl.config.derived import format_bytes
-
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return format_bytes(value) if "(bytes)" in title else f"{value:,}" if isinstance(value, int) else f"{value:g}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

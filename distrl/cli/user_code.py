@@ -11,11 +11,7 @@ _IMPORTS = {"import_user_code": "entry", "resolve_module": "name", "resolve": "p
 
 
 def import_fault(error: BaseException) -> str | None:
-    """Describe an error raised by the import of a user file; None for other errors.
-
-    Args:
-        error: As it was caught, with its traceback.
-    """
+    """Describe an error raised by the import of a user file; None for other errors."""
     entry = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         name = _IMPORTS.get(frame.f_code.co_name)

@@ -6,7 +6,7 @@ its other sections are checked without importing any algorithm.
 
 from __future__ import annotations
 
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from pydantic import Field, PrivateAttr, ValidationError
 
@@ -35,7 +35,7 @@ class AlgorithmConfig(Section):
 
     _schedules: tuple[tuple[str, Schedule, bool], ...] = PrivateAttr(())  # (field, schedule, rounded to an integer)
 
-    def model_post_init(self, context: Any, /) -> None:
+    def model_post_init(self, context: object, /) -> None:
         """Note which fields change, so that `at` costs nothing where none does."""
         self._schedules = tuple(
             (name, value, type(self).model_fields[name].annotation is int)
@@ -44,12 +44,7 @@ class AlgorithmConfig(Section):
         )
 
     def at(self, env_steps: int, total: int | None = None) -> Self:
-        """Return the config with every schedule replaced by its present value.
-
-        Args:
-            env_steps: Environment steps consumed so far.
-            total: `stop.env_steps` or `stop.tokens`, the length of the run.
-        """
+        """Replace every schedule by its value after `env_steps` of a run of length `total`."""
         if not self._schedules:
             return self
         numbers: dict[str, float] = {}
@@ -67,17 +62,12 @@ class AlgorithmConfig(Section):
 
 
 def known_keys(algorithm: type[AlgorithmConfig] = AlgorithmConfig) -> list[str]:
-    """Every dotted key that a config with this algorithm may have."""
+    """List every dotted key that a config with this algorithm may have."""
     return [*keys_of(RunConfig), *keys_of(algorithm, "algorithm.")]
 
 
 def check_algorithm(config: RunConfig, algorithm: type[Config]) -> Config:
-    """Check the keys of `algorithm:` against the algorithm's own model.
-
-    Raises:
-        ConfigError: Unknown key (the nearest is named), wrong value, a schedule that does not fit the run, or a
-            batch that does not split into its minibatches and shards.
-    """
+    """Check the keys of `algorithm:` against the algorithm's own model."""
     try:
         checked = algorithm.model_validate(config.algorithm)
     except ValidationError as error:
@@ -93,9 +83,6 @@ def check_batch(config: RunConfig, algorithm: AlgorithmConfig) -> None:
     """Check that a batch splits into equal minibatches with a row for every shard.
 
     Feed-forward policies split the batch by steps, recurrent ones by environments (whole sequences).
-
-    Raises:
-        ConfigError: With the numbers that clash.
     """
     minibatch = minibatch_rows(config, algorithm)
     if minibatch < config.learner.shards:
@@ -106,11 +93,7 @@ def check_batch(config: RunConfig, algorithm: AlgorithmConfig) -> None:
 
 
 def check_replay(config: RunConfig, algorithm: AlgorithmConfig) -> None:
-    """Check the numbers of an off-policy run against each other.
-
-    Raises:
-        ConfigError: With the numbers that clash.
-    """
+    """Check the numbers of an off-policy run against each other."""
     if not hasattr(algorithm, "replay_ratio"):
         return
     batch = algorithm.rollout_steps * config.parallel
@@ -145,11 +128,7 @@ def check_replay(config: RunConfig, algorithm: AlgorithmConfig) -> None:
 
 
 def minibatch_rows(config: RunConfig, algorithm: AlgorithmConfig) -> int:
-    """Rows of one minibatch: steps, or environments (whole sequences) with a recurrent policy.
-
-    Raises:
-        ConfigError: The batch does not split into equal minibatches.
-    """
+    """Count the rows of a minibatch: steps, or whole sequences with a recurrent policy."""
     steps, envs = algorithm.rollout_steps, config.parallel
     if hasattr(algorithm, "replay_ratio"):  # drawn from the replay
         return int(algorithm.batch_size)  # type: ignore[attr-defined]

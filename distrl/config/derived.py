@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 from distrl.config.algorithm import AlgorithmConfig, check_batch, minibatch_rows
 from distrl.config.schema import RunConfig
@@ -28,15 +26,8 @@ def derive(
 ) -> Sections:
     """Derive the values of a run: section -> name -> value; memory in bytes.
 
-    Args:
-        algorithm: Checked keys, see `check_algorithm`.
-        obs_bytes: Bytes of one environment's observation, as the policy sees it.
-        num_parameters: Parameters of policy and critic together.
-        cluster_cpus: CPUs of the cluster.
-        transition_bytes: Bytes of one transition in the replay.
-
-    Raises:
-        ConfigError: The batch does not split into minibatches and shards.
+    `obs_bytes` is the size of one observation as the policy sees it, `num_parameters` counts policy and critic; values
+    that depend on an argument that is None are left out.
     """
     if config.language is None:
         check_batch(config, algorithm)
@@ -194,22 +185,6 @@ def _verdict(busy: int, reserved: float, there: float) -> str:
     return "fits"
 
 
-def format_sections(sections: Sections) -> str:
-    """Format derived values as aligned lines.
-
-    >>> print(format_sections({"cpus": {"reserved": 2.0}}))
-    cpus
-      reserved  2
-    """
-    lines: list[str] = []
-    width = max((len(name) for values in sections.values() for name in values), default=0)
-    for title, values in sections.items():
-        shown: Callable[[Any], str] = format_bytes if "(bytes)" in title else _text
-        lines.append(title.removesuffix(" (bytes)"))
-        lines.extend(f"  {name:<{width}}  {shown(value)}" for name, value in values.items())
-    return "\n".join(lines)
-
-
 def format_bytes(count: float) -> str:
     """Format a number of bytes.
 
@@ -222,9 +197,8 @@ def format_bytes(count: float) -> str:
     return f"{count / 1024**power:.1f} {_UNITS[power - 1]}"
 
 
-def _text(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_text, value))
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def value_text(title: str, value: object) -> str:
+    """Format a derived value; numbers of sections titled "(bytes)" as memory."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return format_bytes(value) if "(bytes)" in title else f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

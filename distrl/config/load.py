@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,25 +14,14 @@ from distrl.config.messages import nearest_key, translate
 from distrl.config.schema import RunConfig
 from distrl.config.yaml_text import dump, parse
 
-#: What `--resume` may change: how long, where and how fast a run goes, and what is shown; never what is computed.
+#: Keys that `--resume` may change: how long, where and how fast a run goes, and what is shown; never what is computed.
 RESUMABLE = (
-    "debug",
-    "stop.",
-    "samplers.",
-    "learner.device",
-    "learner.threads",
-    "learner.processes",
-    "learner.compile",
-    "learner.prefetch",
-    "learner.recover_every",
-    "logging.",
-    "checkpoint.",
-    "ray.",
-    "backend",
-)
+    "debug", "stop.", "samplers.", "learner.device", "learner.threads", "learner.processes", "learner.compile",
+    "learner.prefetch", "learner.recover_every", "logging.", "checkpoint.", "ray.", "backend",
+)  # fmt: skip
 
 
-def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(source: str | Path | Mapping[str, object] | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
     """Load and check a config.
 
     Args:
@@ -52,7 +40,7 @@ def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: S
         raise translate(error, known_keys()) from None
 
 
-def read_source(source: str | Path | Mapping[str, Any] | RunConfig) -> dict[str, Any]:
+def read_source(source: str | Path | Mapping[str, object] | RunConfig) -> dict[str, object]:
     """Read a config as an unchecked nested dict that the caller may change."""
     if isinstance(source, RunConfig):
         return source.model_dump(exclude_unset=True)
@@ -81,16 +69,13 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def apply_override(raw: dict[str, Any], word: str) -> None:
+def apply_override(raw: dict[str, object], word: str) -> None:
     """Set one `dotted.key=value` in a raw config, making sections as needed.
 
     >>> raw = {"env": {"id": "CartPole-v1"}}
     >>> apply_override(raw, "env.num_envs=4")
     >>> raw["env"]["num_envs"]
     4
-
-    Raises:
-        ConfigError: Not of that form, or the way leads through a value that is no section.
     """
     key, equals, text = word.partition("=")
     key = key.strip()
@@ -116,11 +101,11 @@ def dump_config(config: RunConfig) -> str:
 
 
 def changed_keys(old: RunConfig, new: RunConfig) -> list[str]:
-    """Dotted keys in which two configs differ, in the order of the schema."""
+    """List the dotted keys in which two configs differ, in the order of the schema."""
     return _differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def _differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> list[str]:
     found: list[str] = []
     for key in [*old, *(key for key in new if key not in old)]:
         one, other = old.get(key), new.get(key)
@@ -132,11 +117,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
 
 
 def resume_allowed(old: RunConfig, new: RunConfig) -> list[str]:
-    """Check that a resumed run computes the same; return the changed keys.
-
-    Raises:
-        ConfigError: A key changed that `--resume` may not change; all such keys are named with both values.
-    """
+    """Check that a resumed run computes the same; return the changed keys."""
     changed = changed_keys(old, new)
     refused = [key for key in changed if not key.startswith(RESUMABLE)]
     if refused:
@@ -150,7 +131,7 @@ def resume_allowed(old: RunConfig, new: RunConfig) -> list[str]:
 
 
 def _value(config: RunConfig, key: str) -> str:
-    value: Any = config.model_dump(mode="json")
+    value: object = config.model_dump(mode="json")
     for part in key.split("."):
         value = value.get(part, "default") if isinstance(value, dict) else value
     return repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "..."

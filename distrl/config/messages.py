@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -77,10 +77,7 @@ EXPECTED = {
 def translate(error: ValidationError, keys: Sequence[str], prefix: tuple[str, ...] = ()) -> ConfigError:
     """Convert the most specific of pydantic's errors to a `ConfigError`.
 
-    Args:
-        error: What pydantic raised.
-        keys: Every known dotted key, to suggest from.
-        prefix: Where in the config the checked model sits.
+    Suggestions come from `keys`; `prefix` is the place of the checked model in the config.
     """
     # A misspelt key also makes the right one missing: name the misspelling.
     details = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
@@ -140,7 +137,7 @@ def nearest_key(where: str, keys: Sequence[str]) -> str:
 
 
 def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every dotted key of a model, sections before their keys."""
+    """List every dotted key of a model, sections before their keys."""
     keys: list[str] = []
     for name, info in model.model_fields.items():
         keys.append(prefix + name)
@@ -181,7 +178,7 @@ def _fix(where: str, details: ErrorDetails) -> str:
     return ""
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return "empty"
     text = str(value).lower() if isinstance(value, bool) else repr(value)

@@ -74,11 +74,7 @@ OTHER_WORDS: dict[tuple[str, str], str] = {
 
 
 def words(method: Method) -> str:
-    """The config words that select a method, as one YAML flow mapping per line.
-
-    Raises:
-        ConfigError: A plug point without a config key: no config could reach the method.
-    """
+    """Return the config words that select a method, as a YAML flow mapping."""
     found = OTHER_WORDS.get((method.plug_point, method.name), WORDS.get(method.plug_point))
     if found is None:
         raise ConfigError(f"plug point {method.plug_point!r} has no config key.", "Add one to methods_page.WORDS.")
@@ -86,7 +82,7 @@ def words(method: Method) -> str:
 
 
 def render() -> str:
-    """The page."""
+    """Render the page."""
     parts = [INTRODUCTION]
     methods = register.methods()
     for title, points in SECTIONS.items():

@@ -6,7 +6,7 @@ import sys
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -53,11 +53,7 @@ A schedule `over: run` follows a changed `stop.env_steps` or `stop.tokens`.
 
 
 def render(algorithms: Mapping[str, type[AlgorithmConfig]] = types.MappingProxyType({})) -> str:
-    """Render the reference page.
-
-    Args:
-        algorithms: Name -> config model of each algorithm whose own keys get a table.
-    """
+    """Render the reference page, with a table for the own keys of each named algorithm."""
     parts = [INTRODUCTION, "## Top level\n\n" + table(RunConfig, sections=False)]
     for name, info in RunConfig.model_fields.items():
         if (model := section_model(info.annotation)) is not None:
@@ -96,7 +92,7 @@ def type_text(info: FieldInfo) -> str:
     return _words(info.annotation) + (", may be scheduled" if scheduled else "")
 
 
-def _words(annotation: Any) -> str:
+def _words(annotation: object) -> str:
     origin, inside = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return ", ".join(f"`{option}`" for option in inside)
@@ -121,7 +117,7 @@ def default_text(info: FieldInfo) -> str:
     return f"`{_yaml_text(info.get_default(call_default_factory=True))}`"
 
 
-def _yaml_text(value: Any) -> str:
+def _yaml_text(value: object) -> str:
     if isinstance(value, Schedule):
         return "{" + ", ".join(f"{key}: {_yaml_text(child)}" for key, child in value.to_dict().items()) + "}"
     if isinstance(value, BaseModel):
@@ -150,7 +146,7 @@ def _first_line(model: type) -> str:
 
 
 def algorithm_configs() -> dict[str, type[AlgorithmConfig]]:
-    """Name -> `Config` model of every registered algorithm; imports them, and torch with them."""
+    """Return the `Config` model of every registered algorithm by name; imports torch."""
     return {method.name: method.target.Config for method in register.methods("algorithm")}
 
 

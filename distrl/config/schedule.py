@@ -24,15 +24,9 @@ KEYS = ("from", "to", "over", "shape", "after")
 class Schedule:
     """A number that moves from `start` to `end` and then stays there.
 
+    It moves for `over` environment steps or tokens (None: until the end of the run), beginning after `after` of them.
     Against a number, a schedule compares by all its values: `schedule >= 0` holds when no value is below 0. That lets
     the bounds of a field (`Field(ge=0)`) hold for numbers and schedules alike.
-
-    Args:
-        start: Value up to `after` environment steps.
-        end: Value once the move is over.
-        over: Environment steps that the move takes; None means until the end of the run.
-        shape: `linear`; `cosine` (slow at both ends); `exponential` (equal factors in equal times).
-        after: Environment steps before the move begins.
     """
 
     start: float
@@ -49,11 +43,7 @@ class Schedule:
             )
 
     def at(self, env_steps: int, total: int | None = None) -> float:
-        """Return the value after `env_steps` steps of a run of `total`.
-
-        Raises:
-            ConfigError: The schedule spans the run, and the run has no `total`.
-        """
+        """Return the value after `env_steps` steps of a run of `total`."""
         over = self.over
         if over is None:
             if total is None:
@@ -91,9 +81,9 @@ class Schedule:
     def __lt__(self, bound: float) -> bool:
         return self.high < bound
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the form of a config file; `parse` reads it back."""
-        plain: dict[str, Any] = {"from": self.start, "to": self.end, "over": self.over or "run"}
+        plain: dict[str, object] = {"from": self.start, "to": self.end, "over": self.over or "run"}
         if self.shape != "linear":
             plain["shape"] = self.shape
         if self.after:
@@ -106,9 +96,6 @@ class Schedule:
 
         >>> Schedule.parse({"from": 1, "to": 0, "over": 100}).at(25)
         0.75
-
-        Raises:
-            ValueError: One line that says what is wrong.
         """
         for key in value:
             if key not in KEYS:
@@ -153,19 +140,19 @@ _SHAPES: dict[str, Callable[[float, float, float], float]] = {
 }
 
 
-def _number(key: str, value: Any) -> float:
+def _number(key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"schedule `{key}` is {value!r}; expected a finite number")
     return float(value)
 
 
-def _steps(key: str, value: Any, least: int, expected: str) -> int:
+def _steps(key: str, value: object, least: int, expected: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or value < least:
         raise ValueError(f"schedule `{key}` is {value!r}; expected {expected}")
     return int(value)
 
 
-def looks_like_schedule(value: Any) -> bool:
+def looks_like_schedule(value: object) -> bool:
     """Return True if a raw value is meant as a schedule, valid or not."""
     return isinstance(value, Mapping) and ("from" in value or "to" in value)
 
@@ -173,8 +160,8 @@ def looks_like_schedule(value: Any) -> bool:
 class ScheduleOrNumber:
     """Tells pydantic to take a schedule wherever it would take the annotated number."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def read(value: Any, number: core_schema.ValidatorFunctionWrapHandler) -> Any:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def read(value: object, number: core_schema.ValidatorFunctionWrapHandler) -> object:
             if not isinstance(value, Schedule | Mapping):
                 return number(value)
             schedule = value if isinstance(value, Schedule) else Schedule.parse(value)
@@ -183,7 +170,7 @@ class ScheduleOrNumber:
             number(schedule.end)
             return schedule
 
-        def write(value: Any) -> Any:
+        def write(value: object) -> object:
             return value.to_dict() if isinstance(value, Schedule) else value
 
         return core_schema.no_info_wrap_validator_function(

@@ -68,7 +68,7 @@ class RunConfig(Section):
 
     @field_validator("algorithm", mode="before")
     @classmethod
-    def _check_algorithm_keys(cls, value: Any) -> Any:
+    def _check_algorithm_keys(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
         keys = plain(value, "algorithm")
@@ -241,11 +241,7 @@ class RunConfig(Section):
 
 
 def check_schedule(config: RunConfig, where: str, schedule: Schedule) -> None:
-    """Check that a schedule over the run fits its length.
-
-    Raises:
-        ConfigError: It spans the run, and the run has no length in steps or ends before the move begins.
-    """
+    """Check that a schedule over the run fits its length."""
     if schedule.over is not None:
         return
     key, unit = ("stop.env_steps", "environment steps") if config.task is None else ("stop.tokens", "tokens")

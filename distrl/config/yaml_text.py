@@ -33,7 +33,7 @@ class Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[Any, int] = {}
+        seen: dict[object, int] = {}
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
                 continue
@@ -54,7 +54,7 @@ class Loader(yaml.SafeLoader):
 class Dumper(yaml.SafeDumper):
     """Safe dumper that quotes whatever YAML 1.1 or 1.2 would take for something other than text."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 
@@ -65,15 +65,7 @@ Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
 
 
 def parse(text: str, source: str) -> Any:
-    """Parse a YAML text.
-
-    Args:
-        text: YAML.
-        source: What to call it in messages.
-
-    Raises:
-        ConfigError: It is not YAML; the line and column are named.
-    """
+    """Parse a YAML text; `source` is its name in messages."""
     try:
         return yaml.load(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
@@ -86,6 +78,6 @@ def parse(text: str, source: str) -> Any:
         raise ConfigError(f"{source}: {' '.join(str(error).split())}.") from None
 
 
-def dump(value: Any) -> str:
-    """Plain data as YAML, keys in their given order; `parse` reads it back equal."""
+def dump(value: object) -> str:
+    """Write plain data as YAML, keys in their given order; `parse` reads it back equal."""
     return yaml.dump(value, Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120)

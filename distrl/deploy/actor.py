@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from gymnasium import Space, spaces
 from torch import Tensor, nn
 
-from distrl.base.columns import tree_map
+from distrl.base.columns import Tree, tree_map
 from distrl.deploy.frames import joined, no_frames, push
 from distrl.deploy.policy_file import SavedPolicy
 
@@ -19,47 +17,38 @@ class Actor(nn.Module):
     State is a dict with `frames` (tree (B, K, ...), where frames are stacked) and `memory` (tree (B, ...), for
     recurrent policies); it is empty for policies that need neither.
 
-    Args:
-        saved: A policy file's content.
-
     Attributes:
         space: Of the raw observations: one frame, not normalized.
-        stack: How many frames are stacked; 1 for none.
-        stateful: Whether acting needs a state.
+        stack: Number of stacked frames; 1 for none.
+        stateful: True if acting needs a state.
     """
 
     def __init__(self, saved: SavedPolicy):
         super().__init__()
         saved.require_environment()
         self.policy = saved.build().policy
-        self.action_space: Space[Any] = saved.action_space
+        self.action_space: Space = saved.action_space
         self.stack = saved.config.environment.frame_stack
-        self.space: Space[Any] = saved.frame_space if self.stack > 1 else saved.observation_space
+        self.space: Space = saved.frame_space if self.stack > 1 else saved.observation_space
         self.stateful = self.stack > 1 or self.policy.recurrent
         for parameter in self.parameters():
             parameter.requires_grad_(False)
 
-    def initial_state(self, batch: int) -> dict[str, Any]:
+    def initial_state(self, batch: int) -> dict[str, Tree]:
         """Return the state before the first step; steps with `first` ignore it."""
-        state: dict[str, Any] = {}
+        state: dict[str, Tree] = {}
         if self.stack > 1:
             state["frames"] = no_frames(self.space, self.stack, batch)
         if self.policy.recurrent:
             state["memory"] = self.policy.initial_state(batch)
         return state
 
-    def forward(self, obs: Any, first: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        """One step.
+    def forward(self, obs: Tree, first: Tensor, state: dict[str, Tree]) -> tuple[Tensor, dict[str, Tree]]:
+        """Compute distribution parameters (B, P) of raw observations (B, ...), and the next state.
 
-        Args:
-            obs: Raw observations, tree (B, ...).
-            first: (B,) bool, an episode begins with this observation.
-            state: Of the step before.
-
-        Returns:
-            Distribution parameters (B, P), and the next state.
+        `first` (B,) marks observations that begin an episode.
         """
-        after: dict[str, Any] = {}
+        after: dict[str, Tree] = {}
         if self.stack > 1:
             after["frames"] = push(state["frames"], obs, first)
             obs = joined(self.space, after["frames"])
@@ -68,12 +57,12 @@ class Actor(nn.Module):
             after["memory"] = memory
         return params, after
 
-    def mode(self, params: Tensor, mask: Any = None) -> Any:
+    def mode(self, params: Tensor, mask: Tree = None) -> Tree:
         """Return the most likely actions (B, ...) in the environment's form."""
         return env_action(self.action_space, self.policy.actions.mode(params, mask))
 
 
-def env_action(space: Space[Any], action: Any) -> Any:
+def env_action(space: Space, action: Tree) -> Tree:
     """Convert a policy's actions (B, ...) to the environment's: starts added, clipped.
 
     The tensor form of `control.envs.backends.actions.clipper` and `joiner`.
@@ -90,6 +79,6 @@ def env_action(space: Space[Any], action: Any) -> Any:
     return action
 
 
-def to_tensors(tree: Any) -> Any:
-    """Numpy leaves as tensors that share their memory."""
+def to_tensors(tree: Tree) -> Tree:
+    """Convert numpy leaves to tensors that share their memory."""
     return tree_map(torch.from_numpy, tree)

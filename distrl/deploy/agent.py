@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import Env, Space
+from numpy.typing import ArrayLike
 
-from distrl.base.columns import tree_leaves, tree_map
+from distrl.base.columns import Tree, tree_leaves, tree_map
 from distrl.base.errors import UserError
 from distrl.base.registry import import_user_code
 from distrl.control.envs.backends.actions import clipper, joiner, splitter
@@ -20,14 +22,11 @@ from distrl.deploy.policy_file import SavedPolicy
 
 
 def load(path: str | Path, *, seed: int = 0) -> Agent:
-    """A trained policy, ready to act.
+    """Load a trained policy, ready to act.
 
     Args:
         path: A run folder (its best policy, else its newest), a checkpoint folder, or a `policy.safetensors`.
         seed: Of the actions drawn with `deterministic=False`.
-
-    Raises:
-        CheckpointError: There is no policy, or it cannot be read.
     """
     return Agent(SavedPolicy.read(path), seed=seed)
 
@@ -38,14 +37,10 @@ class Agent:
     Works on one observation or on a batch of them; `act` tells them apart by their shapes. Recurrent and frame-stacking
     policies remember the steps before: call `reset()` when an episode begins, or give `first`.
 
-    Args:
-        saved: A policy file's content.
-        seed: Of the actions drawn with `deterministic=False`.
-
     Attributes:
-        observation_space, action_space: What `act` takes (one frame, where frames are stacked) and gives.
+        observation_space, action_space: Input (one frame, where frames are stacked) and output of `act`.
         config: Of the run that trained the policy.
-        facts: Where the policy comes from: run, update, env_steps.
+        facts: Origin of the policy: run, update, env_steps.
     """
 
     def __init__(self, saved: SavedPolicy, seed: int = 0):
@@ -57,26 +52,22 @@ class Agent:
         self._clip = clipper(saved.action_space)
         self._split, self._join = splitter(saved.action_space), joiner(saved.action_space)
         self._one = zeros(self.observation_space)
-        self._state: dict[str, Any] = {}
+        self._state: dict[str, Tree] = {}
         self._batch = 0  # of the state; 0 before the first step
 
     def reset(self) -> None:
         """Forget the steps before: an episode begins (every one of a batch)."""
         self._batch = 0
 
-    def act(self, obs: Any, deterministic: bool = True, *, mask: Any = None, first: Any = None) -> Any:
-        """Choose an action.
+    def act(self, obs: Tree, deterministic: bool = True, *, mask: Tree = None, first: ArrayLike | None = None) -> Tree:
+        """Choose an action that `env.step` takes (starts added, clipped); for a batch, (B, ...).
 
         Args:
             obs: One raw observation, or a batch of them with one more leading dimension, as the environment gives it:
                 not normalized, not stacked.
             deterministic: The most likely action instead of a drawn one.
-            mask: Which actions are allowed, as in `info["action_mask"]`; with a batch, one for each row.
-            first: For batches, (B,) bool: which rows begin an episode. By default those of the first call after
-                `reset()`, and none later.
-
-        Returns:
-            An action that `env.step` takes (starts added, clipped to the space); with a batch, a tree (B, ...).
+            mask: Allowed actions, as in `info["action_mask"]`; with a batch, one for each row.
+            first: For batches, (B,) bool: rows that begin an episode; by default those of the call after `reset()`.
 
         Raises:
             UserError: The observation does not fit the policy, or the batch changed its size without a `reset()`.
@@ -94,21 +85,17 @@ class Agent:
         clipped = self._clip(tree_map(lambda leaf: leaf.numpy(), action))
         return self._split(clipped)[0] if single else self._join(clipped)
 
-    def params(self, obs: Any, *, first: Any = None) -> np.ndarray:
+    def params(self, obs: Tree, *, first: ArrayLike | None = None) -> np.ndarray:
         """Compute action-distribution parameters, (P,) or (B, P); counts as a step."""
         rows, single = self._rows(obs)
         params = self._step(rows, len(tree_leaves(rows)[0]), first).numpy()
         return params[0] if single else params
 
-    def make_env(self, **kwargs: Any) -> Any:
-        """Make the training environment with its wrappers; `act` takes its observations.
-
-        Args:
-            kwargs: For the environment, such as `render_mode="human"`.
-        """
+    def make_env(self, **kwargs: Any) -> Env:
+        """Make the training environment with its wrappers, for example with `render_mode="human"`."""
         return make_env(self.config.environment.model_copy(update={"frame_stack": 1}), **kwargs)
 
-    def _step(self, rows: Any, batch: int, first: Any) -> torch.Tensor:
+    def _step(self, rows: Tree, batch: int, first: ArrayLike | None) -> torch.Tensor:
         begins = np.zeros(batch, bool)
         if self.actor.stateful:
             if self._batch not in (0, batch):
@@ -125,8 +112,8 @@ class Agent:
             params, self._state = self.actor(to_tensors(rows), torch.from_numpy(begins), self._state)
         return params
 
-    def _rows(self, obs: Any) -> tuple[Any, bool]:
-        """Observations as a checked batch, and whether it was a single one."""
+    def _rows(self, obs: Tree) -> tuple[Tree, bool]:
+        """Return observations as a checked batch, and True if it was a single one."""
         try:
             rows = _cast(self.observation_space, obs)
             shapes = tree_map(lambda leaf, one: leaf.shape[: leaf.ndim - one.ndim], rows, self._one)
@@ -138,7 +125,7 @@ class Agent:
             raise self._misfit(obs)
         return (rows, False) if lead else (tree_map(lambda leaf: leaf[None], rows), True)
 
-    def _misfit(self, obs: Any) -> UserError:
+    def _misfit(self, obs: Tree) -> UserError:
         try:
             found = str(tree_map(lambda leaf: tuple(np.shape(leaf)), obs))
         except ValueError:
@@ -149,7 +136,7 @@ class Agent:
             "Give what the environment gives, without normalization or frame stack.",
         )
 
-    def _mask(self, mask: Any, batch: int, single: bool) -> Any:
+    def _mask(self, mask: Tree, batch: int, single: bool) -> Tree:
         block = mask_block(self.action_space, batch)
         if block is None:
             raise UserError(f"actions of {describe(self.action_space)} cannot be masked.", "Leave out mask.")
@@ -161,7 +148,7 @@ class Agent:
         return to_tensors(block)
 
 
-def _cast(space: Any, obs: Any) -> Any:
+def _cast(space: Space, obs: Tree) -> Tree:
     """Convert observations to a tree of arrays in the dtypes of the space."""
     children = getattr(space, "spaces", None)
     if isinstance(children, dict):
@@ -173,7 +160,7 @@ def _cast(space: Any, obs: Any) -> Any:
     return np.array(obs, leaf_dtype(space), order="C")  # a copy: torch wants arrays that may be written to
 
 
-def _flat(shapes: Any, like: Any) -> list[tuple[int, ...]]:
+def _flat(shapes: Tree, like: Tree) -> list[tuple[int, ...]]:
     """Return the leading shapes in the order of the leaves of `like`."""
     if isinstance(like, dict):
         return [shape for name in like for shape in _flat(shapes[name], like[name])]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from distrl.base.columns import tree_map
 from distrl.base.seeds import generator, seed_for
+from distrl.config.sections.env import EnvConfig
+from distrl.control.envs.backends.interface import VectorEnv
 from distrl.control.envs.make_vector import make_vector
 from distrl.control.models.actor_critic import ActorCritic
+
+OnStep = Callable[[VectorEnv], None]
 
 
 @dataclass
@@ -46,14 +49,9 @@ class Evaluator:
 
     Environment i plays episodes i, i + n, i + 2n, ... of the evaluation, so that short episodes are not counted more
     often than long ones. Seeds depend on (run seed, "eval", episode) only: every evaluation meets the same starts.
-
-    Args:
-        env_config: The run's `env` section.
-        num_envs: Environments that play side by side.
-        seed: The run's seed.
     """
 
-    def __init__(self, env_config: Any, num_envs: int, seed: int):
+    def __init__(self, env_config: EnvConfig, num_envs: int, seed: int):
         self.num_envs = num_envs
         self.seed = seed
         # Whole episodes with seeds of their own need the plain back end, whatever the run trains on.
@@ -64,14 +62,9 @@ class Evaluator:
         model: ActorCritic,
         episodes: int,
         deterministic: bool = True,
-        on_step: Callable[[Any], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> EvalResult:
-        """Play `episodes` episodes.
-
-        Args:
-            deterministic: The most likely action instead of a sampled one.
-            on_step: Called with the vector environment after each step (video).
-        """
+        """Play `episodes` episodes; `on_step` is called with the environments after each step."""
         width = min(self.num_envs, episodes)
         env = make_vector(
             self.env_config, width, lambda i, episode: seed_for(self.seed, "eval", (episode * width + i) % episodes)
@@ -82,7 +75,12 @@ class Evaluator:
             env.close()
 
     def _play(
-        self, env: Any, model: ActorCritic, episodes: int, deterministic: bool, on_step: Callable[[Any], None] | None
+        self,
+        env: VectorEnv,
+        model: ActorCritic,
+        episodes: int,
+        deterministic: bool,
+        on_step: OnStep | None,
     ) -> EvalResult:
         policy, actions = model.policy, model.policy.actions
         noise_rng = generator(self.seed, "eval-noise")

@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,11 +36,8 @@ def export(
         path: As for `distrl.load`.
         out: The file.
         format: `onnx`, or `torch` for `torch.export.load`.
-        masked: Whether the file takes an action mask; by default if the environment gives them.
-        observations: How many to record and replay through the file; 0 writes it without verification.
-
-    Returns:
-        What the verification found; None without one.
+        masked: The file takes an action mask; by default if the environment gives them.
+        observations: Number to record and replay through the file; 0 writes it without verification.
 
     Raises:
         UserError: A package is missing, or the file does not act as the policy does (it is not written then).
@@ -67,7 +63,7 @@ def export(
     return found
 
 
-def describe_file(saved: SavedPolicy, signature: Signature) -> dict[str, Any]:
+def describe_file(saved: SavedPolicy, signature: Signature) -> dict[str, object]:
     """Make the metadata of an exported file (`distrl` in ONNX, `distrl.json` in torch.export)."""
     return {
         **saved.facts,
@@ -122,11 +118,7 @@ def _torch_bytes(program: torch.export.ExportedProgram, facts: str) -> bytes:
 
 
 def onnx_program(file: str | Path | bytes) -> Program:
-    """Load an exported ONNX file as a function of named arrays.
-
-    Raises:
-        UserError: onnxruntime is missing.
-    """
+    """Load an exported ONNX file as a function of named arrays."""
     _require_onnx()
     import onnxruntime
 

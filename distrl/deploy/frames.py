@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from gymnasium import Space, spaces
 from torch import Tensor
 
-from distrl.base.columns import tree_map
+from distrl.base.columns import Tree, tree_map
 from distrl.control.envs.spaces import zeros
 from distrl.control.envs.wrappers.basic import stack_axis
 
 
-def no_frames(space: Space[Any], frames: int, batch: int) -> Any:
+def no_frames(space: Space, frames: int, batch: int) -> Tree:
     """Return an empty stack (B, frames, ...) of zeros for the space of one frame."""
     return tree_map(torch.from_numpy, zeros(space, batch, frames))
 
 
-def push(stack: Any, frame: Any, first: Tensor) -> Any:
-    """Append a frame to the stack.
+def push(stack: Tree, frame: Tree, first: Tensor) -> Tree:
+    """Append a frame (B, ...) to the stack (B, K, ...), the oldest first.
 
-    Args:
-        stack: Tree (B, K, ...), oldest frame first.
-        frame: Tree (B, ...).
-        first: (B,) bool; where it holds, an episode begins and the frame fills the whole stack.
+    Where `first` (B,) is True an episode begins, and the frame fills the whole stack.
     """
 
     def leaf(old: Tensor, new: Tensor) -> Tensor:
@@ -35,7 +30,7 @@ def push(stack: Any, frame: Any, first: Tensor) -> Any:
     return tree_map(leaf, stack, frame)
 
 
-def joined(space: Space[Any], stack: Any) -> Any:
+def joined(space: Space, stack: Tree) -> Tree:
     """Convert a stack (B, K, ...) to the observation of `FrameStack`."""
     if isinstance(space, spaces.Dict):
         return {name: joined(child, stack[name]) for name, child in space.spaces.items()}

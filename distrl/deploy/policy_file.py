@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from gymnasium import Space
+
 from distrl.base.errors import CheckpointError, ConfigError
 from distrl.base.files import to_json
 from distrl.base.pack import load_state, save_state
@@ -28,20 +30,18 @@ class SavedPolicy:
     """A policy with what it needs to be built again.
 
     Attributes:
-        config: The run's config.
         observation_space, action_space: Of one environment, wrappers and frame stack included.
-        weights: Networks and normalizer.
-        facts: Where it comes from: run name, update, env_steps, evaluation.
+        facts: Its origin: run name, update, env_steps, evaluation.
         frame_space: Observations of one frame, where the run stacks frames: a stack's shape does not tell it. Found by
             building the environment once, if it is not given.
     """
 
     config: RunConfig
-    observation_space: Any
-    action_space: Any
+    observation_space: Space
+    action_space: Space
     weights: Weights
     facts: dict[str, Any]
-    frame_space: Any = None
+    frame_space: Space | None = None
 
     def __post_init__(self) -> None:
         if self.frame_space is None and self.config.env is not None and self.config.env.frame_stack > 1:
@@ -64,11 +64,7 @@ class SavedPolicy:
 
     @classmethod
     def read(cls, path: str | Path) -> SavedPolicy:
-        """Read a policy file, or the policy of a checkpoint folder.
-
-        Raises:
-            CheckpointError: Not there, or not a policy.
-        """
+        """Read a policy file, or the policy of a checkpoint folder."""
         path = find_policy(path)
         state = load_state(path)
         if not isinstance(state, dict) or state.get("format") != "distrl-policy-1":
@@ -84,11 +80,7 @@ class SavedPolicy:
         )
 
     def require_environment(self) -> None:
-        """Refuse what only policies of environments can do.
-
-        Raises:
-            ConfigError: This is a language model.
-        """
+        """Raise a `ConfigError` if this is a language model."""
         if self.config.language is not None:
             raise ConfigError(
                 f"this policy is a language model of {self.config.env_or_task}; it has no observations.",
@@ -103,7 +95,7 @@ class SavedPolicy:
 
 
 @lru_cache(maxsize=8)
-def _one_frame(env_json: str) -> Any:
+def _one_frame(env_json: str) -> Space:
     """Return the observation space of an `env` section without frame stack."""
     env = make_env(EnvConfig.model_validate({**json.loads(env_json), "frame_stack": 1}))
     try:
@@ -113,11 +105,7 @@ def _one_frame(env_json: str) -> Any:
 
 
 def find_policy(path: str | Path) -> Path:
-    """Find a policy file: itself, a checkpoint's, or a run folder's best or newest.
-
-    Raises:
-        CheckpointError: There is none.
-    """
+    """Find a policy file: itself, a checkpoint's, or a run folder's best or newest."""
     path = Path(path)
     if path.is_file():
         return path

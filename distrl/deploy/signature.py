@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from distrl.base.columns import tree_leaves, tree_map
+from distrl.base.columns import Tree, tree_leaves, tree_map
 from distrl.base.errors import UserError
 from distrl.control.envs.backends.masks import mask_block
 from distrl.control.envs.spaces import describe, zeros
@@ -23,13 +21,6 @@ class Signature(nn.Module):
 
     Outputs: `action` (the most likely one, as the environment takes it), `params` (logits; mean and log std), and
     `next_frames`, `next_memory`.
-
-    Args:
-        actor: The policy.
-        masked: Whether there is a `mask` input.
-
-    Raises:
-        UserError: `masked`, and the policy's actions cannot be masked.
     """
 
     def __init__(self, actor: Actor, masked: bool):
@@ -45,9 +36,9 @@ class Signature(nn.Module):
             self.output_trees = self._step(inputs)
         self.output_names = names_of(self.output_trees)
 
-    def example(self, batch: int) -> dict[str, Any]:
-        """Inputs as trees, at the beginning of an episode."""
-        inputs: dict[str, Any] = {"obs": to_tensors(zeros(self.actor.space, batch))}
+    def example(self, batch: int) -> dict[str, Tree]:
+        """Return inputs as trees, at the beginning of an episode."""
+        inputs: dict[str, Tree] = {"obs": to_tensors(zeros(self.actor.space, batch))}
         if self.masked:
             inputs["mask"] = to_tensors(mask_block(self.actor.action_space, batch))
         if self.actor.stateful:
@@ -56,19 +47,19 @@ class Signature(nn.Module):
         return inputs
 
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
-        """Inputs in the order of `input_names` to outputs in the order of `output_names`."""
+        """Compute outputs in the order of `output_names` from inputs in that of `input_names`."""
         remaining = iter(leaves)
         inputs = tree_map(lambda _: next(remaining), self.input_trees)
         return tuple(tree_leaves(self._step(inputs)))
 
-    def _step(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _step(self, inputs: dict[str, Tree]) -> dict[str, Tree]:
         first = inputs.get("first", torch.zeros(0, dtype=torch.bool))  # not looked at by policies without a state
         params, state = self.actor(inputs["obs"], first, inputs)
         action = self.actor.mode(params, inputs.get("mask"))
         return {"action": action, "params": params, **{f"next_{name}": tree for name, tree in state.items()}}
 
 
-def names_of(tree: Any, prefix: str = "") -> list[str]:
+def names_of(tree: Tree, prefix: str = "") -> list[str]:
     """Name every leaf, in order.
 
     >>> names_of({"obs": {"x": 0, "y": 0}, "memory": (0, 0)})

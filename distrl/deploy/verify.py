@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from distrl.base.columns import tree_leaves, tree_map
+from distrl.base.columns import Tree, tree_leaves, tree_map
 from distrl.base.seeds import generator, seed_for
+from distrl.config.sections.env import EnvConfig
+from distrl.control.envs.backends.interface import VectorEnv
 from distrl.control.envs.make_vector import make_vector
 from distrl.control.models.actions.base import ActionDistribution, DiagonalGaussian, masked
 from distrl.control.models.actions.composite import Bernoulli, Composite, MultiCategorical
@@ -32,7 +33,6 @@ class Verification:
     """Outcome of a replay.
 
     Attributes:
-        observations: How many were replayed.
         params_error: Largest difference of a distribution parameter p, over max(1, |p|).
         choices, clear, wrong: Choices that were made; those with a clear best; of these, those that fell differently.
         action_error: Largest difference of a real-valued action.
@@ -59,7 +59,7 @@ class Verification:
         return ", ".join(parts)
 
 
-def gives_masks(env_config: Any) -> bool:
+def gives_masks(env_config: EnvConfig) -> bool:
     """Return True if the environment provides action masks."""
     env = _vector(env_config, 1, 0)
     try:
@@ -77,13 +77,7 @@ def verify(
 ) -> Verification:
     """Play with sampled actions, and run the program on the same observations.
 
-    The program carries its own state from step to step, as it will in use.
-
-    Args:
-        saved: The policy.
-        signature: What was exported.
-        run: The program: named arrays to named arrays.
-        observations: Least number of replayed observations.
+    The program carries its own state from step to step, as it will in use. At least `observations` are replayed.
     """
     found = Verification()
     width = min(WIDTH, observations)
@@ -114,7 +108,7 @@ def verify(
 
 
 def _compare(
-    found: Verification, signature: Signature, params: torch.Tensor, mask: Any, outputs: dict[str, np.ndarray]
+    found: Verification, signature: Signature, params: torch.Tensor, mask: Tree, outputs: dict[str, np.ndarray]
 ) -> None:
     error = (np.abs(outputs["params"] - params.numpy()) / np.maximum(1.0, np.abs(params.numpy()))).max()
     found.params_error = max(found.params_error, float(error))
@@ -131,7 +125,7 @@ def _compare(
         found.wrong += int((sure & (outputs[name] != action)).sum())
 
 
-def gaps(actions: ActionDistribution, params: torch.Tensor, mask: Any) -> list[torch.Tensor | None]:
+def gaps(actions: ActionDistribution, params: torch.Tensor, mask: Tree) -> list[torch.Tensor | None]:
     """Compute the lead of the best choice (B, ...) of every action leaf; None for reals."""
     if isinstance(actions, Composite):
         parts = actions._deal(mask, actions._split(params))
@@ -155,11 +149,11 @@ def _lead(logits: torch.Tensor) -> torch.Tensor:
     return best[..., 0] - best[..., 1]
 
 
-def _named(tree: Any) -> dict[str, np.ndarray]:
+def _named(tree: Tree) -> dict[str, np.ndarray]:
     return dict(zip(names_of(tree), (np.asarray(leaf) for leaf in tree_leaves(tree)), strict=True))
 
 
-def _vector(env_config: Any, num_envs: int, seed: int) -> Any:
-    """Environments that give single frames, and seeds that no training run meets."""
+def _vector(env_config: EnvConfig, num_envs: int, seed: int) -> VectorEnv:
+    """Make environments that give single frames, with seeds that no training run uses."""
     plain = env_config.model_copy(update={"backend": "gymnasium", "frame_stack": 1})
     return make_vector(plain, num_envs, lambda i, episode: seed_for(seed, "export", i, episode))

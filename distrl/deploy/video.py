@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from gymnasium import Env
 
+from distrl.base.columns import Tree
 from distrl.base.errors import EnvError, UserError
 from distrl.base.seeds import seed_for
 from distrl.deploy.agent import Agent
@@ -18,11 +19,7 @@ DEFAULT_FPS = 30
 
 
 def check_video(path: str | Path) -> None:
-    """Refuse early what `record` could not write.
-
-    Raises:
-        UserError: Another kind of file, or a package is missing.
-    """
+    """Refuse early a file that `record` could not write, or a missing package."""
     if Path(path).suffix not in SUFFIXES:
         raise UserError(f"{path} is no {' or '.join(SUFFIXES)} file.", "For example: --video play.mp4.")
     try:
@@ -35,20 +32,9 @@ def check_video(path: str | Path) -> None:
 
 
 def record(agent: Agent, path: str | Path, *, seed: int = 0, deterministic: bool = True) -> float:
-    """Play one episode, the first of an evaluation with this seed, and write it as a video.
+    """Record one episode, the first of an evaluation with this seed; return its return.
 
-    Args:
-        agent: Who plays.
-        path: A `.mp4` or `.gif` file.
-        seed: Of the evaluation.
-        deterministic: The most likely action instead of a drawn one.
-
-    Returns:
-        The return of the episode.
-
-    Raises:
-        UserError: The file cannot be written like this, see `check_video`.
-        EnvError: The environment gives no pictures.
+    `path` ends in .mp4 or .gif; `deterministic` takes the most likely actions.
     """
     check_video(path)
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory; it need not look for a screen
@@ -65,36 +51,36 @@ def record(agent: Agent, path: str | Path, *, seed: int = 0, deterministic: bool
     return total
 
 
-def _play(agent: Agent, env: Any, seed: int, deterministic: bool) -> tuple[list[np.ndarray], float]:
+def _play(agent: Agent, env: Env, seed: int, deterministic: bool) -> tuple[list[np.ndarray], float]:
     agent.reset()
     obs, info = env.reset(seed=seed)
-    frames, total, over = [_picture(env)], 0.0, False
+    frames, total, over = [_image(env)], 0.0, False
     while not over:
         action = agent.act(obs, deterministic, mask=_mask(env, info))
         obs, reward, terminated, truncated, info = env.step(action)
         total, over = total + float(reward), terminated or truncated
-        frames.append(_picture(env))
+        frames.append(_image(env))
     return frames, total
 
 
-def _mask(env: Any, info: dict[str, Any]) -> Any:
+def _mask(env: Env, info: dict[str, Tree]) -> Tree:
     if "action_mask" in info:
         return info["action_mask"]
     return env.get_wrapper_attr("action_masks")() if env.has_wrapper_attr("action_masks") else None
 
 
-def _picture(env: Any) -> np.ndarray:
+def _image(env: Env) -> np.ndarray:
     try:
-        picture = np.asarray(env.render())
+        image = np.asarray(env.render())
     except Exception as error:
         raise EnvError(f"the environment cannot draw itself: {type(error).__name__}: {error}.") from error
-    if picture.ndim != 3 or picture.shape[2] not in (3, 4):
+    if image.ndim != 3 or image.shape[2] not in (3, 4):
         raise EnvError(
-            f"render() gave an array of shape {picture.shape}, expected (height, width, 3).",
+            f"render() gave an array of shape {image.shape}, expected (height, width, 3).",
             "The environment has to support render_mode='rgb_array'.",
         )
-    height, width = picture.shape[:2]
-    even = np.pad(picture[..., :3], ((0, height % 2), (0, width % 2), (0, 0)), "edge")  # what video codecs ask for
+    height, width = image.shape[:2]
+    even = np.pad(image[..., :3], ((0, height % 2), (0, width % 2), (0, 0)), "edge")  # what video codecs ask for
     return even.astype(np.uint8)
 
 

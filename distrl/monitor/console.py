@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Protocol
 
 from rich.cells import cell_len
 from rich.console import Console as RichConsole
@@ -24,66 +23,40 @@ REFRESH_PER_SECOND = 2
 PLAIN_SECONDS = 5.0
 
 
-class Console(Protocol):
-    """Display of a run."""
+class Console:
+    """Display of a run; this one prints nothing."""
 
-    seconds: float
+    seconds = float("inf")
+
+    def __init__(self, look: Look):
+        self._look = look
 
     def tick(self) -> None:
-        """Called about every `seconds` by the training loop."""
+        """Redraw; called about every `seconds` by the training loop."""
 
     def line(self, text: str) -> None:
         """Print a line at once."""
 
     def table(self, title: str, rows: list[tuple[str, str]]) -> None:
-        """Print a table."""
+        """Print names and values in two columns."""
 
     def close(self) -> None:
-        """Give the terminal back; a second call does nothing."""
+        """Restore the terminal; a second call does nothing."""
 
 
 def make_console(kind: str, look: Look) -> Console:
-    """Make the console of a kind.
-
-    Args:
-        kind: `auto` (live in a terminal, else plain), `rich`, `plain` or `quiet`.
-        look: Makes the present view.
-    """
+    """Make the console of a kind: `auto` is live in a terminal, else plain."""
     if kind == "auto":
         # Continuous integration and a dumb terminal may have a tty, but nobody to watch a bar move.
         live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and "CI" not in os.environ
         kind = "rich" if live else "plain"
-    return {"rich": LiveConsole, "plain": PlainConsole, "quiet": QuietConsole}[kind](look)
+    return {"rich": LiveConsole, "plain": PlainConsole, "quiet": Console}[kind](look)
 
 
-class QuietConsole:
-    """Prints nothing."""
-
-    seconds = float("inf")
-
-    def __init__(self, look: Look):
-        del look
-
-    def tick(self) -> None:
-        """Nothing."""
-
-    def line(self, text: str) -> None:
-        """Nothing."""
-
-    def table(self, title: str, rows: list[tuple[str, str]]) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-class PlainConsole:
+class PlainConsole(Console):
     """One line every few seconds, for pipes and logs."""
 
     seconds = PLAIN_SECONDS
-
-    def __init__(self, look: Look):
-        self._look = look
 
     def tick(self) -> None:
         """Print the present state."""
@@ -98,24 +71,17 @@ class PlainConsole:
         width = max((len(name) for name, _ in rows), default=0)
         self.line("\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)]))
 
-    def close(self) -> None:
-        """Do nothing."""
 
-
-class LiveConsole:
+class LiveConsole(Console):
     """A progress bar with a few lines under it, redrawn in place; other prints scroll above it."""
 
-    seconds = float("inf")
-
     def __init__(self, look: Look, console: RichConsole | None = None):
+        super().__init__(look)
         self._console = console or RichConsole()
         self._live = Live(
             _LiveView(look), console=self._console, refresh_per_second=REFRESH_PER_SECOND, vertical_overflow="crop"
         )
         self._live.start()
-
-    def tick(self) -> None:
-        """Nothing: the display redraws itself."""
 
     def line(self, text: str) -> None:
         """Print above the display."""
@@ -129,7 +95,7 @@ class LiveConsole:
         self._console.print(table)
 
     def close(self) -> None:
-        """Draw once more and give the cursor back."""
+        """Draw once more and restore the cursor."""
         self._live.stop()
 
 

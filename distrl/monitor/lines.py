@@ -15,17 +15,13 @@ from typing import Any
 from distrl.base.errors import ResourceError
 from distrl.base.files import to_json, write_atomic
 
+Line = dict[str, Any]
 Report = Callable[[str], None]
 RETRY_SECONDS = 30.0  # after which a disk that failed is tried again
 
 
 class Sink:
-    """Something written to disk that may fail without hurting the run.
-
-    Args:
-        name: How the warning calls it.
-        report: Gets the warning, once.
-    """
+    """An output on disk that may fail without ending the run; `report` gets one warning."""
 
     def __init__(self, name: str, report: Report):
         self.name = name
@@ -33,11 +29,10 @@ class Sink:
         self._report = report
         self._retry_at = 0.0  # time.monotonic(); 0 while all is well
 
-    def attempt(self, action: Callable[[], Any], *, again: bool = True) -> None:
+    def attempt(self, action: Callable[[], object], *, again: bool = True) -> None:
         """Run `action`; after a disk error, skip the actions of the next half minute.
 
-        Args:
-            again: False: what fails here closes this sink for the rest of the run.
+        With `again=False`, a failure closes this sink for the rest of the run.
         """
         if not self.alive or (self._retry_at and time.monotonic() < self._retry_at):
             return
@@ -55,15 +50,12 @@ class Sink:
 
 
 class LineFile(Sink):
-    """A text file that grows by whole lines.
+    """A text file that grows by whole lines; a torn last line (a crash while writing) is ended.
 
-    Args:
-        path: The file; created when missing, its torn last line (a crash while writing) ended or cut.
-        report: Gets one warning if the disk fails.
-        keep: If given, only earlier lines for which it holds stay; the file is rewritten atomically.
+    With `keep`, only earlier lines for which it holds stay; the file is rewritten atomically.
     """
 
-    def __init__(self, path: Path, report: Report, keep: Callable[[dict[str, Any]], bool] | None = None):
+    def __init__(self, path: Path, report: Report, keep: Callable[[Line], bool] | None = None):
         super().__init__(path.name, report)
         self._path = path
         self._handle = -1
@@ -75,7 +67,7 @@ class LineFile(Sink):
         """Append one line; it is in the operating system's hands when this returns."""
         self.attempt(lambda: self._write(line))
 
-    def write_json(self, value: dict[str, Any]) -> None:
+    def write_json(self, value: Line) -> None:
         """Append one JSON object."""
         self.write(json_line(value))
 
@@ -107,7 +99,7 @@ def write_all(handle: int, data: bytes) -> None:
         raise
 
 
-def json_line(value: dict[str, Any]) -> str:
+def json_line(value: Line) -> str:
     """Format a JSON object as one line; NaN and infinities become null.
 
     >>> json_line({"loss/value": float("nan"), "update": 3})
@@ -119,7 +111,7 @@ def json_line(value: dict[str, Any]) -> str:
         return to_json(_without_nan(json.loads(to_json(value))))
 
 
-def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_lines(path: str | os.PathLike[str]) -> list[Line]:
     """Read the objects of a metrics.jsonl or events.jsonl, without torn lines."""
     path = Path(path)
     if not path.exists():
@@ -135,7 +127,7 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _rewrite(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+def _rewrite(path: Path, keep: Callable[[Line], bool]) -> None:
     if path.exists():
         write_atomic(path, "".join(json_line(value) + "\n" for value in read_lines(path) if keep(value)))
 
@@ -148,7 +140,7 @@ def _is_torn(path: Path) -> bool:
         return file.read(1) != b"\n"
 
 
-def _without_nan(value: Any) -> Any:
+def _without_nan(value: object) -> object:
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list):

@@ -8,38 +8,41 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
+from distrl.config.sections.run import LoggingConfig
 from distrl.monitor.console import PLAIN_SECONDS, make_console
 from distrl.monitor.lines import LineFile
-from distrl.monitor.options import Options, ResumePoint
 from distrl.monitor.system import System
 from distrl.monitor.view import Goal, Speed, View, facts_text, flatten
 from distrl.monitor.window import Window
 
-# A window between two flushes lives in memory, so even a patient user gets a flush once a minute.
+if TYPE_CHECKING:
+    from distrl.monitor.tensorboard import TensorBoard
+
+# A window between two flushes lives in memory, so it is flushed at least once a minute.
 LONGEST_WINDOW = 60.0
-# Kinds of events that a person at the terminal should see pass; the others are in log.txt and events.jsonl.
+# Kinds of events that are shown in the terminal; the others are in log.txt and events.jsonl.
 IMPORTANT = frozenset({"start", "scaled", "left", "resume", "stop", "target", "best", "interrupt", "warning", "error"})
 RECENT_EVENTS = 12
 _ALARMS = (
-    "lost",
-    "fail",
-    "dead",
-    "died",
-    "hang",
-    "restart",
-    "non_finite",
-    "refused",
-    "quarantined",
-    "waiting",
-    "problem",
-)
+    "lost", "fail", "dead", "died", "hang", "restart", "non_finite", "refused", "quarantined", "waiting", "problem",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Counters of the checkpoint that an attempt resumes from: steps, updates, seconds of training."""
+
+    env_steps: int
+    update: int
+    wall_s: float = 0.0
 
 
 class Monitor:
@@ -48,19 +51,16 @@ class Monitor:
     Args:
         run_dir: The run folder; must exist.
         config_text: The resolved config as YAML.
-        options: What to write, where and how often.
         attempt: Number of this attempt, from 1.
-        total_steps: Environment steps the run will take, or None.
         resume_at: Counters to resume from; later points of earlier attempts are removed.
-        total_updates: For a progress bar when there is no `total_steps`.
-        target_return: For a progress bar when there is neither.
+        total_steps, total_updates, target_return: Goal of the progress bar, the first that is given.
     """
 
     def __init__(
         self,
         run_dir: Path,
         config_text: str,
-        options: Options,
+        options: LoggingConfig,
         attempt: int,
         total_steps: int | None = None,
         resume_at: ResumePoint | None = None,
@@ -75,7 +75,7 @@ class Monitor:
         self._env_steps, self._update = begin.env_steps, begin.update
         self._goal = Goal(total_steps, total_updates, target_return)
         self._latest: dict[str, float] = {}
-        self._facts: dict[str, Any] = {}
+        self._facts: dict[str, object] = {}
         self._last_event = ""
         self._recent: deque[str] = deque(maxlen=RECENT_EVENTS)
         self._window, self._system = Window(), System()
@@ -104,13 +104,7 @@ class Monitor:
         self._texts_at = self._texts_changed()
 
     def update(self, record: Mapping[str, float], env_steps: int, update: int) -> None:
-        """Take the numbers of one update, of ended episodes or of an evaluation.
-
-        Args:
-            record: Value per full tag; copied.
-            env_steps: The x value of these numbers.
-            update: Updates made.
-        """
+        """Take the numbers of one update, of ended episodes or of an evaluation, by full tag."""
         now = monotonic()
         self._window.add(record, env_steps, update, now - self._zero)
         self._latest.update(record)
@@ -119,7 +113,7 @@ class Monitor:
         if now >= self._next:
             self._tick(now)
 
-    def event(self, kind: str, **facts: Any) -> None:
+    def event(self, kind: str, **facts: object) -> None:
         """Record an event: events.jsonl, log.txt, TensorBoard; important ones in the terminal."""
         with self._lock:
             text = f"{kind} {facts_text(facts)}".strip()
@@ -146,8 +140,8 @@ class Monitor:
         with self._lock:
             return list(self._recent)
 
-    def status(self, **facts: Any) -> None:
-        """Facts for the live display: numbers and words, and mappings of shares in [0, 1] (phases)."""
+    def status(self, **facts: object) -> None:
+        """Set facts of the live display: values, and mappings of shares in [0, 1] (phases)."""
         self._facts = {**self._facts, **facts}
 
     def warn(self, text: str) -> None:
@@ -168,11 +162,10 @@ class Monitor:
             latest=self._latest, facts=self._facts, last_event=self._last_event, goal=self._goal,
         )  # fmt: skip
 
-    def close(self, summary: Mapping[str, Any] | None = None) -> None:
+    def close(self, summary: Mapping[str, object] | None = None) -> None:
         """Flush, show the summary, and close every file; a second call does nothing.
 
-        Args:
-            summary: What `summary.json` holds; None when the attempt was cut short.
+        `summary` is the content of `summary.json`; None when the attempt was cut short.
         """
         with self._lock:
             if self._closed:
@@ -194,7 +187,7 @@ class Monitor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _make_board(self, run_dir: Path, options: Options, resume_at: ResumePoint | None) -> Any:
+    def _make_board(self, run_dir: Path, options: LoggingConfig, resume_at: ResumePoint | None) -> TensorBoard | None:
         if not options.tensorboard:
             return None
         from distrl.monitor.tensorboard import TensorBoard  # a fifth of a second, only where it is wanted
@@ -241,14 +234,14 @@ class Monitor:
             self._write_log(self.view().one_line())
 
     def _show_texts(self) -> None:
-        """Answers of a language model, when there are new ones."""
+        """Show the answers of a language model, when there are new ones."""
         changed = self._texts_changed()
         if changed not in (0, self._texts_at):
             self._texts_at = changed
             self._board.text("answers", self._texts.read_text(), self._env_steps)
 
     def _texts_changed(self) -> int:
-        """When the file was written, in nanoseconds; 0: there is none."""
+        """Return the time of the last write in nanoseconds; 0 without a file."""
         try:
             return self._texts.stat().st_mtime_ns
         except OSError:
@@ -265,7 +258,7 @@ class Monitor:
             "throughput/updates_per_s": (self._update - update) / seconds,
         }
 
-    def _write_summary(self, summary: Mapping[str, Any]) -> None:
+    def _write_summary(self, summary: Mapping[str, object]) -> None:
         flat = flatten(summary)
         rows = [(name, f"{value:,.6g}" if isinstance(value, float) else f"{value}") for name, value in flat.items()]
         self._console.table(f"{self._name}: done", rows)

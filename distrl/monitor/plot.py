@@ -17,14 +17,7 @@ GRID = 400
 
 
 def read_curve(run: Run, tag: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read the points of a tag of a run, in the order of env_steps.
-
-    Args:
-        run: A run folder or its metrics.jsonl.
-        tag: A full tag.
-
-    Returns:
-        env_steps (N,) and values (N,), float64.
+    """Read env_steps and values, each (N,), of a tag from a run folder or a metrics.jsonl.
 
     Raises:
         UserError: No such file, or no finite value under this tag.
@@ -45,12 +38,8 @@ def read_curve(run: Run, tag: str) -> tuple[np.ndarray, np.ndarray]:
 def band(curves: Iterable[tuple[np.ndarray, np.ndarray]], window: float) -> tuple[np.ndarray, ...]:
     """Interpolate seeds to one x axis, up to the end of the shortest.
 
-    Args:
-        curves: env_steps (N,) and values (N,) of every seed.
-        window: Width of the running mean, as a share of the x axis; 0 leaves the points alone.
-
-    Returns:
-        env_steps, mean, lowest and highest seed, each (G,).
+    `window` is the width of the running mean, as a share of the x axis; 0 leaves the points alone. Returns env_steps,
+    mean, lowest and highest seed, each (G,).
     """
     curves = list(curves)
     begin, end = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
@@ -68,18 +57,13 @@ def learning_curve(
     threshold: float | None = None,
     window: float = 0.03,
 ) -> Path:
-    """Draw return against environment steps.
+    """Draw return against environment steps; return the path of the image.
 
     Args:
         runs: Run folders or metrics.jsonl files of the seeds of one method; or a mapping from a method's name to those.
         out: The image file; its suffix selects the format (`.svg`, `.png`, `.pdf`).
-        tag: What to draw.
-        title: Title of the plot.
         threshold: A dashed line, such as the return at which the task counts as solved.
         window: See `band`.
-
-    Returns:
-        The path of the image file.
 
     Raises:
         UserError: matplotlib is missing, or a run has no such points.
@@ -123,7 +107,7 @@ def _new_figure() -> tuple:
 
 
 def _smooth(steps: np.ndarray, values: np.ndarray, width: float) -> np.ndarray:
-    """Mean over the points at most `width` environment steps back, so no point sees the future."""
+    """Average the points at most `width` environment steps back, so no point sees the future."""
     first = np.searchsorted(steps, steps - width, side="left")
     total = np.concatenate([[0.0], np.cumsum(values)])
     last = np.arange(1, len(values) + 1)

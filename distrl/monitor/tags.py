@@ -103,25 +103,10 @@ TAGS: dict[str, str] = {
 }
 
 # The last part of a tag whose newest value is the one to show: schedules and running totals.
-_NEWEST = frozenset(
-    {
-        "learning_rate",
-        "entropy_coef",
-        "clip",
-        "clip_range",
-        "kl_coef",
-        "kl_limit",
-        "temperature",
-        "exploration",
-        "epsilon",
-        "average_reward",
-        "progress",
-        "total",
-        "wall_s",
-        "transitions",
-        "gradient_steps",
-    }
-)
+_NEWEST = {
+    "learning_rate", "entropy_coef", "clip", "clip_range", "kl_coef", "kl_limit", "temperature", "exploration",
+    "epsilon", "average_reward", "progress", "total", "wall_s", "transitions", "gradient_steps",
+}  # fmt: skip
 
 Reduce = Callable[[Sequence[float]], float]
 
@@ -155,11 +140,8 @@ def reducer(tag: str) -> Reduce:
     name = tag.rpartition("/")[2]
     if tag != "loss/total" and (name in _NEWEST or name.startswith("mean_last_")):
         return _newest
-    if "max" in name.split("_"):
-        return _largest
-    if "min" in name.split("_"):
-        return _smallest
-    return _mean
+    words = name.split("_")
+    return _largest if "max" in words else _smallest if "min" in words else _mean
 
 
 def _newest(values: Sequence[float]) -> float:

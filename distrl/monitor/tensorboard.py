@@ -27,12 +27,8 @@ _PREFIX = "events.out.tfevents."
 class TensorBoard(Sink):
     """One event file of one attempt.
 
-    Args:
-        folder: `tb/` of the run folder.
-        attempt: Number of this attempt.
-        report: Gets one warning if the disk fails.
-        resume_env_steps: Points of earlier attempts beyond this many environment steps never happened;
-            TensorBoard drops them when it meets the start mark that this file begins with.
+    Points of earlier attempts beyond `resume_env_steps` are void; TensorBoard drops them when it meets the start mark
+    that this file begins with.
     """
 
     def __init__(self, folder: Path, attempt: int, report: Report, resume_env_steps: int | None = None):
@@ -70,10 +66,7 @@ class TensorBoard(Sink):
     def hparams(self, config: Mapping[str, object], results: Mapping[str, float], name: str) -> None:
         """Write the row of this run in the HPARAMS tab.
 
-        Args:
-            config: Flat config; values that are not bool, number or text are written as text.
-            results: Final metrics, already written as scalars under the same tags.
-            name: Name of the run.
+        `results` are final metrics, already written as scalars under the same tags.
         """
         start = plugin_data_pb2.SessionStartInfo(group_name=name, start_time_secs=time.time())
         experiment = api_pb2.Experiment(time_created_secs=time.time())

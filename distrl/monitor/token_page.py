@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from distrl.experience.token_episodes import MODEL, PROMPT
 
-#: (name, what the colors say), in the order of the page's buttons.
+#: (name, meaning of the colors), in the order of the page's buttons.
 COLORS = {
     "logp": "log-probability of a token when it was drawn: white is certain, red is a surprise",
-    "version": "age of the weights that said a token: white are the newest, blue older ones",
+    "version": "age of the weights that drew a token: white are the newest, blue older ones",
     "mask": "green is learned from",
 }
 #: At this log-probability red is full, and at this many versions blue is.
@@ -35,14 +35,12 @@ body { font: 14px/1.5 sans-serif; margin: 2em auto; max-width: 70em; color: #222
 
 @dataclass
 class Answer:
-    """One answer with its prompt.
+    """One answer with its prompt; sequences have one entry a token.
 
     Attributes:
-        pieces: Text of each token.
-        kind: Who said it, numbers as in `experience/token_episodes.py`.
-        mask: Is learned from.
-        logp: Log-probability when it was drawn.
-        age: Versions that its weights are older than the newest; 0 for what the model did not say.
+        kind: Author of the token, numbers as in `experience/token_episodes.py`.
+        mask: True for tokens that are learned from.
+        age: Versions that its weights are older than the newest; 0 for tokens of the prompt and of tools.
         facts: The line above the answer.
     """
 
@@ -60,7 +58,7 @@ class Answer:
 
     @property
     def said(self) -> str:
-        """The rest."""
+        """The text from the first token of the model on."""
         return "".join(self.pieces[self._begin :])
 
     @property
@@ -108,7 +106,7 @@ def _token(piece: str, kind: int, mask: bool, logp: float, age: int) -> str:
 
 
 def surprise_color(logp: float) -> str:
-    """White at log-probability 0, red from `FULL_LOGP` on; yellow where it is no number.
+    """Return white at log-probability 0, red from `FULL_LOGP` on; yellow for NaN.
 
     >>> surprise_color(0.0), surprise_color(-9.0)
     ('#ffffff', '#ff6666')
@@ -120,7 +118,7 @@ def surprise_color(logp: float) -> str:
 
 
 def age_color(age: int) -> str:
-    """White for the newest weights, blue from `FULL_AGE` versions on.
+    """Return white for the newest weights, blue from `FULL_AGE` versions on.
 
     >>> age_color(0), age_color(8)
     ('#ffffff', '#7799ff')

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 # Seconds over which the shown speed is averaged.
 SPEED_WINDOW = 20.0
@@ -43,19 +42,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class View:
-    """A run at one moment.
-
-    Args:
-        env_steps: Consumed environment steps.
-        update: Updates made.
-        wall_s: Seconds of training, earlier attempts included.
-        steps_per_s: Recent speed.
-        updates_per_s: Recent speed.
-        latest: Newest value of every tag.
-        facts: Facts of `Monitor.status`.
-        last_event: The newest event, or an empty string.
-        goal: Where the run goes.
-    """
+    """A run at one moment; speeds are recent ones, `latest` has the newest value of every tag."""
 
     env_steps: int
     update: int
@@ -63,7 +50,7 @@ class View:
     steps_per_s: float
     updates_per_s: float
     latest: Mapping[str, float] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
     last_event: str = ""
     goal: Goal = Goal()
 
@@ -140,8 +127,8 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
-def facts_text(facts: Mapping[str, Any]) -> str:
-    """Facts in one line.
+def facts_text(facts: Mapping[str, object]) -> str:
+    """Format facts in one line.
 
     >>> facts_text({"update": 3, "reason": "max_steps"})
     'update=3 reason=max_steps'
@@ -149,13 +136,13 @@ def facts_text(facts: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={_number(value)}" for name, value in facts.items())
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, names joined by dots.
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Flatten nested mappings, names joined by dots.
 
     >>> flatten({"env": {"id": "CartPole-v1"}, "seed": 0})
     {'env.id': 'CartPole-v1', 'seed': 0}
     """
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{name}."))
@@ -164,7 +151,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else f"{value}"
 
 

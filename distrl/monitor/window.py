@@ -15,14 +15,7 @@ _CURVES = ("return", "length")
 
 @dataclass(frozen=True)
 class Point:
-    """Values at one place of the x axis.
-
-    Args:
-        env_steps: Consumed environment steps so far.
-        update: Updates so far.
-        wall_s: Seconds of training so far.
-        values: Value per tag.
-    """
+    """Values by tag at one place of the x axis."""
 
     env_steps: int
     update: int

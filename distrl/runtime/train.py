@@ -14,8 +14,7 @@ from distrl.base.phases import Phases
 from distrl.config.load import dump_config, load_config, resume_allowed
 from distrl.config.schema import RunConfig
 from distrl.deploy.policy_file import SavedPolicy
-from distrl.monitor.monitor import Monitor
-from distrl.monitor.options import ResumePoint
+from distrl.monitor.monitor import Monitor, ResumePoint
 from distrl.runtime.backends.head_watch import HeadWatch
 from distrl.runtime.commands.control import Control, FolderMailbox, Mailbox
 from distrl.runtime.loop.loop import Loop

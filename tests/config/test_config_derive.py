@@ -11,7 +11,7 @@ from pydantic import Field
 
 from distrl.base.errors import ConfigError
 from distrl.config.algorithm import AlgorithmConfig, check_algorithm
-from distrl.config.derived import derive, format_bytes, format_sections, streams_per_sampler
+from distrl.config.derived import derive, format_bytes, streams_per_sampler, value_text
 from distrl.config.load import load_config
 
 
@@ -124,9 +124,9 @@ def test_streams_are_shared_evenly(streams: int, samplers: int) -> None:
 
 
 def test_text() -> None:
-    text = format_sections(derived(obs_bytes=2**20, cluster_cpus=2.0))
-    assert "streams per sampler                   2, 1, 1" in text
-    assert "256.0 MiB" in text
+    assert value_text("experience", [2, 1, 1]) == "2, 1, 1"
+    assert value_text("memory (bytes)", 2**28) == "256.0 MiB"
+    assert value_text("learning", 20480) == "20,480"
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (2**30, "1.0 GiB"), (2**52, "4096.0 TiB")])

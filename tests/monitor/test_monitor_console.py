@@ -6,7 +6,7 @@ import sys
 import pytest
 from rich.console import Console as RichConsole
 
-from distrl.monitor.console import LiveConsole, PlainConsole, QuietConsole, make_console
+from distrl.monitor.console import Console, LiveConsole, PlainConsole, make_console
 from distrl.monitor.view import Goal, Speed, View
 
 VIEW = View(
@@ -86,7 +86,7 @@ def test_auto_is_plain_where_nobody_watches(monkeypatch):
     live = make_console("auto", lambda: VIEW)
     live.close()
     assert isinstance(live, LiveConsole)
-    assert isinstance(make_console("quiet", lambda: VIEW), QuietConsole)
+    assert type(make_console("quiet", lambda: VIEW)) is Console
 
 
 def test_quiet_prints_nothing(make, capsys):

@@ -8,7 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distrl.monitor.lines import read_lines
-from distrl.monitor.options import ResumePoint
+from distrl.monitor.monitor import ResumePoint
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _bool_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _bool_is_no_number(cls, value: object, info: ValidationInfo) -> object:
         # Python counts True as 1, and pydantic follows; `num_envs: true` is still a mistake.
         if isinstance(value, bool) and info.field_name is not None:
             kinds = _kinds(cls.model_fields[info.field_name].annotation)
@@ -32,18 +32,15 @@ class Section(BaseModel):
         return value
 
 
-def _kinds(annotation: Any) -> set[Any]:
+def _kinds(annotation: object) -> set[object]:
     """Return the annotation and all types inside its brackets."""
     return {annotation}.union(*(_kinds(inner) for inner in get_args(annotation) if isinstance(inner, type)))
 
 
-def plain(value: Any, where: str) -> Any:
+def plain(value: object, where: str) -> Any:
     """Copy plain data (as YAML can express), so that a config can be written and compared.
 
-    Tuples become lists, numpy scalars become numbers.
-
-    Raises:
-        ConfigError: `where` holds anything else.
+    Tuples become lists, numpy scalars become numbers; anything else is a `ConfigError` that names `where`.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value

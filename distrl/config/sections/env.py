@@ -61,12 +61,12 @@ class EnvConfig(Section):
 
     @field_validator("kwargs", mode="before")
     @classmethod
-    def _plain_kwargs(cls, value: Any) -> Any:
+    def _plain_kwargs(cls, value: object) -> object:
         return plain(value, "env.kwargs")
 
     @field_validator("wrappers", mode="before")
     @classmethod
-    def _check_wrappers(cls, value: Any) -> Any:
+    def _check_wrappers(cls, value: object) -> object:
         if not isinstance(value, list | tuple):
             return value
         for i, entry in enumerate(value):
@@ -80,7 +80,7 @@ class EnvConfig(Section):
 
     @field_validator("streams", mode="before")
     @classmethod
-    def _default_streams(cls, value: Any, info: ValidationInfo) -> Any:
+    def _default_streams(cls, value: object, info: ValidationInfo) -> object:
         num_envs = info.data.get("num_envs", 1)
         return largest_divisor(num_envs, DEFAULT_STREAMS) if value is None else value
 
@@ -105,11 +105,7 @@ class EnvConfig(Section):
 
 
 def check_streams(streams_key: str, streams: int, total_key: str, total: int) -> None:
-    """Check that streams have equal shares of the environments or prompts.
-
-    Raises:
-        ConfigError: They do not; the possible numbers are named.
-    """
+    """Check that streams have equal shares of the environments or prompts."""
     if total % streams:
         divisors = [str(d) for d in range(1, total + 1) if total % d == 0]
         raise ConfigError(

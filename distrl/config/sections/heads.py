@@ -13,8 +13,10 @@ from pydantic import Field, model_validator
 from distrl.base.errors import ConfigError, unknown
 from distrl.config.sections.base import Section
 
+Options = dict[str, Any]
+
 #: Family -> its keys and their defaults, as in `functional/return_distribution*.py`.
-FAMILIES: dict[str, dict[str, Any]] = {
+FAMILIES: dict[str, Options] = {
     "scalar": {"kappa": None},
     "categorical": {"size": 51, "v_min": -10.0, "v_max": 10.0, "spacing": "linear"},
     "two_hot": {"size": 101, "v_min": -1e4, "v_max": 1e4, "spacing": "symlog"},
@@ -27,7 +29,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 #: Measure -> its keys and their defaults, as in `functional/risk*.py`.
-RISKS: dict[str, dict[str, Any]] = {
+RISKS: dict[str, Options] = {
     "mean": {},
     "cvar": {"level": 0.1},
     "wang": {"eta": -0.75},
@@ -44,7 +46,23 @@ RISKS: dict[str, dict[str, Any]] = {
 NETWORK_KEYS = ("embedding", "fraction_rate")
 
 
-class ReturnHeadConfig(Section):
+class _Named(Section):
+    """A section that a bare word may stand for."""
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    def _given(self) -> Options:
+        """Return the keys that are set; null counts as not set."""
+        chosen = {key: getattr(self, key) for key in type(self).model_fields if key != "name"}
+        return {key: value for key, value in chosen.items() if value is not None}
+
+
+class ReturnHeadConfig(_Named):
     """Return distribution of a critic. A name alone takes the family's defaults."""
 
     name: str = "scalar"
@@ -82,11 +100,6 @@ class ReturnHeadConfig(Section):
     kernel: str | None = None
     """joint: `gaussian`, or `energy` (scales with the returns)."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _word(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _check(self) -> ReturnHeadConfig:
         options = check_keys("return distribution", self.name, FAMILIES, self._given())
@@ -104,22 +117,19 @@ class ReturnHeadConfig(Section):
             )
         return self
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         """Keyword arguments of the family: what was set, over its defaults."""
         every = {**FAMILIES.get(self.name, {}), **self._given()}
         return {key: value for key, value in every.items() if key not in NETWORK_KEYS}
 
-    def network_options(self) -> dict[str, Any]:
+    def network_options(self) -> Options:
         """Keyword arguments of the head's network."""
         every = {**FAMILIES.get(self.name, {}), **self._given()}
         return {key: value for key, value in every.items() if key in NETWORK_KEYS}
 
-    def _given(self) -> dict[str, Any]:
-        return _given(self)
 
-
-class RiskConfig(Section):
-    """How distributions of returns are ranked. A word alone takes the measure's defaults."""
+class RiskConfig(_Named):
+    """Ranking of return distributions. A word alone takes the measure's defaults."""
 
     name: str = "mean"
     """mean, cvar, wang, cpw, power, norm, mean_variance, entropic, var, mixed_var, or `module:Class`."""
@@ -140,14 +150,9 @@ class RiskConfig(Section):
     high: float | None = Field(None, gt=0, le=1)
     """mixed_var: where the ignored upper tail begins."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _word(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _check(self) -> RiskConfig:
-        options = check_keys("risk measure", self.name, RISKS, _given(self))
+        options = check_keys("risk measure", self.name, RISKS, self._given())
         if self.name == "mixed_var":
             if options["low"] >= options["high"]:
                 raise ConfigError(
@@ -157,19 +162,13 @@ class RiskConfig(Section):
                 raise ConfigError(f"mixed_var: weight is {options['weight']}; expected at least 0.")
         return self
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         """Keyword arguments of the measure: what was set, over its defaults."""
-        return {**RISKS.get(self.name, {}), **_given(self)}
+        return {**RISKS.get(self.name, {}), **self._given()}
 
 
-def check_keys(
-    kind: str, name: str, table: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Fill in the defaults of `name`; user classes (names with a colon) pass unchecked.
-
-    Raises:
-        ConfigError: Unknown name (the nearest is suggested), or a key that it does not have.
-    """
+def check_keys(kind: str, name: str, table: Mapping[str, Options], given: Options) -> Options:
+    """Fill in the defaults of `name`; user classes (names with a colon) pass unchecked."""
     if ":" in name:
         return dict(given)
     if name not in table:
@@ -179,12 +178,6 @@ def check_keys(
             keys = ", ".join(table[name])
             raise ConfigError(f"{kind} {name} has no key {key!r}.", f"Its keys: {keys}." if keys else "It has none.")
     return {**table[name], **given}
-
-
-def _given(section: Section) -> dict[str, Any]:
-    """Return the keys that are set; null counts as not set."""
-    chosen = {key: getattr(section, key) for key in type(section).model_fields if key != "name"}
-    return {key: value for key, value in chosen.items() if value is not None}
 
 
 def _one_of(key: str, value: str | None, known: tuple[str, ...]) -> None:

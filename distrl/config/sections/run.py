@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -28,7 +28,7 @@ class EvalConfig(Section):
 
     @field_validator("num_envs", mode="before")
     @classmethod
-    def _default_num_envs(cls, value: Any, info: ValidationInfo) -> Any:
+    def _default_num_envs(cls, value: object, info: ValidationInfo) -> object:
         return min(info.data.get("episodes", 1), 16) if value is None else value
 
     @property
