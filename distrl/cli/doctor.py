@@ -66,6 +66,7 @@ def look_at_machine(ray: bool) -> Iterator[Row]:
 def _versions() -> Iterator[Row]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
+    from importlib.util import find_spec
 
     from distrl import __version__
 
@@ -76,7 +77,7 @@ def _versions() -> Iterator[Row]:
         except PackageNotFoundError:
             yield "error", name, "not installed", f"pip install {name}"
     for extra, names in _EXTRAS.items():
-        lacking = [name for name in names if not _installed(name)]
+        lacking = [name for name in names if find_spec(name) is None]
         found = f"without {', '.join(lacking)}" if lacking else "complete"
         yield "ok", f"extra {extra}", found, f"pip install 'distrl[{extra}]' to have it" if lacking else ""
 
@@ -86,12 +87,6 @@ _EXTRAS = {
     "envs": ("Box2D", "mujoco", "envpool", "ale_py", "minatar"),
     "export": ("onnx", "onnxruntime", "onnxscript", "imageio"),
 }
-
-
-def _installed(module: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(module) is not None
 
 
 def _resources() -> Iterator[Row]:

@@ -32,7 +32,7 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A result for programs.")] = False,
 ) -> None:
-    """Play whole episodes with a trained policy; a language model answers held-out items of its task."""
+    """Play episodes with a trained policy, or answer held-out items with a language model."""
     from distrl.base.errors import ConfigError
     from distrl.base.registry import import_user_code
     from distrl.config.load import load_config

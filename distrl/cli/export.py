@@ -31,7 +31,7 @@ def export(
     observations: Annotated[int, typer.Option(min=0, help="Observations to verify with; 0 verifies nothing.")] = 1000,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write a trained policy as one file: raw observations in, actions out. A language model becomes a folder."""
+    """Export a policy as a file from raw observations to actions; a language model as folder."""
     from distrl.base.errors import UserError
 
     if out.exists() and not force:

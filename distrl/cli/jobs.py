@@ -1,4 +1,4 @@
-"""`distrl submit`, `ps`, `logs`, `scale` and `stop`: runs on a cluster, and runs of this machine."""
+"""`distrl submit`, `ps`, `logs`, `scale`, `stop`: runs on a cluster or on this machine."""
 
 from __future__ import annotations
 
@@ -73,15 +73,11 @@ def _folders(runs_dir: Path) -> list[dict[str, str]]:
 def _jobs(address: str) -> list[dict[str, str]]:
     from distrl.runtime.jobs.server import JobServer
 
-    return [
-        {
-            "run": job.run,
-            "state": job.status.lower(),
-            "began": _date(job.began),
-            "where": job.id or "started with distrl train",
-        }
-        for job in JobServer(address).runs()
-    ]
+    rows = []
+    for job in JobServer(address).runs():
+        where = job.id or "started with distrl train"
+        rows.append({"run": job.run, "state": job.status.lower(), "began": _date(job.began), "where": where})
+    return rows
 
 
 def _date(seconds: float) -> str:

@@ -21,18 +21,8 @@ def methods(
         raise ConfigError(unknown("plug point", plug_point, HOMES))
     found = register.methods(plug_point)
     if as_json:
-        print_json(
-            [
-                {
-                    "name": method.name,
-                    "plug_point": method.plug_point,
-                    "paper": method.paper,
-                    "entries": list(method.entries),
-                    "line": method.line,
-                }
-                for method in found
-            ]
-        )
+        keys = ("name", "plug_point", "paper", "entries", "line")
+        print_json([{key: getattr(method, key) for key in keys} for method in found])
         return
     rows = [(method.plug_point, method.name, method.line) for method in found]
     print_table(("plug point", "name", "what it is"), rows)

@@ -26,7 +26,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="Name of the model for clients; by default the run's.")] = None,
 ) -> None:
-    """Serve a language model over HTTP (OpenAI-compatible: /v1/models, /v1/completions) until Ctrl-C."""
+    """Serve a language model over HTTP (OpenAI: /v1/models, /v1/completions) until Ctrl-C."""
     with make_server(source, host, port, name) as server:
         print(server.url, flush=True)
         say(f"serving {server.name} at {server.url}/v1; Ctrl-C ends it")

@@ -1,4 +1,4 @@
-"""Starter configs: usual first values, chosen by the environment's spaces or the task; comments from the models."""
+"""Starter configs: usual first values by the environment's spaces or the task."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def status(
         return
     record = found.status()
     if record is None:
-        raise UserError(f"the run {run} shows nothing of itself yet, or no more.", "See distrl ps and distrl logs.")
+        raise UserError(f"the run {run} has no status yet, or has ended.", "See distrl ps and distrl logs.")
     if as_json:
         print_json(record)
     else:
@@ -69,7 +69,7 @@ def view(record: Json) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     for name, value in lines(record):
         facts.add_row(Text(name, style="bold"), Text(value))
-    samplers = Table("sampler", "state", "streams", "fragments", "steps/s", "at work for", "process", box=None)
+    samplers = Table("sampler", "state", "streams", "fragments", "steps/s", "busy for", "process", box=None)
     for sampler in record["samplers"]:
         samplers.add_row(
             str(sampler["sampler"]),
@@ -91,11 +91,8 @@ def lines(record: Json) -> list[tuple[str, str]]:
     results = [f"training {record['return_mean']:.1f}"] if record["return_mean"] is not None else []
     results += [f"evaluation {record['eval_return_mean']:.1f}"] if record["eval_return_mean"] is not None else []
     ledger = record["ledger"]
-    losses = [
-        f"{ledger[fate]:,} {fate.replace('_', ' ')}"
-        for fate in ("cut", "evicted", "lost", "rolled_back")
-        if ledger[fate]
-    ]
+    fates = [fate for fate in ("cut", "evicted", "lost", "rolled_back") if ledger[fate]]
+    losses = [f"{ledger[fate]:,} {fate.replace('_', ' ')}" for fate in fates]
     shares = sorted(record["time_shares"].items(), key=lambda share: -share[1])[:5]
     waits = record.get("waits") or {"line": "", "problems": []}
     return [
@@ -107,7 +104,7 @@ def lines(record: Json) -> list[tuple[str, str]]:
         ("returns", ", ".join(results) or "no finished episodes yet"),
         (
             "staleness",
-            f"{_or_dash(record['staleness'])} now, {record['staleness_max']} at most, "
+            f"{'-' if record['staleness'] is None else record['staleness']} now, {record['staleness_max']} at most, "
             f"bound {record['staleness_bound']}",
         ),
         ("fragments", ", ".join([f"{ledger['consumed']:,} consumed", f"{record['waiting']} waiting", *losses])),
@@ -136,10 +133,6 @@ def _checkpoint(record: Json) -> str:
     if not record["checkpoint"]:
         return "none yet"
     return f"{Path(record['checkpoint']).name}, {record['checkpoint_age_s']:.0f} s ago"
-
-
-def _or_dash(value: object) -> str:
-    return "-" if value is None else str(value)
 
 
 def spans(numbers: list[int]) -> str:

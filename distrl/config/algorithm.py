@@ -1,4 +1,4 @@
-"""`AlgorithmConfig`: the keys that all algorithms share, and the check of an algorithm's own keys.
+"""`AlgorithmConfig`: keys that all algorithms share, and the check of an algorithm's own.
 
 Every algorithm subclasses it in its own file; `RunConfig` carries the keys as a plain dict, so a config is loaded and
 its other sections are checked without importing any algorithm.

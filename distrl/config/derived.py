@@ -1,4 +1,4 @@
-"""Values derived from a config for `train --dry-run`: batch sizes, streams, updates, memory, CPUs."""
+"""Values derived from a config for `train --dry-run`: batches, updates, memory, CPUs."""
 
 from __future__ import annotations
 

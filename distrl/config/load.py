@@ -27,9 +27,6 @@ def load_config(source: str | Path | Mapping[str, object] | RunConfig, overrides
     Args:
         source: Path of a YAML file, nested dict, or a config (its defaults are derived again after the overrides).
         overrides: Words like `env.num_envs=16`; the value is YAML. Later ones win.
-
-    Raises:
-        ConfigError: One line that says what is wrong and what to type.
     """
     raw = read_source(source)
     for word in overrides:

@@ -110,7 +110,8 @@ def unknown_key(where: str, keys: Sequence[str]) -> ConfigError:
     guess = nearest_key(where, keys)
     if guess:
         return ConfigError(f"unknown key {where!r}: did you mean {guess}?")
-    known = sorted({k[len(section) + 1 if section else 0 :].split(".")[0] for k in keys if _inside(k, section)})
+    inside = f"{section}." if section else ""
+    known = sorted({key.removeprefix(inside).split(".")[0] for key in keys if key.startswith(inside)})
     place = section or "the top level"
     return ConfigError(f"unknown key {where!r}.", f"Keys of {place}: {', '.join(known)}." if known else "")
 
@@ -152,10 +153,6 @@ def section_model(annotation: object) -> type[BaseModel] | None:
     if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel):
         return kinds[0]
     return None
-
-
-def _inside(key: str, section: str) -> bool:
-    return not section or key.startswith(section + ".")
 
 
 def _expected(details: ErrorDetails) -> str:

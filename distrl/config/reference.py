@@ -81,15 +81,11 @@ def table(model: type[BaseModel], sections: bool = True, skip: Sequence[str] = (
         if name in skip or ((nested or name == "algorithm") and not sections):
             continue
         meaning = " ".join((info.description or "").split())
-        cells = (f"`{name}`", type_text(info), default_text(info), meaning)
+        scheduled = any(isinstance(mark, ScheduleOrNumber) for mark in info.metadata)
+        kind = _words(info.annotation) + (", may be scheduled" if scheduled else "")
+        cells = (f"`{name}`", kind, default_text(info), meaning)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def type_text(info: FieldInfo) -> str:
-    """Describe a field's type."""
-    scheduled = any(isinstance(mark, ScheduleOrNumber) for mark in info.metadata)
-    return _words(info.annotation) + (", may be scheduled" if scheduled else "")
 
 
 def _words(annotation: object) -> str:

@@ -25,7 +25,7 @@ class RunConfig(Section):
     name: str
     """Name of the run, and of its folder below `runs/`: letters, digits, `.`, `_`, `-`."""
     seed: int = Field(0, ge=0)
-    """Where all random numbers of the run come from. Report at least 3 seeds."""
+    """Source of all random numbers of the run. Report at least 3 seeds."""
     backend: Literal["ray", "serial"] = "ray"
     """`ray`: samplers, learner and evaluator are processes of a cluster. `serial`: all in this one, for debugging."""
     deterministic: bool = False

@@ -34,7 +34,6 @@ def export(
 
     Args:
         path: As for `distrl.load`.
-        out: The file.
         format: `onnx`, or `torch` for `torch.export.load`.
         masked: The file takes an action mask; by default if the environment gives them.
         observations: Number to record and replay through the file; 0 writes it without verification.

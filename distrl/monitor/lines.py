@@ -64,7 +64,7 @@ class LineFile(Sink):
         self.attempt(self._open, again=False)
 
     def write(self, line: str) -> None:
-        """Append one line; it is in the operating system's hands when this returns."""
+        """Append one line; the operating system has it when this returns."""
         self.attempt(lambda: self._write(line))
 
     def write_json(self, value: Line) -> None:

@@ -38,7 +38,7 @@ _ALARMS = (
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Counters of the checkpoint that an attempt resumes from: steps, updates, seconds of training."""
+    """Counters of the checkpoint that an attempt resumes from."""
 
     env_steps: int
     update: int
@@ -119,16 +119,8 @@ class Monitor:
             text = f"{kind} {facts_text(facts)}".strip()
             self._last_event = f"{datetime.now():%H:%M:%S} {text.splitlines()[0]}"
             self._recent.append(self._last_event)
-            self._events.write_json(
-                {
-                    "time": time.time(),
-                    "attempt": self._attempt,
-                    "update": self._update,
-                    "env_steps": self._env_steps,
-                    "kind": kind,
-                    "facts": facts,
-                }
-            )
+            place = {"attempt": self._attempt, "update": self._update, "env_steps": self._env_steps}
+            self._events.write_json({"time": time.time(), **place, "kind": kind, "facts": facts})
             self._write_log(text)
             if self._board:
                 self._board.text("events", f"`{text}`", self._env_steps)

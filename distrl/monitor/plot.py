@@ -17,11 +17,7 @@ GRID = 400
 
 
 def read_curve(run: Run, tag: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read env_steps and values, each (N,), of a tag from a run folder or a metrics.jsonl.
-
-    Raises:
-        UserError: No such file, or no finite value under this tag.
-    """
+    """Read env_steps and values, each (N,), of a tag from a run folder or a metrics.jsonl."""
     path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
     lines = read_lines(path)
     points = sorted((line["env_steps"], line[tag]) for line in lines if line.get(tag) is not None)
@@ -64,9 +60,6 @@ def learning_curve(
         out: The image file; its suffix selects the format (`.svg`, `.png`, `.pdf`).
         threshold: A dashed line, such as the return at which the task counts as solved.
         window: See `band`.
-
-    Raises:
-        UserError: matplotlib is missing, or a run has no such points.
     """
     figure, axes = _new_figure()
     groups = runs if isinstance(runs, Mapping) else {"": runs}

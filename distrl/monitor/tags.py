@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 GROUPS: dict[str, str] = {
     "return": "undiscounted return of training episodes, raw reward",
     "length": "steps of training episodes",
-    "eval": "evaluation episodes, on environments of their own",
+    "eval": "evaluation episodes, on separate environments",
     "loss": "terms of the loss, as the optimizer sees them",
     "policy": "the policy and how the update changed it",
-    "throughput": "how fast the run goes",
+    "throughput": "speed of the run",
     "staleness": "age of consumed experience, in weight versions",
     "replay": "the replay of off-policy learners",
     "text": "answers of a language model",
     "reward": "means of the task's reward components, by name",
-    "time": "where wall time goes",
+    "time": "wall time by phase",
     "system": "this process and its machine",
 }
 
@@ -33,8 +33,8 @@ TAGS: dict[str, str] = {
     "loss/policy": "the surrogate objective, negated",
     "loss/value": "the critic's loss",
     "loss/critic": "off-policy: the loss of the action values, or of the return distribution",
-    "loss/actor": "off-policy: what the policy minimizes, minus the value of its actions (and entropy)",
-    "loss/total": "what is differentiated",
+    "loss/actor": "off-policy: the loss of the policy, minus the value of its actions (and entropy)",
+    "loss/total": "the differentiated sum",
     "loss/grad_norm": "norm of the gradient before clipping",
     "policy/entropy": "mean entropy in nats",
     "policy/kl": "mean divergence from the behavior policy, in nats",
@@ -68,7 +68,7 @@ TAGS: dict[str, str] = {
     "text/zero_variance_groups": "share of groups whose rewards are all equal: nothing is learned from them",
     "text/zero_advantage_share": "share of answers with advantage 0",
     "text/unverified": "share of answers whose verifier failed or took too long; they count as wrong",
-    "text/mismatch_mean": "mean difference of log-probabilities between sampler and learner, at the gate's looks",
+    "text/mismatch_mean": "mean difference of log-probabilities between sampler and learner, at the gate's checks",
     "text/mismatch_max": "the largest of them",
     "text/mismatch_stale_cache": "the same mean over tokens that new weights drew on the cache of older ones",
     "text/truncated": "share of answers cut at `language.max_new_tokens`",
@@ -81,16 +81,16 @@ TAGS: dict[str, str] = {
     "policy/ratio_low": "share of tokens whose ratio to the old policy is below 0.8",
     "policy/ratio_high": "share of tokens whose ratio to the old policy is above 1.2",
     "policy/log_z": "FlowRL: mean of the learned log partition function over prompts",
-    "policy/optimal_value": "A*-PO: mean estimate of what the batch's prompts are worth",
-    "policy/reference_share": "A*-PO: how much of stage 1, the reference's answers, is done, 0 to 1",
+    "policy/optimal_value": "A*-PO: mean estimated value of the batch's prompts",
+    "policy/reference_share": "A*-PO: finished share of stage 1, the reference's answers",
     "policy/score_low": "RiskPO: the tracked lower quantile of papers' scores",
     "policy/score_high": "RiskPO: the tracked upper one",
-    "policy/reward_rise": "PIPO: how far the mean reward lies above the last ones, in their standard deviations",
-    "policy/tempered_share": "DCPO: how much the other temperature counts in the advantage",
+    "policy/reward_rise": "PIPO: rise of the mean reward over the last ones, in their standard deviations",
+    "policy/tempered_share": "DCPO: weight of the other temperature in the advantage",
     "policy/reward_factor": "dynamic reward weights: factor on advantages for new trade-offs",
     "policy/hypervolume": "dynamic reward weights: volume of the trade-offs reached so far",
     "policy/weight_success": "dynamic reward weights: of the reward component `success`; others by their names",
-    "text/local_weight": "COPO: how much a prompt's own comparison counts, mean over answers",
+    "text/local_weight": "COPO: weight of a prompt's own comparison, mean over answers",
     "text/replaced": "AEPO: share of answers that redrawn ones have replaced",
     "text/group_size_max": "Knapsack: most answers to one prompt",
     "text/group_size_std": "Knapsack: standard deviation of the number of answers",
@@ -99,7 +99,7 @@ TAGS: dict[str, str] = {
     "time/wall_s": "seconds of training, earlier attempts included",
     "system/rss_mib": "resident memory of the learner's process",
     "system/cpu_percent": "CPU of the learner's process; 100 is one core",
-    "system/available_mib": "memory the machine can still give",
+    "system/available_mib": "free memory of the machine",
 }
 
 # The last part of a tag whose newest value is the one to show: schedules and running totals.
@@ -118,11 +118,6 @@ def group(tag: str) -> str:
     'loss'
     """
     return tag.partition("/")[0]
-
-
-def is_documented(tag: str) -> bool:
-    """Return True if the tag is in one of the documented groups."""
-    return "/" in tag and group(tag) in GROUPS
 
 
 def reducer(tag: str) -> Reduce:

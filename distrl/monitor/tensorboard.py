@@ -131,7 +131,4 @@ def _data_type(value: object) -> int:
 
 def _set_value(slot: object, value: object) -> None:
     field = {api_pb2.DATA_TYPE_BOOL: "bool_value", api_pb2.DATA_TYPE_FLOAT64: "number_value"}.get(_data_type(value))
-    if field is None:
-        setattr(slot, "string_value", str(value))  # noqa: B010
-    else:
-        setattr(slot, field, value)
+    setattr(slot, field or "string_value", value if field else str(value))

@@ -87,13 +87,10 @@ def html_page(title: str, answers: Sequence[Answer]) -> str:
 
 
 def _block(answer: Answer) -> str:
-    tokens = "".join(_token(*numbers) for numbers in zip(*_columns(answer), strict=True))
+    columns = answer.pieces, answer.kind, answer.mask, answer.logp, answer.age
+    tokens = "".join(_token(*numbers) for numbers in zip(*columns, strict=True))
     facts = html.escape(answer.facts)
     return f'<div class="answer"><div class="facts">{facts}</div><div class="tokens">{tokens}</div></div>'
-
-
-def _columns(answer: Answer) -> tuple[Sequence, ...]:
-    return answer.pieces, answer.kind, answer.mask, answer.logp, answer.age
 
 
 def _token(piece: str, kind: int, mask: bool, logp: float, age: int) -> str:

@@ -1,1 +1,1 @@
-"""The sections of a run's config, one model each; checks across sections live in `config.schema`."""
+"""Sections of a run's config, one model each; checks across sections are in `config.schema`."""

@@ -15,7 +15,10 @@ DERIVED: Any = None
 
 
 class Section(BaseModel):
-    """Base of every config model. The docstring below a field is its description on the reference page."""
+    """Base of every config model.
+
+    The docstring below a field is its description on the reference page.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True

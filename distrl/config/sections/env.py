@@ -27,9 +27,9 @@ class EnvConfig(Section):
     """Seed lines that the environments are split into; it bounds the useful samplers and must divide `num_envs`.
     Default: the largest divisor of `num_envs` up to 8. Usual: 1-16."""
     backend: Literal["gymnasium", "vector", "envpool"] = "gymnasium"
-    """Who steps the environments. `gymnasium`: our loop over single ones, exact and resumable. `vector`: the native
-    vector version that the environment brings. `envpool`: EnvPool. The last two are fast, burn a step at resets and
-    have no snapshots."""
+    """Backend of the environments. `gymnasium`: our loop over single ones, exact and resumable. `vector`: the
+    environment's native vector version. `envpool`: EnvPool. The last two are fast, lose a step at resets and have no
+    snapshots."""
     wrappers: list[str | dict[str, Any]] = []
     """Wrappers around each environment, innermost first: a registered name, `module:Class`, or `{NAME: {kwargs}}`."""
     frame_stack: int = Field(1, ge=1)

@@ -82,13 +82,13 @@ class ReturnHeadConfig(_Named):
     monotone: bool | None = None
     """quantile: quantiles that cannot cross."""
     embedding: int | None = Field(None, ge=1)
-    """iqn, fqf: cosines that a level is seen through. Usual: 64."""
+    """iqn, fqf: cosine features of a level. Usual: 64."""
     entropy: float | None = Field(None, ge=0)
     """fqf: weight of the entropy of the fractions. Usual: 0 to 1e-3."""
     fraction_rate: float | None = Field(None, gt=0)
     """fqf: learning rate of the fractions over the critic's. The paper's is 5e-5 (2.5e-9 over 5e-5)."""
     sigma_min: float | None = Field(None, ge=0)
-    """gaussian, mixture: floor of the standard deviation. DSAC: 1. Lower: sharper distributions, larger gradients."""
+    """gaussian, mixture: least standard deviation. DSAC: 1. Lower: sharper distributions, larger gradients."""
     clip: float | None = Field(None, gt=0)
     """gaussian: bound on errors in the gradient of the standard deviation. DSAC: 10-20; null is none."""
     atoms_each: int | None = Field(None, ge=2)

@@ -33,11 +33,11 @@ class GateSettings(Section):
     """Comparison of the log-probabilities of sampler and learner."""
 
     every: int = Field(20, ge=0)
-    """Updates between two looks, the first one included; 0 never looks. A look costs one forward pass over `rows`."""
+    """Updates between two comparisons, beginning with the first; 0: none. One costs one forward pass over `rows`."""
     rows: int = Field(32, ge=1)
-    """Answers that are looked at. Usual: 16-64."""
+    """Answers that are compared. Usual: 16-64."""
     action: Literal["warn", "stop"] = "warn"
-    """What to do where they disagree: say so with the cause, or end the run. To correct what is known to differ, set
+    """Reaction to a disagreement: a warning with its cause, or the end of the run. To correct a known difference, set
     `algorithm.old_logp: recompute` and `algorithm.correction: tis`."""
 
 
@@ -80,7 +80,7 @@ class LanguageConfig(Section):
     chat_template: str | None = None
     """Jinja text of a chat template, for tokenizers that bring none, or in place of theirs."""
     dtype: Literal["fp32", "bf16", "auto"] = "auto"
-    """What layers compute in; parameters that learn are kept in fp32. `auto` measures both and takes bf16 where it is
+    """Precision of the layers; parameters that learn are kept in fp32. `auto` measures both and takes bf16 where it is
     faster and close enough; fp32 in deterministic mode, as a measurement cannot be repeated."""
     freeze_embeddings: bool = False
     """Keep the token embeddings, and an output layer tied to them. Saves memory; usual for small pretrained models."""
@@ -92,13 +92,13 @@ class LanguageConfig(Section):
     """A value or return distribution for every token, computed from the trunk: `scalar`, `categorical`, `quantile`.
     Default: none, as group baselines need none."""
     engine: str = "transformers"
-    """Who generates: `transformers` (our own loop, any device), `vllm` (an extra; fast on GPUs and for long answers),
-    or `module:Class`."""
+    """Generation backend: `transformers` (our own loop, any device), `vllm` (an extra; fast on GPUs and for long
+    answers), or `module:Class`."""
     max_rows: int = Field(64, ge=1)
     """Answers that an engine makes side by side. More: faster and more memory. Usual: 32-256."""
     in_flight: Literal["drain", "keep", "recompute"] = "drain"
-    """What samplers on Ray do with weights that arrive while they generate. `drain`: finish the batch with the old
-    ones. `keep`: go on with the new ones at the next token, on the cached keys and values of the old ones.
+    """Reaction of samplers on Ray to weights that arrive while they generate. `drain`: finish the batch with the old
+    ones. `keep`: continue with the new ones at the next token, on the cached keys and values of the old ones.
     `recompute`: the same, and compute the cache again. Every token's version and log-probability are recorded as they
     were. Not in deterministic mode; without effect where nothing is learned while answers are made (serial,
     `max_staleness: 0`)."""
@@ -111,7 +111,7 @@ class LanguageConfig(Section):
     max_new_tokens: int = Field(64, ge=1)
     """Longest answer in tokens; longer ones are cut and count as truncated."""
     curriculum: str | dict[str, Any] | None = None
-    """Which items are asked next, given how earlier ones went: `uniform`, `success_band`, `dynamic`, or
+    """Choice of the next items by the results of earlier ones: `uniform`, `success_band`, `dynamic`, or
     `{name: success_band, low: 0.2, high: 0.8}`; for a task without end with `size`. Default: passes over all items."""
     gate: GateSettings = GateSettings()
     """Comparison of sampler and learner during the run."""

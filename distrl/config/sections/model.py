@@ -13,7 +13,7 @@ class ModelConfig(Section):
     """The networks of policy and critic."""
 
     torso: str = Field("auto", min_length=1)
-    """What turns observations into features: `auto` (by the observation space), `mlp`, `nature_cnn`, `impala_resnet`,
+    """Network from observations to features: `auto` (by the observation space), `mlp`, `nature_cnn`, `impala_resnet`,
     a registered name, or `module:Class`."""
     hidden: list[int] = [64, 64]
     """Units of the hidden layers of an MLP (after the convolutions, for images). Usual: 1-3 layers of 64-512."""

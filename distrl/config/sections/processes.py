@@ -35,7 +35,7 @@ class LearnerConfig(Section):
     """The process, or group of processes, that computes updates."""
 
     device: str = "auto"
-    """Where updates are computed: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:N`, `mps`."""
+    """Device of the updates: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:N`, `mps`."""
     shards: int = Field(1, ge=1)
     """Logical parts of a minibatch whose gradients are added in order. It fixes the arithmetic, so that any number of
     processes that divides it gives the same result. Usual: the most processes you will use."""
@@ -85,10 +85,10 @@ class StoreConfig(Section):
     """Queue and replay between samplers and learner."""
 
     max_staleness: int = Field(0, ge=0)
-    """How many updates older than the learner's weights consumed experience may be. 0: samplers wait for each update
+    """Largest age of consumed experience, in updates behind the learner's weights. 0: samplers wait for each update
     (on-policy); k: they run up to k+1 fragments ahead. Usual: 0-1 for PPO, 1-8 with V-trace."""
     capacity: int = Field(100_000, ge=1)
-    """Transitions that the replay keeps; the oldest make room. Only for off-policy algorithms. Usual: 1e5-1e6."""
+    """Transitions that the replay keeps; the oldest are overwritten. Only for off-policy algorithms. Usual: 1e5-1e6."""
     shards: int = Field(1, ge=1)
     """Parts of the replay, each in a process of its own where there are several (Ray back end). Usual: 1, or more where
     it fits into no single process."""

@@ -45,9 +45,9 @@ class CheckpointConfig(Section):
     every_tokens: int = Field(0, ge=0)
     """Trained tokens between checkpoints of a text task; 0 means only by time and at the end."""
     every_seconds: float = Field(60.0, ge=0)
-    """Seconds between checkpoints; 0 means never by time. What is lost in a crash is at most this. Usual: 30-600."""
+    """Seconds between checkpoints; 0 means never by time. A crash loses at most this. Usual: 30-600."""
     keep: int = Field(3, ge=1)
-    """How many of the newest checkpoints stay, besides the best one. Usual: 1-5."""
+    """Number of newest checkpoints that are kept, besides the best one. Usual: 1-5."""
 
     @property
     def interval(self) -> int:
