@@ -100,7 +100,13 @@ def _words(annotation: object) -> str:
         return "keys and values"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "keys of its own"
-    names = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
+    names: dict[object, str] = {
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        type(None): "null",
+    }
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 

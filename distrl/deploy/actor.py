@@ -29,7 +29,8 @@ class Actor(nn.Module):
         self.policy = saved.build().policy
         self.action_space: Space = saved.action_space
         self.stack = saved.config.environment.frame_stack
-        self.space: Space = saved.frame_space if self.stack > 1 else saved.observation_space
+        frame = saved.frame_space if self.stack > 1 else None
+        self.space: Space = saved.observation_space if frame is None else frame
         self.stateful = self.stack > 1 or self.policy.recurrent
         for parameter in self.parameters():
             parameter.requires_grad_(False)

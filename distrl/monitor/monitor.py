@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import yaml
 
@@ -228,7 +228,7 @@ class Monitor:
     def _show_texts(self) -> None:
         """Show the answers of a language model, when there are new ones."""
         changed = self._texts_changed()
-        if changed not in (0, self._texts_at):
+        if self._board and changed not in (0, self._texts_at):
             self._texts_at = changed
             self._board.text("answers", self._texts.read_text(), self._env_steps)
 
@@ -273,5 +273,5 @@ class Monitor:
         logging.getLogger("distrl").debug("sink closed: %s", text)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
