@@ -1,4 +1,4 @@
-"""Advantages normalized over the whole batch, over prompts, or over several rewards. See group_advantages.py.
+"""Advantages normalized over the whole batch, over prompts, or over several rewards.
 
 All statistics are of the tensors given: a learner calls these once on the whole batch, before it is split.
 """
@@ -103,7 +103,7 @@ def beta_density(p: Tensor, alpha: float, beta: float) -> Tensor:
 def bnpo_components(
     components: Tensor, group: Tensor, *, weights: Sequence[float] | None = None, allow_singleton: bool = False
 ) -> Tensor:
-    """BNPO for several rewards: each component has its own density; their weighted sum, or mean without weights. (R,).
+    """BNPO for several rewards: weighted sum, or mean, over components. (R,).
 
     Args:
         components: (R, K), each in [0, 1].
@@ -126,7 +126,7 @@ def gdpo(
     all_equal: str = "zero",
     allow_singleton: bool = False,
 ) -> Tensor:
-    """Each reward normalized in its group on its own, then their weighted sum over the batch. (R,).
+    """Weighted sum of rewards normalized in their groups, then normalized over the batch. (R,).
 
     Args:
         components: (R, K); NaN where a reward does not apply to a row.
@@ -164,7 +164,7 @@ def _alone(group: Tensor) -> Tensor:
 def process_grpo(
     token_reward: Tensor, step_end: Tensor, group: Tensor, mask: Tensor, *, ddof: int = 1, eps: float = 1e-6
 ) -> Tensor:
-    """Step rewards normalized jointly over a group; a token gets the sum of the steps that end at or after it. (N, L).
+    """Step rewards normalized over a group, summed from each token to the end. (N, L).
 
     Args:
         token_reward: (N, L), read where `step_end` holds.
@@ -188,7 +188,7 @@ def copo_global(
     eps: float = 1e-6,
     entropy_penalty: float = 0.0,
 ) -> Tensor:
-    """The prompt's mean reward standardized over the prompts of the batch, the same for all its answers. (R,).
+    """The prompt's mean reward standardized over the prompts of the batch. (R,).
 
     Args:
         answer: (R,) int64 ids, needed for the penalty only.

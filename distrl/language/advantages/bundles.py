@@ -1,4 +1,4 @@
-"""RiskPO: advantages of bundles of prompts from the tails of their score distribution. Entry 94.
+"""RiskPO: advantages of bundles of prompts from the tails of their score distribution.
 
 A bundle is a few prompts with the same number of answers each; its "paper" k is the k-th answer to every one of them,
 and the score of a paper is the sum of its answers' rewards. Prompts that are always solved or never still matter
@@ -35,7 +35,7 @@ def track_quantile(quantile: float, scores: Tensor, level: float, rate: float = 
 
 
 def mixed_quantile(scores: Tensor, level: float, tracked: float | None, batch_share: float = 0.0) -> float:
-    """The tracked quantile, moved by `batch_share` of the way towards that of `scores`; without one, theirs."""
+    """The tracked quantile moved by `batch_share` towards that of `scores`; None: theirs."""
     if tracked is None:
         return float(scores.quantile(level))
     return tracked + batch_share * (float(scores.quantile(level)) - tracked) if batch_share else tracked
@@ -90,7 +90,7 @@ def riskpo_mvar(
     ddof: int = 1,
     eps: float = 1e-6,
 ) -> Tensor:
-    """Mixed value at risk of the papers' scores, over the bundle's standard deviation, given to its answers. (R,).
+    """Mixed value at risk of the papers' scores over the bundle's standard deviation. (R,).
 
     Args:
         group: (R,) int64, prompts.

@@ -1,4 +1,4 @@
-"""Advantages relative to a group: how much better an answer is than others to the same prompt.
+"""Advantages of an answer relative to the others to the same prompt.
 
 Flat rewards (R,) and group ids (R,) in, advantages (R,) out, without gradient; groups may differ in size. Papers
 differ here in options more than in formulas, so these are explicit everywhere:
@@ -111,7 +111,7 @@ def quantile_advantage(
     all_equal: str = "zero",
     allow_singleton: bool = False,
 ) -> Tensor:
-    """GRPO with the mean replaced by the group's quantile: only rare successes, or only rare failures, count. (R,).
+    """GRPO with the mean replaced by the group's quantile. (R,).
 
     With rewards 0 and 1 and `interpolation: exact` the answers to a prompt solved at a rate of at most 1 - level get 0
     where wrong, those to an easier prompt 0 where right. Raising `level` makes more prompts easy ones.
@@ -141,7 +141,7 @@ def mc_grpo(
     all_equal: str = "zero",
     allow_singleton: bool = False,
 ) -> Tensor:
-    """(reward - group median) / (median absolute deviation + floor): one lucky rollout moves no baseline. (R,).
+    """(reward - group median) / (median absolute deviation + floor). (R,).
 
     Meant for groups of odd size, whose median row has advantage 0. Where the median absolute
     deviation is 0 (with rewards 0 and 1: in every odd group) the standard deviation divides instead.

@@ -1,4 +1,4 @@
-"""Advantages of tokens from a critic, and filters on advantages: token PPO, StableReinforce, PIPO, DCPO."""
+"""Advantages of tokens, and filters: token PPO, StableReinforce, PIPO, DCPO."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def token_gae(
     gamma: float = 1.0,
     lam: float = 0.95,
 ) -> Tensor:
-    """Generalized advantages from one trainable token to the next; what lies between costs no discount. (N, L).
+    """Generalized advantages from one trainable token to the next. (N, L).
 
     The critic's targets are `advantage + value`; normalize advantages after taking them.
 
@@ -41,12 +41,12 @@ def token_gae(
 
 
 def drop_outliers(advantage: Tensor, limit: float = 3.0) -> Tensor:
-    """StableReinforce's filter: standardized advantages beyond `limit` become 0. Same shape. Entry 161."""
+    """StableReinforce's filter: standardized advantages beyond `limit` become 0. Same shape."""
     return advantage.masked_fill(advantage.abs() > limit, 0.0)
 
 
 def improvement_signal(mean_reward: float, history: Sequence[float], eps: float = 1e-6) -> float:
-    """PIPO's xi: the batch's mean reward against the last ones, in their standard deviations (ddof 0).
+    """PIPO's xi: the batch's mean reward against the last ones, in their standard deviations.
 
     0, that is no verifying update, while the history has fewer than two entries.
     """
@@ -60,7 +60,7 @@ def improvement_signal(mean_reward: float, history: Sequence[float], eps: float 
 
 @register.advantage("pipo", paper="Policy Improvement RL, 2025", entries=[154])
 def pipo(previous_advantage: Tensor, *, improvement: float, limit: float = 1.0, shape: str = "clip") -> Tensor:
-    """phi(xi) * the previous batch's advantages: its update is repeated if rewards rose, taken back if they fell.
+    """phi(xi) * the previous batch's advantages: repeated if rewards rose, undone if they fell.
 
     Args:
         previous_advantage: (R,) or (N, L) of the batch before, which is trained on again.
@@ -108,7 +108,7 @@ def dcpo_entropy(
     all_equal: str = "zero",
     allow_singleton: bool = False,
 ) -> Tensor:
-    """GRPO's advantage mixed with rho on correct answers, which moves the policy to a hotter or colder self. (N, L).
+    """GRPO's advantage mixed with rho, a temperature ratio, on correct answers. (N, L).
 
     (1 - alpha) A + alpha 1[reward > threshold] rho. At the entropy's target alpha is 0.
 

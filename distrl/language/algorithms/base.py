@@ -181,7 +181,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
     def token_logp_and_entropy(
         self, batch: Columns, temperature: float | Tensor = 1.0, entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Compute log pi of every token under the current weights, and on request the entropy of its distribution.
+        """Compute log pi of every token, and on request the entropy of its distribution.
 
         With gradient, (N, L) both; 0 off the mask.
 
@@ -228,14 +228,14 @@ class LanguageAlgorithm(SingleModelAlgorithm):
             self.flat.data.copy_(present)
 
     def remember_reference(self) -> None:
-        """Copy the current weights as the reference model, if a component reads it and there are no adapters."""
+        """Copy the weights as the reference model, if a component reads it without adapters."""
         if REFERENCE_COLUMNS & self.reads and not adapter_layers(self.language.network):
             self.reference = self.flat.data.clone()
 
     # ---- the update ------------------------------------------------------------------------------------------------
 
     def update(self, batch: Columns, rng: np.random.Generator) -> Update:
-        """Prepare the batch, then take one optimizer step per minibatch of whole groups in each epoch.
+        """Prepare the batch, then take one optimizer step per minibatch in each epoch.
 
         Raises:
             NonFiniteError: A loss or gradient is NaN or infinite; the weights are those before the update.
@@ -267,7 +267,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return Update(metrics | self.after_update(batch, metrics))
 
     def single_step(self, batch: Columns) -> bool:
-        """True if an update is one optimizer step, which is skipped unless it is finite: no copy is needed."""
+        """True if an update is one optimizer step, so that no copy is needed for a rollback."""
         own = type(self).text_minibatches is LanguageAlgorithm.text_minibatches
         return own and self.config.epochs * min(self.config.minibatches, len(Groups(batch.group))) == 1
 
@@ -290,7 +290,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return part.with_(logp=logp) if entropy is None else part.with_(logp=logp, entropy=entropy)
 
     def loss(self, part: Columns) -> tuple[Tensor, list[Tensor]]:
-        """Compute the loss of a micro-batch, and its terms in the order of `loss_terms`; losses add up."""
+        """Compute the loss of a micro-batch, and its terms in the order of `loss_terms`."""
         return self.objective.loss(part), []
 
     def batch_metrics(self, batch: Columns) -> dict[str, float]:
@@ -298,7 +298,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return batch_metrics(batch, self.components)
 
     def text_gradient(self, minibatch: Columns) -> tuple[Tensor, dict[str, Tensor]]:
-        """Fill `flat.grad` with the gradient of a minibatch; returns the loss, and the means for the curves."""
+        """Fill `flat.grad` with the gradient of a minibatch; returns the loss and metrics."""
         total = self.reduce(self.shard_sums(minibatch, micro_batches) for micro_batches in self.parts_of(minibatch))
         terms = 1 + len(self.loss_terms)
         means = torch.cat([total[1:terms], total[terms:] / minibatch.mask.sum().clamp(min=1)])
@@ -314,7 +314,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
             yield ((rows, True) for rows in self.micro_batches(minibatch, groups, mine))
 
     def shard_sums(self, minibatch: Columns, micro_batches: Iterable[tuple[Tensor, bool]]) -> Tensor:
-        """Fill `flat.grad` with the gradient of one shard; returns the sums of the loss, its terms and the metrics."""
+        """Fill `flat.grad` with the gradient of one shard; returns sums of loss, terms and metrics."""
         self.flat.zero_grad()
         total = self.flat.grad.new_zeros(1 + len(self.loss_terms) + len(self.policy_metric_names))
         for rows, counts in micro_batches:
@@ -326,7 +326,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return total
 
     def loss_and_sums(self, micro_batch: Columns) -> tuple[Tensor, Tensor]:
-        """Compute the loss of a micro-batch, and its contribution to the sums of the shard, without gradient."""
+        """Compute the loss of a micro-batch, and its detached contribution to the shard's sums."""
         micro_batch = self.forward(micro_batch)
         loss, terms = self.loss(micro_batch)
         if self.config.entropy_coef:
@@ -354,7 +354,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return aggregate(part.entropy, part.sum_weight)
 
     def micro_batches(self, minibatch: Columns, groups: Groups, mine: Tensor) -> Iterator[Tensor]:
-        """Iterate over row numbers of these groups, `micro_batch` at a time; by group for group losses."""
+        """Iterate over rows of these groups, `micro_batch` at a time; by group for group losses."""
         rows = torch.isin(groups.row, mine).nonzero().squeeze(1)
         if self.objective.level != "group":
             yield from rows.split(self.config.micro_batch)
@@ -367,7 +367,7 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         return {}
 
     def extras(self) -> dict[str, np.ndarray]:
-        """Return arrays for the samplers, published with every version; their source is part of `state`."""
+        """Return arrays for the samplers, published with every version and derived from `state`."""
         return {}
 
     def state(self) -> dict[str, Tree]:

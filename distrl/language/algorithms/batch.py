@@ -25,7 +25,7 @@ FAR = 0.2  # ratios outside 1 -+ this are counted
 
 
 def policy_metric_sums(part: Columns) -> list[Tensor]:
-    """Sum over trainable tokens: k3 of KL(old, new), ratios below and above the clip range, entropy."""
+    """Sum over trainable tokens: k3 of KL(old, new), ratios beyond the clip range, entropy."""
     log_ratio = (part.logp.detach() - part.old_logp).masked_fill(~part.mask, 0.0).clamp(-20, 20)
     ratio = log_ratio.exp()
     entropy = part.entropy.detach().sum() if "entropy" in part else ratio.new_zeros(())
@@ -33,7 +33,7 @@ def policy_metric_sums(part: Columns) -> list[Tensor]:
 
 
 def reward_plan(words: Mapping[str, Any], components: Sequence[str], all_components: bool = False) -> RewardPlan:
-    """Build the plan of the config key `reward`; default: the first component, or the sum of all."""
+    """Build the plan of `reward`; default: the first component, or the sum of all."""
     options = dict(words)
     for key in options:
         if key not in PLAN_KEYS:
@@ -54,7 +54,7 @@ def with_budget(word: ComponentConfig, max_new_tokens: int) -> ComponentConfig:
 
 
 def recorded_support(support: Tensor, mask: Tensor) -> Support:
-    """Return the support left by top-k and top-p per trainable token, from ids (N, L, K) padded by -1."""
+    """Return the support of trainable tokens from the ids (N, L, K), padded by -1."""
     ids = support[mask].long()
     there = ids >= 0
     offsets = torch.cat([there.new_zeros(1, dtype=torch.int64), there.sum(1).cumsum(0)])

@@ -1,4 +1,4 @@
-"""Config keys of every language-model algorithm: components of the chain, and numbers of the update."""
+"""Config keys of every language-model algorithm: components and numbers of the update."""
 
 from __future__ import annotations
 

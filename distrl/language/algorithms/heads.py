@@ -1,4 +1,4 @@
-"""Language-model algorithms that learn a network beside the model, on its trunk: a critic, a partition function.
+"""Language-model algorithms with a head on the trunk: a critic, a partition function.
 
 A fresh head must learn faster than a pretrained trunk may move, so each has its own step size.
 """

@@ -45,7 +45,7 @@ def batch_metrics(batch: Columns, components: Sequence[str]) -> dict[str, float]
 
 
 def _equal(reward: Tensor, groups: Groups) -> Tensor:
-    """Share of groups with equal rewards, among groups that compare at least two answers; 0 where there are none."""
+    """Share of groups with equal rewards, among groups of at least two answers; 0 for none."""
     several = groups.count > 1
     return (groups.all_equal(reward) & several).sum() / several.sum().clamp(min=1)
 
@@ -56,7 +56,7 @@ def _zero(advantage: Tensor, mask: Tensor) -> Tensor:
 
 
 def _distinct(batch: Columns, groups: Groups) -> float:
-    """Different right answers of a group, mean over groups that have one; 0 where nothing was right."""
+    """Distinct correct answers of a group, mean over groups that have one; 0 for none."""
     right = batch.correct & (batch.answer >= 0)
     if not bool(right.any()):
         return 0.0

@@ -91,7 +91,7 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
         return logp
 
     def parts_of(self, minibatch: Columns) -> Iterator[Iterable[tuple[Tensor, bool]]]:
-        """Split a minibatch; every process makes the same number of passes, so that all take part in each exchange."""
+        """Split a minibatch into equally many passes in every process."""
         own = list(self._own_parts(minibatch))
         count = torch.tensor(len(own), device=self.device)
         dist.all_reduce(count, dist.ReduceOp.MAX)
@@ -115,7 +115,7 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
                     yield rows
 
     def _some_part(self, minibatch: Columns) -> Tensor:
-        """Rows of a forward pass that has something to compute: one, or its whole group where the loss needs that."""
+        """Rows of one non-empty forward pass: one, or its whole group for group losses."""
         row = minibatch.mask.any(1).nonzero()[0]
         if self.objective.level != "group":
             return row

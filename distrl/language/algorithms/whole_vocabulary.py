@@ -26,7 +26,7 @@ class WholeVocabulary(LanguageAlgorithm):
             )
 
     def logit_columns(self, batch: Columns) -> tuple[Tensor, Tensor, Tensor]:
-        """logp of the tokens, logsumexp of the logits they were drawn from, mean logit less logsumexp; (N, L) each."""
+        """Compute logp, logsumexp of the logits, and mean logit less logsumexp; (N, L) each."""
         temperature = self.settings.temperature or 1.0
 
         def distribution(logits: Tensor, targets: Tensor, begin: int) -> tuple[Tensor, Tensor, Tensor]:

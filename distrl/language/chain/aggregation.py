@@ -1,4 +1,4 @@
-"""Aggregation: how losses of tokens, rows or groups become one number. Every function gives weights.
+"""Aggregation: weights that reduce losses of tokens, rows or groups to one number.
 
 An aggregation is a *weighting* and reads only the mask, so a learner computes it once for the whole minibatch, takes
 each shard's rows of it, and adds shard sums: denominators are global by construction.

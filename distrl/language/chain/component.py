@@ -1,4 +1,4 @@
-"""Components: registered functions on columns. Positional parameters are columns, keyword-only ones options.
+"""Components: registered functions of columns (positional) and options (keyword-only).
 
 See objective.py for the chain.
 """

@@ -1,4 +1,4 @@
-"""Divergences from a reference policy, per token, to be minimized. Common base of GRPO's KL term.
+"""Divergences from a reference policy, per token, to be minimized.
 
 With d = log pi - log pi_ref of tokens drawn from pi, three estimators of KL(pi || pi_ref) have the same or nearly the
 same value and three different gradients (Schulman 2020; the gradients are tested against enumeration):
@@ -24,7 +24,7 @@ from distrl.language.chain.tokens import log_ratio, masked
 
 
 def importance_ratio(logp: Tensor, old_logp: Tensor | None, mask: Tensor, importance: str) -> Tensor | float:
-    """pi / pi_old as the placement says; without `old_logp` the tokens are taken as drawn from pi itself."""
+    """pi / pi_old by placement; without `old_logp` the tokens count as drawn from pi itself."""
     if importance == "none":
         return 1.0
     if importance not in ("stopped", "live"):

@@ -96,7 +96,7 @@ class Groups:
         return high if interpolation == "higher" else low
 
     def median(self, x: Tensor) -> Tensor:
-        """The middle value of each group, the lower of two middles: always one of the group's own. (R,) to (Q,)."""
+        """The median of each group, the lower of two middles. (R,) to (Q,)."""
         ordered, start = self.order(x)
         return ordered[start + (self.count - 1) // 2]
 

@@ -1,4 +1,4 @@
-"""Chain of a language-model algorithm: reward, credit, advantage, objective, divergence, aggregation.
+"""Chain of a language-model algorithm, from reward to aggregation.
 
 Every component is a registered pure function. Its positional parameters are *columns of the batch, by name*; its
 keyword-only parameters are *options of the config*, or numbers that the run supplies, such as an entropy. So a
@@ -83,7 +83,7 @@ class Objective:
         return {column for part in parts if part is not None for column in part.reads}
 
     def weights(self, minibatch: Columns) -> Columns:
-        """The minibatch with `sum_weight` (N, L), and `row_weight` (N,) or a group's share, made before it is split."""
+        """Add `sum_weight` (N, L), and `row_weight` (N,) or a group's share, before the split."""
         minibatch = minibatch.with_(sum_weight=self.aggregation(minibatch))
         if self.correction is not None:
             minibatch = minibatch.with_(correction=self.correction(minibatch))
@@ -95,7 +95,7 @@ class Objective:
         return minibatch
 
     def loss(self, batch: Columns) -> Tensor:
-        """The scalar loss of a minibatch, or of its part (whole groups for a group loss): parts add up to the whole.
+        """Compute the loss of a minibatch or micro-batch; micro-batches add up to the whole.
 
         Args:
             batch: Result of `weights`, or rows of it, with `logp` under the trained weights.

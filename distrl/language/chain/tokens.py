@@ -16,7 +16,7 @@ LOG_RATIO_LIMIT = 20.0
 
 
 def masked(x: Tensor, mask: Tensor) -> Tensor:
-    """`x` where the mask holds, 0 elsewhere; what is cut off has no gradient, even if it is not finite."""
+    """`x` where the mask holds, else 0 without gradient, even for values that are not finite."""
     return x.masked_fill(~mask, 0.0)
 
 
@@ -26,7 +26,7 @@ def log_ratio(logp: Tensor, old_logp: Tensor, mask: Tensor, limit: float = LOG_R
 
 
 def to_tokens(x: Tensor, mask: Tensor) -> Tensor:
-    """One number per sequence (N,) copied to its trainable tokens, (N, L); (N, L) is masked only."""
+    """Copy a number per sequence (N,) to its trainable tokens, (N, L); (N, L) is masked only."""
     return masked((x[:, None] if x.dim() == 1 else x).expand(mask.shape), mask)
 
 
@@ -52,7 +52,7 @@ def last_token(mask: Tensor) -> Tensor:
 
 
 def next_trainable(x: Tensor, mask: Tensor, end: Tensor | float = 0.0) -> Tensor:
-    """At each trainable token the value of `x` at the next trainable token of its sequence, 0 elsewhere. (N, L).
+    """The value of `x` at the next trainable token of the sequence, 0 elsewhere. (N, L).
 
     Args:
         mask: (N, L) bool. Tokens in between, such as a tool's answer, are stepped over.
@@ -68,7 +68,7 @@ def next_trainable(x: Tensor, mask: Tensor, end: Tensor | float = 0.0) -> Tensor
 
 
 def scan_trainable(delta: Tensor, decay: float, mask: Tensor) -> Tensor:
-    """A_t = delta_t + decay * A_{next trainable token}, over trainable tokens only; 0 elsewhere. No gradient. (N, L).
+    """A_t = delta_t + decay * A_{next trainable token}, without gradient; 0 elsewhere. (N, L).
 
     Tokens that the policy did not choose consume no discount: the recurrence passes them by.
     """
@@ -84,7 +84,7 @@ def _compact(mask: Tensor) -> Tensor:
 
 
 def masked_standardize(x: Tensor, mask: Tensor, eps: float = 1e-8, ddof: int = 0) -> Tensor:
-    """(x - mean) / (std + eps) over all elements where the mask holds; 0 elsewhere and where nothing varies."""
+    """(x - mean) / (std + eps) where the mask holds; 0 elsewhere and where nothing varies."""
     value = masked(x.detach().double(), mask)
     count = mask.sum()
     centered = masked(value - value.sum() / count.clamp(min=1), mask)

@@ -1,4 +1,4 @@
-"""Credit: how an answer's reward becomes rewards of tokens, (N, L), on trainable tokens. No gradients."""
+"""Credit: rewards (N, L) of trainable tokens from an answer's reward, without gradient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def outcome(reward: Tensor, mask: Tensor) -> Tensor:
 def kl_penalized_outcome(
     reward: Tensor, old_logp: Tensor, ref_logp: Tensor, mask: Tensor, *, beta: float = 0.0, estimator: str = "k1"
 ) -> Tensor:
-    """`outcome` less beta times a KL estimate at every trainable token: the reference is inside the reward.
+    """`outcome` less beta times a KL estimate at every trainable token. (N, L).
 
     Args:
         old_logp: (N, L) under the policy that is being improved.
@@ -32,7 +32,7 @@ def kl_penalized_outcome(
 
 @register.credit("turn_rewards", paper="multi-turn outcome rewards")
 def turn_rewards(turn_reward: Tensor, turn: Tensor, mask: Tensor) -> Tensor:
-    """Each turn's reward on the turn's last trainable token; a turn without any gives it to nobody. (N, L).
+    """Each turn's reward on the turn's last trainable token, if there is one. (N, L).
 
     Args:
         turn: (N, L) int64 number of the turn that a token belongs to, in [0, K), not decreasing along the sequence.

@@ -178,7 +178,7 @@ class SuccessBand(Curriculum):
 
 @register.curriculum("dynamic", paper="Yu et al. 2025, DAPO, section 3.2")
 class Dynamic(Curriculum):
-    """Leaves out items whose last group was all right or all wrong: such groups have no advantages.
+    """Curriculum without the items whose last group was all right or all wrong.
 
     DAPO generates again until a batch is full of other groups. Here such an item rests for some updates instead, which
     wastes no answers.

@@ -14,7 +14,7 @@ from distrl.language.tasks.base import Item, Task
 
 
 class PromptLines:
-    """The items of all streams: `lines` prompt lines in each, `items_per_line` items of a line in one fragment.
+    """Items of all streams: `lines` prompt lines in each, `items_per_line` per fragment.
 
     With a curriculum the items of all streams' fragments of one number are drawn together, so none comes twice in an
     ordered batch while there are enough. Without, a task of known size is asked in passes: within a pass every item

@@ -180,7 +180,7 @@ def age_metrics(episodes: Columns, version: int) -> dict[str, float]:
 
 
 def successes_by_item(episodes: Columns) -> dict[int, list[float]]:
-    """The first reward component of every answer, before any shaping, by item; items in the order of the rows."""
+    """The first reward component of every answer by item, before any shaping."""
     found: dict[int, list[float]] = {}
     usual = episodes.temperature_scale == 1.0 if TEMPERATURE_SCALE in episodes else slice(None)
     for item, success in zip(episodes.item[usual].tolist(), episodes.components[usual, 0].tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""The mismatch gate: does the learner give the sampler's tokens the probabilities that they were drawn with?
+"""Mismatch gate: compares log-probabilities of the learner with those of the sampler.
 
 Ratios of policy gradients are wrong by whatever the two disagree. The gate scores a sample of a batch with the weights
 that made it and compares. Where the difference is too large it looks for the cause by undoing one thing after another:

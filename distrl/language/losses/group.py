@@ -1,4 +1,4 @@
-"""Objectives of whole groups, as losses to be MINIMIZED: one number per group (Q,), in ascending order of ids.
+"""Losses of whole groups, to be MINIMIZED: one number per group (Q,), ids ascending.
 
 Rows of one group must lie in one tensor, so a learner splits minibatches between groups only. Aggregated by
 `aggregation.group_loss_mean`. Columns as in token_losses.py.

@@ -1,4 +1,4 @@
-"""Objectives of whole answers, as losses to be MINIMIZED: one number per row (N,), 0 for a row without tokens.
+"""Losses of whole answers, to be MINIMIZED: one number per row (N,), 0 without tokens.
 
 Columns as in token_losses.py. Aggregated by `aggregation.row_mean`.
 """
@@ -37,7 +37,7 @@ def gspo(
 def sequence_ppo(
     logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, *, clip_low: float = 0.2, clip_high: float = 0.2
 ) -> Tensor:
-    """PPO's clip on the ratio of whole answers, the product of the tokens' ratios: an answer is one action. (N,)."""
+    """PPO's clip on the product of an answer's token ratios. (N,)."""
     ratio = sequence_sum(log_ratio(logp, old_logp, mask), mask).clamp(-20.0, 20.0).exp()
     return _present(clipped_loss(ratio, advantage.detach(), clip_low, clip_high), mask)
 
@@ -74,7 +74,7 @@ def flowrl(
     clip_high: float = 0.28,
     behavior_cap: float = 2.0,
 ) -> Tensor:
-    """w (log Z + mean logp - beta A - mean ref)^2: answers in proportion to exp(reward), not the best one only. (N,).
+    """w (log Z + mean logp - beta A - mean ref)^2: flow matching. (N,).
 
     Args:
         advantage: (N,), GRPO's: the reward as the flow sees it.
@@ -100,7 +100,7 @@ def flowrl(
 def a_star_po(
     logp: Tensor, ref_logp: Tensor, reward: Tensor, optimal_value: Tensor, mask: Tensor, *, beta: float = 1e-3
 ) -> Tensor:
-    """(beta sum (logp - ref) + V* - reward)^2: regression to the optimal advantage, one answer a prompt. (N,).
+    """(beta sum (logp - ref) + V* - reward)^2: regression to the optimal advantage. (N,).
 
     Args:
         optimal_value: (N,), `soft_value` of the reference's answers to the same prompt; 0 where there are none.

@@ -1,4 +1,4 @@
-"""Objectives of tokens, as losses to be MINIMIZED: one number per token, 0 off the mask. Aggregation comes after.
+"""Losses of tokens, to be MINIMIZED: one number per token, 0 off the mask.
 
 Columns (N, L): `logp` of the tokens under the policy being trained, with gradient; `old_logp` under the weights that
 the ratio is taken against (recomputed by the learner before its first step on a batch, or the sampler's); `advantage`,
@@ -61,7 +61,7 @@ def token_ppo(
     clip_high: float = 0.2,
     dual_clip: float | None = None,
 ) -> Tensor:
-    """PPO's clipped surrogate for each token: GRPO's, and with clip_high 0.28 DAPO's. (N, L). See `clipped_loss`."""
+    """PPO's clipped surrogate for each token: GRPO's, and with clip_high 0.28 DAPO's. (N, L)."""
     ratio = log_ratio(logp, old_logp, mask).exp()
     return clipped_loss(ratio, to_tokens(advantage.detach(), mask), clip_low, clip_high, dual_clip)
 
@@ -91,7 +91,7 @@ def cispo(
 def gspo_token(
     logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, *, clip_low: float = 3e-4, clip_high: float = 4e-4
 ) -> Tensor:
-    """GSPO with an advantage for each token: the sequence's ratio in value, the token's own gradient. (N, L).
+    """GSPO per token: the sequence's ratio in value, the token's own gradient. (N, L).
 
     With one advantage a sequence and aggregation seq_mean_token_mean it is `gspo`, value and gradient.
     """
@@ -114,7 +114,7 @@ def decoupled_ppo(
     cap: float = 5.0,
     mode: str = "mask",
 ) -> Tensor:
-    """PPO around a proximal policy, weighted by proximal / behavior: stale data keep their gradient. (N, L).
+    """PPO around a proximal policy, weighted by proximal / behavior. (N, L).
 
     Args:
         old_logp: (N, L) under the proximal policy: the learner's weights just before this update.
@@ -196,7 +196,7 @@ def rover(
     rho: float = 1.0,
     next_q_coef: float = 1.0,
 ) -> Tensor:
-    """(Q - sg(y))^2 with Q = rho (logp - old_logp): values of the uniformly random policy, relative ones. (N, L).
+    """(Q - sg(y))^2 with Q = rho (logp - old_logp). (N, L).
 
     y = advantage + rho * next_q_coef * mean over the vocabulary of (log pi - log pi_old) at the next trainable token,
     0 after the last. float32 at least: the mean is dominated by tokens that are never used.

@@ -12,7 +12,7 @@ from distrl.language.chain.groups import Groups, outcome_entropy
 
 @register.reward("ttrv", paper="TTRV, 2025", entries=[119])
 def ttrv(answer: Tensor, group: Tensor, *, alpha: float = 0.75, entropy_mode: str = "batch") -> Tensor:
-    """Share of the answer in its group, and alpha times how little the group scatters. (R,) float64.
+    """Share of the answer in its group, less alpha times the group's entropy. (R,) float64.
 
     The entropy of a group is the same for all its members: an advantage that centers groups cancels it exactly, so
     with `batch` take advantage `batch_normalized`. `marginal` gives each member what the entropy would be without it

@@ -53,7 +53,7 @@ def minimum(components: Tensor, weights: Tensor) -> Tensor:
 
 @register.combination("result_times_consistency", paper="R1-Reward, 2025", entries=[161])
 def result_times_consistency(components: Tensor, weights: Tensor) -> Tensor:
-    """result (1 + w_1 consistency) + w_2 format: being consistent pays only if the result is right. (R,).
+    """w_0 result (1 + w_1 consistency) + w_2 format. (R,).
 
     Args:
         components: (R, 3): result, consistency, format.
@@ -65,19 +65,19 @@ def result_times_consistency(components: Tensor, weights: Tensor) -> Tensor:
 
 @register.gate("require")
 def require(reward: Tensor, condition: Tensor, *, at: float = 0.5, otherwise: float = 0.0) -> Tensor:
-    """The reward where the component `condition` reaches `at`, else `otherwise`: no points without the format. (R,)."""
+    """The reward where the component `condition` reaches `at`, else `otherwise`. (R,)."""
     return torch.where(condition >= at, reward, torch.full_like(reward, otherwise))
 
 
 @register.gate("conditioned", paper="GDPO, 2025", entries=[146])
 def conditioned(reward: Tensor, condition: Tensor, *, at: float = 0.5) -> Tensor:
-    """An easy component counts only where a hard one reaches `at`, so that it cannot swamp it. (R,)."""
+    """The reward where the component `condition` reaches `at`, else 0. (R,)."""
     return reward * (condition >= at)
 
 
 @register.length_reward("overlong", paper="DAPO, Yu et al. 2025")
 def overlong(length: Tensor, *, max_length: int = 20480, buffer: int = 4096) -> Tensor:
-    """0 up to max_length - buffer tokens, then down to -1 at max_length in a straight line, -1 beyond. (R,) float32."""
+    """0 up to max_length - buffer tokens, then linear to -1 at max_length. (R,) float32."""
     return ((max_length - buffer - length.float()) / buffer).clamp(-1.0, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Reward plans: transform, combination, gates, length and shaping of reward components, in this order.
+"""Reward plans: transform, combination, gates, length and shaping, in this order.
 
 `value`, the result before length and shaping, is read by curricula: a length penalty must not make a prompt look hard.
 """

@@ -38,7 +38,7 @@ def answer_rows(
     group: int,
     options: SamplingOptions,
 ) -> tuple[Columns, list[float]]:
-    """Rows of the answers to one prompt, and each one's success (the sum of its reward components is for the learner).
+    """Rows of the answers to one prompt, and each one's success.
 
     Args:
         task: Judges; an answer that it cannot judge counts as wrong.

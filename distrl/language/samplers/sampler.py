@@ -1,4 +1,4 @@
-"""`TextSampler`: lets a language model answer the prompts of some streams, and returns fragments of episodes."""
+"""`TextSampler`: a language model's answers to prompts, as fragments of episodes."""
 
 from __future__ import annotations
 

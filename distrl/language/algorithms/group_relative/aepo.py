@@ -1,4 +1,4 @@
-"""AEPO: a few answers of every batch are replaced by right ones that were drawn hotter or colder."""
+"""AEPO: some answers are replaced by correct ones sampled at another temperature."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEMPERATURE_SCALE = "aepo.temperature_scale"
 
 
 class AEPOConfig(LanguageAlgorithmConfig):
-    """AEPO: entropy is held at a target by learning from right answers of a hotter or a colder self."""
+    """AEPO: entropy held at a target by correct answers sampled at another temperature."""
 
     target_entropy: float = Field(0.5, ge=0)
     """Mean entropy of a token's distribution that is held, in nats. Usual: 0.25 to 1."""
@@ -57,7 +57,7 @@ class RepeatedSamples:
 
 @register.algorithm("aepo", paper="Arbitrary Entropy Policy Optimization, 2025", entries=[215])
 class AEPO(LanguageAlgorithm):
-    """GRPO whose entropy is held from both sides: hotter right answers raise it, colder ones lower it.
+    """GRPO with entropy control by correct answers of a higher or lower temperature.
 
     Redrawn answers count as samples of the policy, so its log-probabilities are computed at the run's temperature.
     """
@@ -98,7 +98,7 @@ class AEPO(LanguageAlgorithm):
         yield from super().text_minibatches(self.replace(batch, rng), rng)
 
     def replace(self, batch: Columns, rng: np.random.Generator) -> Columns:
-        """The prepared batch with random rows replaced by the first right redrawn ones, whose advantage is 1."""
+        """Replace random rows of the batch by the first correct redrawn ones, with advantage 1."""
         self._replaced = 0
         if self._redrawn is None or self.last_entropy is None:
             return batch

@@ -14,7 +14,7 @@ from distrl.language.losses.group import consistency_weight
 
 
 class COPOConfig(LanguageAlgorithmConfig):
-    """COPO: the more a prompt's answers agree, the more its mean reward counts, against the batch's other prompts."""
+    """COPO: a global loss across prompts, weighted by the agreement of a prompt's answers."""
 
     objective: ComponentConfig = "copo"
     """Two clipped losses, blended by how much the answers agree."""

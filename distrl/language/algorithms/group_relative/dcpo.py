@@ -13,7 +13,7 @@ from distrl.language.algorithms.base import ComponentConfig, LanguageAlgorithm, 
 
 
 class DCPOConfig(LanguageAlgorithmConfig):
-    """DCPO: correct answers also train the policy at another temperature, which keeps its entropy."""
+    """DCPO: correct answers also train the policy at another temperature."""
 
     advantage: ComponentConfig = "dcpo_entropy"
     """GRPO's, mixed with how much likelier a right answer's token is at the other temperature."""
@@ -23,7 +23,7 @@ class DCPOConfig(LanguageAlgorithmConfig):
 
 @register.algorithm("dcpo", paper="Distribution-Centric Policy Optimization, 2025", entries=[209])
 class DCPO(LanguageAlgorithm):
-    """Entropy control without an entropy term: a hotter self teaches while entropy is too low, else a colder one.
+    """Entropy control by the policy's own distribution at a higher or lower temperature.
 
     Sampling stays at the run's temperature; the other distribution enters by its ratio alone.
     """

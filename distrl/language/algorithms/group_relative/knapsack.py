@@ -30,7 +30,7 @@ def prompt_key(tokens: Sequence[int]) -> int:
 
 
 class SuccessTable:
-    """Success rates by prompt, in a table of fixed size: a prompt that falls on the place of another one replaces it.
+    """Success rates by prompt, in a hash table of fixed size; collisions overwrite.
 
     Attributes:
         keys: (S,) int64 prompts, 0 where there is none.
@@ -61,7 +61,7 @@ class SuccessTable:
 
 
 class KnapsackConfig(LanguageAlgorithmConfig):
-    """Knapsack RL: `group_size` is the mean number of answers; hard prompts get more of them, easy ones fewer."""
+    """Knapsack RL: `group_size` is the mean number of answers; hard prompts get more."""
 
     least: int = Field(2, ge=2)
     """Answers that every prompt gets. Usual: 2."""
@@ -101,7 +101,7 @@ class KnapsackSamples:
 
 @register.algorithm("knapsack", paper="Knapsack RL: Optimizing Budget Allocation, 2025", entries=[96])
 class Knapsack(LanguageAlgorithm):
-    """GRPO whose groups are as large as their prompts deserve, by the success that they had when last asked."""
+    """GRPO with group sizes allocated by the prompts' last success rates."""
 
     Config = KnapsackConfig
 

@@ -40,11 +40,11 @@ class PIPO(LanguageAlgorithm):
     previous: Columns | None = None  # the last batch, prepared with the weights before its update
 
     def improvement(self, batch: Columns) -> float:
-        """xi: how many of their standard deviations the batch's mean reward lies above those of the last ones."""
+        """Compute xi: the batch's mean reward against the last ones, in their standard deviations."""
         return improvement_signal(float(batch.reward.double().mean()), self.means)
 
     def verifying(self, batch: Columns) -> Columns | None:
-        """The previous batch with phi(xi) times its advantages; None where that is nothing to learn from."""
+        """Return the previous batch with phi(xi) times its advantages; None if all are 0."""
         if self.previous is None or not self.config.verify_rate:
             return None
         advantage = pipo(

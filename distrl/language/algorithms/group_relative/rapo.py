@@ -26,7 +26,7 @@ class RAPOConfig(LanguageAlgorithmConfig):
 
 @register.algorithm("rapo", paper="RAPO: RL exploration for reasoning, 2025", entries=[142])
 class RAPO(LanguageAlgorithm):
-    """GRPO that covers what the reference can do: trusted where answers succeed, flattened where they fail."""
+    """GRPO with a forward KL to a reference that is flattened where answers fail."""
 
     Config = RAPOConfig
 

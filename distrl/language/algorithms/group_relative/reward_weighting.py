@@ -28,7 +28,7 @@ from distrl.language.rewards.weights import (
 
 
 class DynamicRewardConfig(LanguageAlgorithmConfig):
-    """Dynamic reward weighting: from the volume of trade-offs reached, or from the gradients of the rewards."""
+    """Dynamic reward weighting: by hypervolume, or by the gradients of the rewards."""
 
     mode: Literal["hypervolume", "gradient"] = "gradient"
     """`gradient` weighs rewards by how much each one's gradient helps all; `hypervolume` keeps the weights of `reward`
@@ -49,7 +49,7 @@ class DynamicRewardConfig(LanguageAlgorithmConfig):
 
 @register.algorithm("dynamic_reward_weighting", paper="Dynamic Reward Weighting, 2025", entries=[30])
 class DynamicRewardWeighting(LanguageAlgorithm):
-    """GRPO for several rewards, by default all components of the task, whose weights follow what training finds.
+    """GRPO for several rewards with weights that change during training.
 
     A new point of the front: a batch's mean components, of answers to fresh prompts made after the last update.
     """
@@ -87,7 +87,7 @@ class DynamicRewardWeighting(LanguageAlgorithm):
         return batch.with_(advantage=batch.advantage * self._hypervolume_factor(batch))
 
     def _hypervolume_factor(self, batch: Columns) -> float:
-        """Compute the factor on advantages from the gain of hypervolume of this batch; 1 for the first batch."""
+        """Compute the factor on advantages from this batch's gain of hypervolume; 1 at first."""
         point = batch.components.double().mean(0).cpu()
         reference = torch.full_like(point, self.config.reference_point)
         longer, gain = extend_front(self.front, point, reference)

@@ -33,7 +33,7 @@ class RiskPOConfig(LanguageAlgorithmConfig):
 
 @register.algorithm("riskpo", paper="RiskPO: Risk-based Policy Optimization, 2025", entries=[94])
 class RiskPO(LanguageAlgorithm):
-    """Mixed value at risk over bundles of prompts, with quantiles that are tracked over training."""
+    """Mixed value at risk over bundles of prompts, with quantiles tracked over training."""
 
     Config = RiskPOConfig
     supplied = ("a", "b", "low_quantile", "high_quantile", "batch_share")

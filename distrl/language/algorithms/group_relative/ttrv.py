@@ -14,7 +14,7 @@ from distrl.language.chain.component import component
 
 
 class TTRVConfig(LanguageAlgorithmConfig):
-    """TTRV: an answer is worth its frequency among the answers to its prompt, less their entropy."""
+    """TTRV: an answer's reward is its frequency in its group, less the group's entropy."""
 
     group_size: int = Field(32, ge=2)
     """Answers to each prompt, whose frequencies are the reward. Usual: 32."""

@@ -36,7 +36,7 @@ class OneTokenRolloutConfig(SFTConfig):
 
 @register.algorithm("one_token_rollout", paper="One-Token Rollout: Guiding Supervised Fine-Tuning, 2025", entries=[248])
 class OneTokenRollout(SFT):
-    """Supervised fine-tuning as a policy gradient of one token: nothing is learned that the policy would hardly say."""
+    """Supervised fine-tuning as a policy gradient of one token."""
 
     Config = OneTokenRolloutConfig
 
@@ -59,7 +59,7 @@ class OneTokenRollout(SFT):
         return super().add_loss_weights(minibatch)
 
     def forward(self, part: Columns) -> Columns:
-        """The loss of every token (N, L). Draws are named by minibatch and first row: all processes make the same."""
+        """Add the loss of every token (N, L); draws are seeded by minibatch and first row."""
         objective = self.objective.objective
         first_row = int(part.number[0]) if len(part.number) else 0
 

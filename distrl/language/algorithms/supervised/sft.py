@@ -1,4 +1,4 @@
-"""Supervised fine-tuning in the same loop: fragments hold a task's demonstrations instead of the model's answers."""
+"""Supervised fine-tuning in the same loop, on fragments of demonstrations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distrl.language.models.token_logp import Scoring, token_logp
 
 
 class SFTConfig(LanguageAlgorithmConfig):
-    """Supervised fine-tuning on a task's demonstrations; of `file`, on prompts and answers of files."""
+    """Supervised fine-tuning on a task's demonstrations; of `file`, on those of files."""
 
     group_size: int = Field(1, ge=1, le=1)
     """A prompt has one demonstration."""

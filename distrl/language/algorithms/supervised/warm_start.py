@@ -24,7 +24,7 @@ MAX_NORM = 1.0
 def supervised_start(
     model: LanguageModel, task: Task, seed: int, steps: int, batch_size: int, learning_rate: float
 ) -> float:
-    """Maximum likelihood on random training items' demonstrations; returns the last loss per token.
+    """Fit demonstrations of random training items; returns the last loss per token.
 
     Raises:
         ConfigError: The task has no demonstrations.

@@ -1,4 +1,4 @@
-"""A*-PO: what a prompt is worth to the best policy near the reference is estimated once, before learning begins.
+"""A*-PO: optimal values near the reference, estimated once before learning begins.
 
 Stage 1: the reference, the first weights, answers every training prompt N times, and
 V*(x) = beta1 log mean exp(r / beta1). Samplers make these answers as they make all others; the weights stand still.

@@ -1,4 +1,4 @@
-"""FlowRL: answers in proportion to the exponential of their reward, instead of the best one alone.
+"""FlowRL: a policy in proportion to the exponential of the reward.
 
 pi*(y | x) = pi_ref(y | x) exp(beta r(x, y)) / Z(x). A small network on the prompt learns log Z while the policy learns
 to balance the equation on every answer, with log-probabilities per token.
@@ -43,7 +43,7 @@ class FlowRLConfig(TokenHeadConfig):
 
 
 class Partition(nn.Module):
-    """log Z from the mean hidden state of a prompt, (N, D) to (N,): three linear layers; 0 at the start.
+    """log Z from the mean hidden state of a prompt, (N, D) to (N,); 0 at the start.
 
     The published network has dropout between the layers; here sampler and learner must agree, and there is none.
     """

@@ -41,7 +41,7 @@ SMALL = 0.01
 
 
 class TokenPPOConfig(TokenHeadConfig):
-    """PPO with a critic. Its head is `language.critic_head`: `scalar` (default), `categorical`, `quantile` ..."""
+    """PPO with a critic; its head is `language.critic_head`: `scalar` (default), `quantile`, ..."""
 
     group_size: int = Field(1, ge=1)
     """Answers to each prompt. The critic is the baseline, so one is enough."""
@@ -69,7 +69,7 @@ class TokenPPOConfig(TokenHeadConfig):
     paper="PPO, Schulman et al. 2017; InstructGPT, Ouyang et al. 2022",
 )
 class TokenPPO(TokenHeadAlgorithm):
-    """Proximal policy optimization of tokens with a value or return-distribution head on the trunk."""
+    """Proximal policy optimization of tokens with a critic on the trunk."""
 
     Config = TokenPPOConfig
     loss_terms: tuple[str, ...] = ("loss/policy", "loss/value")
@@ -129,7 +129,7 @@ class TokenPPO(TokenHeadAlgorithm):
     # ---- once per batch ------------------------------------------------------------------------------------------
 
     def add_columns(self, batch: Columns) -> Columns:
-        """Add what the critic says of every prefix: distributions (N, T + 1, P), value (N, L), bootstrap (N,).
+        """Add the critic's distributions (N, T + 1, P), value (N, L) and bootstrap (N,).
 
         T counts trainable tokens; one more place is the prefix after the last of them.
         """
@@ -151,7 +151,7 @@ class TokenPPO(TokenHeadAlgorithm):
         )
 
     def _critic_forward(self, batch: Columns) -> Tensor:
-        """Parameters (K + N, P) of the distribution before each trainable token and after the last one of each row."""
+        """Distribution parameters (K + N, P) before trainable tokens and after each row's last."""
         ended = _with_end(batch.mask)
         return self.language.value_params(token_features(self.language, batch.tokens, ended, self.packing))
 
@@ -167,7 +167,7 @@ class TokenPPO(TokenHeadAlgorithm):
         return batch
 
     def _with_targets(self, batch: Columns) -> Columns:
-        """Add target_values and target_probs (N, T, M): the critic's lambda-targets of trainable tokens.
+        """Add target_values and target_probs (N, T, M): the critic's lambda-targets.
 
         Trainable tokens are the time steps, (T, N); what stands after a row's last one is cut off by its end.
         """

@@ -32,7 +32,7 @@ class RoverConfig(LanguageAlgorithmConfig):
     entries=[62],
 )
 class Rover(WholeVocabulary):
-    """Random policy valuation: in a tree with rewards at its leaves, what the random policy values, the best one does.
+    """Random policy valuation: the random policy's values rank actions as the best policy's.
 
     The target bootstraps from the mean over the whole vocabulary at the next token, so float32 is needed.
     """

@@ -27,7 +27,7 @@ class TBRMConfig(LanguageAlgorithmConfig):
 
 @register.algorithm("tbrm", paper="Trajectory Bellman Residual Minimization, 2025", entries=[65])
 class TBRM(WholeVocabulary):
-    """Trajectory Bellman residual minimization: one answer a prompt, from any policy, without ratio or clip.
+    """Trajectory Bellman residual minimization: one off-policy answer a prompt, no ratio.
 
     Raw logits are Q / beta and their logsumexp V / beta. Along an answer the values telescope, and only the first one
     stays: a baseline that the model learns in the place of its logits' free constant.
