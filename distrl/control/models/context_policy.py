@@ -96,12 +96,7 @@ class WithContext(ActionDistribution):
 
 
 class ContextPolicy(Policy):
-    """`Policy` for an environment with the wrapper `choose_context`.
-
-    Args:
-        source: Mean m of the environment's context distribution Beta(2 m, 2 - 2 m); 0.5 is uniform.
-        source_share: Share of contexts drawn from it.
-    """
+    """`Policy` for an environment with the wrapper `choose_context`; see `WithContext`."""
 
     context_mean: Tensor
 

@@ -27,11 +27,7 @@ class Number(nn.Module):
 
 
 class ContinuousActorCritic(nn.Module):
-    """Policy, critics and a shared number. Targets belong to the learner.
-
-    `policy_options` and `critic_options` are for `SquashedPolicy` and `CriticEnsemble`; a policy that is not
-    `stochastic` is deterministic with noise.
-    """
+    """Policy (deterministic with noise unless `stochastic`), critics and a shared number."""
 
     policy: Any
 

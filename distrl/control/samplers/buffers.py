@@ -15,8 +15,7 @@ from distrl.experience.moments import Moments
 class RolloutBuffer:
     """Arrays (T, B, ...) of one fragment, or of several that are stepped together.
 
-    `normalize` stores raw observations beside the normalized ones; with `give_raw`, rollouts contain raw observations
-    (floats as float32) for a replay.
+    With `normalize`, raw observations are stored too; with `give_raw`, rollouts contain these (floats as float32).
     """
 
     def __init__(self, env: VectorEnv, policy: Policy, steps: int, width: int, normalize: bool, give_raw: bool = False):

@@ -20,7 +20,7 @@ from distrl.control.numpy_gradients.dense import NumpyPolicy
 from distrl.control.samplers.buffers import RolloutBuffer
 from distrl.control.samplers.clock import StepClock
 from distrl.control.samplers.running_return import running_returns
-from distrl.experience.fragment import CollectRequest, EpisodeReport, FragmentData, FragmentMeta, Unit
+from distrl.experience.fragment import CollectRequest, EpisodeReport, FragmentData, FragmentMeta
 from distrl.experience.moments import Moments
 from distrl.experience.rollout import rollout_bytes, slice_envs
 from distrl.experience.weights import Weights
@@ -29,15 +29,12 @@ from distrl.models.parameters.published import load_weights
 
 @dataclass
 class HostedStream:
-    """Stream of this sampler: environments and the state carried between fragments.
-
-    `state` is the recurrent state (B, ...), `running_return` and `ended` (B,) are those of the previous step.
-    """
+    """Stream of this sampler: environments and the state carried between fragments."""
 
     env: VectorEnv
-    state: Tree
-    running_return: np.ndarray
-    ended: np.ndarray
+    state: Tree  # recurrent state (B, ...), or None
+    running_return: np.ndarray  # (B,), after the previous step
+    ended: np.ndarray  # (B,) bool, true where the previous step ended an episode
 
     def snapshot(self) -> dict[str, Tree] | None:
         """Return the state to continue bit for bit elsewhere; None if the backend cannot."""
@@ -159,7 +156,10 @@ class EnvSampler:
                 unit=request.unit,
                 version=self.version,
                 env_steps=int(mine.valid.sum()) if "valid" in mine else mine.reward.size,
-                episodes=[_report(request.unit, episode) for episode in episodes],
+                episodes=[
+                    EpisodeReport(request.unit.stream, end.env, end.episode, float(end.return_), int(end.length))
+                    for end in episodes
+                ],
                 snapshot=stream.snapshot() if self.snapshots else None,
                 nbytes=rollout_bytes(mine),
                 sampler=self.index,
@@ -253,7 +253,3 @@ class EnvSampler:
             stream.ended = done[-1].copy()
             return_moments = Moments.of(returns, valid)
         return FragmentData(rollout, obs_moments, return_moments)
-
-
-def _report(unit: Unit, episode: EpisodeEnd) -> EpisodeReport:
-    return EpisodeReport(unit.stream, episode.env, episode.episode, float(episode.return_), int(episode.length))

@@ -56,9 +56,8 @@ class Normalizer(nn.Module):
     def load(self, mean: ArrayLike, var: ArrayLike, count: ArrayLike) -> None:
         """Take over statistics: mean and var (D,), count a number; numpy or torch."""
         with torch.no_grad():
-            self.mean.copy_(torch.as_tensor(mean, dtype=torch.float64))
-            self.var.copy_(torch.as_tensor(var, dtype=torch.float64))
-            self.count.copy_(torch.as_tensor(count, dtype=torch.float64))
+            for buffer, value in ((self.mean, mean), (self.var, var), (self.count, count)):
+                buffer.copy_(torch.as_tensor(value, dtype=torch.float64))
         self.refresh()
 
     def refresh(self) -> None:

@@ -1,7 +1,4 @@
-"""Recurrent memory: a GRU or LSTM cell whose state is zeroed before a step that is `first`.
-
-Unrolling computes the input half of the gates for all steps at once.
-"""
+"""GRU or LSTM memory, whose state is zeroed before a step that is `first`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Hindsight relabeling of part of each batch with goals reached later in the episode.
-
-Source: Andrychowicz et al. 2017, section 3.3 (strategy "future").
-"""
+"""Hindsight relabeling with later goals (Andrychowicz et al. 2017, 3.3, strategy "future")."""
 
 from __future__ import annotations
 

@@ -80,10 +80,6 @@ class ReplayShard:
             return batch
         return batch.with_(probability=np.full(len(batch.index), 1 / self.replay.mass))
 
-    def load(self, folder: str) -> None:
-        """Call `Replay.load`."""
-        self.replay.load(folder)
-
 
 class LocalShard:
     """Shard in this process."""

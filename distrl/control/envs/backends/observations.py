@@ -94,10 +94,6 @@ def mismatch(space: Space, obs: Tree, name: str = "observation") -> str | None:
             return f"{name} is {_brief(obs)}, expected a tuple of {len(space.spaces)}"
         pairs = enumerate(zip(space.spaces, obs, strict=True))
         return next((found for i, (child, part) in pairs if (found := mismatch(child, part, f"{name}[{i}]"))), None)
-    return _leaf_mismatch(space, obs, name)
-
-
-def _leaf_mismatch(space: Space, obs: Tree, name: str) -> str | None:
     try:
         value = np.asarray(obs)
     except ValueError:

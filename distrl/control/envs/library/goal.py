@@ -17,10 +17,7 @@ from distrl.control.envs.backends.masks import Info
 class PointGoal(gymnasium.Env):
     """Reaching a goal point in the square [-1, 1]^2; `distrl/PointGoal-v0` (50 steps).
 
-    Args:
-        speed: Longest move of a step along each axis.
-        radius: Distance at which the goal counts as reached.
-        wall: Put a wall with a gap at y > 0.5 on the line x = 0, between start and goal.
+    Steps move by at most `speed` along each axis. `wall` puts a wall with a gap at y > 0.5 on the line x = 0.
     """
 
     metadata: Info = {"render_modes": []}

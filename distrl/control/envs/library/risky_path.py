@@ -18,15 +18,9 @@ class RiskyPath(TabularEnv):
 
     Every cell but the top row and the outer columns is ice. An arrival on ice costs `loss_scale * 2^k` with probability
     `loss_probability` times a share proportional to `2^(-loss_shape k)`: a Pareto tail cut off after `loss_levels`
-    sizes. With the defaults and discount 1 the short path returns 3.3 on average, -12.5 in its worst tenth, and -2 at
-    its 10 % quantile; the long path always returns 2.
-
-    Args:
-        width: Columns; the short path has width - 1 steps, of which width - 2 end on ice.
-        height: Rows; the long path has 2 (height - 1) steps more.
-        loss_shape: Tail index: smaller is heavier; at 1 all sizes cost equally much on average.
-        step_reward: Reward of every step, also against a wall.
-        observation: `one_hot` or `index` of the cell, row by row from the top left.
+    sizes; `loss_shape` 1 makes all sizes cost equally much on average. The short path has width - 1 steps, the long one
+    2 (height - 1) more. With the defaults and discount 1 the short path returns 3.3 on average, -12.5 in its worst
+    tenth, and -2 at its 10 % quantile; the long path always returns 2.
     """
 
     def __init__(

@@ -119,10 +119,7 @@ class Stock(_Context):
 
 @register.wrapper("target_return", entries=[15])
 class TargetReturn(_Context):
-    """Observation with the target return g_{t+1} = (g_t - r_{t+1}) / gamma, a negative stock.
-
-    For policies conditioned on a return, and with the objective -|g - G| for steering it.
-    """
+    """Observation with the target return g_{t+1} = (g_t - r_{t+1}) / gamma, a negative stock."""
 
     key = "target_return"
 
