@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from typing import cast
 
 from distrl.runtime.loop.loop import Loop
 from distrl.runtime.loop.pool import SamplerSlot
@@ -22,7 +23,7 @@ class StatusWriter:
         """Return the present status as JSON values; `state` is `running`, or how the run ended."""
         run, config, saver = loop.state, loop.config, loop.saver
         progress, stop, view = run.progress, config.stop, loop.monitor.view()
-        phases: dict[str, float] = view.facts.get("phases", {})
+        phases = cast(dict[str, float], view.facts.get("phases", {}))
         return {
             "name": config.name,
             "state": state,
