@@ -196,8 +196,8 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         """Return the distribution that the batch was drawn from, at a multiple of its temperature."""
         settings = self.settings
         support = recorded_support(batch.support, batch.mask) if "support" in batch else None
-        heat = (settings.temperature or 1.0) * temperature
-        return Scoring(heat, settings.top_p, settings.top_k, support, entropy)
+        scaled = (settings.temperature or 1.0) * temperature
+        return Scoring(scaled, settings.top_p, settings.top_k, support, entropy)
 
     @torch.no_grad()
     def scored(self, batch: Columns, temperature: float | Tensor = 1.0) -> Tensor:

@@ -227,12 +227,12 @@ class TextSampler:
     ) -> tuple[FragmentMeta, FragmentData]:
         rows: list[Columns] = []
         reports: list[EpisodeReport] = []
-        heated = any(draw.temperature_scale != 1.0 for draw in plan)
+        rescaled = any(draw.temperature_scale != 1.0 for draw in plan)
         for number, (draw, answers) in enumerate(zip(plan, said, strict=True)):
             item, prompt = items[draw.prompt], prompts[draw.prompt]
             group = group_id(unit, number, len(plan))
             columns, returns = answer_rows(self.task, self.tokenizer, item, prompt, answers, group, self.options)
-            if heated:
+            if rescaled:
                 columns = columns.with_(temperature_scale=np.full(len(answers), draw.temperature_scale, np.float32))
             rows.append(columns)
             reports += [

@@ -46,7 +46,7 @@ def test_items_are_pure_functions_with_right_demonstrations(name: str, index: in
 @pytest.mark.parametrize("name", TINY + CHAT)
 @settings(max_examples=25)
 @given(answer=st.text(max_size=40))
-def test_garbage_gets_finite_parts(name: str, answer: str):
+def test_garbage_gets_finite_components(name: str, answer: str):
     task = make_task(name)
     components, problem = verify_safely(task, task.item(0), answer)
     assert problem is None
