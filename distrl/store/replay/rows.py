@@ -166,18 +166,18 @@ class ReplayRows:
 
     def write(self, slot: int, count: int, rollout: Columns) -> None:
         """Copy the columns of a fragment into `count` consecutive slots."""
-        end = slot + count
+        end, data = slot + count, rollout._data  # plain look-ups: see `insert`
         if self.obs_array is not None:
-            obs = rollout.obs
+            obs = data["obs"]
             self.obs_array[slot:end] = obs.reshape(count, *obs.shape[2:])
         else:
             self._write_tree(self.layout.obs, self.obs, rollout.obs, slot, end)
         if self.action_array is not None:
-            action = rollout.action
+            action = data["action"]
             self.action_array[slot:end] = action.reshape(count, *action.shape[2:])
         else:
             self._write_tree(self.layout.action, self.action, rollout.action, slot, end)
-        self.reward[slot:end] = rollout.reward.reshape(count)
+        self.reward[slot:end] = data["reward"].reshape(count)
         if self.mask is not None:
             self._write_tree(self.layout.mask, self.mask, rollout.mask, slot, end)
         for name, column in self.extra.items():
