@@ -15,14 +15,13 @@ from torch import Tensor
 
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
-from distrl.functional.policy.objectives import clipped_surrogate
 from distrl.language.chain.tokens import log_ratio, masked, next_trainable, sequence_mean, to_tokens
 
 
 def clipped_loss(
     ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float, dual_clip: float | None = None
 ) -> Tensor:
-    """-min(ratio A, clip(ratio, 1 - low, 1 + high) A), elementwise: `clipped_surrogate` as a loss.
+    """-min(ratio A, clip(ratio, 1 - low, 1 + high) A), elementwise. Schulman et al. 2017, eq. 7.
 
     Args:
         ratio: pi / pi_old.
@@ -30,7 +29,11 @@ def clipped_loss(
         clip_high: How far it may rise where A > 0; larger than `clip_low` keeps rare tokens alive (DAPO).
         dual_clip: Bound c > 1 on the ratio where A < 0 (Ye et al. 2020): the loss is at most -c A. None: none.
     """
-    return -clipped_surrogate(ratio, advantage, clip_low, dual_clip, clip_high)
+    # the same as `clipped_surrogate`, in the order of operations that keeps the gradients of blended losses (COPO)
+    loss = torch.maximum(-ratio * advantage, -ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage)
+    if dual_clip is None:
+        return loss
+    return torch.where(advantage < 0, torch.minimum(loss, -dual_clip * advantage), loss)
 
 
 def clip_shares(
