@@ -17,9 +17,7 @@ def policy_gradient(logp: Tensor, advantage: Tensor) -> Tensor:
     return advantage * logp
 
 
-def clipped_surrogate(
-    ratio: Tensor, advantage: Tensor, clip: float, dual_clip: float | None = None, clip_high: float | None = None
-) -> Tensor:
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float, dual_clip: float | None = None) -> Tensor:
     """Objective, maximized: PPO's clipped surrogate. Schulman et al. 2017, eq. 7.
 
     min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) with ratio = pi(a|s) / pi_old(a|s): no gradient beyond `clip` in the
@@ -29,17 +27,13 @@ def clipped_surrogate(
         clip: eq. 7's epsilon.
         dual_clip: Bound c > 1 of Ye et al. 2020: where A < 0 the objective is at least c A, which bounds the effect of
             one stale sample with a huge ratio.
-        clip_high: Upper epsilon, if another than the lower one (DAPO, Yu et al. 2025).
 
     >>> clipped_surrogate(torch.tensor([1.3, 1.3, 0.7, 0.7]), torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2)
     tensor([ 1.2000, -1.3000,  0.7000, -0.8000])
     """
     # The same as with the clipped ratio: where A > 0 only 1 + clip can bind, where A < 0 only 1 - clip, so the bound is
     # A + clip |A|. It is a constant, which halves the work of the gradient.
-    room = clip * advantage.abs()
-    if clip_high is not None and clip_high != clip:
-        room = torch.where(advantage > 0, clip_high * advantage, room)
-    objective = torch.minimum(ratio * advantage, advantage + room)
+    objective = torch.minimum(ratio * advantage, advantage + clip * advantage.abs())
     if dual_clip is None:
         return objective
     return torch.where(advantage < 0, torch.maximum(objective, dual_clip * advantage), objective)
