@@ -156,8 +156,7 @@ SB3_SAC = (
 
 GROUPS: dict[str, Group] = {
     "a": Group(
-        {"ours": ZOO, "sb3": Side("sb3", (), 100_000)},
-        [Row("serial, 8 x 32, 20 epochs of 256", "ours", "sb3", 2.0)],
+        {"ours": ZOO, "sb3": Side("sb3", (), 100_000)}, [Row("serial, 8 x 32, 20 epochs of 256", "ours", "sb3", 2.0)]
     ),
     "b": Group(
         {

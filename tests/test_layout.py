@@ -83,10 +83,7 @@ def circles(imports: Mapping[str, set[str]]) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("imports", "expected"),
-    [
-        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
-        ({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}, [["b", "c"]]),
-    ],
+    [({"a": {"b"}, "b": {"c"}, "c": set()}, []), ({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}, [["b", "c"]])],
 )
 def test_circles_are_found(imports: Mapping[str, set[str]], expected: list[list[str]]) -> None:
     assert circles(imports) == expected

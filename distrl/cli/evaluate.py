@@ -80,13 +80,7 @@ def _print(
 
 
 def _evaluate_served(
-    url: str,
-    source: Path,
-    words: list[str],
-    episodes: int | None,
-    stochastic: bool,
-    seed: int | None,
-    as_json: bool,
+    url: str, source: Path, words: list[str], episodes: int | None, stochastic: bool, seed: int | None, as_json: bool
 ) -> None:
     """Evaluate the model of a server on the task of a run or config.
 

@@ -19,8 +19,7 @@ def init(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; by default ENV_ALGORITHM.yaml.")] = None,
     algorithm: Annotated[
-        str | None,
-        typer.Option(help="See distrl methods. Default: ppo; for text tasks grpo.", show_default=False),
+        str | None, typer.Option(help="See distrl methods. Default: ppo; for text tasks grpo.", show_default=False)
     ] = None,
     imports: Annotated[
         list[str] | None, typer.Option("--import", help="A module or file that registers the environment or task.")

@@ -110,11 +110,7 @@ def language_config(task_name: str, algorithm: str, path: str, imports: Sequence
     }
     if tiny and task.demonstration(task.item(0)) is not None:
         language["warm_start"] = "{steps: 75, batch_size: 64}"
-    keys = {
-        **_defaults(model, ["group_size"]),
-        "learning_rate": "1e-4" if tiny else "1e-6",
-        "minibatches": 1,
-    }
+    keys = {**_defaults(model, ["group_size"]), "learning_rate": "1e-4" if tiny else "1e-6", "minibatches": 1}
     about = f"{algorithm} on {task_name}: reward components {', '.join(task.components)}."
     return _text(
         _head(about, f"{slug(task_name)}-{slug(algorithm)}", "serial", path, imports),

@@ -58,11 +58,7 @@ class Evaluator:
         self.env_config = env_config.model_copy(update={"backend": "gymnasium"})
 
     def evaluate(
-        self,
-        model: ActorCritic,
-        episodes: int,
-        deterministic: bool = True,
-        on_step: OnStep | None = None,
+        self, model: ActorCritic, episodes: int, deterministic: bool = True, on_step: OnStep | None = None
     ) -> EvalResult:
         """Play `episodes` episodes; `on_step` is called with the environments after each step."""
         width = min(self.num_envs, episodes)
@@ -75,12 +71,7 @@ class Evaluator:
             env.close()
 
     def _play(
-        self,
-        env: VectorEnv,
-        model: ActorCritic,
-        episodes: int,
-        deterministic: bool,
-        on_step: OnStep | None,
+        self, env: VectorEnv, model: ActorCritic, episodes: int, deterministic: bool, on_step: OnStep | None
     ) -> EvalResult:
         policy, actions = model.policy, model.policy.actions
         noise_rng = generator(self.seed, "eval-noise")

@@ -106,7 +106,7 @@ def test_an_interrupted_command_lets_its_runs_save_and_says_how_to_go_on(
 
     assert command() == 130
     assert PretendedJob.events == [
-        *("start short-seed0", "start stopped-seed0", "interrupt short-seed0", "interrupt stopped-seed0"),
+        *("start short-seed0", "start stopped-seed0", "interrupt short-seed0", "interrupt stopped-seed0")
     ]
     assert capsys.readouterr().err == "interrupted; the same command goes on from the last checkpoints.\n"
 

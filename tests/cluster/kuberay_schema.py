@@ -10,12 +10,7 @@ from typing import Any
 
 def objects(required: list[str] | None = None, /, **properties: Any) -> dict[str, Any]:
     """An object with these keys and no others."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required or [],
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": properties, "required": required or [], "additionalProperties": False}
 
 
 TEXT = {"type": "string"}

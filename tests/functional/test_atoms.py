@@ -10,14 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distrl.functional.atoms import (
-    atoms_cdf,
-    atoms_mean,
-    atoms_quantile,
-    atoms_variance,
-    bellman,
-    equal_probs,
-)
+from distrl.functional.atoms import atoms_cdf, atoms_mean, atoms_quantile, atoms_variance, bellman, equal_probs
 from tests.exact.distributional import wasserstein1
 
 numbers = st.floats(-100, 100, allow_nan=False, width=32)

@@ -12,10 +12,7 @@ from distrl.runtime.plan.make import make_plan
 
 #: Plug point -> configs of an algorithm that name a method, which replaces NAME.
 WORDS: dict[str, list[dict[str, Any]]] = {
-    "return_distribution": [
-        {"name": "ppo", "critic_head": "NAME"},
-        {"name": "dqn", "head": "NAME"},
-    ],
+    "return_distribution": [{"name": "ppo", "critic_head": "NAME"}, {"name": "dqn", "head": "NAME"}],
     "risk": [
         {"name": "ppo", "critic_head": "quantile", "risk": "NAME"},
         {"name": "dqn", "head": "quantile", "risk": "NAME"},

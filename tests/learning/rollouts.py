@@ -22,10 +22,7 @@ ALGORITHMS = ["a2c", "appo", "impala", "ppo", "spo_simple", "trpo"]
 RECURRENT = ["a2c", "appo", "impala", "ppo", "spo_simple"]
 
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-OBSERVATIONS: dict[str, Space[Any]] = {
-    "vector": VECTOR,
-    "dict": spaces.Dict(place=VECTOR, phase=spaces.Discrete(4)),
-}
+OBSERVATIONS: dict[str, Space[Any]] = {"vector": VECTOR, "dict": spaces.Dict(place=VECTOR, phase=spaces.Discrete(4))}
 ACTIONS: dict[str, Space[Any]] = {
     "discrete": spaces.Discrete(4),
     "box": spaces.Box(-1.0, 1.0, (2,), np.float32),

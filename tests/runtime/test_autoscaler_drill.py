@@ -68,12 +68,7 @@ def test_from_no_worker_node_to_three_and_back(head: Head, tmp_path: Path, monke
         backend="ray",
         deterministic=False,
         ray={"address": head.gcs},
-        env={
-            "id": "tests.runtime.user_code:SlowUntil",
-            "kwargs": {"marker": str(marker)},
-            "num_envs": 8,
-            "streams": 8,
-        },
+        env={"id": "tests.runtime.user_code:SlowUntil", "kwargs": {"marker": str(marker)}, "num_envs": 8, "streams": 8},
         model={"hidden": [256, 256]},
         algorithm={"epochs": 40},
         samplers={"count": 1, "min": 1, "max": 4},

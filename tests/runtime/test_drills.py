@@ -42,11 +42,7 @@ def kill_again_and_again(run: dict[str, Any], runs_dir: Path, kills: int, apart:
     chance = random.Random(run["name"])
     for number in range(kills):
         code, output = train_apart(
-            run,
-            runs_dir,
-            resume=number > 0,
-            KILL_AT_UPDATE=apart * number + 1,
-            KILL_DELAY=chance.uniform(0.0001, 0.02),
+            run, runs_dir, resume=number > 0, KILL_AT_UPDATE=apart * number + 1, KILL_DELAY=chance.uniform(0.0001, 0.02)
         )
         assert code == -signal.SIGKILL, output
     code, output = train_apart(run, runs_dir, resume=True)

@@ -71,10 +71,7 @@ def test_evaluation_checkpoints_and_display_change_nothing(tmp_runs: Path) -> No
 )
 def test_ray_equals_serial(local_ray: str, shared_runs: Path, samplers: int, staleness: int) -> None:
     run = config(
-        f"ray-{samplers}-{staleness}",
-        backend="ray",
-        samplers={"count": samplers},
-        store={"max_staleness": staleness},
+        f"ray-{samplers}-{staleness}", backend="ray", samplers={"count": samplers}, store={"max_staleness": staleness}
     )
     summary = train(run, runs_dir=shared_runs)
     assert summary["parameter_hash"] == serial_hash(shared_runs, "cartpole", staleness)

@@ -132,10 +132,7 @@ def test_true_ends_are_asked_for_goal_by_goal() -> None:
 
 
 WRONG: dict[str, tuple[str, dict[str, Any]]] = {
-    "no goals": (
-        "needs a goal environment: the observation is Box",
-        {"env": {"id": "CartPole-v1", "kwargs": {}}},
-    ),
+    "no goals": ("needs a goal environment: the observation is Box", {"env": {"id": "CartPole-v1", "kwargs": {}}}),
     "no reward": ("has goals, but no compute_reward", point_config(id=f"{HERE}:NoReward")),
     "one goal": (r"returned shape \(\) for 50 goals", point_config(id=f"{HERE}:OneGoalOnly")),
     "info": ("compute_reward raised KeyError: 'paid'", point_config(id=f"{HERE}:AsksInfo")),

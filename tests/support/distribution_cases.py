@@ -152,11 +152,7 @@ def joint_errors(vectors: torch.Tensor, actions: Sequence[int], chain: str) -> l
         exact_distribution(chain, actions),
         sum(GAMMA**t * (4.0 if a else 1.0) for t, a in enumerate(actions)),
     )
-    distributions = (
-        first,
-        ExactReturn(total - first.values, first.probs),
-        ExactReturn(np.array([total]), np.ones(1)),
-    )
+    distributions = (first, ExactReturn(total - first.values, first.probs), ExactReturn(np.array([total]), np.ones(1)))
     columns = (vectors[:, 0], vectors[:, 1], vectors.sum(1))
     return [
         distribution.wasserstein(column.numpy()) for distribution, column in zip(distributions, columns, strict=True)

@@ -27,8 +27,7 @@ class TinyWorld:
     def __init__(self, algorithm: dict[str, Any], language: dict[str, Any] | None = None, warm: int = 0, **run: Any):
         start = {"warm_start": {"steps": warm, "batch_size": 32, "learning_rate": 3e-3}} if warm else {}
         config = text_config(
-            task={"kwargs": {"count": 2}, "prompts": 8},
-            language={"max_new_tokens": 3, **start, **(language or {})},
+            task={"kwargs": {"count": 2}, "prompts": 8}, language={"max_new_tokens": 3, **start, **(language or {})}
         )
         config["algorithm"] = {"learning_rate": 1e-3, **algorithm}
         self.plan = make_plan(load_config(merged(config, run)))

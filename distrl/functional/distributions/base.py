@@ -21,15 +21,7 @@ from torch import Tensor
 
 from distrl.base.errors import ConfigError
 from distrl.base.registry import register
-from distrl.functional.atoms import (
-    Atoms,
-    atoms_cdf,
-    atoms_mean,
-    atoms_quantile,
-    atoms_variance,
-    equal_probs,
-    midpoints,
-)
+from distrl.functional.atoms import Atoms, atoms_cdf, atoms_mean, atoms_quantile, atoms_variance, equal_probs, midpoints
 from distrl.functional.distributions.quantile_loss import huber
 from distrl.functional.risk.measures import RiskMeasure, ValueAtRisk
 

@@ -14,11 +14,7 @@ from distrl.functional.distributions.base import ReturnDistribution, equal_atoms
 from distrl.functional.distributions.mmd import BANDWIDTHS, KERNELS, mmd_squared
 
 
-@register.return_distribution(
-    "joint",
-    paper="MD3QN, Zhang et al. 2021",
-    entries=[14],
-)
+@register.return_distribution("joint", paper="MD3QN, Zhang et al. 2021", entries=[14])
 class Joint(ReturnDistribution):
     """Particles, `size` equally likely vectors of K returns: params (..., size * K). MMD^2 loss.
 

@@ -51,13 +51,7 @@ def truncated_weight(
 
 @register.behavior_correction("icepop", paper="IcePop, 2025; masked importance sampling")
 def masked_weight(
-    old_logp: Tensor,
-    behavior_logp: Tensor,
-    mask: Tensor,
-    *,
-    low: float = 0.5,
-    high: float = 5.0,
-    level: str = "token",
+    old_logp: Tensor, behavior_logp: Tensor, mask: Tensor, *, low: float = 0.5, high: float = 5.0, level: str = "token"
 ) -> Tensor:
     """old / behavior inside [low, high], 0 outside: tokens that disagree too much are not learned from."""
     ratio = behavior_ratio(old_logp, behavior_logp, mask, level)

@@ -28,13 +28,7 @@ class PromptLines:
     """
 
     def __init__(
-        self,
-        task: Task,
-        streams: int,
-        lines: int,
-        items_per_line: int,
-        seed: int,
-        curriculum: Curriculum | None = None,
+        self, task: Task, streams: int, lines: int, items_per_line: int, seed: int, curriculum: Curriculum | None = None
     ):
         self.task = task
         self.streams = streams

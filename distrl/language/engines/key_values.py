@@ -17,14 +17,7 @@ class KeyValues:
     """
 
     def __init__(
-        self,
-        layers: int,
-        rows: int,
-        heads: int,
-        length: int,
-        size: int,
-        dtype: torch.dtype,
-        device: torch.device,
+        self, layers: int, rows: int, heads: int, length: int, size: int, dtype: torch.dtype, device: torch.device
     ):
         # zeros, not empty memory: masked places are multiplied by a probability of 0, and 0 * NaN is NaN
         self.data = torch.zeros(layers, 2, rows, heads, -(-length // STEP) * STEP, size, dtype=dtype, device=device)

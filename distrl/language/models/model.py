@@ -83,12 +83,7 @@ class LanguageModel(nn.Module):
         """Bias (V,) of the output layer, if any."""
         return getattr(self.network.get_output_embeddings(), "bias", None)
 
-    def hidden(
-        self,
-        tokens: Tensor,
-        positions: Tensor | None = None,
-        visible: Tensor | None = None,
-    ) -> Tensor:
+    def hidden(self, tokens: Tensor, positions: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """Compute the trunk's last layer, after its norm: (N, L, D) float32.
 
         Args:

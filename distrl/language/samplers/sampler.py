@@ -171,12 +171,7 @@ class TextSampler:
         return said
 
     def _answers(
-        self,
-        prompts: list[list[int]],
-        counts: list[int],
-        uniforms: np.ndarray,
-        scale: float,
-        weights: Weights,
+        self, prompts: list[list[int]], counts: list[int], uniforms: np.ndarray, scale: float, weights: Weights
     ) -> list[Completion]:
         """The engine's answers. One that fails is built again, which changes no answer."""
         repeats = counts[0] if len(set(counts)) == 1 else counts

@@ -82,10 +82,7 @@ def test_the_first_gradient_of_every_ratio_objective_is_the_policy_gradient():
     ratio = (logp - logp.detach()).exp()
     assert (ratio == 1).all()
     (expected,) = torch.autograd.grad(o.policy_gradient(logp, advantage).sum(), logits, retain_graph=True)
-    for objective in (
-        o.clipped_surrogate(ratio, advantage, 0.2, 3.0),
-        o.spo_objective(ratio, advantage, 0.2),
-    ):
+    for objective in (o.clipped_surrogate(ratio, advantage, 0.2, 3.0), o.spo_objective(ratio, advantage, 0.2)):
         (found,) = torch.autograd.grad(objective.sum(), logits, retain_graph=True)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 

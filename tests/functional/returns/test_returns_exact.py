@@ -5,13 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distrl.functional.returns.state_values import (
-    Steps,
-    gae,
-    lambda_returns,
-    next_values,
-    vtrace,
-)
+from distrl.functional.returns.state_values import Steps, gae, lambda_returns, next_values, vtrace
 
 
 def column(*numbers: float) -> torch.Tensor:

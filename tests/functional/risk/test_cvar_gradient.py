@@ -6,12 +6,7 @@ import pytest
 import torch
 
 from distrl.base.errors import ConfigError
-from distrl.functional.risk.cvar_gradient import (
-    clipped_weight,
-    cvar_gradient,
-    soft_risk_level,
-    worst_conditions_mean,
-)
+from distrl.functional.risk.cvar_gradient import clipped_weight, cvar_gradient, soft_risk_level, worst_conditions_mean
 
 TEN = torch.arange(1.0, 11.0)
 

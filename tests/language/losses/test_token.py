@@ -59,8 +59,7 @@ def test_cispo_never_loses_the_gradient():
 
 
 @pytest.mark.parametrize(
-    ("options", "slope"),
-    [({"cap": 2.0, "mode": "truncate"}, -2), ({"cap": 2.0}, 0), ({"cap": math.inf}, -3), ({}, -3)],
+    ("options", "slope"), [({"cap": 2.0, "mode": "truncate"}, -2), ({"cap": 2.0}, 0), ({"cap": math.inf}, -3), ({}, -3)]
 )
 def test_decoupled_ppo(options, slope):
     logp = token(-1.0)

@@ -20,12 +20,7 @@ from distrl.control.algorithms.off_policy import ActingModel
 from distrl.control.algorithms.on_policy.base import Minibatch, OnPolicy
 from distrl.control.algorithms.on_policy.episode_memory import EpisodeMemory, episode_returns
 from distrl.control.models.context_policy import ContextPolicy, beta_log_density
-from distrl.functional.risk.cvar_gradient import (
-    clipped_weight,
-    cvar_gradient,
-    soft_risk_level,
-    worst_conditions_mean,
-)
+from distrl.functional.risk.cvar_gradient import clipped_weight, cvar_gradient, soft_risk_level, worst_conditions_mean
 from distrl.functional.statistics import effective_sample_size
 from distrl.learning.algorithm import Update
 from distrl.models.parameters.seeded import seeded

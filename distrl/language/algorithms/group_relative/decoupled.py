@@ -35,8 +35,7 @@ class DecoupledPPOConfig(LanguageAlgorithmConfig):
 
 
 @register.algorithm(
-    "decoupled_ppo",
-    paper="Batch size-invariance for policy optimization, Hilton et al. 2022; AReaL, Fu et al. 2025",
+    "decoupled_ppo", paper="Batch size-invariance for policy optimization, Hilton et al. 2022; AReaL, Fu et al. 2025"
 )
 class DecoupledPPO(LanguageAlgorithm):
     """PPO with three policies: behavior, proximal, present. On fresh data it is ordinary PPO."""

@@ -44,9 +44,7 @@ class AStarPOConfig(LanguageAlgorithmConfig):
 
 
 @register.algorithm(
-    "a_star_po",
-    paper="A*-PO: Accelerating RL for LLM Reasoning with Optimal Advantage Regression, 2025",
-    entries=[114],
+    "a_star_po", paper="A*-PO: Accelerating RL for LLM Reasoning with Optimal Advantage Regression, 2025", entries=[114]
 )
 class AStarPO(LanguageAlgorithm):
     """Optimal advantage regression in two stages."""

@@ -63,11 +63,7 @@ class Partition(nn.Module):
         return self.layers(prompt).squeeze(-1)
 
 
-@register.algorithm(
-    "flowrl",
-    paper="FlowRL: Matching Reward Distributions for LLM Reasoning, 2025",
-    entries=[82],
-)
+@register.algorithm("flowrl", paper="FlowRL: Matching Reward Distributions for LLM Reasoning, 2025", entries=[82])
 class FlowRL(TokenHeadAlgorithm):
     """Flow matching of the reward's distribution with a learned partition function."""
 

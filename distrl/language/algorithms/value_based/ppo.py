@@ -64,10 +64,7 @@ class TokenPPOConfig(TokenHeadConfig):
     reward like any other, and a value that nothing ever pays would reward answers without an end."""
 
 
-@register.algorithm(
-    "ppo_tokens",
-    paper="PPO, Schulman et al. 2017; InstructGPT, Ouyang et al. 2022",
-)
+@register.algorithm("ppo_tokens", paper="PPO, Schulman et al. 2017; InstructGPT, Ouyang et al. 2022")
 class TokenPPO(TokenHeadAlgorithm):
     """Proximal policy optimization of tokens with a critic on the trunk."""
 

@@ -26,11 +26,7 @@ class RoverConfig(LanguageAlgorithmConfig):
     """Optimizer steps in a pass. The first one is Dr. GRPO's; the later ones regress, where others clip."""
 
 
-@register.algorithm(
-    "rover",
-    paper="ROVER: Random Policy Valuation, 2025",
-    entries=[62],
-)
+@register.algorithm("rover", paper="ROVER: Random Policy Valuation, 2025", entries=[62])
 class Rover(WholeVocabulary):
     """Random policy valuation: the random policy's values rank actions as the best policy's.
 

@@ -35,9 +35,7 @@ def test_on_fresh_data_it_is_ordinary_ppo() -> None:
     for old in ("recompute", "versions"):
         made = world(old_logp=old)
         found = made.gradient(made.prepared())
-        plain = TinyWorld(
-            {"name": "grpo", "group_size": 8, "minibatches": 1, "reward": {"components": {"placed": {}}}},
-        )
+        plain = TinyWorld({"name": "grpo", "group_size": 8, "minibatches": 1, "reward": {"components": {"placed": {}}}})
         expected = plain.gradient(plain.prepared())
         assert float(expected.norm()) > 1e-3
         assert torch.allclose(found, expected, atol=1e-5)

@@ -46,10 +46,7 @@ def test_the_plan_is_the_knapsack_of_the_entrys_numbers() -> None:
         table.record(prompt_key(prompt), rate, decay=0.0)
     plan = KnapsackSamples(8, least=2, most=128, confidence=0.9)
     assert plan(prompts, table.extras(), RNG) == [PromptSamples(0, 6), PromptSamples(1, 10)]
-    assert plan(prompts, {}, RNG) == [
-        PromptSamples(0, 8),
-        PromptSamples(1, 8),
-    ]  # no rates yet
+    assert plan(prompts, {}, RNG) == [PromptSamples(0, 8), PromptSamples(1, 8)]  # no rates yet
 
 
 def sizes(data: Any) -> list[int]:
