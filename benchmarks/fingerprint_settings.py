@@ -81,7 +81,7 @@ KEYS: dict[str, str] = {
 #: The section that text runs alone have, how they name a task, and the model that needs no download.
 LANGUAGE, TASK, TINY = "language", "{}", "tiny"
 #: Our name of a registered method -> its present one, where they differ. Names of settings stay as they are.
-RENAMED: dict[str, str] = {"iqn_iterated": "iterated_q"}
+RENAMED: dict[str, str] = {"bnpo_parts": "bnpo_components", "iqn_iterated": "iterated_q"}
 #: Environments and wrappers of our own.
 RISKY_CHOICE, TWO_CHANNELS = "distrl/RiskyChoice-v0", "distrl/TwoChannels-v0"
 BIT_FLIP, POINT_GOAL, PICTURES = "distrl/BitFlip-v0", "distrl/PointGoal-v0", "distrl/MinAtar-Breakout-v1"

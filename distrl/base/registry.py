@@ -61,7 +61,7 @@ HOMES: dict[str, list[str]] = {
 }
 
 #: old name of a method -> its present name, for the message
-RENAMED = {"iqn_iterated": "iterated_q"}
+RENAMED = {"bnpo_parts": "bnpo_components", "iqn_iterated": "iterated_q"}
 
 
 @dataclass(frozen=True)
