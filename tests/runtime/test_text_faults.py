@@ -125,7 +125,7 @@ def test_an_engine_that_dies_is_built_again_and_changes_nothing(
 
 
 def test_an_engine_that_keeps_dying_ends_the_run_and_is_named(tmp_runs: Path) -> None:
-    with pytest.raises(ResourceError, match=r"AlwaysFails failed .* so did the one before it.*language\.max_rows"):
+    with pytest.raises(ResourceError, match=r"AlwaysFails failed .* so did its predecessor.*language\.max_rows"):
         train(engine_run("dead", "AlwaysFails"), runs_dir=tmp_runs)
     [failed] = events(tmp_runs / "dead", "failed")
     assert "text_tasks.py, line" in failed["error"]

@@ -21,21 +21,8 @@ int64, `answer` int64, `bundle`, `draw`, `correct`, `baseline`, `bootstrap`. Tok
 gradient), `old_logp`, `behavior_logp`, `ref_logp`, `value`, `token_reward`. A mean over nothing is zero, and what the
 mask hides is never read.
 
-An algorithm with columns of its own overrides hooks of `LanguageAlgorithm`, for example:
-
-    class TBRM(WholeVocabulary):
-        def add_columns(self, batch):          # once per batch, over all of it: input of the advantage
-            return batch.with_(...)
-
-        def add_loss_weights(self, minibatch):  # per minibatch, before its split into micro-batches
-            return super().add_loss_weights(minibatch).with_(...)
-
-        def forward(self, part):               # per micro-batch, with gradient: input of the objective
-            logp, total, _ = self.logit_columns(part)
-            return part.with_(logp=logp, start_value=...)
-
-        def loss(self, part):                  # default: `Objective.loss`
-            return self.objective.loss(part), []
+An algorithm with columns of its own overrides hooks of `LanguageAlgorithm`: `add_columns` once per batch,
+`add_loss_weights` once per minibatch, `forward` and `loss` per micro-batch; `tbrm.py` is an example.
 
 **Unit of a statistic.** Where an episode is trained as several rows (turns whose prompts were rewritten), every row
 carries the episode's reward, and a mean over rows would count long episodes more often. `unit: episode` computes an

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from distrl.base.registry import register
-from distrl.language.chain.tokens import last_token, log_ratio, masked, scan_trainable
+from distrl.language.chain.tokens import last_token, log_ratio, masked
 
 
 @register.credit("outcome", paper="Ouyang et al. 2022")
@@ -43,8 +43,3 @@ def turn_rewards(turn_reward: Tensor, turn: Tensor, mask: Tensor) -> Tensor:
     found = last >= 0
     rewards = torch.zeros(mask.shape, dtype=turn_reward.dtype, device=mask.device)
     return rewards.scatter_add(1, last.clamp(min=0), masked(turn_reward.detach(), found))
-
-
-def reward_to_go(token_reward: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
-    """Discounted sum of this and all later trainable tokens' rewards. (N, L). Other tokens cost no discount."""
-    return scan_trainable(token_reward, gamma, mask)

@@ -36,17 +36,6 @@ def clipped_loss(
     return torch.where(advantage < 0, torch.minimum(loss, -dual_clip * advantage), loss)
 
 
-def clip_shares(
-    logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, clip_low: float = 0.2, clip_high: float = 0.2
-) -> tuple[Tensor, Tensor]:
-    """Shares of trainable tokens whose gradient the lower and the upper bound of the clip has cut. Two scalars."""
-    change, a = log_ratio(logp.detach(), old_logp, mask), to_tokens(advantage, mask)
-    count = mask.sum().clamp(min=1)
-    low = (change < math.log1p(-clip_low)) & (a < 0) if clip_low < 1 else torch.zeros_like(mask)
-    high = (change > math.log1p(clip_high)) & (a > 0)
-    return low.sum() / count, high.sum() / count
-
-
 @register.token_loss("token_reinforce", paper="Williams 1992")
 def token_reinforce(logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
     """-A log pi. (N, L). With one advantage a sequence and sums over tokens: REINFORCE on whole answers."""

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from distrl.language.chain.groups import Groups
-from distrl.language.rewards.agreement import majority
 
 
 def pass_at_k(correct: Tensor, group: Tensor, k: int) -> Tensor:
@@ -21,10 +20,3 @@ def pass_at_k(correct: Tensor, group: Tensor, k: int) -> Tensor:
     # C(n - c, k) / C(n, k) as a product of k fractions; a factor below 0 means that every draw holds a success
     failures = ((n - c)[:, None] - steps).clamp(min=0.0) / (n[:, None] - steps).clamp(min=1.0)
     return (1.0 - failures.prod(1)).masked_fill(n < k, torch.nan)
-
-
-def majority_correct(answer: Tensor, correct: Tensor, group: Tensor) -> Tensor:
-    """Return (Q,) bool: each group's most frequent answer (first seen on ties) is correct."""
-    groups = Groups(group)
-    chosen = (majority(answer, group) > 0) & correct.bool()
-    return groups.sum(chosen.long()) > 0

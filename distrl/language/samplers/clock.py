@@ -10,13 +10,9 @@ from distrl.experience.activity import Activity
 
 @dataclass(frozen=True)
 class TextActivity(Activity):
-    """A moment of a text sampler. No stream has a pace of its own where all are answered as one batch.
+    """Activity of a text sampler at one moment; streams that share a batch have no pace of their own."""
 
-    Attributes:
-        what: Activity, as words behind "it".
-    """
-
-    what: str = ""
+    what: str = ""  # words behind "it"
 
     def __str__(self) -> str:
         """Return the time spent so far.
@@ -28,22 +24,22 @@ class TextActivity(Activity):
 
 
 class TextClock:
-    """Notes what is begun.
+    """Record of the current activity.
 
     >>> clock = TextClock()
-    >>> clock.begin("judges 8 answers")
+    >>> clock.begin("verifies 8 answers")
     >>> clock.activity().what
-    'judges 8 answers'
+    'verifies 8 answers'
     """
 
     def __init__(self) -> None:
         self._now = "", perf_counter()  # replaced at once, for another thread
 
     def begin(self, what: str) -> None:
-        """From now on this is done; an empty string: nothing."""
+        """Record the start of an activity; an empty string for none."""
         self._now = what, perf_counter()
 
     def activity(self) -> TextActivity:
-        """This moment."""
+        """Return the current activity."""
         what, since = self._now
         return TextActivity(seconds=perf_counter() - since, what=what)

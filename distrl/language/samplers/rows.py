@@ -1,4 +1,4 @@
-"""From what an engine said to rows of episodes, judged by their task."""
+"""Rows of token episodes from an engine's completions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUCCESS = 1.0  # of the first reward component
 
 
 def group_id(unit: Unit, number: int, prompts: int) -> int:
-    """A number for the `number`-th prompt of a unit that no other prompt of the run has.
+    """Return a number for the `number`-th prompt of a unit that is unique in the run.
 
     Raises:
         ValueError: More streams or prompts than fit.
@@ -38,17 +38,12 @@ def answer_rows(
     group: int,
     options: SamplingOptions,
 ) -> tuple[Columns, list[float]]:
-    """Rows of the answers to one prompt, and each one's success.
-
-    Args:
-        task: Judges; an answer that it cannot judge counts as wrong.
-        answers: Answers of the engine, one per row.
-    """
+    """Return the rows of the answers to one prompt, and the success of each; an unverifiable answer is wrong."""
     stop = set(tokenizer.stop_ids)
     texts = [tokenizer.decode([token for token in answer.tokens.tolist() if token not in stop]) for answer in answers]
-    judged = [verify_safely(task, item, text) for text in texts]
-    failed = np.array([problem is not None for _, problem in judged])
-    components = np.array([[found[name] for name in task.components] for found, _ in judged], np.float64)
+    verified_rows = [verify_safely(task, item, text) for text in texts]
+    failed = np.array([problem is not None for _, problem in verified_rows])
+    components = np.array([[found[name] for name in task.components] for found, _ in verified_rows], np.float64)
     lengths = np.array([len(prompt) + len(answer.tokens) for answer in answers])
     columns: dict[str, np.ndarray] = {
         "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
@@ -86,14 +81,14 @@ def _joined(pieces: Sequence[tuple[np.ndarray, np.ndarray]], dtype: type[np.gene
 
 
 def _support(prompt: int, answers: Sequence[Completion]) -> dict[str, np.ndarray]:
-    """Ids that truncation left for every token; none for those of the prompt."""
+    """Return the ids left by truncation for every token; none for those of the prompt."""
     lists = [ids for answer in answers for ids in (*([np.empty(0, np.int32)] * prompt), *(answer.support or ()))]
     ends = np.cumsum([0, *(len(ids) for ids in lists)])
     return {"support": np.concatenate(lists).astype(np.int32), "support_offsets": ends.astype(np.int64)}
 
 
 def _answer_number(answer: str | None) -> int:
-    """A number for a canonical answer; -1 for none."""
+    """Return a number for a canonical answer; -1 for none."""
     if answer is None:
         return -1
     return int.from_bytes(hashlib.blake2b(answer.encode(), digest_size=7).digest(), "little")

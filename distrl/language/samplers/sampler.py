@@ -1,4 +1,4 @@
-"""`TextSampler`: a language model's answers to prompts, as fragments of episodes."""
+"""Sampler of a language model's answers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ from distrl.base.errors import ResourceError, UserError
 from distrl.base.phases import Phases
 from distrl.base.seeds import generator
 from distrl.experience.fragment import CollectRequest, EpisodeReport, FragmentData, FragmentMeta, Unit
-from distrl.experience.rollout import rollout_bytes
-from distrl.experience.token_episodes import cat_episodes
 from distrl.experience.weights import Weights
 from distrl.language.curricula.prompt_order import PromptLines
 from distrl.language.curricula.sampling_plan import PromptSamples, SamplingPlan
 from distrl.language.engines.base import Completion, Engine, SamplingOptions
 from distrl.language.models.tokenizers import TextTokenizer, encode_item
 from distrl.language.models.weights import extras_of
-from distrl.language.samplers.clock import TextClock
+from distrl.language.samplers.base import LanguageSampler
 from distrl.language.samplers.rows import answer_rows, group_id
 from distrl.language.tasks.base import Item, Task
 
-ADVICE = "If memory ran out, lower language.max_rows or language.max_new_tokens. Go on with --resume."
+ADVICE = "If memory ran out, lower language.max_rows or language.max_new_tokens. Continue with --resume."
 
 
 def engine_fault(engine: object, error: Exception, answers: int) -> str:
@@ -42,24 +40,21 @@ def engine_fault(engine: object, error: Exception, answers: int) -> str:
     )
 
 
-class TextSampler:
-    """Answers items of a task, as often as a plan says.
+class TextSampler(LanguageSampler):
+    """Sampler of answers to the items of a task.
 
-    The prompts of a stream are a pure function of (weights with their extras, seed, stream, fragment), and so are
-    the random numbers of its tokens: a fragment depends on weights and names alone, and a stream has no state that
-    would have to move.
+    The prompts of a stream and the random numbers of its tokens are pure functions of (weights with their extras,
+    seed, stream, fragment).
 
     Args:
         engine: Generates; its weights are overwritten by the first request.
-        task: Gives items and judges answers.
-        lines: Which items a fragment asks.
         context: Longest prompt and answer together, in tokens.
-        draws: How often each prompt is answered, and at which temperature.
-        fuse: One batch for all streams (fast); else each stream on its own, at one fixed shape (deterministic).
-        rebuild: Makes a new engine in the place of one that failed; the batch is then answered once more.
-        news: Weights newer than a version, or None; asked before every token. Without, a batch is answered by the
-            weights that it was ordered with.
-        recompute: With new weights compute what is cached of running answers again.
+        draws: Number and temperature of the samples of each prompt.
+        fuse: One batch for all streams (fast); else one per stream, at one fixed shape (deterministic).
+        rebuild: Makes a new engine in place of one that failed; the batch is then generated once more.
+        news: Returns weights newer than a version, or None; polled before every token. Without it, a batch is
+            generated with the weights of its order.
+        recompute: Recompute the cache of unfinished answers with new weights.
     """
 
     def __init__(
@@ -80,55 +75,41 @@ class TextSampler:
         recompute: bool = False,
         phases: Phases | None = None,
     ):
-        self.index = index
+        super().__init__(index, tokenizer, task, lines, phases)
         self.engine: Any = engine
-        self.tokenizer = tokenizer
-        self.task = task
-        self.lines = lines
         self.context = context
         self.draws = draws
         self.options = options
         self.seed = seed
         self.fuse = fuse
         self.rebuild, self.news, self.recompute = rebuild, news, recompute
-        self.clock = TextClock()
-        self.phases = phases or Phases()
-        self.own_phases = phases is None
-        self.version = -1  # that the engine holds
+        self.version = -1  # of the engine's weights
         self.asked = -1  # of the newest order
-        self.extras: dict[str, np.ndarray] = {}  # what came with the order's weights
+        self.extras: dict[str, np.ndarray] = {}  # of the order's weights
 
     def collect(self, requests: Sequence[CollectRequest], weights: Weights) -> list[tuple[FragmentMeta, FragmentData]]:
         """Make the requested units with these weights, in the order of the requests.
 
         Raises:
-            UserError: An item cannot be asked: longer than the model's context, without a chat template. Or the engine
-                failed, and a new one did too.
+            UserError: An item is longer than the model's context or needs a chat template; or the engine failed, and
+                a new one did too.
         """
         self.phases.switch("load")
         if weights.version != self.asked:
             self.extras = extras_of(weights)
             self.asked = weights.version
-        # In flight the engine may have learned of newer ones than the order has: those stay.
+        # with in-flight weights the engine may hold newer ones than the order: those stay
         if weights.version > self.version or (self.news is None and weights.version != self.version):
             self.engine.load_weights(weights)
             self.version = weights.version
         groups = [list(requests)] if self.fuse else [[request] for request in requests]
-        fragments = [fragment for group in groups for fragment in self._answer(group, weights)]
-        self.clock.begin("")
-        if self.own_phases and fragments:
-            fragments[0][0].seconds = self.phases.reset()
-            self.phases.switch("wait")  # until the next request
-        return fragments
-
-    def drop(self, streams: Sequence[int]) -> None:
-        """Streams that live elsewhere now: there is nothing to let go."""
+        return self.finish([fragment for group in groups for fragment in self._answer(group, weights)])
 
     def close(self) -> None:
         self.engine.abort()
 
     def _answer(self, requests: list[CollectRequest], weights: Weights) -> list[tuple[FragmentMeta, FragmentData]]:
-        """One fragment for each request, all generated as one batch."""
+        """Make one fragment per request, all generated as one batch."""
         self.phases.switch("sampler")
         self.clock.begin("makes prompts")
         items = [self.lines.items(request.unit, self.extras) for request in requests]
@@ -139,7 +120,7 @@ class TextSampler:
         flat = [asked[draw.prompt] for asked, plan in zip(prompts, plans, strict=True) for draw in plan]
         said = self._generate(flat, [draw for plan in plans for draw in plan], np.concatenate(uniforms), weights)
         self.phases.switch("verify")
-        self.clock.begin(f"judges {len(said)} answers")
+        self.clock.begin(f"verifies {len(said)} answers")
         fragments, begin = [], 0
         for request, asked, asked_prompts, plan in zip(requests, items, prompts, plans, strict=True):
             mine = said[begin : begin + len(plan)]
@@ -157,7 +138,7 @@ class TextSampler:
     def _generate(
         self, prompts: list[list[int]], draws: Sequence[PromptSamples], uniforms: np.ndarray, weights: Weights
     ) -> list[list[Completion]]:
-        """Answers to each prompt as its draws say, those of one temperature together."""
+        """Generate the samples of each prompt, those of one temperature together."""
         said: list[list[Completion]] = [[] for _ in draws]
         ends = np.cumsum([draw.answers for draw in draws])
         for scale in dict.fromkeys(draw.temperature_scale for draw in draws):
@@ -173,7 +154,7 @@ class TextSampler:
     def _answers(
         self, prompts: list[list[int]], counts: list[int], uniforms: np.ndarray, scale: float, weights: Weights
     ) -> list[Completion]:
-        """The engine's answers. One that fails is built again, which changes no answer."""
+        """Return the engine's answers; a failed engine is rebuilt once, which changes no answer."""
         repeats = counts[0] if len(set(counts)) == 1 else counts
         try:
             return self._ask(prompts, repeats, uniforms, scale)
@@ -183,7 +164,7 @@ class TextSampler:
             told = engine_fault(self.engine, error, sum(counts))
             if self.rebuild is None:
                 raise ResourceError(f"{told}.", ADVICE) from error
-        logging.getLogger("distrl").warning("%s. It is built again.", told)
+        logging.getLogger("distrl").warning("%s. It is rebuilt.", told)
         try:
             self.engine = None  # its memory may be needed
             self.engine = self.rebuild()
@@ -193,7 +174,7 @@ class TextSampler:
             raise
         except Exception as error:
             told = engine_fault(self.engine, error, sum(counts))
-            raise ResourceError(f"{told}; so did the one before it.", ADVICE) from error
+            raise ResourceError(f"{told}; so did its predecessor.", ADVICE) from error
 
     def _ask(
         self, prompts: list[list[int]], repeats: int | list[int], uniforms: np.ndarray, scale: float
@@ -208,7 +189,7 @@ class TextSampler:
         return said
 
     def _uniforms(self, unit: Unit, plan: Sequence[PromptSamples]) -> np.ndarray:
-        """One number in [0, 1) for each token that may be drawn, (answers, max_new_tokens)."""
+        """Draw one number in [0, 1) for each possible token, (answers, max_new_tokens)."""
         shape = (sum(draw.answers for draw in plan), self.options.max_new_tokens)
         return generator(self.seed, "tokens", unit.stream, unit.seq).random(shape)
 
@@ -234,14 +215,4 @@ class TextSampler:
                 EpisodeReport(unit.stream, number, unit.seq * len(answers) + row, return_, len(answer.tokens))
                 for row, (return_, answer) in enumerate(zip(returns, answers, strict=True))
             ]
-        episodes = cat_episodes(rows)
-        meta = FragmentMeta(
-            unit=unit,
-            version=self.asked,  # the oldest that a token can be of
-            env_steps=int(episodes.mask.sum()),
-            episodes=reports,
-            snapshot={"seq": unit.seq + 1},
-            nbytes=rollout_bytes(episodes),
-            sampler=self.index,
-        )
-        return meta, FragmentData(episodes)
+        return self.fragment(unit, self.asked, rows, reports)  # the oldest version that a token can be of

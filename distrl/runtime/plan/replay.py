@@ -36,7 +36,7 @@ class Shard(ReplayShard):
 
     def load(self, folder: str) -> None:
         if Path(folder).is_dir():
-            super().load(folder)
+            self.replay.load(folder)
 
 
 class HereShard(LocalShard):

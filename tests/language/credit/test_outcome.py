@@ -33,9 +33,3 @@ def test_turns_are_paid_at_their_ends():
     turn = torch.tensor([[0, 0, 0, 1, 2], [0, 0, 1, 1, 2]])
     reward = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]])
     assert c.turn_rewards(reward, turn, mask).tolist() == [[0, 1, 0, 2, 0], [0, 1, 0, 0, 4]]
-
-
-def test_reward_to_go():
-    mask = torch.tensor([[True, False, True, True]])
-    found = c.reward_to_go(rows(1, math.nan, 2, 4)[None], mask, gamma=0.5)
-    assert found.tolist() == [[1 + 1 + 1, 0, 2 + 2, 4]]

@@ -114,16 +114,6 @@ def test_gspo_token_is_gspo_where_the_advantage_is_constant(mask, seed, scale):
     torch.testing.assert_close(gradient(tokens, logp)[0], gradient(whole, logp)[0])
 
 
-def test_clip_shares():
-    mask = torch.tensor([[True, True, True, True, False]])
-    change = torch.tensor([[1.3, 1.3, 0.7, 0.7, 9.0]]).log()
-    advantage = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0]])
-    low, high = t.clip_shares(change, torch.zeros_like(change), advantage, mask)
-    assert (low.item(), high.item()) == (0.25, 0.25)
-    low, high = t.clip_shares(change, torch.zeros_like(change), advantage, mask, clip_high=0.4)
-    assert (low.item(), high.item()) == (0.25, 0.0)
-
-
 # COPO
 
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distrl.language.rewards.pass_at_k import majority_correct, pass_at_k
-from tests.support.llm_cases import CASES, by_group, ids, one_group, ragged
+from distrl.language.rewards.pass_at_k import pass_at_k
+from tests.support.llm_cases import CASES, by_group, one_group, ragged
 
 
 def test_pass_at_k_by_hand():
@@ -28,9 +28,3 @@ def test_pass_at_k_is_the_mean_over_all_draws(case, k):
         if len(x) >= k:
             draws = [max(draw) for draw in itertools.combinations(x, k)]
             assert found[q].item() == pytest.approx(sum(draws) / len(draws))
-
-
-def test_majority_correct():
-    correct = torch.tensor([False, True, True, True])
-    assert majority_correct(ids(8, 9, 9, 7), correct, ids(0, 0, 0, 1)).tolist() == [True, True]
-    assert majority_correct(ids(8, 9, -1), correct[:3], one_group(3)).tolist() == [False]

@@ -16,7 +16,6 @@ from distrl.base.columns import Columns
 from distrl.base.registry import register
 from distrl.config.schedule import Scheduled
 from distrl.language.algorithms.base import ComponentConfig
-from distrl.language.algorithms.config import LanguageAlgorithmConfig
 from distrl.language.algorithms.heads import TokenHeadAlgorithm, TokenHeadConfig
 from distrl.language.chain.aggregation import aggregate
 from distrl.language.models.model import LanguageModel
@@ -71,15 +70,8 @@ class FlowRL(TokenHeadAlgorithm):
     loss_terms = ("policy/log_z",)
 
     @classmethod
-    def build_model(
-        cls,
-        observation_space: object,
-        action_space: object,
-        model: object,
-        config: LanguageAlgorithmConfig,
-        **options: Any,
-    ) -> LanguageModel:
-        language = super().build_model(observation_space, action_space, model, config, **options)
+    def build_model(cls, *described: Any, **options: Any) -> LanguageModel:
+        language = super().build_model(*described, **options)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options["seed"])
             language.partition = Partition(language.config.hidden_size)

@@ -27,7 +27,6 @@ from distrl.functional.returns.lambda_targets import lambda_atoms, replacement_s
 from distrl.functional.returns.state_values import Steps
 from distrl.functional.statistics import explained_variance
 from distrl.language.algorithms.base import ComponentConfig
-from distrl.language.algorithms.config import LanguageAlgorithmConfig
 from distrl.language.algorithms.heads import TokenHeadAlgorithm, TokenHeadConfig
 from distrl.language.chain.aggregation import aggregate, token_mean
 from distrl.language.chain.tokens import last_token, lengths, masked, masked_standardize
@@ -72,20 +71,13 @@ class TokenPPO(TokenHeadAlgorithm):
     loss_terms: tuple[str, ...] = ("loss/policy", "loss/value")
 
     @classmethod
-    def build_model(
-        cls,
-        observation_space: object,
-        action_space: object,
-        model: object,
-        config: LanguageAlgorithmConfig,
-        **options: Any,
-    ) -> LanguageModel:
+    def build_model(cls, *described: Any, **options: Any) -> LanguageModel:
         language = options.get("language")
         if language is not None and language.critic_head is None:
             options["language"] = language.model_copy(update={"critic_head": ReturnHeadConfig()})
-        built = super().build_model(observation_space, action_space, model, config, **options)
+        built = super().build_model(*described, **options)
         assert built.critic is not None
-        with torch.no_grad():  # an untrained critic says the same of all prefixes, and disturbs nobody
+        with torch.no_grad():  # an untrained critic gives about the same value to all prefixes
             for layer in built.critic.modules():
                 if isinstance(layer, nn.Linear):
                     layer.weight.mul_(SMALL)
