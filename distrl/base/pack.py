@@ -73,11 +73,7 @@ def unpack(skeleton: State, arrays: dict[str, np.ndarray]) -> State:
 
 
 def save_state(path: str | Path, state: State) -> None:
-    """Write a state atomically as one safetensors file, the skeleton in its metadata.
-
-    Raises:
-        ResourceError: The disk is full.
-    """
+    """Write a state atomically as one safetensors file; ResourceError on a full disk."""
     from safetensors.numpy import save
 
     skeleton, arrays = pack(state)

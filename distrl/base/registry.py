@@ -107,11 +107,7 @@ class Registry:
         return named
 
     def get(self, plug_point: str, name: str) -> Any:
-        """Return the method `name`, or the object that `module:attribute` names.
-
-        Raises:
-            ConfigError: No such method; the nearest name is suggested.
-        """
+        """Return the method `name`, or the object `module:attribute`; ConfigError names the nearest."""
         if ":" in name:
             return resolve(name)
         self.load(plug_point, name)
@@ -153,11 +149,7 @@ def _place(target: object) -> str:
 
 
 def resolve(path: str) -> Any:
-    """Return the object that `module:attribute` names.
-
-    Raises:
-        ConfigError: The module cannot be found, or lacks the attribute.
-    """
+    """Return the object that `module:attribute` names; ConfigError where there is none."""
     module_name, _, attribute = path.partition(":")
     try:
         target: Any = importlib.import_module(module_name)

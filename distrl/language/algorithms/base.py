@@ -138,8 +138,6 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         """Return the task that the run trains on."""
         return task
 
-    # ---- columns of the batch ---------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def prepare(self, batch: Columns) -> Columns:
         """Add reward, log-probabilities, credit and advantage, computed over the whole batch."""
@@ -231,8 +229,6 @@ class LanguageAlgorithm(SingleModelAlgorithm):
         """Copy the weights as the reference model, if a component reads it without adapters."""
         if REFERENCE_COLUMNS & self.reads and not adapter_layers(self.language.network):
             self.reference = self.flat.data.clone()
-
-    # ---- the update ------------------------------------------------------------------------------------------------
 
     def update(self, batch: Columns, rng: np.random.Generator) -> Update:
         """Prepare the batch, then take one optimizer step per minibatch in each epoch.

@@ -71,8 +71,6 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
     def acting_model(self, model: Any) -> Any:  # type: ignore[override]
         return Published(self.sharded)
 
-    # ---- the update ------------------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def scored(self, batch: Columns, temperature: float | Tensor = 1.0) -> Tensor:
         """As `LanguageAlgorithm.scored`; every process computes its share of the parts."""
@@ -130,8 +128,6 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
             self.flat.grad.mul_((self.config.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
         return norm
 
-    # ---- state -----------------------------------------------------------------------------------------------------
-
     def state(self) -> dict[str, Tree]:
         """As of a whole model, in process 0; all have to call it. The others' is of no use."""
         self.sharded.reshard()
@@ -186,11 +182,7 @@ class ShardedLanguageAlgorithm(LanguageAlgorithm):
 
 
 def sharded_class(found: type[LanguageAlgorithm]) -> type[LanguageAlgorithm]:
-    """An algorithm's class, for a model that is spread over the processes.
-
-    Raises:
-        ConfigError: It looks at whole gradients itself.
-    """
+    """Return the sharded class of an algorithm; ConfigError if it reads whole gradients."""
     between = itertools.takewhile(lambda cls: cls is not LanguageAlgorithm, found.__mro__)
     own = {name for cls in between for name in OWN_METHODS if name in vars(cls)}
     if own:

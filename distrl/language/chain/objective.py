@@ -6,20 +6,7 @@ component is called on a batch without glue:
 
     grpo(reward, group, *, ddof=1, eps=1e-6, ...)        # reads reward, group; takes ddof, eps, ...
 
-| component | plug point | writes | shape |
-|--|--|--|--|
-| reward | `reward`; components by `rewards.plan.RewardPlan` | `reward` | (R,) |
-| credit | `credit` | `token_reward` | (N, L) |
-| advantage | `advantage` | `advantage` | (R,) or (N, L) |
-| objective | `token_loss`, `row_loss`, `group_loss` | a loss to be minimized | (N, L), (N,), (Q,) |
-| correction | `behavior_correction` | weight of a token loss | (N, L) |
-| divergence | `divergence` | a loss to be minimized | (N, L) |
-| aggregation | `aggregation` | weights that sum a token loss up | (N, L) |
-
-Columns. Rows, one per training sequence (R = N): `reward`, `components` (R, K), `group` int64, `episode`
-int64, `answer` int64, `bundle`, `draw`, `correct`, `baseline`, `bootstrap`. Tokens (N, L): `mask` bool, `logp` (with
-gradient), `old_logp`, `behavior_logp`, `ref_logp`, `value`, `token_reward`. A mean over nothing is zero, and what the
-mask hides is never read.
+`docs/internals.md` lists components and columns. A mean over nothing is zero, and what the mask hides is never read.
 
 An algorithm with columns of its own overrides hooks of `LanguageAlgorithm`: `add_columns` once per batch,
 `add_loss_weights` once per minibatch, `forward` and `loss` per micro-batch; `tbrm.py` is an example.

@@ -1,9 +1,5 @@
 """Curricula: which items are asked next, given how earlier ones went.
 
-    curriculum = make_curriculum("success_band", size=1000, options={"low": 0.2})
-    items = curriculum.sample(rng, 8)                           # different items while there are enough
-    curriculum.update({17: [1.0, 0.0, 0.0, 1.0]})               # successes of item 17's group, once it was learned from
-
 A curriculum is a state machine: what it samples is a pure function of the generator and of the updates, in their order.
 A share `floor` of the draws is uniform over all items, so no item is ever left out for good.
 

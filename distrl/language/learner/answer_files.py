@@ -111,11 +111,7 @@ class TextKeeper:
 
 
 def require_parquet(settings: TextsSettings) -> None:
-    """Refuse `texts.rollouts` where Parquet files cannot be written.
-
-    Raises:
-        ConfigError: pyarrow is not installed.
-    """
+    """Raise ConfigError if `texts.rollouts` needs Parquet and pyarrow is not installed."""
     if not settings.rollouts:
         return
     try:

@@ -1,9 +1,7 @@
 """Mismatch gate: compares log-probabilities of the learner with those of the sampler.
 
-Ratios of policy gradients are wrong by whatever the two disagree. The gate scores a sample of a batch with the weights
-that made it and compares. Where the difference is too large it looks for the cause by undoing one thing after another:
-the difference goes away with another temperature, with or without truncation, with the weights before; or a few rows
-are far off while the others agree (other tokens than those that were drawn). What remains is arithmetic: kernel, dtype.
+Policy-gradient ratios are wrong by this difference. If it is too large, the gate looks for the cause by undoing one
+thing after another (docs/tasks.md).
 """
 
 from __future__ import annotations

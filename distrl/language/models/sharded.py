@@ -129,8 +129,6 @@ class ShardedModel:
             found.append(Rows(begin + first * rest, own, (last - first) * rest))
         return found
 
-    # ---- computing -------------------------------------------------------------------------------------------------
-
     def _hidden(self, tokens: Tensor, positions: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """Replace `LanguageModel.hidden`; without gradient, and a whole output layer, outside calls."""
         if self._inside:
@@ -151,8 +149,6 @@ class ShardedModel:
     def reshard(self) -> None:
         """Free the gathered parameters outside the blocks."""
         self.root.reshard()  # type: ignore[operator]
-
-    # ---- whole vectors and shards ------------------------------------------------------------------------------------
 
     def gather(self, own: Tensor) -> Tensor | None:
         """Gather shards in the layout of `flat` to the whole vector, on the CPU of process 0."""
@@ -231,9 +227,6 @@ def _like(sharded: Tensor, whole: Tensor) -> Tensor:
     return DTensor.from_local(
         local, mesh, sharded.placements, run_check=False, shape=sharded.shape, stride=sharded.stride()
     )
-
-
-# ---- published weights -----------------------------------------------------------------------------------------------
 
 
 class Published(nn.Module):

@@ -44,11 +44,7 @@ class TextTokenizer(ABC):
 
     @abstractmethod
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Encode a text, or messages in the chat template with the answer opened.
-
-        Raises:
-            ConfigError: Messages without a chat template, or an empty prompt.
-        """
+        """Encode a text, or messages in the chat template; ConfigError without one or if empty."""
 
     @abstractmethod
     def to_transformers(self) -> PreTrainedTokenizerBase:

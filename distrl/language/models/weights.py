@@ -59,11 +59,7 @@ def pack_language_weights(model: LanguageModel, version: int, dtype: torch.dtype
 @load_weights.register(LanguageModel)
 @torch.no_grad()
 def load_language_weights(model: LanguageModel, weights: Weights) -> None:
-    """Copy a version and its precision into a model; extras are read by `extras_of`.
-
-    Raises:
-        CheckpointError: Names or shapes of another model; nothing is changed.
-    """
+    """Copy a version and its precision into a model; an error about names changes nothing."""
     own = dict(model.named_parameters())
     everything = weights.arrays()
     arrays = {name: array for name, array in everything.items() if not name.startswith(EXTRA)}

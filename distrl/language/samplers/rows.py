@@ -19,11 +19,7 @@ SUCCESS = 1.0  # of the first reward component
 
 
 def group_id(unit: Unit, number: int, prompts: int) -> int:
-    """Return a number for the `number`-th prompt of a unit that is unique in the run.
-
-    Raises:
-        ValueError: More streams or prompts than fit.
-    """
+    """Return a number for a prompt, unique in the run; ValueError for too many prompts."""
     if unit.stream >= MAX_STREAMS or prompts > MAX_PROMPTS:
         raise ValueError(f"{unit.stream} streams of {prompts} prompts: at most {MAX_STREAMS} of {MAX_PROMPTS}")
     return (unit.seq * MAX_STREAMS + unit.stream) * MAX_PROMPTS + number

@@ -38,11 +38,7 @@ class Verifier:
 
 
 def make_verifier(name: str, options: Mapping[str, object] | None = None) -> Verifier:
-    """Make a verifier by registered name or `module:Class`, with its options.
-
-    Raises:
-        ConfigError: Unknown verifier or option.
-    """
+    """Make a verifier by name or `module:Class`; ConfigError for an unknown one or option."""
     factory = register.get("verifier", name)
     known = inspect.signature(factory).parameters
     for word in options or {}:

@@ -99,8 +99,6 @@ class RayBackend:
         if self.started_here:
             ray.shutdown()
 
-    # ---- orders --------------------------------------------------------------------------------------------------
-
     def collect(self, sampler: int, requests: list[CollectRequest], weights: Handle) -> None:
         refs = self.samplers[sampler].collect.options(num_returns=len(requests) + 1).remote(requests, weights)
         deadline = time.monotonic() + self.plan.config.samplers.timeout
@@ -123,8 +121,6 @@ class RayBackend:
         deadline = time.monotonic() + UPDATE_SECONDS
         order = Order("eval", deadline, refs=weights, env_steps=env_steps, update=update)
         self._orders[self.evaluator.evaluate.remote(weights)] = order
-
-    # ---- events --------------------------------------------------------------------------------------------------
 
     def wait(self, timeout: float) -> list[Event]:
         pending = list(self._orders)

@@ -82,8 +82,6 @@ class Loop:
     def progress(self) -> RunProgress:
         return self.state.progress
 
-    # ---- the run ---------------------------------------------------------------------------------------------------
-
     def start(self, restored: CheckpointStates | None, first: Weights | None = None) -> None:
         """Start all processes, from a checkpoint if given, else from initial weights if given."""
         state = self.state
@@ -192,8 +190,6 @@ class Loop:
                 if not (ended and isinstance(event, ev.SamplerFailed | ev.SamplerLost)):
                     self.handle(event)
 
-    # ---- orders ----------------------------------------------------------------------------------------------------
-
     def feed_learner(self) -> None:
         """Order an update if a batch is complete and the learner free; else prefetch for a GPU."""
         state = self.state
@@ -227,8 +223,6 @@ class Loop:
             if requests:
                 state.pool.started(slot, requests)
                 self.backend.collect(slot.index, requests, state.weights[requests[0].version])
-
-    # ---- events ----------------------------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> None:
         match event:
@@ -305,8 +299,6 @@ class Loop:
         if not isinstance(failure.error, UserError) and failure.traceback:
             self.monitor.event("traceback", text=failure.traceback)
         raise failure.error
-
-    # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_checkpoint(self, path: Path) -> None:
         for callback in self.callbacks:

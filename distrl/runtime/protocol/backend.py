@@ -24,8 +24,6 @@ class Backend(Protocol):
     recovers: bool  # the learner can die alone and be rebuilt
     on_wait: Callable[[], None]  # called about once a second while a call of the backend blocks
 
-    # ---- orders ----------------------------------------------------------------------------------------------------
-
     def start(self, samplers: int) -> None:
         """Start the learner and the samplers; each sampler reports `SamplerReady`."""
 
@@ -56,8 +54,6 @@ class Backend(Protocol):
     def wait(self, timeout: float) -> list[Event]:
         """Return the events since the last call; wait up to `timeout` seconds for the first one."""
 
-    # ---- the learner between updates -------------------------------------------------------------------------------
-
     def keep_state(self) -> Handle:
         """Request the learner's state after the updates ordered so far; return a handle at once."""
 
@@ -69,8 +65,6 @@ class Backend(Protocol):
 
     def ask_learner(self, method: str, *args: object) -> Any: ...  # a method of `LEARNER_CALLS`
     def publish(self, version: int) -> Handle: ...  # of the learner's present weights
-
-    # ---- data and machines -----------------------------------------------------------------------------------------
 
     def put(self, value: Weights | FragmentData) -> Handle: ...
     def fetch(self, handle: Handle) -> Any: ...  # raises `DataLost`

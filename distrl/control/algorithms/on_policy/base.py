@@ -97,8 +97,6 @@ class OnPolicy(SingleModelAlgorithm):
         head = {key: getattr(config, key) for key in ("critic_head", "risk") if hasattr(config, key)}
         return build_actor_critic(observation_space, action_space, model, **head, **options)
 
-    # ---- written by an algorithm's file ----------------------------------------------------------------------------
-
     def prepare(self, rollout: Columns) -> Columns:
         """Add the columns that the loss needs, once per batch, with the weights before the update."""
         raise NotImplementedError(f"{type(self).__name__} must define prepare() or update()")
@@ -163,8 +161,6 @@ class OnPolicy(SingleModelAlgorithm):
     def policy_metrics(self, log_ratio: Tensor, batch: Minibatch) -> dict[str, float]:
         """Return the algorithm's metrics of log pi - log mu (T, B) after an update."""
         return {}
-
-    # ---- the update ------------------------------------------------------------------------------------------------
 
     def update(self, rollout: Columns, rng: np.random.Generator) -> Update:
         """Prepare a rollout (T, B), then take one optimizer step for each minibatch of each epoch."""
@@ -281,8 +277,6 @@ class OnPolicy(SingleModelAlgorithm):
         if self.numpy_gradient is not None:
             return self.numpy_gradient.clip(self.config.max_grad_norm)
         return super().clip_gradient()
-
-    # ---- policy and critic on rollouts and minibatches -------------------------------------------------------------
 
     def evaluate(self, batch: Columns) -> tuple[Tensor, Tensor]:
         """Return distribution parameters (..., P) and the critic's output (...) of a minibatch."""

@@ -24,11 +24,7 @@ MAX_NORM = 1.0
 def supervised_start(
     model: LanguageModel, task: Task, seed: int, steps: int, batch_size: int, learning_rate: float
 ) -> float:
-    """Fit demonstrations of random training items; returns the last loss per token.
-
-    Raises:
-        ConfigError: The task has no demonstrations.
-    """
+    """Fit demonstrations of random items, return the last loss; ConfigError without any."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=learning_rate, betas=BETAS)
     rng = generator(seed, "demonstrations")

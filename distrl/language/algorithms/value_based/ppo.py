@@ -115,8 +115,6 @@ class TokenPPO(TokenHeadAlgorithm):
         """The family of the critic's distributions."""
         return self.head.distribution
 
-    # ---- once per batch ------------------------------------------------------------------------------------------
-
     def add_columns(self, batch: Columns) -> Columns:
         """Add the critic's distributions (N, T + 1, P), value (N, L) and bootstrap (N,).
 
@@ -183,8 +181,6 @@ class TokenPPO(TokenHeadAlgorithm):
         )
         values, probs = torch.broadcast_tensors(*targets)
         return batch.with_(target_values=values.transpose(0, 1), target_probs=probs.transpose(0, 1))
-
-    # ---- per minibatch -------------------------------------------------------------------------------------------
 
     def add_loss_weights(self, minibatch: Columns) -> Columns:
         return super().add_loss_weights(minibatch).with_(token_weight=token_mean(minibatch.mask))
