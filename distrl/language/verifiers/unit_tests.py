@@ -24,8 +24,9 @@ class UnitTests(Verifier):
     """A Python program that passes all tests; `passed` is the share of tests passed.
 
     An item expects a list of tests: code that fails by raising (`assert add(1, 2) == 3`), all run after the answer in
-    one process, or tables {"stdin": text, "stdout": text}, run separately, trailing white space ignored. Code is taken from the last fenced block. A program that inspects its process can forge the reports of code
-    tests, but not of tables.
+    one process, or tables {"stdin": text, "stdout": text}, run separately, trailing white space ignored. Code is
+    taken from the last fenced block. A program that inspects its process can forge the reports of code tests, but not
+    of tables.
 
     Args:
         seconds: Wall time for all tests of one answer.
