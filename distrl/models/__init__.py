@@ -1,1 +1,1 @@
-"""Floor 2: torsos, action distributions, policies, critics, and the flat vector that their parameters live in."""
+"""Networks shared by both domains: parameters, layers, heads."""

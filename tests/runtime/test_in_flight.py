@@ -94,7 +94,7 @@ def test_the_gate_books_the_difference_as_stale_cache(recompute: bool) -> None:
     scores = gate._scores(batch).detach()
     new, old = batch.mask & (batch.version == 1), batch.mask & (batch.version == 0)
     assert float((scores - batch.logp).abs()[old].mean()) > 1e-2, "the update must move the distribution"
-    found = gate.look_at_cache(batch, 1)
+    found = gate.check_cache(batch, 1)
     assert found is not None
     assert found.mean == pytest.approx(float((scores - batch.logp).abs()[new].mean()), rel=1e-4, abs=1e-6)
     if recompute:
@@ -103,7 +103,7 @@ def test_the_gate_books_the_difference_as_stale_cache(recompute: bool) -> None:
     else:
         assert found.mean > found.threshold
         assert found.cause == "stale cache"
-        again = gate.look_at_cache(batch, 1)
+        again = gate.check_cache(batch, 1)
         assert again is not None
         assert again.cause == "", "it is told once"
     world.learner.gate.settings = world.learner.gate.settings.model_copy(update={"action": "stop", "every": 1})
@@ -117,7 +117,7 @@ def test_the_gate_books_the_difference_as_stale_cache(recompute: bool) -> None:
 def test_answers_of_one_version_have_no_stale_cache() -> None:
     world = World(False)
     batch = world.learner._batch([data for _, data in world.collect(0, None)], ())
-    assert world.learner.gate.look_at_cache(batch, 0) is None
+    assert world.learner.gate.check_cache(batch, 0) is None
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [

@@ -135,7 +135,7 @@ class LanguageConfig(Section):
         if self.engine == "server":
             raise ConfigError(
                 "language.engine is server, whose weights are frozen; the samplers of a run adopt new ones.",
-                "Set language.engine=transformers. A server is a teacher or judge: engines.server_engine.ServerEngine.",
+                "Set language.engine=transformers; `distrl eval --server URL` evaluates the model of a server.",
             )
         if ":" not in self.engine and self.engine not in ENGINES:
             raise ConfigError(unknown("engine", self.engine, ENGINES))

@@ -46,7 +46,7 @@ class ActorCritic(nn.Module):
         """The same as `evaluate`."""
         return self.evaluate(obs, state, first)
 
-    def judge(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> Tensor:
+    def critic_forward(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> Tensor:
         """The critic's output (N,) or (N, P); arguments as for `value`."""
         if not self.shared:
             return self.critic(obs)
@@ -58,7 +58,7 @@ class ActorCritic(nn.Module):
         With memory, `state` is the one after the step before: `states[t, b]` of `unroll` for the final observation of
         step (t, b).
         """
-        return self.critic.value(self.judge(obs, state, first))
+        return self.critic.value(self.critic_forward(obs, state, first))
 
     def evaluate(
         self, obs: Tree, state: Tree = None, first: Tensor | None = None, levels: Tensor | None = None

@@ -142,7 +142,7 @@ class SquashedPolicy(ContinuousPolicy):
         return torch.cat(parts if deviation is None else [*parts, deviation], -1), None
 
     def new_exploration(self, noise: Tensor) -> None:
-        """Draw the exploration matrix anew from standard normal `noise` (feature_size, size)."""
+        """Draw a new exploration matrix from standard normal `noise` (feature_size, size)."""
         with torch.no_grad():
             self.exploration.copy_(self.log_std.exp() * noise)
 

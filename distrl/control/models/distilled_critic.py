@@ -59,8 +59,8 @@ class DistilledActorCritic(ActorCritic):
         """The quantile network."""
         return self._side[0]
 
-    def judge(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> Tensor:
-        return self.distilled(super().judge(obs, state, first), self.quantiles(obs))
+    def critic_forward(self, obs: Tree, state: Tree = None, first: Tensor | None = None) -> Tensor:
+        return self.distilled(super().critic_forward(obs, state, first), self.quantiles(obs))
 
     def evaluate(
         self,

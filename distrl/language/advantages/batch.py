@@ -134,7 +134,7 @@ def gdpo(
             take it as 0 (`zero`, the public code).
         normalize_batch: False stops before the batch normalization. With one reward there never is one: it is GRPO.
     """
-    compared(group, allow_singleton)  # judged on the group as sampled, not on the rows that a reward applies to
+    compared(group, allow_singleton)  # checked on the group as sampled, not on the rows that a reward applies to
     total = torch.zeros(len(components), dtype=torch.float64, device=components.device)
     for k, component in enumerate(as_double(components).unbind(1)):
         known = ~component.isnan()

@@ -1,7 +1,7 @@
-"""Curricula: which items are asked next, given how earlier ones went.
+"""Curricula: choice of the next items by the success of earlier ones.
 
 A curriculum is a state machine: what it samples is a pure function of the generator and of the updates, in their order.
-A share `floor` of the draws is uniform over all items, so no item is ever left out for good.
+A share `floor` of the draws is uniform over all items, so every item keeps a chance.
 
 In a run the learner owns the curriculum and updates it with every batch that it has learned from; samplers get its
 state with the weights (`to_extras`, `load_extras`) and only sample.
@@ -28,7 +28,7 @@ class Curriculum:
     """Base class. A subclass writes `weights`, `update` and names its arrays in `state`.
 
     Args:
-        size: Number of items; of an endless task, how many of the first are asked.
+        size: Number of items; of an endless task, the number of its first items in use.
         floor: Share of draws that are uniform over all items.
     """
 
@@ -112,7 +112,7 @@ def make_curriculum(name: str, size: int, options: Mapping[str, object] | None =
 
 
 def task_curriculum(word: str | Mapping[str, object] | None, task: Task) -> Curriculum | None:
-    """The curriculum that `language.curriculum` asks for, over a task's training items.
+    """Make the curriculum of `language.curriculum` over a task's training items.
 
     Args:
         word: Its name, or its name with options; None for none.

@@ -73,7 +73,7 @@ class ServerEngine:
         """Raise ConfigError: the weights are frozen."""
         raise ConfigError(
             f"the weights of the server {self.url} are frozen; it cannot adopt version {weights.version}.",
-            "A server is a teacher or a judge. For a run's samplers set language.engine=transformers.",
+            "Use distrl eval --server for a server's own model; set language.engine=transformers for samplers.",
         )
 
     def abort(self) -> None:

@@ -68,7 +68,7 @@ class TextLearner(Learner):
         self._cache: Mismatch | None = None  # the same, of answers that new weights went on with
 
     def update(self, fragments: Sequence[FragmentData], progress: Progress) -> tuple[Report, Weights]:
-        """As `Learner.update`; says where verifiers fail, and where nothing can be learned."""
+        """Update as `Learner.update`; warn about failed verifiers and batches without differences."""
         if not self.begun:  # in a group the loop asks process 0 alone for the first weights
             self._begin()
         self._found = self._cache = None
@@ -155,8 +155,8 @@ class TextLearner(Learner):
         )  # in weight versions, of the model's tokens
         if self.gate.due(self.version):
             usual = batch[batch.temperature_scale == 1.0] if TEMPERATURE_SCALE in batch else batch
-            self._cache = self.gate.look_at_cache(usual, self.version)
-            self._found = self.gate.look(usual, self.version)
+            self._cache = self.gate.check_cache(usual, self.version)
+            self._found = self.gate.check(usual, self.version)
         self.gate.remember(self.version)
         return batch
 

@@ -67,7 +67,7 @@ class MismatchGate:
     def __init__(self, algorithm: LanguageAlgorithm, settings: GateSettings):
         self.algorithm, self.settings = algorithm, settings
         self.baseline: float | None = None  # mean difference at the first look
-        self._told_of_cache = False
+        self._cache_reported = False
         self._before: deque[Tensor] = deque(maxlen=KEPT_WEIGHTS)  # weights before the present ones, newest first
 
     def due(self, update: int) -> bool:
@@ -80,14 +80,14 @@ class MismatchGate:
         if every > 0 and (-(update + 1)) % every <= KEPT_WEIGHTS:
             self._before.appendleft(self.algorithm.flat.data.clone())
 
-    def look(self, batch: Columns, version: int) -> Mismatch | None:
+    def check(self, batch: Columns, version: int) -> Mismatch | None:
         """Compare; None where no row was made with the present weights.
 
         Args:
             batch: (N, L) columns as the sampler made them.
 
         Raises:
-            ResourceError: They disagree, and the gate was told to stop the run.
+            ResourceError: They disagree, and `language.gate.action` is stop.
         """
         newest = torch.where(batch.mask, batch.version, version).min(1).values
         rows = (newest == version).nonzero().squeeze(1)[: self.settings.rows]
@@ -99,11 +99,10 @@ class MismatchGate:
         return found
 
     @torch.no_grad()
-    def look_at_cache(self, batch: Columns, version: int) -> Mismatch | None:
-        """Compare what the present weights said in answers that older ones had begun (`language.in_flight`); None
-        where there is none. Keys and values of the older weights are what such a token saw and the learner does not, so
-        this never stops a run; it is told once.
-        """
+    def check_cache(self, batch: Columns, version: int) -> Mismatch | None:
+        """Compare tokens of the present weights in answers begun by older ones; None without any.
+
+        Such tokens saw a cache of older weights: reported once, never stops a run."""
         own = batch.mask & (batch.version == version)
         begun = (batch.mask & (batch.version < version)).any(1)
         rows = (own.any(1) & begun).nonzero().squeeze(1)[: self.settings.rows]
@@ -112,14 +111,14 @@ class MismatchGate:
         mixed = batch.with_(mask=own)[rows]
         mean, largest, _ = self._difference(mixed, self._scores(mixed))
         limit = self._limit()
-        if mean <= limit or self._told_of_cache:
+        if mean <= limit or self._cache_reported:
             return Mismatch(mean, largest, limit)
-        self._told_of_cache = True
-        told = (
+        self._cache_reported = True
+        detail = (
             "tokens behind a swap of weights saw keys and values of the weights before; what they were really drawn"
             " with is recorded, so ratios are right (language.in_flight=recompute makes the difference go away)"
         )
-        return Mismatch(mean, largest, limit, "stale cache", told)
+        return Mismatch(mean, largest, limit, "stale cache", detail)
 
     def _limit(self) -> float:
         return max(TOLERANCE[self.algorithm.language.dtype], MARGIN * (self.baseline or 0.0))
@@ -158,15 +157,15 @@ class MismatchGate:
         temperature = self.algorithm.settings.temperature
         suspects: list[tuple[str, str, Callable[[], Tensor]]] = []
         for age, weights in enumerate(self._before, start=1):
-            told = f"the answers were made with weights that are {age} updates older than their version says"
-            suspects.append(("stale weights", told, lambda old=weights: self._with_weights(batch, old)))  # type: ignore[misc]
+            detail = f"the answers were made with weights that are {age} updates older than their version says"
+            suspects.append(("stale weights", detail, lambda old=weights: self._with_weights(batch, old)))  # type: ignore[misc]
         if "support" in batch:
-            told = "log-probabilities are of the whole vocabulary, not of what top-p and top-k left"
-            suspects.append(("truncated support", told, lambda: self._scores(batch, temperature, False)))
+            detail = "log-probabilities are of the whole vocabulary, not of what top-p and top-k left"
+            suspects.append(("truncated support", detail, lambda: self._scores(batch, temperature, False)))
             return suspects
         for top_p in (0.8, 0.9, 0.95):
-            told = f"top-p {top_p:g} fits, and the support was not recorded"
-            suspects.append(("truncated support", told, lambda p=top_p: self._truncated(batch, p)))  # type: ignore[misc]
+            detail = f"top-p {top_p:g} fits, and the support was not recorded"
+            suspects.append(("truncated support", detail, lambda p=top_p: self._truncated(batch, p)))  # type: ignore[misc]
         return suspects
 
     def _scores(self, batch: Columns, temperature: float | None = None, support: bool = True) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 #: Updates in a row without any group whose answers differ, until the run says so.
 EQUAL_UPDATES = 20
 #: Most warnings about batches with unverified answers.
-TOLD = 3
+MOST_WARNINGS = 3
 
 
 class TextWatch:
@@ -15,7 +15,7 @@ class TextWatch:
 
     def __init__(self) -> None:
         self._equal = 0
-        self._told = 0
+        self._warned = 0
 
     def warnings(self, metrics: Mapping[str, float]) -> list[str]:
         """Return warnings after an update with these metrics."""
@@ -23,9 +23,9 @@ class TextWatch:
 
     def _unverified(self, metrics: Mapping[str, float]) -> str:
         share = metrics.get("text/unverified", 0.0)
-        if share == 0.0 or self._told >= TOLD:
+        if share == 0.0 or self._warned >= MOST_WARNINGS:
             return ""
-        self._told += 1
+        self._warned += 1
         return (
             f"the task's verifier failed or took too long for {100 * share:.3g} % of the answers of a batch; they count"
             " as wrong (curve text/unverified). Try it on your own answers: distrl.language.tasks.base.verify_safely."

@@ -161,10 +161,10 @@ class TextSampler(LanguageSampler):
         except UserError:
             raise
         except Exception as error:
-            told = engine_fault(self.engine, error, sum(counts))
+            fault = engine_fault(self.engine, error, sum(counts))
             if self.rebuild is None:
-                raise ResourceError(f"{told}.", ADVICE) from error
-        logging.getLogger("distrl").warning("%s. It is rebuilt.", told)
+                raise ResourceError(f"{fault}.", ADVICE) from error
+        logging.getLogger("distrl").warning("%s. It is rebuilt.", fault)
         try:
             self.engine = None  # its memory may be needed
             self.engine = self.rebuild()
@@ -173,8 +173,8 @@ class TextSampler(LanguageSampler):
         except UserError:
             raise
         except Exception as error:
-            told = engine_fault(self.engine, error, sum(counts))
-            raise ResourceError(f"{told}; so did its predecessor.", ADVICE) from error
+            fault = engine_fault(self.engine, error, sum(counts))
+            raise ResourceError(f"{fault}; so did its predecessor.", ADVICE) from error
 
     def _ask(
         self, prompts: list[list[int]], repeats: int | list[int], uniforms: np.ndarray, scale: float

@@ -112,5 +112,5 @@ def test_arithmetic_is_what_remains_and_the_run_may_be_told_to_stop() -> None:
     noisy = batch.with_(logp=batch.logp + 0.05 * noise)
     assert world.learner.gate.compare(noisy).cause == "kernel or dtype"
     with pytest.raises(ResourceError, match="kernel or dtype"):
-        world.learner.gate.look(noisy, 0)
-    assert world.learner.gate.look(noisy, 1) is None  # nothing of it was made with these weights
+        world.learner.gate.check(noisy, 0)
+    assert world.learner.gate.check(noisy, 1) is None  # nothing of it was made with these weights

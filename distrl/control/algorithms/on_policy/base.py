@@ -299,7 +299,7 @@ class OnPolicy(SingleModelAlgorithm):
         parts = [tree_map(lambda leaf: leaf.flatten(0, 1), rollout.obs), rollout.last_obs]
         if len(rollout.final_index):
             parts.append(rollout.final_obs)
-        output = self.model.judge(tree_map(lambda *leaves: torch.cat(leaves), *parts)).float()
+        output = self.model.critic_forward(tree_map(lambda *leaves: torch.cat(leaves), *parts)).float()
         inside, last, final = output.split([steps * envs, envs, len(output) - (steps + 1) * envs])
         inside = inside.unflatten(0, (steps, envs))
         return inside, next_values(inside, last, final, rollout.final_index)
@@ -309,11 +309,11 @@ class OnPolicy(SingleModelAlgorithm):
         _, output, states = self.model.unroll(rollout.obs, rollout.state, rollout.first)
         after = tree_map(lambda leaf: leaf[-1], states)
         ended = (rollout.terminated | rollout.truncated)[-1]
-        last = self.model.judge(rollout.last_obs, after, ended)
+        last = self.model.critic_forward(rollout.last_obs, after, ended)
         final = output[0, :0]
         if len(rollout.final_index):
             t, b = rollout.final_index.unbind(1)
-            final = self.model.judge(rollout.final_obs, tree_map(lambda leaf: leaf[t, b], states))
+            final = self.model.critic_forward(rollout.final_obs, tree_map(lambda leaf: leaf[t, b], states))
         return output, next_values(output, last, final, rollout.final_index)
 
     def rollout_params(self, rollout: Columns) -> Tensor:

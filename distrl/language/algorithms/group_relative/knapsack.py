@@ -24,7 +24,7 @@ KEYS, RATES = "knapsack.keys", "knapsack.rates"
 
 
 def prompt_key(tokens: Sequence[int]) -> int:
-    """A number above 0 for a prompt, the same wherever it is asked again."""
+    """Return a number above 0 for a prompt, a function of its tokens."""
     digest = hashlib.blake2b(np.asarray(tokens, np.int32).tobytes(), digest_size=7).digest()
     return int.from_bytes(digest, "little") + 1
 

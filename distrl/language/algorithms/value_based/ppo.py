@@ -1,4 +1,4 @@
-"""PPO for tokens: a critic on the language model's trunk says what every prefix is worth.
+"""PPO for tokens: a critic on the language model's trunk estimates the value of every prefix.
 
 A state is a prefix, an action the next token. The critic is evaluated before each token that the policy
 chose; advantages are generalized ones from one such token to the next; the critic learns from lambda-targets. Both

@@ -81,7 +81,7 @@ def test_the_value_is_distilled_from_value_and_quantiles():
         probs = model.policy(obs)[0].softmax(-1)
         quantiles = torch.einsum("ba,ban->bn", probs, laws) / model.scale
         expected = model.critic(obs) * quantiles.mean(-1)
-    torch.testing.assert_close(model.judge(obs), expected)
+    torch.testing.assert_close(model.critic_forward(obs), expected)
     torch.testing.assert_close(model.evaluate(obs)[1], expected)
     greedy = ready(quantiles=4, quantiles_of="greedy").model
     with torch.no_grad():
