@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from distrl.base.seeds import generator
 from distrl.deploy.policy_file import SavedPolicy
+from distrl.language.chain.groups import Groups
 from distrl.language.engines import SamplingOptions
 from distrl.language.engines.transformers import TransformersEngine
-from distrl.language.rewards.pass_at_k import majority_correct, pass_at_k
+from distrl.language.rewards.agreement import majority
+from distrl.language.rewards.pass_at_k import pass_at_k
 from distrl.language.tasks.base import make_task, verify_safely
 
 #: Answers to each question, and how many of them one measure looks at.
@@ -29,6 +32,12 @@ TRACE = {
     "entropy": "text/surprise",
     "zero_advantage": "text/zero_advantage_share",
 }
+
+
+def majority_correct(answer: Tensor, correct: Tensor, group: Tensor) -> Tensor:
+    """Return (Q,) bool: each group's most frequent answer (first seen on ties) is correct."""
+    chosen = (majority(answer, group) > 0) & correct.bool()
+    return Groups(group).sum(chosen.long()) > 0
 
 
 def measured(run: Path) -> dict[str, Any]:
