@@ -31,14 +31,14 @@ def file_task(folder: Path, verifier: str) -> tuple[Task, str]:
     rows = [json.dumps({"prompt": f"question {n}", "answer": expected}) for n in range(12)]
     (folder / "rows.jsonl").write_text("\n".join(rows))
     path = str(folder / "rows.jsonl")
-    return make_task("text/file", {"path": path, "verifier": verifier, "options": options}), answer
+    return make_task("file", {"path": path, "verifier": verifier, "options": options}), answer
 
 
 @pytest.mark.parametrize("name", [method.name for method in register.methods("task")])
 def test_the_task_is_made_and_checked(name: str, tmp_path: Path) -> None:
     if name == "reasoning_gym" and find_spec("reasoning_gym") is None:
         pytest.skip("needs reasoning-gym")
-    task = file_task(tmp_path, "exact")[0] if name == "file" else make_task(f"text/{name}", ARGUMENTS.get(name))
+    task = file_task(tmp_path, "exact")[0] if name == "file" else make_task(name, ARGUMENTS.get(name))
     check_task(task, items=2)
 
 
