@@ -12,7 +12,7 @@ from distrl.base.errors import ConfigError, ResourceError
 from distrl.config.load import load_config
 from distrl.config.sections.language import LanguageConfig
 from distrl.deploy.language.export import export_pretrained
-from distrl.language.learner.warnings import EQUAL_UPDATES, TOLD, TextWatch
+from distrl.language.learner.warnings import EQUAL_UPDATES, MOST_WARNINGS, TextWatch
 from distrl.language.models.loading import load_language_model
 from distrl.runtime.plan.make import make_plan
 from distrl.runtime.train import train
@@ -135,7 +135,7 @@ def test_failing_verifiers_are_told_a_few_times() -> None:
     watch = TextWatch()
     metrics = {"text/zero_variance_groups": 0.0, "text/success": 0.5, "text/unverified": 0.25}
     told = [watch.warnings(metrics) for _ in range(10)]
-    assert [bool(texts) for texts in told] == [True] * TOLD + [False] * (10 - TOLD)
+    assert [bool(texts) for texts in told] == [True] * MOST_WARNINGS + [False] * (10 - MOST_WARNINGS)
     assert "25 %" in told[0][0]
 
 
